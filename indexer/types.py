@@ -1,0 +1,209 @@
+"""The frozen records that flow between the stages, and the few constants they share. numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Float16 = npt.NDArray[np.float16]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+Stage = Literal["read", "decode", "encode", "store"]
+
+# A member with another ending is metadata, or an image without an ending (DICOM trees have many).
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm", "dcm", "dicom", "nii", "nii.gz",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How bytes become the encoder's uint8 RGB square; every field can change a pixel."""
+
+    size: int  # side of the square the encoder sees
+    resize: int  # shorter side after resizing, before the centre crop; = size where nothing is cut away
+    interpolation: str = "bicubic"  # bicubic | bilinear, both antialiased
+    fit: str = "crop"  # crop | squash | pad
+    window: str = "file"  # file | percentile | minmax | full | C,W | preset, or three of them joined by ";"
+    decoder: str = "cpu-1"  # the decode path and its version: two paths never mix in one table
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything that can change a vector."""
+
+    name: str  # registry name, e.g. "efficientnet-lite0", "open_clip:ViT-B-32", "torchvision:resnet50"
+    weights: str  # a published tag, "sha256:<hex>" of a weights file, or "random:<seed>"
+    pooling: str  # projected | pooled | cls | mean
+    dim: int
+    mean: tuple[float, float, float]  # of pixels scaled to 0..1
+    std: tuple[float, float, float]
+    precision: str  # bf16 | fp16 | fp32
+    pixels: PixelSpec
+    licence: str = "unknown"  # of the weights; not part of the fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over every field but the licence."""
+        facts = asdict(self)
+        del facts["licence"]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def random(self) -> bool:
+        """True where the weights were drawn, not trained: the vectors mean nothing clinically."""
+        return self.weights.startswith("random:")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderSpec:
+        """The inverse of `to_json`. Unknown fields (a newer writer's) raise TypeError."""
+        facts = json.loads(text)
+        facts["pixels"] = PixelSpec(**facts["pixels"])
+        facts["mean"], facts["std"] = tuple(facts["mean"]), tuple(facts["std"])
+        return cls(**facts)
+
+    def differences(self, other: EncoderSpec) -> str:
+        """The fields in which two specs differ, for an error message."""
+        mine, theirs = _flat(self), _flat(other)
+        return ", ".join(f"{k} {mine[k]} / {theirs[k]}" for k in mine if mine[k] != theirs[k] and k != "licence")
+
+
+def _flat(spec: EncoderSpec) -> dict[str, Any]:
+    outer = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "pixels"}
+    return outer | {f"pixels.{k}": v for k, v in asdict(spec.pixels).items()}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work and of commit."""
+
+    url: str  # where it is opened now: a local path, or what webdataset's gopen takes (pipe:, http:, s3:, gs:)
+    name: str  # its lasting name in the tables; the url under which it was first indexed
+    identity: str  # changes when the content may have changed: bytes + mtime, etag, or a content hash
+    kind: Literal["tar", "files"] = "tar"
+    files: tuple[str, ...] = ()  # kind "files": paths below url, sorted
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as it lies in the archive, with what was written beside it."""
+
+    shard: str  # Shard.name
+    key: str
+    suffix: str  # lower case, no dot; "" where the name has none
+    image: bytes
+    offset: int  # of the image's first byte in the uncompressed shard; 0 in a file of its own
+    nbytes: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    member: str = ""  # the image's own name inside the shard
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded frame, fitted to the encoder's square."""
+
+    frame: int  # 0 for images with one frame
+    pixels: UInt8  # (size, size, 3) RGB
+    flags: tuple[str, ...] = ()  # facts worth counting, e.g. "burned-in annotation", "no window in file"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that did not become a row, and why. `reason` is stable and countable, `detail` free text."""
+
+    shard: str
+    key: str
+    stage: Stage
+    reason: str
+    detail: str = ""
+    offset: int = -1  # where the image's bytes are, so that a retry reads just those; -1 where unknown
+    nbytes: int = 0
+    suffix: str = ""
+    member: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's bytes lie, so that they are read back and never copied."""
+
+    shard: str
+    member: str
+    offset: int
+    nbytes: int
+    suffix: str
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class EmbeddingRow:
+    """What the pipeline hands to the store for one image; the vector stands in its batch."""
+
+    key: str
+    place: Place
+    content: str  # sha256 of the image's bytes
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EmbeddingBatch:
+    """Rows and their raw (not normalised) vectors, in one order."""
+
+    rows: tuple[EmbeddingRow, ...]
+    vectors: Float32  # (n, dim)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result."""
+
+    rank: int  # from 1
+    key: str
+    score: float  # cosine
+    row_id: int
+    columns: dict[str, Any]  # the table's scalar columns asked for
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds a stage's threads were busy, summed over its threads."""
+
+    name: str
+    busy_seconds: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one `index` run did."""
+
+    table: str
+    encoder: str  # EncoderSpec.name
+    fingerprint: str
+    shards_done: int
+    shards_skipped: int  # were done before
+    shards_partial: int  # cut or damaged: their whole samples are stored, and they are not "done"
+    images: int  # embedded + failed, always
+    embedded: int
+    reused: int  # of embedded: same bytes as before under a changed shard, vector kept
+    failed: int
+    reasons: dict[str, int]  # failures by reason
+    flags: dict[str, int]  # pictures by flag
+    columns_skipped: dict[str, int]  # metadata values that stayed in `meta` only, by field and cause
+    seconds: float
+    images_per_second: float
+    stages: tuple[StageTime, ...]
+    bottleneck: str  # in words, with one thing to do about it
+    precision_cosine: float | None  # lowest cosine of the reduced-precision vectors against fp32 on a sample
+    interrupted: bool
+    warnings: tuple[str, ...] = ()
