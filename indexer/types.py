@@ -20,7 +20,8 @@ Stage = Literal["read", "decode", "encode", "store"]
 
 # A member with another ending is metadata, or an image without an ending (DICOM trees have many).
 IMAGE_SUFFIXES = (
-    "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm", "dcm", "dicom", "nii", "nii.gz",
+    "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm",
+    "dcm", "dicom", "nii", "nii.gz",
 )  # fmt: skip
 
 
@@ -157,10 +158,24 @@ class EmbeddingRow:
 
 @dataclass(frozen=True)
 class EmbeddingBatch:
-    """Rows and their raw (not normalised) vectors, in one order."""
+    """Rows and their vectors, in one order. The encoder's raw vector is `vectors[i] * norms[i]`."""
 
     rows: tuple[EmbeddingRow, ...]
-    vectors: Float32  # (n, dim)
+    vectors: Float16  # (n, dim) unit rows, finite
+    norms: Float32  # (n,) > 0
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A shard worked through: what the store writes in one commit."""
+
+    shard: Shard
+    batches: tuple[EmbeddingBatch, ...]
+    failures: tuple[Failure, ...]
+    samples: int  # read from the shard, whole ones
+    partial: bool = False  # cut or damaged: stored as far as it goes, and not "done"
+    replaces: bool = False  # rows of the shard's former content go in the same commit group
+    reused: int = 0  # rows whose vector was kept from the former content
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""LanceDB tables: rows, ledger, failures, text vectors. Alone imports lancedb and lance."""

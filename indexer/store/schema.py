@@ -1,0 +1,190 @@
+"""Arrow schemas of our tables, and how a sample's metadata becomes typed, nullable columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from indexer.errors import NewerFormat
+from indexer.types import EmbeddingBatch, EncoderSpec, Failure
+
+FORMAT = 1  # of the tables; a reader refuses a higher one
+METADATA_KEY = b"embedding-indexer"
+MAX_COLUMNS = 256  # metadata whose field names are data would otherwise grow a column a row
+MAX_TEXT = 32_768
+COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+SYSTEM_COLUMNS = (
+    "key", "shard", "member", "offset", "nbytes", "suffix", "frame", "content", "meta", "norm", "vector",
+)  # fmt: skip
+
+
+def table_schema(spec: EncoderSpec) -> pa.Schema:
+    """The main table before any metadata column. `key` is the declared primary key: Lance's merge needs it."""
+    facts = {"format": FORMAT, "fingerprint": spec.fingerprint, "encoder": json.loads(spec.to_json())}
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), False, metadata={"lance-schema:unenforced-primary-key": "true"}),
+            pa.field("shard", pa.string(), False),
+            pa.field("member", pa.string(), False),
+            pa.field("offset", pa.int64(), False),
+            pa.field("nbytes", pa.int64(), False),
+            pa.field("suffix", pa.string(), False),
+            pa.field("frame", pa.int32(), False),
+            pa.field("content", pa.string(), False),
+            pa.field("meta", pa.string(), False),
+            pa.field("norm", pa.float32(), False),
+            pa.field("vector", pa.list_(pa.float16(), spec.dim), False),
+        ],
+        metadata={METADATA_KEY: json.dumps(facts).encode()},
+    )
+
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), False),
+        pa.field("url", pa.string(), False),
+        pa.field("identity", pa.string(), False),
+        pa.field("status", pa.string(), False),  # done | partial
+        pa.field("samples", pa.int64(), False),
+        pa.field("embedded", pa.int64(), False),
+        pa.field("failed", pa.int64(), False),
+        pa.field("table_version", pa.int64(), False),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC"), False),
+    ]
+)
+FAILURE_SCHEMA = pa.schema(
+    [pa.field(n, pa.string(), False) for n in ("shard", "key", "stage", "reason", "detail")]
+    + [pa.field(n, pa.int64(), False) for n in ("offset", "nbytes")]
+    + [pa.field(n, pa.string(), False) for n in ("suffix", "member")]
+)
+
+
+def spec_from(schema: pa.Schema, table: str) -> EncoderSpec | None:
+    """The encoder that wrote the table; None where the table is not ours. NewerFormat where it is ahead of us."""
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        return None
+    facts = json.loads(raw)
+    if facts["format"] > FORMAT:
+        raise NewerFormat(
+            f"table {table} has format {facts['format']}, this version knows {FORMAT}. Upgrade embedding-indexer."
+        )
+    return EncoderSpec.from_json(json.dumps(facts["encoder"]))
+
+
+def failures_table(failures: Sequence[Failure]) -> pa.Table:
+    columns = {f.name: [getattr(x, f.name) for x in failures] for f in FAILURE_SCHEMA}
+    return pa.table(columns, schema=FAILURE_SCHEMA)
+
+
+def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.Table, list[pa.Field], Counter[str]]:
+    """The batches as one Arrow table.
+
+    Returns the table, the metadata columns it needs that `known` lacks, and how many values of each
+    field stayed in `meta` only ("age: not int64" → 3).
+    """
+    batches = list(batches)
+    rows = [row for batch in batches for row in batch.rows]
+    places = [row.place for row in rows]
+    arrays: dict[str, Any] = {
+        "key": [row.key for row in rows],
+        "shard": pa.array([p.shard for p in places], pa.string()),
+        "member": [p.member for p in places],
+        "offset": [p.offset for p in places],
+        "nbytes": [p.nbytes for p in places],
+        "suffix": [p.suffix for p in places],
+        "frame": [p.frame for p in places],
+        "content": [row.content for row in rows],
+        "meta": [json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) for row in rows],
+        "norm": np.concatenate([b.norms for b in batches]) if batches else [],
+        "vector": _vectors([b.vectors for b in batches], known.field("vector").type),
+    }
+    fields, skipped = list(known), Counter[str]()
+    extra, arrays_extra = _metadata_columns([row.metadata for row in rows], known, skipped)
+    arrays.update(arrays_extra)
+    schema = pa.schema(fields + extra, metadata=known.metadata)
+    return pa.table([pa.array(arrays[f.name], f.type) for f in schema], schema=schema), extra, skipped
+
+
+def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
+    flat = np.concatenate(blocks).reshape(-1) if blocks else np.empty(0, np.float16)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=kind)
+
+
+def _metadata_columns(
+    metadata: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str]
+) -> tuple[list[pa.Field], dict[str, pa.Array]]:
+    values: dict[str, list[Any]] = {name: [] for name in known.names if name not in SYSTEM_COLUMNS}
+    room = MAX_COLUMNS - len(values)
+    for i, fields in enumerate(metadata):
+        for name, value in fields.items():
+            if name not in values:
+                cause = _unfit_name(name, room)
+                if cause or value is None or _kind(value) is None:
+                    if cause and _kind(value) is not None:
+                        skipped[f"{name}: {cause}"] += 1
+                    continue  # None tells no type; lists and objects stay in `meta`
+                room -= 1
+                values[name] = []
+            column = values[name]
+            column.extend([None] * (i - len(column)))
+            column.append(value)
+    extra: list[pa.Field] = []
+    arrays: dict[str, pa.Array] = {}
+    for name, column in values.items():
+        column.extend([None] * (len(metadata) - len(column)))
+        kind = known.field(name).type if name in known.names else _first_kind(column)
+        if name not in known.names:
+            extra.append(pa.field(name, kind))
+        arrays[name] = pa.array([_cast(v, kind, name, skipped) for v in column], kind)
+    return extra, arrays
+
+
+def _unfit_name(name: str, room: int) -> str | None:
+    if name in SYSTEM_COLUMNS or name.startswith("_row"):
+        return "name is taken by the table"
+    if not COLUMN_NAME.fullmatch(name):
+        return "not a plain column name"
+    return f"more than {MAX_COLUMNS} columns" if room <= 0 else None
+
+
+def _kind(value: Any) -> pa.DataType | None:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64()
+    if isinstance(value, float):
+        return pa.float64()
+    return pa.string() if isinstance(value, str) else None
+
+
+def _first_kind(column: Sequence[Any]) -> pa.DataType:
+    """The first value's type, widened from integer to float where both occur."""
+    kinds = {_kind(v) for v in column if v is not None}
+    first = next(k for v in column if (k := _kind(v)) is not None)
+    return pa.float64() if first == pa.int64() and pa.float64() in kinds else first
+
+
+def _cast(value: Any, kind: pa.DataType, name: str, skipped: Counter[str]) -> Any:
+    if value is None:
+        return None
+    own = _kind(value)
+    if kind == pa.float64() and own == pa.int64():
+        return float(value)
+    if kind == pa.int64() and own == pa.float64() and math.isfinite(value) and value == int(value):
+        value, own = int(value), kind
+    if own != kind or (kind == pa.int64() and not -(2**63) <= value < 2**63):
+        skipped[f"{name}: not {kind}"] += 1
+        return None
+    if kind == pa.string() and len(value) > MAX_TEXT:
+        skipped[f"{name}: longer than {MAX_TEXT} characters"] += 1
+        return None
+    return None if kind == pa.float64() and math.isnan(value) else value
