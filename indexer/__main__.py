@@ -1,0 +1,5 @@
+"""`python -m indexer`: the same as the console script."""
+
+from indexer.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""`indexer …`: the group alone. Each command lives in `indexer/commands/` and is imported when it is asked for."""
+
+from __future__ import annotations
+
+from indexer.options import LazyGroup, run
+
+COMMANDS = {
+    "pack": "DICOM tree, image folder or DICOMweb → WebDataset shards.",
+    "index": "Embed shards into a table, each image once.",
+    "search": "Find the images most like a query image, key, text or vector.",
+    "build-ann": "Build or refresh the FAISS index of a table.",
+    "labels": "Join label columns from CSV or Parquet to the rows.",
+    "info": "What a table holds and which encoder made it.",
+    "failures": "What could not be embedded, and why; --retry reads just those again.",
+    "health": "Is this table and its index sound? Measured, not assumed.",
+    "near-duplicates": "Pairs and clusters of near-equal images, across groups and splits.",
+    "optimize": "Compact the table and clean up old versions.",
+    "embed": "Embed image files with a table's encoder, without storing them.",
+    "export": "Write the vectors as .npy or Parquet.",
+    "text": "Store class-text vectors for zero-shot probes.",
+    "encoders": "List the encoders, and which weights are on this machine.",
+    "doctor": "What this machine can decode, compute and reach.",
+}
+
+group = LazyGroup(
+    name="indexer",
+    package="indexer.commands",
+    commands_help=COMMANDS,
+    doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
+    epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
+)
+
+
+def main() -> None:
+    run(group)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What both command lines share: lazily imported commands, option decorators, output and errors. click only."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from indexer.errors import IndexerError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+table_option = click.option("--table", metavar="T", help="Table in the database. Default: its only one.")
+where_option = click.option(
+    "--where", metavar="SQL", help="Only rows for which this holds, e.g. \"sex = 'F' and age > 60\"."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is asked for, so that -h is quick.
+
+    `commands_help` maps command name → one line of help; the command lives in `<package>/<name>.py` as `command`.
+    """
+
+    def __init__(self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str) -> None:
+        super().__init__(name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})
+        self._package, self._commands_help = package, commands_help
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._commands_help)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._commands_help:
+            return None
+        module = importlib.import_module(f"{self._package}.{cmd_name.replace('-', '_')}")
+        found: click.Command = module.command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._commands_help.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._commands_help and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self._commands_help, 3)
+            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def run(group: click.Group) -> None:
+    """Run a command line: 0 done, 1 our own error in one line, 2 usage, 130 stopped by Ctrl-C. A bug keeps its traceback."""
+    try:
+        code = group.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except IndexerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `indexer … | head`: the reader has gone; keep Python from complaining at exit
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def jsonable(value: Any) -> Any:
+    """Records, mappings, sequences, numpy scalars and dates as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return None  # JSON has no NaN
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return jsonable(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
+    """Print a result on stdout: as JSON, or as `text` draws it (default: `key: value` lines, tab-separated rows)."""
+    if as_json:
+        click.echo(json.dumps(jsonable(value), ensure_ascii=False))
+    else:
+        click.echo((text or plain)(value))
+
+
+def plain(value: Any) -> str:
+    """A record as `key: value` lines; a sequence of records as tab-separated lines below a header."""
+    value = jsonable(value)
+    if isinstance(value, dict):
+        width = max(map(len, value), default=0)
+        return "\n".join(f"{k:<{width}}  {_cell(v)}" for k, v in value.items())
+    if isinstance(value, Sequence) and value and isinstance(value[0], dict):
+        return "\n".join(["\t".join(value[0]), *("\t".join(_cell(v) for v in row.values()) for row in value)])
+    return _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value).replace("\t", " ").replace("\n", " ")

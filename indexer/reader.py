@@ -1,0 +1,247 @@
+"""Shard → samples, each with its key, suffix, metadata and where its image's bytes lie."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from indexer.errors import CutShard, NotATar, ReadError
+from indexer.shards import image_suffix
+from indexer.types import Failure, Place, Sample, Shard
+
+METADATA_SUFFIXES = ("json", "txt", "cls")
+MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
+
+
+def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
+    """Samples in the shard's order; a Failure for each that has no usable image or metadata.
+
+    Only whole samples: where the archive breaks off, the last one begun is not given, and CutShard is raised
+    after those before it. Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
+    """
+    return _read_files(shard) if shard.kind == "files" else _read_tar(shard)
+
+
+def read_place(url: str, place: Place) -> bytes:
+    """An image's bytes, read back from where they were when it was embedded. Raises ReadError."""
+    try:
+        if place.shard != url and "#" in place.shard:  # a folder's bucket: the file lies by its own name
+            return (Path(url) / place.member).read_bytes()
+        with _open(url) as stream:
+            if stream.seekable():
+                stream.seek(place.offset)
+            else:
+                _skip(stream, place.offset)
+            data = _exactly(stream, place.nbytes)
+    except (OSError, EOFError) as error:
+        raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
+    return data
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, suffix) of a member: cut at the last dot, and only where a known suffix stands behind it.
+
+    So `1.2.840.1.dcm` and `1.2.840.2.dcm` are two samples, and `1.2.840.3` keeps its whole name.
+    """
+    suffix = image_suffix(name)
+    if suffix:
+        return name[: -len(suffix) - 1], suffix
+    stem, dot, last = name.rpartition(".")
+    if dot and suffix is None:
+        return stem, last.lower()
+    return name, ""
+
+
+class _Group:
+    """The members of one sample, gathered until the key changes."""
+
+    def __init__(self, shard: str, key: str) -> None:
+        self.shard, self.key = shard, key
+        self.image: tuple[str, str, int, bytes] | None = None
+        self.metadata: dict[str, Any] = {}
+        self.failures: list[Failure] = []
+        self.bad_metadata = ""
+        self.members: list[str] = []
+
+    def add(self, name: str, suffix: str, offset: int, data: bytes) -> None:
+        self.members.append(name)
+        if image_suffix(name) is not None:
+            if self.image is None:
+                self.image = (name, suffix, offset, data)
+            else:
+                detail = f"{name}: the sample's image is {self.image[0]}"
+                self.fail("second image in one sample", detail, offset, len(data), suffix, name)
+        elif suffix == "json":
+            try:
+                fields = json.loads(data)
+                if not isinstance(fields, dict):
+                    raise ValueError("not an object")
+                self.metadata.update(fields)
+            except (ValueError, RecursionError) as error:
+                self.bad_metadata = f"{name}: {error}"
+        elif suffix in METADATA_SUFFIXES:
+            text = data.decode("utf-8", "replace").strip()
+            self.metadata[suffix] = int(text) if suffix == "cls" and text.isascii() and text.isdigit() else text
+
+    def fail(
+        self, reason: str, detail: str, offset: int = -1, nbytes: int = 0, suffix: str = "", member: str = ""
+    ) -> None:
+        self.failures.append(
+            Failure(self.shard, self.key, "read", reason, detail[:500], offset, nbytes, suffix, member)
+        )
+
+    def close(self) -> Iterator[Sample | Failure]:
+        if self.image is None:
+            self.fail("no image in sample", ", ".join(self.members)[:500])
+        else:
+            member, suffix, offset, data = self.image
+            if self.bad_metadata:
+                self.fail("bad metadata", self.bad_metadata, offset, len(data), suffix, member)
+            elif not data:
+                self.fail("empty file", member, offset, 0, suffix, member)
+            else:
+                yield Sample(self.shard, self.key, suffix, data, offset, len(data), self.metadata, member)
+        yield from self.failures
+
+
+def _read_tar(shard: Shard) -> Iterator[Sample | Failure]:
+    group: _Group | None = None
+    with _open(shard.url) as stream:
+        for name, offset, data in _members(stream, shard.url):
+            key, suffix = split_name(name)
+            if group is None or key != group.key:
+                if group is not None:
+                    yield from group.close()
+                group = _Group(shard.name, key)
+            if data is None:
+                group.fail("member too large", f"{name}: over {MAX_MEMBER} bytes", offset, 0, suffix, name)
+            else:
+                group.add(name, suffix, offset, data)
+    if group is not None:
+        yield from group.close()
+
+
+def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | None]]:
+    """(name, offset of the bytes, bytes) of each regular file. Raises NotATar, CutShard."""
+    end: list[str] = []  # how the last header read ended
+    try:
+        # bufsize keeps tarfile's own stream reader at a few large reads
+        archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_header_class(end), bufsize=1 << 20)  # noqa: SIM115
+    except (tarfile.TarError, EOFError) as error:
+        if "EOFHeaderError" in end:
+            return  # two blocks of zeros: an archive of nothing
+        raise NotATar(f"{url} is no tar archive: {error}") from error
+    try:
+        for member in archive:
+            if member.isfile():
+                if member.size > MAX_MEMBER:
+                    yield member.name, member.offset_data, None
+                    continue
+                file = archive.extractfile(member)
+                data = file.read() if file else b""
+                if len(data) < member.size:
+                    raise CutShard(f"{url} ends inside {member.name}")
+                yield member.name, member.offset_data, data
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CutShard(f"{url} breaks off: {error}") from error
+    if "EOFHeaderError" not in end:
+        raise CutShard(f"{url} breaks off: no end-of-archive mark")
+
+
+def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
+    """Python's tarfile ends in silence at a damaged header; this one writes down how the archive ended."""
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            try:
+                header = super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                end.append(type(error).__name__)
+                raise
+            end.clear()
+            return header
+
+    return Header
+
+
+def _read_files(shard: Shard) -> Iterator[Sample | Failure]:
+    """The images of one bucket of a folder. The key is the path with its suffix, since a.png may lie beside a.jpg."""
+    root = Path(shard.url)
+    for name in shard.files:
+        path = root / name
+        group = _Group(shard.name, name)
+        try:
+            data = path.read_bytes()
+            sidecar = path.with_suffix(".json")
+            if sidecar.is_file():
+                group.add(sidecar.name, "json", 0, sidecar.read_bytes())
+        except OSError as error:
+            group.fail("unreadable file", str(error), 0, 0, image_suffix(name) or "", name)
+            yield from group.failures
+            continue
+        parent = PurePosixPath(name).parent.as_posix()
+        if parent != ".":
+            group.metadata.setdefault("folder", parent)  # a folder-per-class tree keeps its classes
+        group.add(name, image_suffix(name) or "", 0, data)
+        yield from group.close()
+
+
+@contextmanager
+def _open(url: str) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes of a shard: a local file, or whatever webdataset's gopen takes."""
+    remote = "://" in url or url.startswith("pipe:")
+    try:
+        raw: Any
+        if remote:
+            from webdataset.gopen import gopen
+
+            raw = gopen(url, "rb")
+        else:
+            raw = Path(url).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{url} cannot be opened: {error}") from error
+    try:
+        yield raw if remote else _decompressed(raw)
+    finally:
+        raw.close()
+
+
+def _decompressed(raw: IO[bytes]) -> Any:
+    """Shards are best stored as plain tar (bytes are found again by offset); compressed ones are read too."""
+    magic = raw.read(6)
+    raw.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        import gzip
+
+        return gzip.GzipFile(fileobj=raw)
+    if magic[:3] == b"BZh":
+        import bz2
+
+        return bz2.BZ2File(raw)
+    if magic == b"\xfd7zXZ\x00":
+        import lzma
+
+        return lzma.LZMAFile(raw)
+    return raw
+
+
+def _skip(stream: IO[bytes], nbytes: int) -> None:
+    while nbytes > 0:
+        nbytes -= len(_exactly(stream, min(nbytes, 1 << 20)))
+
+
+def _exactly(stream: IO[bytes], nbytes: int) -> bytes:
+    buffer = io.BytesIO()
+    while buffer.tell() < nbytes:
+        block = stream.read(nbytes - buffer.tell())
+        if not block:
+            raise EOFError(f"the shard ends {nbytes - buffer.tell()} bytes early")
+        buffer.write(block)
+    return buffer.getvalue()
