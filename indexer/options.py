@@ -31,17 +31,17 @@ class LazyGroup(click.Group):
         super().__init__(name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})
         self._package, self._commands_help = package, commands_help
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self._commands_help)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         if cmd_name not in self._commands_help:
             return None
         module = importlib.import_module(f"{self._package}.{cmd_name.replace('-', '_')}")
         found: click.Command = module.command
         return found
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
             formatter.write_dl(list(self._commands_help.items()))
 
@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
 
 
 def run(group: click.Group) -> None:
-    """Run a command line: 0 done, 1 our own error in one line, 2 usage, 130 stopped by Ctrl-C. A bug keeps its traceback."""
+    """Run a command line: exit 0 done, 1 our own error in one line, 2 usage, 130 Ctrl-C; a bug keeps its traceback."""
     try:
         code = group.main(standalone_mode=False)
     except click.ClickException as error:

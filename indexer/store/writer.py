@@ -27,6 +27,7 @@ from indexer.store.store import EmbeddingStore, is_remote, join, quoted, vector_
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
 COMPACT_FRAGMENTS = 64  # small fragments gathered before they are merged; readers slow down past ~100
+RUN_FRAGMENTS = 8  # left as they are at the end of a run: merging rewrites up to a million rows
 ROWS_PER_FRAGMENT = 1_048_576
 KEEP_VERSIONS = datetime.timedelta(days=1)
 IN_LIST = 500  # names in one SQL list
@@ -96,23 +97,30 @@ class StoreWriter:
         self._write_ledger(results, batches, failures)
         return Committed(rows, len(duplicates), tuple(failures), skipped)
 
-    def vectors_by_content(self, shard: str) -> dict[tuple[str, int], tuple[Float16, float]]:
-        """(content hash, frame) → unit vector and norm of a shard's rows: the same bytes are not embedded again."""
-        known: dict[tuple[str, int], tuple[Float16, float]] = {}
-        where = f"shard = {quoted(shard)}"
-        for batch in self._store.scan(["content", "frame", "norm"], where, vectors=True):
+    def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
+        """Content hash → (frame, unit vector, norm) of a shard's rows: the same bytes are not embedded again."""
+        known: dict[str, list[tuple[int, Float16, float]]] = {}
+        for batch in self._store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
             vectors = vector_block(batch)
-            names = zip(batch.column("content").to_pylist(), batch.column("frame").to_pylist(), strict=True)
-            norms = batch.column("norm").to_pylist()
-            known.update({name: (vectors[i].copy(), norms[i]) for i, name in enumerate(names)})
+            rows = zip(*(batch.column(c).to_pylist() for c in ("content", "frame", "norm")), strict=True)
+            for i, (content, frame, norm) in enumerate(rows):
+                frames = known.setdefault(content, [])
+                if all(frame != seen for seen, _, _ in frames):  # two files of the same bytes are one vector
+                    frames.append((frame, vectors[i].copy(), norm))
         return known
 
-    def tidy(self, *, always: bool = False) -> None:
-        """Merge small fragments once there are many; drop versions older than a day that no tag holds."""
+    def tidy_when_due(self) -> None:
+        """Merge small fragments once there are many: readers slow down past about a hundred."""
         for dataset in (self._store._dataset, self._ledger, self._failures):
-            if always or len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
-                dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
-                dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+            if len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
+                _compact(dataset)
+        self._store.refresh()
+
+    def tidy(self) -> None:
+        """At the end of a run, when no commit waits for it."""
+        for dataset in (self._store._dataset, self._ledger, self._failures):
+            if len(dataset.get_fragments()) > RUN_FRAGMENTS:
+                _compact(dataset)
         self._store.refresh()
 
     def _path(self, kind: str) -> str:
@@ -267,6 +275,12 @@ def _open_or_create(path: str, schema: pa.Schema) -> Any:
         if "not found" not in str(error).lower():
             raise StoreError(f"{path} cannot be opened: {str(error).splitlines()[0]}") from error
         return lance.write_dataset(schema.empty_table(), path, schema=schema)
+
+
+def _compact(dataset: Any) -> None:
+    """Merge small fragments; drop versions older than a day that no tag holds."""
+    dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
+    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
 
 def _entries(ledger: Any) -> dict[str, LedgerEntry]:

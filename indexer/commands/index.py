@@ -1,0 +1,165 @@
+"""`indexer index`: embed shards into a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from indexer.options import device_option, emit, json_option
+
+if TYPE_CHECKING:
+    from indexer.pipeline.run import Progress
+    from indexer.types import RunReport
+
+DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
+REFRESH_SECONDS = 0.2
+
+
+@click.command("index", short_help="Embed shards into a table, each image once.")
+@click.argument("sources", nargs=-1, required=True, metavar="SHARDS... DB")
+@click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="See `indexer encoders`.")
+@click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
+@click.option("--seed", default=0, show_default=True, help="For --weights random.")
+@click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
+@device_option
+@click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
+@click.option(
+    "--fit", type=click.Choice(["crop", "squash", "pad"]), help="To the encoder's square. Default: its published way."
+)
+@click.option(
+    "--window", default="file", show_default=True, help="Grey values: file, percentile, minmax, full, C,W or a preset."
+)
+@click.option("--frames", type=click.Choice(["all", "first", "middle"]), default="all", show_default=True)
+@click.option(
+    "--changed",
+    type=click.Choice(["error", "replace"]),
+    default="error",
+    show_default=True,
+    help="A shard whose content changed since it was indexed.",
+)
+@click.option("--hash-content", is_flag=True, help="Tell a changed shard by its bytes, not by size and time.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
+@click.option(
+    "--max-failures",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Stop early when a larger share of the images fails.",
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    sources: tuple[str, ...],
+    name: str,
+    weights: str | None,
+    seed: int,
+    table: str | None,
+    device: str,
+    precision: str,
+    fit: str | None,
+    window: str,
+    frames: str,
+    changed: str,
+    hash_content: bool,
+    workers: int | None,
+    max_failures: float,
+    as_json: bool,
+) -> None:
+    """Embed SHARDS into the table of database DB, each readable image once.
+
+    SHARDS: tar files, folders, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). A folder of
+    images is read as it is. Run the same command again after a stop: what is done is skipped.
+    """
+    if len(sources) < 2:
+        raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
+    from indexer.shards import find_shards
+
+    found = find_shards(sources[:-1], hash_content=hash_content)  # before the slow imports: a typo is told at once
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    from indexer.encoders import load, precision_check
+    from indexer.pipeline.run import Hooks, RunOptions, index
+    from indexer.store.store import EmbeddingStore
+
+    encoder = load(name, weights=weights, precision=precision, device=device, fit=fit, window=window, seed=seed)
+    store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
+    options = RunOptions(frames=frames, changed=changed, workers=workers, max_failures=max_failures)
+    check = None if precision == "fp32" else lambda pictures: precision_check(encoder, pictures)
+    with progress_bar() as on_progress:
+        report = index(found.shards, store, encoder, options, Hooks(on_progress, check))
+    emit(report, as_json=as_json, text=report_text)
+    if report.interrupted:
+        click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
+    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0))
+
+
+def table_name(encoder: str) -> str:
+    """The default table of an encoder: its registry name in the characters a table may have."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
+
+
+def report_text(report: RunReport) -> str:
+    """The report as a person reads it."""
+    lines = [
+        f"{report.embedded} images embedded, {report.failed} failed, in {report.seconds:.1f} s "
+        f"({report.images_per_second:.1f} images/s), table {report.table}, encoder {report.encoder} {report.fingerprint}",
+        f"shards: {report.shards_done} done, {report.shards_skipped} skipped (done before), "
+        f"{report.shards_partial} cut or damaged",
+    ]
+    if report.reused:
+        lines.append(f"{report.reused} vectors kept from before: same bytes")
+    lines += [f"failed: {n} x {reason}" for reason, n in report.reasons.items()]
+    lines += [f"noted: {n} x {flag}" for flag, n in report.flags.items()]
+    lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]
+    if report.precision_cosine is not None:
+        lines.append(f"reduced precision against fp32 on a sample: cosine >= {report.precision_cosine:.5f}")
+    if report.images:
+        shares = ", ".join(f"{s.name} {s.busy_seconds / (s.threads * report.seconds):.0%}" for s in report.stages)
+        lines += [f"busy: {shares}", report.bottleneck]
+    lines += [f"warning: {w}" for w in report.warnings]
+    if report.failed:
+        lines.append("`indexer failures` names each failed image.")
+    return "\n".join(lines)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """A rich bar on stderr where it is a terminal; nothing where it is a file."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    text = TextColumn("{task.completed}/{task.total} shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  ")
+    failed = TextColumn("{task.fields[failed]} failed ")
+    columns = (BarColumn(), text, failed, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("index", images=0, failed=0, rate=0.0)
+        start = last = time.monotonic()
+
+        def show(progress: Progress) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < REFRESH_SECONDS and progress.shards_done < progress.shards:
+                return
+            last = now
+            bar.update(
+                task,
+                total=progress.shards,
+                completed=progress.shards_done,
+                images=progress.images,
+                failed=progress.failed,
+                rate=progress.images / max(now - start, 1e-9),
+            )
+
+        yield show

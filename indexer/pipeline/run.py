@@ -1,0 +1,261 @@
+"""index(): a plan of shards → committed rows and a RunReport."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+import numpy as np
+
+from indexer.errors import ShardChanged, TooManyFailures
+from indexer.pipeline.report import bottleneck, spread_warning, stage_times
+from indexer.pipeline.stages import Encoder, Stages
+from indexer.store.store import EmbeddingStore
+from indexer.store.writer import LedgerEntry, StoreWriter
+from indexer.types import RunReport, Shard, ShardResult, UInt8
+
+COMMIT_ROWS = 8192  # small commits cost manifests and fragments
+COMMIT_SECONDS = 30.0  # and rare ones cost work when the power goes
+FAILURE_GRACE = 1000  # images before --max-failures may stop a run
+IDLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes; none of these changes a vector."""
+
+    frames: str = "all"  # all | first | middle, of images with several
+    changed: str = "error"  # error | replace: a shard whose content changed since it was indexed
+    workers: int | None = None  # default: the encoder's
+    max_failures: float = 0.5  # share of failed images that stops the run, once FAILURE_GRACE were read
+    commit_rows: int = COMMIT_ROWS
+    commit_seconds: float = COMMIT_SECONDS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; handed to `on_progress` a few times a second."""
+
+    shards: int
+    shards_done: int
+    images: int
+    failed: int
+
+
+@dataclass
+class Hooks:
+    """What the caller wants to hear of, or have done, during a run."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    precision_check: Callable[[UInt8], float] | None = None  # (n, size, size, 3) → lowest cosine against fp32
+
+
+@dataclass
+class _Totals:
+    embedded: int = 0
+    reused: int = 0
+    done: int = 0
+    partial: int = 0
+    samples: int = 0
+    empty: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    skipped_shards: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def index(
+    shards: Sequence[Shard],
+    store: EmbeddingStore,
+    encoder: Encoder,
+    options: RunOptions | None = None,
+    hooks: Hooks | None = None,
+) -> RunReport:
+    """Embed every shard that the table does not hold yet, each readable image once.
+
+    A shard that is done is skipped; one that was in hand when a former run died is done again from its start.
+    Ctrl-C (or SIGTERM) commits the shards that are finished and drops the one in hand; the report says `interrupted`.
+    Raises ShardChanged before any work where a shard's identity is not the stored one, EncoderMismatch,
+    StoreLocked, and TooManyFailures.
+    """
+    options, hooks = options or RunOptions(), hooks or Hooks()
+    store.require(encoder.spec)
+    start = time.perf_counter()
+    with StoreWriter(store) as writer:
+        plan = _plan(shards, writer.entries, options.changed)
+        stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames)
+        totals = _Totals()
+        with _stopped_by_signals(stages.stop) as interrupted:
+            stages.start(plan, writer.vectors_by_content)
+            try:
+                cosine = _drive(_Committer(writer, stages, totals, options), len(plan), hooks)
+            finally:
+                stages.join()
+        if stages.errors:
+            raise stages.errors[0]
+        writer.tidy()
+        if writer.recovered:
+            totals.warnings.append(
+                f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
+            )
+    skipped = _skipped(shards, plan, writer.entries)
+    totals.partial += sum(entry.status == "partial" for entry in skipped)
+    totals.skipped_shards = len(skipped)
+    report = _report(store, stages, totals, time.perf_counter() - start)
+    return replace(report, precision_cosine=cosine, interrupted=interrupted.is_set())
+
+
+def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: float) -> RunReport:
+    times = stage_times(stages.busy, workers=stages.workers)
+    failed = sum(totals.reasons.values())
+    empty = [f"{url} holds no sample" for url in totals.empty]
+    return RunReport(
+        table=store.name,
+        encoder=store.spec.name,
+        fingerprint=store.spec.fingerprint,
+        shards_done=totals.done,
+        shards_skipped=totals.skipped_shards,
+        shards_partial=totals.partial,
+        images=totals.embedded + failed,
+        embedded=totals.embedded,
+        reused=totals.reused,
+        failed=failed,
+        reasons=dict(totals.reasons.most_common()),
+        flags=dict(stages.flags.most_common()),
+        columns_skipped=dict(totals.skipped.most_common()),
+        seconds=seconds,
+        images_per_second=(totals.embedded + failed) / seconds,
+        stages=times,
+        bottleneck=bottleneck(times, seconds, device=stages.encoder.device),
+        precision_cosine=None,
+        interrupted=False,
+        warnings=(*spread_warning(stages.spread.mean_cosine()), *empty, *totals.warnings),
+    )
+
+
+def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str) -> list[tuple[Shard, bool]]:
+    """The shards to work through, each with whether it replaces rows stored before."""
+    plan: list[tuple[Shard, bool]] = []
+    differing: list[str] = []
+    for shard in shards:
+        entry = entries.get(shard.name)
+        if entry is None:
+            plan.append((shard, False))
+        elif entry.identity != shard.identity:
+            # a shard that was cut when we read it is expected to change
+            if changed != "replace" and entry.status != "partial":
+                differing.append(shard.name)
+            plan.append((shard, True))
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ShardChanged(
+            f"{differing[0]}{more} changed since it was indexed. Take the new content with --changed replace "
+            "(same images keep their vectors), or restore the shard."
+        )
+    return plan
+
+
+def _skipped(
+    shards: Sequence[Shard], plan: Sequence[tuple[Shard, bool]], entries: dict[str, LedgerEntry]
+) -> list[LedgerEntry]:
+    planned = {shard.name for shard, _ in plan}
+    return [entries[shard.name] for shard in shards if shard.name not in planned]
+
+
+class _Committer:
+    """Groups finished shards and commits them."""
+
+    def __init__(self, writer: StoreWriter, stages: Stages, totals: _Totals, options: RunOptions) -> None:
+        self.stages, self.totals, self.options = stages, totals, options
+        self._writer = writer
+        self._group: list[ShardResult] = []
+        self._rows = 0
+        self._since = time.monotonic()
+
+    def gather(self) -> bool:
+        """Take one finished shard, if there is one; commit when the group is large or old enough."""
+        job = self.stages.finished()
+        if job is not None:
+            if not self._group:
+                self._since = time.monotonic()
+            self._group.append(job.result())
+            self._rows += len(job.rows)
+        age = time.monotonic() - self._since
+        if self._rows >= self.options.commit_rows or (self._group and age > self.options.commit_seconds):
+            self.commit()
+        return job is not None
+
+    def commit(self) -> None:
+        if not self._group:
+            return
+        start = time.perf_counter()
+        written = self._writer.commit(self._group)
+        self._writer.tidy_when_due()
+        self.stages.clock("store", start)
+        totals = self.totals
+        totals.embedded += written.embedded
+        totals.reasons.update(f.reason for f in written.failures)
+        totals.skipped.update(written.columns_skipped)
+        for result in self._group:
+            totals.done += not result.partial
+            totals.partial += result.partial
+            totals.samples += result.samples
+            totals.reused += result.reused
+            if not result.samples and not result.partial:
+                totals.empty.append(result.shard.url)
+        self._group, self._rows = [], 0
+
+
+def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
+    """The calling thread's loop, until all shards are committed or the run is to stop. Returns the precision cosine."""
+    stages, totals = committer.stages, committer.totals
+    gathered = 0
+    cosine: float | None = None
+    while gathered < shards and not stages.stop.is_set():
+        if committer.gather():
+            gathered += 1
+        else:
+            time.sleep(IDLE_SECONDS)
+        if cosine is None and hooks.precision_check and stages.sample_pictures:
+            cosine = hooks.precision_check(np.stack(stages.sample_pictures))
+        if hooks.on_progress:
+            hooks.on_progress(Progress(shards, totals.done + totals.partial, stages.resolved, stages.failed))
+        if stages.resolved >= FAILURE_GRACE and stages.failed > committer.options.max_failures * stages.resolved:
+            stages.stop.set()
+            committer.commit()
+            raise TooManyFailures(
+                f"{stages.failed} of the first {stages.resolved} images failed, more than --max-failures "
+                f"{committer.options.max_failures:g}. See `indexer failures --summary`; what was embedded is kept."
+            )
+    while committer.gather():  # finished before the stop: keep it
+        pass
+    committer.commit()
+    return cosine
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is Python's own."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        interrupted.set()
+        stop.set()
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
