@@ -108,7 +108,8 @@ def report_text(report: RunReport) -> str:
     """The report as a person reads it."""
     lines = [
         f"{report.embedded} images embedded, {report.failed} failed, in {report.seconds:.1f} s "
-        f"({report.images_per_second:.1f} images/s), table {report.table}, encoder {report.encoder} {report.fingerprint}",
+        f"({report.images_per_second:.1f} images/s)",
+        f"table {report.table}, encoder {report.encoder} ({report.fingerprint})",
         f"shards: {report.shards_done} done, {report.shards_skipped} skipped (done before), "
         f"{report.shards_partial} cut or damaged",
     ]

@@ -15,15 +15,18 @@ import numpy as np
 
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.report import bottleneck, spread_warning, stage_times
-from indexer.pipeline.stages import Encoder, Stages
+from indexer.pipeline.stages import Encoder, ReadShard, Stages
+from indexer.reader import read_shard
 from indexer.store.store import EmbeddingStore
-from indexer.store.writer import LedgerEntry, StoreWriter
+from indexer.store.writer import Committed, LedgerEntry, StoreWriter
 from indexer.types import RunReport, Shard, ShardResult, UInt8
 
 COMMIT_ROWS = 8192  # small commits cost manifests and fragments
 COMMIT_SECONDS = 30.0  # and rare ones cost work when the power goes
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
 IDLE_SECONDS = 0.02
+
+Commit = Callable[[Sequence[ShardResult]], Committed]
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,6 @@ class _Totals:
     empty: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    skipped_shards: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 def index(
@@ -89,25 +90,41 @@ def index(
     start = time.perf_counter()
     with StoreWriter(store) as writer:
         plan = _plan(shards, writer.entries, options.changed)
-        stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames)
-        totals = _Totals()
-        with _stopped_by_signals(stages.stop) as interrupted:
-            stages.start(plan, writer.vectors_by_content)
-            try:
-                cosine = _drive(_Committer(writer, stages, totals, options), len(plan), hooks)
-            finally:
-                stages.join()
-        if stages.errors:
-            raise stages.errors[0]
-        writer.tidy()
-        if writer.recovered:
-            totals.warnings.append(
-                f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
-            )
-    skipped = _skipped(shards, plan, writer.entries)
-    totals.partial += sum(entry.status == "partial" for entry in skipped)
-    totals.skipped_shards = len(skipped)
-    report = _report(store, stages, totals, time.perf_counter() - start)
+        report = run_stages(writer, plan, encoder, options, hooks, start=start)
+        skipped = _skipped(shards, plan, writer.entries)
+    recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
+    return replace(
+        report,
+        shards_skipped=len(skipped),
+        shards_partial=report.shards_partial + sum(entry.status == "partial" for entry in skipped),
+        warnings=(*report.warnings, *([recovered] if writer.recovered else [])),
+    )
+
+
+def run_stages(
+    writer: StoreWriter,
+    plan: Sequence[tuple[Shard, bool]],
+    encoder: Encoder,
+    options: RunOptions,
+    hooks: Hooks,
+    *,
+    start: float,
+    read: ReadShard | None = None,
+) -> RunReport:
+    """Work through `plan` under a held writer. With `read`, only what it yields is added to shards that are done."""
+    stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames, read=read or read_shard)
+    commit = writer.commit if read is None else writer.commit_retry
+    committer = _Committer(writer, commit, stages, options)
+    with _stopped_by_signals(stages.stop) as interrupted:
+        stages.start(plan, writer.vectors_by_content)
+        try:
+            cosine = _drive(committer, len(plan), hooks)
+        finally:
+            stages.join()
+    if stages.errors:
+        raise stages.errors[0]
+    writer.tidy()
+    report = _report(writer.store, stages, committer.totals, time.perf_counter() - start)
     return replace(report, precision_cosine=cosine, interrupted=interrupted.is_set())
 
 
@@ -120,7 +137,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         encoder=store.spec.name,
         fingerprint=store.spec.fingerprint,
         shards_done=totals.done,
-        shards_skipped=totals.skipped_shards,
+        shards_skipped=0,
         shards_partial=totals.partial,
         images=totals.embedded + failed,
         embedded=totals.embedded,
@@ -135,7 +152,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         bottleneck=bottleneck(times, seconds, device=stages.encoder.device),
         precision_cosine=None,
         interrupted=False,
-        warnings=(*spread_warning(stages.spread.mean_cosine()), *empty, *totals.warnings),
+        warnings=(*spread_warning(stages.spread.mean_cosine()), *empty),
     )
 
 
@@ -171,9 +188,9 @@ def _skipped(
 class _Committer:
     """Groups finished shards and commits them."""
 
-    def __init__(self, writer: StoreWriter, stages: Stages, totals: _Totals, options: RunOptions) -> None:
-        self.stages, self.totals, self.options = stages, totals, options
-        self._writer = writer
+    def __init__(self, writer: StoreWriter, commit: Commit, stages: Stages, options: RunOptions) -> None:
+        self.stages, self.options, self.totals = stages, options, _Totals()
+        self._writer, self._commit = writer, commit
         self._group: list[ShardResult] = []
         self._rows = 0
         self._since = time.monotonic()
@@ -195,7 +212,7 @@ class _Committer:
         if not self._group:
             return
         start = time.perf_counter()
-        written = self._writer.commit(self._group)
+        written = self._commit(self._group)
         self._writer.tidy_when_due()
         self.stages.clock("store", start)
         totals = self.totals

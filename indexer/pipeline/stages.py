@@ -44,6 +44,8 @@ SAMPLE_PICTURES = 16  # kept for the precision check
 
 Known = Mapping[str, Sequence[tuple[int, Float16, float]]]  # content hash → (frame, unit vector, norm) of stored rows
 
+ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
+
 
 class Encoder(Protocol):
     """What the pipeline needs of an encoder; `indexer.encoders.load` gives one."""
@@ -110,8 +112,9 @@ class StopRun(Exception):
 class Stages:
     """The shared state of the threads; the calling thread takes finished shards from it."""
 
-    def __init__(self, encoder: Encoder, *, workers: int, frames: str) -> None:
+    def __init__(self, encoder: Encoder, *, workers: int, frames: str, read: ReadShard = read_shard) -> None:
         self.encoder, self.workers, self.frames = encoder, workers, frames
+        self._read_shard = read
         self.stop = threading.Event()
         self.errors: list[BaseException] = []
         self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
@@ -217,7 +220,7 @@ class Stages:
             self._give(None)
 
     def _tasks(self, job: Job) -> Iterator[Task]:
-        stream = read_shard(job.shard)
+        stream = self._read_shard(job.shard)
         while True:
             start = time.perf_counter()
             try:

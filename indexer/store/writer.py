@@ -56,7 +56,7 @@ class StoreWriter:
     """The one writer of a table. A context manager: it holds the table's lock."""
 
     def __init__(self, store: EmbeddingStore) -> None:
-        self._store = store
+        self.store = store
         self._lock = (
             None
             if is_remote(store.uri)
@@ -68,7 +68,7 @@ class StoreWriter:
         if self._lock:
             self._lock.__enter__()
         try:
-            self._store.refresh()
+            self.store.refresh()
             self._ledger = _open_or_create(self._path("shards"), LEDGER_SCHEMA)
             self._failures = _open_or_create(self._path("failures"), FAILURE_SCHEMA)
             self.entries = _entries(self._ledger)
@@ -97,10 +97,32 @@ class StoreWriter:
         self._write_ledger(results, batches, failures)
         return Committed(rows, len(duplicates), tuple(failures), skipped)
 
+    def commit_retry(self, results: Sequence[ShardResult]) -> Committed:
+        """Add rows that failed before to shards that are done, and put what failed again in place of the old failures.
+
+        Rows come first: a crash in between leaves failures whose key is in the table, and the next retry drops them.
+        """
+        batches, _ = self._without_duplicates(results)
+        rows, skipped = self._append([b for own in batches for b in own])
+        for result in results:
+            keys = [row.key for b in result.batches for row in b.rows] + [f.key for f in result.failures]
+            for chunk in _chunks(keys):
+                listed = ", ".join(map(quoted, chunk))
+                self._failures.delete(f"shard = {quoted(result.shard.name)} AND stage <> 'store' AND key IN ({listed})")
+        failures = [f for r in results for f in r.failures]
+        if failures:
+            self._failures = lance.write_dataset(failures_table(failures), self._failures, mode="append")
+        for result, own in zip(results, batches, strict=True):
+            better = sum(len(b.rows) for b in own)
+            where = f"shard = {quoted(result.shard.name)}"
+            if better:
+                self._ledger.update({"embedded": f"embedded + {better}", "failed": f"failed - {better}"}, where=where)
+        return Committed(rows, 0, tuple(failures), skipped)
+
     def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
         """Content hash → (frame, unit vector, norm) of a shard's rows: the same bytes are not embedded again."""
         known: dict[str, list[tuple[int, Float16, float]]] = {}
-        for batch in self._store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
+        for batch in self.store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
             vectors = vector_block(batch)
             rows = zip(*(batch.column(c).to_pylist() for c in ("content", "frame", "norm")), strict=True)
             for i, (content, frame, norm) in enumerate(rows):
@@ -111,39 +133,39 @@ class StoreWriter:
 
     def tidy_when_due(self) -> None:
         """Merge small fragments once there are many: readers slow down past about a hundred."""
-        for dataset in (self._store._dataset, self._ledger, self._failures):
+        for dataset in (self.store._dataset, self._ledger, self._failures):
             if len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
                 _compact(dataset)
-        self._store.refresh()
+        self.store.refresh()
 
     def tidy(self) -> None:
         """At the end of a run, when no commit waits for it."""
-        for dataset in (self._store._dataset, self._ledger, self._failures):
+        for dataset in (self.store._dataset, self._ledger, self._failures):
             if len(dataset.get_fragments()) > RUN_FRAGMENTS:
                 _compact(dataset)
-        self._store.refresh()
+        self.store.refresh()
 
     def _path(self, kind: str) -> str:
-        return join(self._store.uri, f"{self._store.name}.{kind}.lance")
+        return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 
     def _recover(self) -> int:
         """Delete rows that a crash left without a ledger row, and learn the keys of all others."""
         orphans: set[str] = set()
-        for batch in self._store.scan(["key", "shard"]):
+        for batch in self.store.scan(["key", "shard"]):
             shards = batch.column("shard")
             orphans.update(name for name in shards.unique().to_pylist() if name not in self.entries)
             self._keys.add(batch.column("key").to_pylist())
         if not orphans:
             return 0
-        rows = self._store.count()
-        _delete(self._store._dataset, "shard", sorted(orphans))
-        self._store.refresh()
+        rows = self.store.count()
+        _delete(self.store._dataset, "shard", sorted(orphans))
+        self.store.refresh()
         self._relearn_keys()
-        return rows - self._store.count()
+        return rows - self.store.count()
 
     def _relearn_keys(self) -> None:
         self._keys = KeySet()
-        for batch in self._store.scan(["key"]):
+        for batch in self.store.scan(["key"]):
             self._keys.add(batch.column("key").to_pylist())
 
     def _forget(self, names: list[str]) -> None:
@@ -151,11 +173,11 @@ class StoreWriter:
         keys = [
             key
             for chunk in _chunks(names)
-            for batch in self._store.scan(["key"], f"shard IN ({', '.join(map(quoted, chunk))})")
+            for batch in self.store.scan(["key"], f"shard IN ({', '.join(map(quoted, chunk))})")
             for key in batch.column("key").to_pylist()
         ]
-        _delete(self._store._dataset, "shard", names)
-        self._store.refresh()
+        _delete(self.store._dataset, "shard", names)
+        self.store.refresh()
         self._keys.discard(keys)
 
     def _without_duplicates(self, results: Sequence[ShardResult]) -> tuple[list[list[EmbeddingBatch]], list[Failure]]:
@@ -198,19 +220,19 @@ class StoreWriter:
         """Which of the suspects (equal hashes) really are in the table."""
         found: set[str] = set()
         for chunk in _chunks(sorted(suspects)):
-            for batch in self._store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
+            for batch in self.store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
                 found.update(batch.column("key").to_pylist())
         return found
 
     def _append(self, batches: list[EmbeddingBatch]) -> tuple[int, Counter[str]]:
         if not any(b.rows for b in batches):
             return 0, Counter()
-        dataset = self._store._dataset
+        dataset = self.store._dataset
         table, extra, skipped = rows_table(batches, dataset.schema)
         if extra:  # a column of nulls is metadata only; no row is rewritten
             dataset.add_columns(pa.schema(extra))
         lance.write_dataset(table, dataset, mode="append")
-        self._store.refresh()
+        self.store.refresh()
         self._keys.add(table.column("key").to_pylist())
         return table.num_rows, skipped
 
@@ -228,7 +250,7 @@ class StoreWriter:
             "samples": [r.samples for r in results],
             "embedded": [sum(len(b.rows) for b in own) for own in batches],
             "failed": [failed[n] for n in names],
-            "table_version": [self._store.version] * len(results),
+            "table_version": [self.store.version] * len(results),
             "finished_at": [datetime.datetime.now(datetime.UTC)] * len(results),
         }
         self._ledger = lance.write_dataset(pa.table(columns, schema=LEDGER_SCHEMA), self._ledger, mode="append")

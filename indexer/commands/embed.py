@@ -1,0 +1,62 @@
+"""`indexer embed`: vectors of image files by a table's encoder, without storing them in the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from indexer.errors import PixelError
+from indexer.options import device_option, emit, json_option, table_option
+
+
+@click.command("embed", short_help="Embed image files with a table's encoder, without storing them.")
+@click.argument("db")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Raw vectors (n, dim) float32 as .npy.")
+@click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@table_option
+@device_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    db: str,
+    files: tuple[Path, ...],
+    out: Path,
+    weights: str | None,
+    table: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Embed FILES with the encoder that made DB's table, and write their raw vectors to --out.
+
+    Prints the keys in the vectors' order, and each file that could not be decoded with its reason; exit 1 if any.
+    """
+    import numpy as np
+
+    from indexer.encoders import load_spec
+    from indexer.pixels import decode
+    from indexer.reader import split_name
+    from indexer.store.store import EmbeddingStore
+
+    store = EmbeddingStore.open(db, table)
+    encoder = load_spec(store.spec, weights=weights, device=device)
+    keys: list[str] = []
+    failures: list[dict[str, str]] = []
+    pictures = []
+    for file in files:
+        try:
+            suffix = split_name(file.name)[1]
+            pictures.append(next(decode(file.read_bytes(), suffix, store.spec.pixels, frames="middle")).pixels)
+            keys.append(str(file))
+        except PixelError as error:
+            failures.append({"key": str(file), "reason": error.reason, "detail": error.detail})
+    blocks = [
+        encoder.embed(np.stack(pictures[i : i + encoder.batch_size]))
+        for i in range(0, len(pictures), encoder.batch_size)
+    ]
+    np.save(out, np.concatenate(blocks) if blocks else np.empty((0, store.dim), np.float32))
+    facts = {"fingerprint": store.spec.fingerprint, "vectors": str(out), "keys": keys, "failures": failures}
+    emit(facts, as_json=as_json)
+    ctx.exit(1 if failures else 0)

@@ -1,0 +1,52 @@
+"""`indexer failures`: what could not be embedded, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from indexer.options import device_option, emit, json_option, table_option
+
+
+@click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
+@click.argument("db")
+@table_option
+@click.option("--summary", is_flag=True, help="Count by stage and reason.")
+@click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
+@click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@device_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    db: str,
+    table: str | None,
+    summary: bool,
+    again: bool,
+    weights: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """List each input of DB that did not become a row: shard, key, stage, reason, detail."""
+    from indexer.store.store import EmbeddingStore
+
+    store = EmbeddingStore.open(db, table)
+    if again:
+        from indexer.commands.index import progress_bar, report_text
+        from indexer.encoders import load_spec
+        from indexer.pipeline.retry import retry
+        from indexer.pipeline.run import Hooks
+
+        with progress_bar() as on_progress:
+            report = retry(store, load_spec(store.spec, weights=weights, device=device), hooks=Hooks(on_progress))
+        emit(report, as_json=as_json, text=report_text)
+        ctx.exit(130 if report.interrupted else 0)
+    rows = store.failures().select(["shard", "key", "stage", "reason", "detail"]).to_pylist()
+    if summary:
+        counts = Counter((row["stage"], row["reason"]) for row in rows)
+        rows = [{"count": n, "stage": stage, "reason": reason} for (stage, reason), n in counts.most_common()]
+    if rows or as_json:
+        emit(rows, as_json=as_json)
+    else:
+        click.echo(f"no failures in table {store.name}", err=True)

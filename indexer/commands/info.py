@@ -1,0 +1,51 @@
+"""`indexer info`: what a table holds and which encoder made it."""
+
+from __future__ import annotations
+
+import click
+
+from indexer.options import emit, json_option, table_option
+
+
+@click.command("info", short_help="What a table holds and which encoder made it.")
+@click.argument("db")
+@table_option
+@json_option
+def command(db: str, table: str | None, as_json: bool) -> None:
+    """Print what DB holds: rows, shards, failures, columns, and the encoder that made the vectors."""
+    import pyarrow.compute as pc
+
+    from indexer.store.store import EmbeddingStore, table_names
+
+    names = [table] if table else table_names(db)
+    stores = [EmbeddingStore.open(db, name) for name in names]
+    facts = []
+    for store in stores:
+        ledger = store.ledger()
+        spec = store.spec
+        facts.append(
+            {
+                "table": store.name,
+                "rows": store.count(),
+                "shards": ledger.num_rows,
+                "shards_partial": pc.sum(pc.equal(ledger.column("status"), "partial")).as_py() or 0,
+                "failures": store.failures().num_rows,
+                "version": store.version,
+                "encoder": spec.name,
+                "weights": spec.weights + (" (random: the vectors mean nothing)" if spec.random else ""),
+                "fingerprint": spec.fingerprint,
+                "dim": spec.dim,
+                "pooling": spec.pooling,
+                "precision": spec.precision,
+                "pixels": spec.pixels,
+                "licence": spec.licence,
+                "columns": {name: str(kind) for name, kind in store.columns().items()},
+            }
+        )
+    if as_json:
+        emit(facts, as_json=True)
+    else:
+        for number, fact in enumerate(facts):
+            if number:
+                click.echo()
+            emit(fact, as_json=False)

@@ -1,0 +1,62 @@
+"""`indexer labels`: join label columns to the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from indexer.errors import InputError
+from indexer.options import emit, json_option, table_option
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@click.command("labels", short_help="Join label columns from CSV or Parquet to the rows.")
+@click.argument("db")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--on", default="key", show_default=True, help="Column of FILE and of the table that names the row.")
+@table_option
+@json_option
+def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> None:
+    """Join the columns of FILE (CSV or Parquet) to the rows of DB. No vector is rewritten.
+
+    With --on patient, every row of a patient gets the patient's labels. Rows that FILE does not name keep what
+    they had.
+    """
+    from indexer.store.store import EmbeddingStore
+
+    store = EmbeddingStore.open(db, table)
+    labels = _read(file)
+    if on not in labels.column_names:
+        raise InputError(f"{file} has no column {on!r}; it has: {', '.join(labels.column_names)}. Name one with --on.")
+    if on != "key" and on not in store.columns():
+        raise InputError(f"table {store.name} has no column {on!r}; it has: key, {', '.join(store.columns())}.")
+    rows = store.add_columns(labels, on=on)
+    facts: dict[str, Any] = {
+        "table": store.name,
+        "columns": [c for c in labels.column_names if c != on],
+        "labels": labels.num_rows,
+        "rows_labelled": rows,
+        "rows_without": store.count() - rows,
+    }
+    emit(facts, as_json=as_json)
+    if not rows:
+        raise InputError(
+            f"no {on} of {file} is in table {store.name}. Compare `indexer export --parquet` with the file."
+        )
+
+
+def _read(file: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            return pyarrow.parquet.read_table(file)
+        return pyarrow.csv.read_csv(file)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file} is no CSV or Parquet table: {str(error).splitlines()[0]}") from error
