@@ -34,6 +34,7 @@ class PixelSpec:
     interpolation: str = "bicubic"  # bicubic | bilinear, both antialiased
     fit: str = "crop"  # crop | squash | pad
     window: str = "file"  # file | percentile | minmax | full | C,W | preset, or three of them joined by ";"
+    plane: str = "axial"  # of NIfTI volumes: axial | coronal | sagittal
     decoder: str = "cpu-1"  # the decode path and its version: two paths never mix in one table
 
 

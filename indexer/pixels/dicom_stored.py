@@ -1,0 +1,79 @@
+"""The stored values of a DICOM file's frames, by the decoder that its transfer syntax needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.errors import PixelError
+from indexer.pixels.failing import DECODER_ERRORS, named
+
+# pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
+PLUGINS: dict[str, tuple[str, ...]] = {
+    "1.2.840.10008.1.2.4.50": ("pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.51": ("pillow", "gdcm", "pylibjpeg"),  # Pillow does 8 bits, gdcm 12
+    "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.90": ("pylibjpeg", "pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.91": ("pylibjpeg", "pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.201": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.202": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
+    "1.2.840.10008.1.2.5": ("pydicom",),
+}
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+EXTRA = "pip install 'embedding-indexer[dicom]'"
+
+Stored = tuple[int, npt.NDArray[Any]]
+
+
+def stored_frames(dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
+    """(index, stored values (h, w) or (h, w, 3)) of each frame asked for; YBR becomes RGB. Raises PixelError."""
+    yield from decoded(dataset, indices, decoders_for(dataset))
+
+
+def decoders_for(dataset: Any) -> tuple[str, ...]:
+    """The plugins on this machine that decode this data set, ("",) where it is not compressed. Raises PixelError."""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if syntax in UNCOMPRESSED:
+        return ("",)
+    here = available(syntax)
+    if not here:
+        name = getattr(dataset.file_meta.TransferSyntaxUID, "name", syntax)
+        way = f"needs one of {', '.join(PLUGINS[syntax])}: {EXTRA}" if syntax in PLUGINS else "no decoder is known here"
+        raise PixelError("unsupported transfer syntax", f"{syntax} ({name}); {way}")
+    return here
+
+
+def available(syntax: str) -> tuple[str, ...]:
+    """The plugins of `PLUGINS[syntax]` that are installed, in order."""
+    from pydicom.pixels import get_decoder
+
+    if syntax not in PLUGINS:
+        return ()
+    installed = get_decoder(syntax).available_plugins
+    return tuple(name for name in PLUGINS[syntax] if name in installed)
+
+
+def decoded(dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
+    """The frames, by the first plugin that can; the next takes over at the frame where it fails."""
+    from pydicom.pixels import iter_pixels
+
+    done = 0
+    for attempt, plugin in enumerate(plugins):
+        try:
+            rest = list(indices[done:])
+            for stored in iter_pixels(dataset, indices=rest, decoding_plugin=plugin):
+                yield indices[done], np.asarray(stored)
+                done += 1
+        except DECODER_ERRORS as error:
+            if attempt + 1 == len(plugins):
+                raise named(error, "DICOM") from error
+        if done == len(indices):
+            return
+    raise PixelError("truncated", f"DICOM: {done} of {len(indices)} frames")

@@ -1,0 +1,58 @@
+"""How decoders fail: the exceptions that hostile bytes draw from them, in our words."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from typing import Any
+
+from indexer.errors import PixelError
+
+# What Pillow, tifffile, pydicom and nibabel were seen to raise on damaged files. Bugs of ours would hide in here too,
+# so only calls into those libraries stand inside a `try` that names it.
+DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+
+_LIBRARIES = r"(pydicom|PIL|tifffile|nibabel|pylibjpeg|openjpeg|gdcm|jpeg_ls|torchvision)(\.|$)"
+_quiet: list[Any] = []  # the filter as the warnings module stores it
+
+
+def quiet() -> None:
+    """Keep the decoders' Python warnings from the user's screen: what matters of them is a Failure or a flag.
+
+    A filter by module, set once: `warnings.catch_warnings` is not safe in threads.
+    """
+    if not (_quiet and _quiet[0] in warnings.filters):
+        warnings.filterwarnings("ignore", module=_LIBRARIES)
+        _quiet[:] = [warnings.filters[0]]
+
+
+def named(error: BaseException, kind: str) -> PixelError:
+    """The decoder's error as ours: `truncated` and `too little memory` are told from other damage."""
+    if isinstance(error, PixelError):
+        return error
+    text = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"[:500]
+    if isinstance(error, MemoryError):
+        return PixelError("too little memory", text)
+    lower = text.lower()
+    cut = ("truncated", "premature", "unexpected end", "end of file", "less than expected", "not enough image data")
+    if isinstance(error, EOFError) or any(phrase in lower for phrase in cut):
+        return PixelError("truncated", text)
+    return PixelError("corrupt image", text)

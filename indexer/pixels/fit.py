@@ -1,0 +1,88 @@
+"""A frame of any size → the encoder's RGB square."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.types import PixelSpec, UInt8
+
+if TYPE_CHECKING:
+    import torch
+
+LONGEST = 8  # a crop looks at no more than this many shorter sides: a strip 1 pixel high must not become gigapixels
+SQUARE_PIXELS = 0.01  # pixels whose sides differ by less are taken as square
+
+
+def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
+    """(h, w) or (h, w, 3) → (size, size, 3), antialiased, on uint8.
+
+    `aspect` is the height of one pixel over its width. Fit "crop": the shorter side to `resize`, then the centre;
+    "squash": both sides to `size`; "pad": the longer side to `size`, black around the middle.
+    """
+    import torch
+
+    if abs(aspect - 1) < SQUARE_PIXELS:
+        aspect = 1.0
+    if spec.fit == "crop":
+        pixels = _trim(pixels, aspect)
+    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns of read-only memory
+    planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
+    height, width = _target(pixels.shape[0] * aspect, pixels.shape[1], spec)
+    resized = _resize(planes, height, width, spec.interpolation)
+    canvas = np.zeros((spec.size, spec.size, 3), np.uint8)
+    top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
+    if spec.fit == "crop":  # torchvision's CenterCrop: round half to even of the difference
+        top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
+        canvas[...] = resized.numpy().transpose(1, 2, 0)[top : top + spec.size, left : left + spec.size]
+    else:
+        canvas[top : top + height, left : left + width] = resized.numpy().transpose(1, 2, 0)
+    return canvas
+
+
+def _target(height: float, width: float, spec: PixelSpec) -> tuple[int, int]:
+    """Height and width after resizing, as torchvision's Resize rounds them: the other side is truncated."""
+    if spec.fit == "squash":
+        return spec.size, spec.size
+    if spec.fit == "pad":
+        longer = max(height, width)
+        return max(1, round(spec.size * height / longer)), max(1, round(spec.size * width / longer))
+    if spec.fit != "crop":
+        raise ValueError(f"fit is {spec.fit!r}, not crop, squash or pad")
+    side = max(spec.resize, spec.size)
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def _trim(pixels: UInt8, aspect: float) -> UInt8:
+    """Cuts the ends of a very long strip, evenly, far outside of what the centre crop shows."""
+    height, width = pixels.shape[:2]
+    longest_width = max(1, round(LONGEST * max(1.0, height * aspect)))
+    longest_height = max(1, round(LONGEST * max(1.0, width / aspect)))
+    if width > longest_width:
+        left = (width - longest_width) // 2
+        return pixels[:, left : width - left]
+    if height > longest_height:
+        top = (height - longest_height) // 2
+        return pixels[top : height - top]
+    return pixels
+
+
+def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2.functional import resize_image
+
+    mode = InterpolationMode(interpolation)
+    resized: torch.Tensor = resize_image(planes, [height, width], interpolation=mode, antialias=True)
+    return resized
+
+
+def reduction(height: int, width: int, spec: PixelSpec) -> int:
+    """1, 2, 4 or 8: by how much a decoder may shrink the image so that at least twice the target remains."""
+    target = _target(height, width, spec)
+    for factor in (8, 4, 2):
+        if height >= 2 * factor * target[0] and width >= 2 * factor * target[1]:
+            return factor
+    return 1

@@ -1,0 +1,96 @@
+"""JPEG files by libjpeg-turbo, shrunk while decoding where the picture is far larger than the encoder's square."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from indexer.errors import PixelError
+from indexer.pixels.fit import reduction
+from indexer.pixels.frames import Frame
+from indexer.pixels.limits import check_size
+from indexer.types import PixelSpec, UInt8
+
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
+
+
+def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
+    """The one frame. Raises PixelError where the file is damaged or cut, or is a JPEG of another kind."""
+    import simplejpeg
+
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        check_size(height, width)
+        if colour in ("CMYK", "YCCK"):
+            from indexer.pixels.raster import raster_frames
+
+            yield from raster_frames(data, "jpeg", "first", ())
+            return
+        orientation, flags = exif_orientation(data)
+        factor = _reduction(height, width, orientation, spec)
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            colorspace="GRAY" if colour == "Gray" else "RGB",
+            min_height=-(-height // factor) if factor > 1 else 0,
+            min_width=-(-width // factor) if factor > 1 else 0,
+        )
+    except ValueError as error:
+        reason = "truncated" if "remature end" in str(error) else "corrupt image"
+        raise PixelError(reason, f"JPEG: {error}") from error
+    if pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    yield Frame(0, orient(pixels, orientation), flags=flags)
+
+
+def _reduction(height: int, width: int, orientation: int, spec: PixelSpec) -> int:
+    if orientation >= 5:
+        height, width = width, height
+    return reduction(height, width, spec)
+
+
+def exif_orientation(data: bytes) -> tuple[int, tuple[str, ...]]:
+    """EXIF orientation 1..8 (1 where the file names none) and a flag where its EXIF block cannot be read."""
+    block = _exif_block(data)
+    if not block:
+        return 1, ()
+    from indexer.pixels.failing import DECODER_ERRORS
+
+    try:
+        from PIL import Image
+
+        exif = Image.Exif()
+        exif.load(block)
+        value = exif.get(0x0112, 1)
+    except DECODER_ERRORS:
+        return 1, ("unreadable EXIF",)
+    return (value, ()) if value in range(1, 9) else (1, ())
+
+
+def _exif_block(data: bytes) -> bytes:
+    """The first APP1 segment that holds EXIF; empty where there is none before the picture."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF or marker in _ALONE:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == _START_OF_SCAN:
+            break
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _APP1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 4 : at + 2 + length]
+        at += 2 + max(length, 2)
+    return b""
+
+
+def orient(pixels: UInt8, orientation: int) -> UInt8:
+    """The picture as it is meant to be seen, from EXIF orientation 1..8 (EXIF 2.32, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,25 @@
+"""What one image may cost: checked from its header, before its pixels are decoded."""
+
+from __future__ import annotations
+
+from indexer.errors import PixelError
+
+MAX_PIXELS = 200_000_000  # of one frame; the largest digital mammograms and film scans stay below 100 million
+MAX_BYTES = 2 << 30  # of one file
+MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, unpacked
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises PixelError where a frame of this size is empty or larger than the limit."""
+    if height <= 0 or width <= 0:
+        raise PixelError("empty image", f"{width} x {height} pixels")
+    if height * width > MAX_PIXELS:
+        raise PixelError("too many pixels", f"{width} x {height}, over the limit of {MAX_PIXELS:,}")
+
+
+def check_bytes(nbytes: int) -> None:
+    """Raises PixelError where a file of this size is empty or larger than the limit."""
+    if nbytes == 0:
+        raise PixelError("empty file")
+    if nbytes > MAX_BYTES:
+        raise PixelError("file too large", f"{nbytes:,} bytes, over the limit of {MAX_BYTES:,}")

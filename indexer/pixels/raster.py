@@ -1,0 +1,106 @@
+"""PNG, WebP, BMP, GIF, PNM, and what is rare in JPEG and TIFF, by Pillow.
+
+The plugins are called directly: Image.open would try every format it knows and warn on large pictures by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexer.pixels.failing import DECODER_ERRORS, named
+from indexer.pixels.frames import Frame, wanted
+from indexer.pixels.grey import GreyScale, render
+from indexer.pixels.limits import check_size
+from indexer.pixels.window import WindowRule
+from indexer.types import UInt8
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the IHDR chunk
+
+
+def raster_frames(data: bytes, kind: str, frames: str | int, rules: tuple[WindowRule, ...]) -> Iterator[Frame]:
+    """The frames of a file that Pillow reads. Raises PixelError."""
+    try:
+        image = _plugin(kind)(BytesIO(data))
+        check_size(image.height, image.width)
+        count = getattr(image, "n_frames", 1)
+    except DECODER_ERRORS as error:
+        raise named(error, kind) from error
+    deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
+    for index in wanted(frames, count):
+        picture, flags = _loaded(image, index, kind)
+        if deep:  # Pillow keeps the upper byte of 16-bit colour
+            flags = (*flags, "16-bit colour reduced to 8 bits")
+        pixels, more = _flat(picture, kind, rules)
+        yield Frame(index, pixels, flags=(*flags, *more))
+
+
+def _plugin(kind: str) -> type[ImageFile]:
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        PpmImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    plugins: dict[str, type[ImageFile]] = {
+        "png": PngImagePlugin.PngImageFile,
+        "webp": WebPImagePlugin.WebPImageFile,
+        "bmp": BmpImagePlugin.BmpImageFile,
+        "gif": GifImagePlugin.GifImageFile,
+        "pnm": PpmImagePlugin.PpmImageFile,
+        "jpeg": JpegImagePlugin.JpegImageFile,
+        "tiff": TiffImagePlugin.TiffImageFile,
+    }
+    return plugins[kind]
+
+
+def _loaded(image: ImageFile, index: int, kind: str) -> tuple[Any, tuple[str, ...]]:
+    """One frame, decoded and turned as its EXIF says."""
+    try:
+        if index or image.tell():
+            image.seek(index)
+            check_size(image.height, image.width)
+        image.load()
+    except DECODER_ERRORS as error:
+        raise named(error, kind) from error
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image), ()
+    except DECODER_ERRORS:
+        return image, ("unreadable EXIF",)
+
+
+def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
+    """Any Pillow mode → (h, w) or (h, w, 3) uint8: depth windowed, palette expanded, alpha composited on black."""
+    if image.mode in _DEEP_GREY:
+        values = np.asarray(image)
+        whole = np.issubdtype(values.dtype, np.integer)
+        if image.mode == "I" and values.size and values.min() >= 0 and values.max() <= 0xFFFF:
+            values = values.astype(np.uint16)  # a 16-bit PGM or PNG comes as 32-bit integers
+        full = (0.0, 65535.0) if whole and values.dtype.itemsize == 2 else None
+        return render(values, GreyScale(full=full), rules)
+    try:
+        if image.has_transparency_data:
+            red_green_blue_alpha = np.asarray(image.convert("RGBA"))
+            return over_black(red_green_blue_alpha[..., :3], red_green_blue_alpha[..., 3]), ()
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), ()
+    except DECODER_ERRORS as error:
+        raise named(error, kind) from error
+
+
+def over_black(colour: UInt8, alpha: UInt8) -> UInt8:
+    """Straight alpha on black: colour · alpha / 255, rounded."""
+    product = colour.astype(np.uint16) * alpha.astype(np.uint16)[..., None] + 127
+    return (product // 255).astype(np.uint8)

@@ -1,0 +1,65 @@
+"""Which kind of image these bytes are: by their magic first, since file names lie, by the suffix second."""
+
+from __future__ import annotations
+
+import struct
+
+DICOM_SUFFIXES = ("dcm", "dicom", "")
+NIFTI_SUFFIXES = ("nii", "nii.gz")
+PREAMBLE = 128  # bytes before DICM, PS3.10 section 7.1
+_IMPLICIT_OR_KNOWN_VR = frozenset({b"UI", b"UL", b"CS", b"DA", b"TM", b"SH", b"LO", b"OB", b"US", b"DT", b"IS", b"UN"})
+
+
+def sniff(data: bytes, suffix: str) -> str:
+    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, nifti, or "" where the bytes are no image known here.
+
+    Needs the first 352 bytes only, so a file's head is enough.
+    """
+    found = by_magic(data)
+    if found:
+        return found
+    if suffix in DICOM_SUFFIXES and looks_like_bare_dicom(data):
+        return "dicom"
+    if suffix == "nii.gz" and data[:2] == b"\x1f\x8b":
+        return "nifti"
+    return ""
+
+
+def by_magic(data: bytes) -> str:
+    """As `sniff`, from the bytes alone."""
+    if data[PREAMBLE : PREAMBLE + 4] == b"DICM":  # first: the preamble may hold anything, a TIFF header too
+        return "dicom"
+    for magic, kind in _MAGIC:
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:2] in (b"P5", b"P6", b"P4", b"P2", b"P3", b"P1") and data[2:3].isspace():
+        return "pnm"
+    return "nifti" if data[344:348] in (b"n+1\0", b"n+2\0") or data[4:8] == b"n+2\0" else ""
+
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),  # BigTIFF
+    (b"MM\0+", "tiff"),
+    (b"BM", "bmp"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+)
+
+
+def looks_like_bare_dicom(data: bytes) -> bool:
+    """A data set without preamble and without DICM: it opens with an element of group 0002 or 0008."""
+    if len(data) < 12:
+        return False
+    for order in ("<", ">"):
+        group, element = struct.unpack(order + "HH", data[:4])
+        if group in (0x0002, 0x0008) and element <= 0x0070:
+            explicit = data[4:6] in _IMPLICIT_OR_KNOWN_VR
+            length = struct.unpack(order + "I", data[4:8])[0]
+            return explicit or length <= 1 << 16  # an implicit element has its length where the VR would be
+    return False
