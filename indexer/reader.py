@@ -33,10 +33,10 @@ def read_place(url: str, place: Place) -> bytes:
         if place.shard != url and "#" in place.shard:  # a folder's bucket: the file lies by its own name
             return (Path(url) / place.member).read_bytes()
         with _open(url) as stream:
-            if stream.seekable():
-                stream.seek(place.offset)
-            else:
+            if _is_remote(url):
                 _skip(stream, place.offset)
+            else:
+                stream.seek(place.offset)
             data = _exactly(stream, place.nbytes)
     except (OSError, EOFError) as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
@@ -136,6 +136,8 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing
         raise NotATar(f"{url} is no tar archive: {error}") from error
+    except OSError as error:
+        raise ReadError(f"{url} cannot be read: {error}") from error
     try:
         for member in archive:
             if member.isfile():
@@ -196,10 +198,9 @@ def _read_files(shard: Shard) -> Iterator[Sample | Failure]:
 @contextmanager
 def _open(url: str) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a shard: a local file, or whatever webdataset's gopen takes."""
-    remote = "://" in url or url.startswith("pipe:")
     try:
         raw: Any
-        if remote:
+        if _is_remote(url):
             from webdataset.gopen import gopen
 
             raw = gopen(url, "rb")
@@ -208,9 +209,13 @@ def _open(url: str) -> Iterator[IO[bytes]]:
     except (OSError, ValueError) as error:
         raise ReadError(f"{url} cannot be opened: {error}") from error
     try:
-        yield raw if remote else _decompressed(raw)
+        yield raw if _is_remote(url) else _decompressed(raw)
     finally:
         raw.close()
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url or url.startswith("pipe:")
 
 
 def _decompressed(raw: IO[bytes]) -> Any:
