@@ -292,10 +292,9 @@ class Worker:
             stages.resolve(task, rows, [], samples=1, reused=len(rows))
             return
         start = time.perf_counter()
-        pictures = decode(sample.image, sample.suffix, stages.encoder.spec.pixels, frames=stages.frames)
         held: EmbeddingRow | None = None  # decided one step late, so that the last frame is known to be the last
         try:
-            for picture in pictures:
+            for picture in decode(sample.image, sample.suffix, stages.encoder.spec.pixels, frames=stages.frames):
                 if held is not None:
                     start = self._push(task, held, start, last=False)
                 self._flags.update(picture.flags)

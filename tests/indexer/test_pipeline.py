@@ -1,0 +1,329 @@
+"""index() through its public door, against a fake encoder and plain numpy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+
+import lancedb
+import numpy as np
+import pytest
+
+from indexer.errors import EncoderMismatch, ShardChanged, StoreLocked, TooManyFailures
+from indexer.pipeline.retry import retry
+from indexer.pipeline.run import Hooks, RunOptions, index
+from indexer.pixels import decode
+from indexer.shards import find_shards
+from indexer.store.store import EmbeddingStore
+from indexer.store.writer import StoreWriter
+from tests.archives import archive, png, shard, write_tar
+from tests.fakes import FakeEncoder
+
+
+def run(source, db, encoder=None, options=None, hooks=None, sources=()):
+    encoder = encoder or FakeEncoder()
+    store = EmbeddingStore.create(str(db), "t", encoder.spec)
+    return index(find_shards([str(source), *map(str, sources)]).shards, store, encoder, options, hooks)
+
+
+def rows(db):
+    store = EmbeddingStore.open(str(db))
+    got = store.vectors(columns=["key", "n", "content", "norm"])
+    table = got.columns.to_pydict()
+    return {
+        key: (vector, n, content, norm)
+        for key, vector, n, content, norm in zip(
+            table["key"], got.vectors, table["n"], table["content"], table["norm"], strict=True
+        )
+    }
+
+
+def test_each_image_becomes_one_row_with_its_unit_vector_norm_hash_and_metadata(tmp_path):
+    report = run(archive(tmp_path), tmp_path / "db")
+    encoder = FakeEncoder()
+    got = rows(tmp_path / "db")
+    assert (report.images, report.embedded, report.failed, report.shards_done) == (30, 30, 0, 3)
+    for seed in range(30):
+        vector, n, content, norm = got[f"im{seed}"]
+        data = png(seed)
+        (pic,) = decode(data, "png", encoder.spec.pixels)
+        raw = encoder.embed(pic.pixels[None])[0].astype(np.float64)
+        assert n == seed
+        assert content == hashlib.sha256(data).hexdigest()
+        assert norm == pytest.approx(np.linalg.norm(raw), rel=1e-6)
+        np.testing.assert_allclose(vector.astype(float), raw / np.linalg.norm(raw), atol=5e-4)
+
+
+def test_a_second_run_skips_what_is_done_and_embeds_nothing(tmp_path):
+    source = archive(tmp_path)
+    run(source, tmp_path / "db")
+    encoder = FakeEncoder()
+    report = run(source, tmp_path / "db", encoder)
+    assert (report.shards_done, report.shards_skipped, report.images, encoder.calls) == (0, 3, 0, 0)
+    assert len(rows(tmp_path / "db")) == 30
+
+
+def test_a_corrupt_image_in_the_middle_is_named_and_the_others_are_stored(tmp_path):
+    whole = png(1)
+    path = write_tar(tmp_path / "s.tar", [("a.png", png(0)), ("b.png", whole[:60]), ("c.png", png(2))])
+    report = run(path, tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    (failure,) = store.failures().to_pylist()
+    assert (report.images, report.embedded, report.failed) == (3, 2, 1)
+    assert (failure["key"], failure["stage"]) == ("b", "decode")
+    assert path.read_bytes()[failure["offset"] :][: failure["nbytes"]] == whole[:60]
+
+
+def test_the_same_key_twice_gives_one_row_and_one_failure(tmp_path):
+    shard(tmp_path / "a.tar", [1, 2])
+    shard(tmp_path / "b.tar", [2, 3])
+    report = run(tmp_path / "a.tar", tmp_path / "db", sources=[tmp_path / "b.tar"])
+    (failure,) = EmbeddingStore.open(str(tmp_path / "db")).failures().to_pylist()
+    assert (report.embedded, report.reasons) == (3, {"duplicate key": 1})
+    assert (failure["key"], failure["shard"]) == ("im2", str(tmp_path / "b.tar"))
+    assert sorted(rows(tmp_path / "db")) == ["im1", "im2", "im3"]
+
+
+def test_a_key_is_a_duplicate_across_runs_too(tmp_path):
+    run(shard(tmp_path / "a.tar", [1, 2]), tmp_path / "db")
+    report = run(shard(tmp_path / "b.tar", [2, 3]), tmp_path / "db")
+    assert (report.embedded, report.failed) == (1, 1)
+
+
+def test_a_changed_shard_is_refused_then_replaced_and_same_bytes_keep_their_vectors(tmp_path):
+    path = shard(tmp_path / "s.tar", [1, 2, 3])
+    run(path, tmp_path / "db")
+    before = rows(tmp_path / "db")
+    shard(path, [2, 3, 4, 5])
+    with pytest.raises(ShardChanged, match=r"--changed replace"):
+        run(path, tmp_path / "db")
+    assert rows(tmp_path / "db").keys() == before.keys()
+    encoder = FakeEncoder()
+    report = run(path, tmp_path / "db", encoder, RunOptions(changed="replace"))
+    after = rows(tmp_path / "db")
+    assert (report.embedded, report.reused) == (4, 2)
+    assert encoder.pictures == encoder.batch_size  # one padded batch holds the two new images
+    assert sorted(after) == ["im2", "im3", "im4", "im5"]
+    np.testing.assert_array_equal(after["im2"][0], before["im2"][0])
+    assert EmbeddingStore.open(str(tmp_path / "db")).ledger().num_rows == 1
+
+
+def test_a_cut_shard_stores_its_whole_samples_and_is_done_only_when_it_came_whole(tmp_path):
+    whole = shard(tmp_path / "w.tar", [1, 2, 3, 4]).read_bytes()
+    path = tmp_path / "s.tar"
+    path.write_bytes(whole[: len(whole) // 2])
+    report = run(path, tmp_path / "db")
+    assert report.shards_partial == 1
+    assert report.reasons == {"shard is cut or damaged": 1}
+    assert 0 < report.embedded < 4
+    again = run(path, tmp_path / "db")
+    assert (again.shards_partial, again.shards_done, again.images) == (1, 0, 0)
+    path.write_bytes(whole)
+    last = run(path, tmp_path / "db")
+    assert (last.shards_done, last.shards_partial, last.embedded, last.reused) == (1, 0, 4, report.embedded)
+    assert sorted(rows(tmp_path / "db")) == ["im1", "im2", "im3", "im4"]
+    assert EmbeddingStore.open(str(tmp_path / "db")).failures().num_rows == 0
+
+
+def test_shards_that_are_empty_zeros_or_no_tar_are_named_and_lose_nothing(tmp_path):
+    source = archive(tmp_path, shards=1)
+    (source / "zeros.tar").write_bytes(b"\0" * 10240)
+    (source / "text.tar").write_bytes(b"hello " * 1000)
+    (source / "none.tar").write_bytes(b"")
+    report = run(source, tmp_path / "db")
+    assert report.embedded == 10
+    assert report.reasons == {"not a tar archive": 2}
+    assert (report.shards_done, report.shards_partial) == (2, 2)
+    assert any("zeros.tar holds no sample" in w for w in report.warnings)
+
+
+def test_more_workers_than_shards_and_many_tiny_shards_store_the_same(tmp_path):
+    one = shard(tmp_path / "one.tar", list(range(60)))
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(60):
+        shard(folder / f"{i:03d}.tar", [i])
+    run(one, tmp_path / "db1", options=RunOptions(workers=7))
+    report = run(folder, tmp_path / "db2", options=RunOptions(workers=2))
+    a, b = rows(tmp_path / "db1"), rows(tmp_path / "db2")
+    assert report.shards_done == 60
+    assert a.keys() == b.keys()
+    assert all(np.array_equal(a[k][0], b[k][0]) for k in a)
+
+
+def test_rows_stand_in_the_shards_order_whichever_worker_was_faster(tmp_path):
+    turns = iter(range(10**6))
+    gate = threading.Event()
+
+    def uneven(vectors):
+        if next(turns) % 3 == 0:
+            gate.wait(0.02)
+        return vectors
+
+    encoder = FakeEncoder(batch_size=4, workers=4, change=uneven)
+    run(archive(tmp_path, shards=4, images=25), tmp_path / "db", encoder)
+    keys = EmbeddingStore.open(str(tmp_path / "db")).vectors(columns=["key"]).columns.column("key").to_pylist()
+    assert keys == [f"im{i}" for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"), [(0.0, "zero vector"), (np.nan, "vector not finite"), (np.inf, "vector not finite")]
+)
+def test_a_vector_that_is_zero_or_not_finite_becomes_a_failure(tmp_path, bad, reason):
+    def spoil(vectors):
+        vectors = vectors.copy()
+        vectors[1] = bad
+        return vectors
+
+    encoder = FakeEncoder(change=spoil, batch_size=4, workers=1)
+    report = run(shard(tmp_path / "s.tar", [0, 1, 2, 3]), tmp_path / "db", encoder)
+    assert (report.embedded, report.reasons) == (3, {reason: 1})
+    assert np.isfinite(EmbeddingStore.open(str(tmp_path / "db")).vectors().vectors).all()
+
+
+def test_a_collapsed_encoder_is_reported(tmp_path):
+    encoder = FakeEncoder(change=lambda v: v * 1e-9 + 1)
+    report = run(archive(tmp_path), tmp_path / "db", encoder)
+    assert any("collapsed" in w for w in report.warnings)
+    assert not any("collapsed" in w for w in run(tmp_path / "shards", tmp_path / "db2").warnings)
+
+
+def test_another_encoders_table_is_refused_before_any_work(tmp_path):
+    run(archive(tmp_path), tmp_path / "db")
+    other = FakeEncoder(seed=1)
+    with pytest.raises(EncoderMismatch, match="random:0 / random:1"):
+        run(tmp_path / "shards", tmp_path / "db", other)
+    assert other.calls == 0
+
+
+def test_too_many_failures_stop_the_run_early_and_keep_what_was_embedded(tmp_path):
+    members = [(f"{i:05d}.png", png(i) if i % 4 == 0 else b"\x89PNG\r\n\x1a\nbroken") for i in range(3000)]
+    for s in range(30):
+        write_tar(tmp_path / f"{s:02d}.tar", members[s * 100 : (s + 1) * 100])
+    with pytest.raises(TooManyFailures, match="--max-failures"):
+        run(tmp_path / "*.tar", tmp_path / "db", options=RunOptions(commit_rows=10))
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert 0 < store.count() < 700
+    assert store.count() + store.failures().num_rows == sum(store.ledger().column("samples").to_pylist())
+
+
+def test_a_stop_commits_the_finished_shards_and_the_next_run_goes_on(tmp_path):
+    source = archive(tmp_path, shards=160, images=2)  # more than may wait for the writer
+
+    def stop(progress):
+        if progress.shards_done >= 3:
+            os.kill(os.getpid(), 2)  # SIGINT
+
+    options = RunOptions(commit_rows=8)
+    report = run(source, tmp_path / "db", FakeEncoder(workers=1), options, Hooks(on_progress=stop))
+    assert report.interrupted
+    assert 3 <= report.shards_done < 160
+    again = run(source, tmp_path / "db")
+    assert again.shards_skipped == report.shards_done
+    assert sorted(rows(tmp_path / "db")) == sorted(f"im{i}" for i in range(320))
+
+
+def test_rows_that_a_crash_left_without_a_ledger_row_are_done_again(tmp_path, monkeypatch):
+    source = archive(tmp_path)
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt  # nothing below catches it, as nothing catches a kill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write_ledger", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert (store.count(), store.ledger().num_rows) == (30, 0)
+    report = run(source, tmp_path / "db")
+    assert any("30 rows of a run that died" in w for w in report.warnings)
+    assert (report.embedded, report.failed) == (30, 0)
+    assert len(rows(tmp_path / "db")) == 30
+
+
+def test_two_writers_on_one_table_are_told_of_each_other(tmp_path):
+    source = archive(tmp_path)
+    run(source, tmp_path / "db")
+    with (
+        StoreWriter(EmbeddingStore.open(str(tmp_path / "db"))),
+        pytest.raises(StoreLocked, match=f"process {os.getpid()}"),
+    ):
+        run(source, tmp_path / "db")
+
+
+def test_a_new_metadata_field_becomes_a_column_and_a_value_of_another_type_stays_in_meta(tmp_path):
+    run(shard(tmp_path / "a.tar", [1]), tmp_path / "db")
+    report = run(shard(tmp_path / "b.tar", [2, 3], {"site": "A", "n": "three", "key": "mine"}), tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert store.count("site = 'A'") == 2
+    assert store.count("n IS NULL") == 2
+    assert report.columns_skipped == {"n: not int64": 2, "key: name is taken by the table": 2}
+    (meta,) = {r["meta"] for b in store.scan(["meta"], "key = 'im2'") for r in b.to_pylist()}
+    assert '"n": "three"' in meta
+
+
+def test_frames_of_one_file_become_rows_of_their_own(tmp_path):
+    import io
+
+    from PIL import Image
+
+    from tests.archives import picture
+
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(picture(i)) for i in range(5)]
+    frames[0].save(buffer, "TIFF", save_all=True, append_images=frames[1:])
+    path = write_tar(tmp_path / "s.tar", [("a.tif", buffer.getvalue()), ("b.png", png(9))])
+    report = run(path, tmp_path / "db", FakeEncoder(batch_size=2))
+    assert report.embedded == 6
+    keys = EmbeddingStore.open(str(tmp_path / "db")).vectors(columns=["key", "frame"]).columns.to_pydict()
+    assert keys == {"key": ["a", "a#1", "a#2", "a#3", "a#4", "b"], "frame": [0, 1, 2, 3, 4, 0]}
+    run(path, tmp_path / "db2", options=RunOptions(frames="middle"))
+    assert EmbeddingStore.open(str(tmp_path / "db2")).count() == 2
+
+
+def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch):
+    import indexer.pipeline.stages as stages
+    from indexer.errors import PixelError
+
+    path = tmp_path / "s.tar"
+    members = [("a.png", png(0)), ("b.png", png(1)), ("b.json", b'{"n": 7}'), ("c.png", b"\x89PNG\r\n\x1a\nno")]
+    write_tar(path, members)
+
+    def weak(data, suffix, spec, *, frames):
+        if data == png(1):
+            raise PixelError("decoder missing")
+        return decode(data, suffix, spec, frames=frames)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "decode", weak)
+        report = run(path, tmp_path / "db")
+    assert (report.embedded, report.failed) == (1, 2)
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    report = retry(store, FakeEncoder())
+    assert (report.embedded, report.failed) == (1, 1)
+    assert store.count("n = 7") == 1
+    assert [f["key"] for f in store.failures().to_pylist()] == ["c"]
+    (entry,) = store.ledger().to_pylist()
+    assert (entry["embedded"], entry["failed"], entry["samples"]) == (2, 1, 3)
+
+
+def test_the_precision_check_gets_real_pictures_and_its_cosine_is_reported(tmp_path):
+    seen = []
+
+    def check(pictures):
+        seen.append(pictures.shape)
+        return 0.9995
+
+    report = run(archive(tmp_path), tmp_path / "db", hooks=Hooks(precision_check=check))
+    assert report.precision_cosine == 0.9995
+    assert len(seen) == 1
+    assert seen[0][1:] == (16, 16, 3)
+
+
+def test_a_plain_lancedb_session_opens_what_was_written(tmp_path):
+    run(archive(tmp_path), tmp_path / "db")
+    table = lancedb.connect(tmp_path / "db").open_table("t")
+    vector = EmbeddingStore.open(str(tmp_path / "db")).vectors("key = 'im7'").vectors[0]
+    assert table.count_rows("sex = 'F'") == 15
+    assert table.search(vector.astype(np.float32)).limit(1).to_list()[0]["key"] == "im7"
