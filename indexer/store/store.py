@@ -397,8 +397,8 @@ def place_of(row: dict[str, Any]) -> Place:
 
 
 def _row_ids(reader: Any) -> Int64:
-    ids: Int64 = reader.read_all().column("_rowid").to_numpy().astype(np.int64)
-    return ids
+    parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in reader]  # whole rows: never all at once
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,82 @@
+"""The index directory: files of one generation, switched by one atomic replace of the manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from indexer.ann.manifest import NAME, WAY_OUT, FileFact, Manifest
+from indexer.ann.vectors import VectorPaths
+from indexer.errors import IndexFileError
+
+LINK = "index.faiss"  # the current generation's index under a fixed name, for other programs
+
+
+def index_path(directory: Path, generation: str) -> Path:
+    return directory / f"index-{generation}.faiss"
+
+
+def vector_paths(directory: Path, generation: str) -> VectorPaths:
+    return VectorPaths(
+        directory / f"vectors-{generation}.f16",
+        directory / f"row_ids-{generation}.i64",
+        directory / f"keys-{generation}.arrow",
+    )
+
+
+def facts_of(directory: Path, generation: str) -> dict[str, FileFact]:
+    """Sizes and hashes of a generation's files, after they have reached the disk."""
+    paths = vector_paths(directory, generation)
+    named = {
+        "index": index_path(directory, generation),
+        "vectors": paths.vectors,
+        "row_ids": paths.row_ids,
+        "keys": paths.keys,
+    }
+    for path in named.values():
+        _sync(path)
+    return {role: FileFact.of(path) for role, path in named.items()}
+
+
+def publish(directory: Path, manifest: Manifest) -> None:
+    """Make this generation the current one. A crash before the last line leaves the former one in force."""
+    text = directory / f"{NAME}.{manifest.generation}"
+    text.write_text(manifest.to_json())
+    _sync(text)
+    link = directory / f"{LINK}.{manifest.generation}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(manifest.files["index"].name)
+    _sync(directory)
+    text.replace(directory / NAME)
+    link.replace(directory / LINK)
+    _sync(directory)
+
+
+def sweep(directory: Path, keep: str) -> None:
+    """Remove files of other generations. Who has them mapped keeps reading them."""
+    for path in directory.iterdir():
+        ours = path.name.startswith(("index-", "vectors-", "row_ids-", "keys-", f"{NAME}.", f"{LINK}."))
+        if ours and keep not in path.name:
+            path.unlink(missing_ok=True)
+
+
+def verify(directory: Path, manifest: Manifest) -> None:
+    """Raise IndexFileError unless every file is, byte for byte, what the manifest says."""
+    for role, fact in manifest.files.items():
+        path = directory / fact.name
+        try:
+            nbytes = path.stat().st_size
+        except FileNotFoundError:
+            raise IndexFileError(f"{path} is missing. {WAY_OUT}") from None
+        if nbytes != fact.nbytes:
+            raise IndexFileError(f"{path} has {nbytes} bytes, its manifest says {fact.nbytes}. {WAY_OUT}")
+        if FileFact.of(path) != fact:
+            raise IndexFileError(f"{path} ({role}) was altered: its sha256 is not the manifest's. {WAY_OUT}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

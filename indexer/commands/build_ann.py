@@ -1,0 +1,149 @@
+"""`indexer build-ann`: build or refresh the FAISS index of a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from indexer.options import emit, json_option, table_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from indexer.ann.build import Candidate, Choice
+    from indexer.ann.manifest import Manifest
+    from indexer.search.maintain import BuildReport, Watcher
+
+
+@click.command("build-ann", short_help="Build or refresh the FAISS index of a table.")
+@click.argument("database", metavar="DB")
+@table_option
+@click.option(
+    "--recall", type=click.FloatRange(0.5, 1), default=0.98, show_default=True, help="Share of the true 10 nearest."
+)
+@click.option(
+    "--latency-ms", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="For one query alone."
+)
+@click.option("--memory", "memory_gib", default=4.0, show_default=True, help="GiB to build in and to search with.")
+@click.option(
+    "--kind", metavar="KIND", help="Build this one: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured."
+)
+@click.option("--refresh", is_flag=True, help="Bring the index up to date instead of building it anew.")
+@click.option("--seed", default=0, show_default=True, help="Of the samples and of k-means.")
+@json_option
+def command(
+    *,
+    database: str,
+    table: str | None,
+    recall: float,
+    latency_ms: float,
+    memory_gib: float,
+    kind: str | None,
+    refresh: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Build the cheapest index that reaches --recall within --latency-ms, measured on this table's own vectors.
+
+    Candidates are built on a sample and tuned on queries held out of it; the table of what was measured goes to
+    stderr, the result to stdout. A table small enough to be scanned in time stays exact. A search always adds rows
+    newer than the index and leaves deleted ones out; --refresh brings the file itself up to date.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from indexer.ann.build import Goal
+    from indexer.ann.kinds import KINDS
+    from indexer.search.maintain import build_index, refresh_index
+    from indexer.store.store import EmbeddingStore
+
+    if kind is not None and kind not in KINDS:
+        raise click.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}.", param_hint="--kind")
+    console = Console(stderr=True)
+    store = EmbeddingStore.open(database, table)
+    goal = Goal(recall, latency_ms, int(memory_gib * 2**30), kind)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        run = refresh_index if refresh else build_index
+        report = run(store, goal, seed=seed, watch=_watcher(console, progress))
+    summary = _summary(report)
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", style="yellow")
+    if not as_json:
+        del summary["candidates"]  # the table above shows them
+    emit(summary, as_json=as_json)
+
+
+def _watcher(console: Console, progress: Progress) -> Watcher:
+    from rich.text import Text
+
+    from indexer.search.maintain import Watcher
+
+    task = progress.add_task("starting", total=None)
+
+    def stage(what: str, rows: int) -> None:
+        progress.reset(task, description=what, total=rows or None)
+
+    def choice(made: Choice) -> None:
+        if len(made.candidates) > 1:
+            console.print(_candidates_table(made.candidates, made.sample_rows))
+            for c in made.candidates:
+                console.print(Text(f"  {c.kind}: {c.reason}"))
+        console.print(Text(made.verdict))
+        console.print(f"predicted build time: {made.chosen.build_seconds:.2g} s")
+
+    return Watcher(stage, lambda rows: progress.advance(task, rows), choice)
+
+
+def _candidates_table(candidates: tuple[Candidate, ...], sample_rows: int) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"measured on {sample_rows} rows, predicted for all", box=None)
+    for name in ("index", "recall@10", "nprobe", "re-rank", "ms/query", "queries/s", "MiB", "build s"):
+        table.add_column(name, justify="left" if name == "index" else "right", no_wrap=True)
+    for c in candidates:
+        cells = (
+            c.kind, f"{c.recall_at_10:.3f}", str(c.settings.nprobe), str(c.settings.rerank), f"{c.p50_ms:.3g}",
+            f"{c.queries_per_second:.0f}", f"{c.nbytes / 2**20:.1f}", f"{c.build_seconds:.2g}",
+        )  # fmt: skip
+        table.add_row(*cells, style="bold" if c.chosen else "")
+    return table
+
+
+def _summary(report: BuildReport) -> dict[str, Any]:
+    manifest = report.manifest
+    return {
+        "table": report.table,
+        "action": report.action,
+        "why": report.why,
+        "kind": manifest.kind,
+        "factory": manifest.factory,
+        "rows": manifest.rows,
+        "version": manifest.version,
+        "recall_at_10": manifest.measured.recall_at_10,
+        "recall_target": manifest.recall_target,
+        "p50_ms": manifest.measured.p50_ms,
+        "queries_per_second": manifest.measured.queries_per_second,
+        "nprobe": manifest.settings.nprobe,
+        "rerank": manifest.settings.rerank,
+        "index_bytes": manifest.files["index"].nbytes,
+        "vector_bytes": manifest.files["vectors"].nbytes,
+        "inserted": report.inserted,
+        "updated": report.updated,
+        "deleted": report.deleted,
+        "stale": manifest.stale,
+        "seconds": round(report.seconds, 3),
+        "warnings": _warnings(manifest),
+        "candidates": [vars(c) for c in report.candidates],
+    }
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    got, out = manifest.measured, []
+    if got.recall_at_10 < manifest.recall_target:
+        out.append(f"recall@10 is {got.recall_at_10:.3f} on all rows, {manifest.recall_target:g} was asked for.")
+    if got.p50_ms > manifest.latency_ms:
+        out.append(f"a query takes {got.p50_ms:.3g} ms on all rows, {manifest.latency_ms:g} was asked for.")
+    return out
