@@ -38,6 +38,9 @@ class PixelSpec:
     decoder: str = "cpu-1"  # the decode path and its version: two paths never mix in one table
 
 
+_NOT_IN_FINGERPRINT = ("licence", "source")
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """Everything that can change a vector."""
@@ -51,12 +54,12 @@ class EncoderSpec:
     precision: str  # bf16 | fp16 | fp32
     pixels: PixelSpec
     licence: str = "unknown"  # of the weights; not part of the fingerprint
+    source: str = ""  # where a weights file lay, so that a query finds it again; its hash says if it is the same
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over every field but the licence."""
-        facts = asdict(self)
-        del facts["licence"]
+        """16 hex digits over every field but those that cannot change a vector."""
+        facts = {k: v for k, v in asdict(self).items() if k not in _NOT_IN_FINGERPRINT}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -78,7 +81,9 @@ class EncoderSpec:
     def differences(self, other: EncoderSpec) -> str:
         """The fields in which two specs differ, for an error message."""
         mine, theirs = _flat(self), _flat(other)
-        return ", ".join(f"{k} {mine[k]} / {theirs[k]}" for k in mine if mine[k] != theirs[k] and k != "licence")
+        return ", ".join(
+            f"{k} {mine[k]} / {theirs[k]}" for k in mine if mine[k] != theirs[k] and k not in _NOT_IN_FINGERPRINT
+        )
 
 
 def _flat(spec: EncoderSpec) -> dict[str, Any]:

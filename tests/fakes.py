@@ -1,47 +1,45 @@
-"""Stand-ins that tests and benchmarks of other rooms use in place of a real network."""
+"""Stand-ins with the public interfaces, for tests of other rooms."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 import numpy as np
 
+from indexer.errors import NoTextTower
 from indexer.types import EncoderSpec, Float32, PixelSpec, UInt8
+
+GRID = 8
 
 
 class FakeEncoder:
-    """A fixed random projection of an 8 × 8 mean of the picture: deterministic, cheap, and different for each image."""
+    """Deterministic and quick: a seeded projection of the picture's 8 × 8 colour thumbnail. Like pictures lie near.
+
+    A picture's vector does not depend on its batch. `size` must be a multiple of 8.
+    """
 
     device = "cpu"
     text = False
+    parameter_bytes = 0
 
-    def __init__(
-        self,
-        *,
-        dim: int = 16,
-        size: int = 16,
-        seed: int = 0,
-        batch_size: int = 8,
-        workers: int = 2,
-        change: Callable[[Float32], Float32] | None = None,
-    ) -> None:
-        self.spec = EncoderSpec(
-            f"fake-{dim}", f"random:{seed}", "pooled", dim, (0.0,) * 3, (1.0,) * 3, "fp32", PixelSpec(size, size)
-        )
+    def __init__(self, dim: int = 16, seed: int = 0, *, size: int = 32, batch_size: int = 8, workers: int = 2) -> None:
         self.batch_size, self.workers = batch_size, workers
-        self.calls = 0
-        self.pictures = 0
-        self._lock = threading.Lock()
-        self._change = change
-        self._matrix = np.random.default_rng(seed).normal(size=(8 * 8 * 3, dim)).astype(np.float32)
+        self.spec = EncoderSpec(
+            name="fake",
+            weights=f"random:{seed}",
+            pooling="pooled",
+            dim=dim,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            precision="fp32",
+            pixels=PixelSpec(size=size, resize=size),
+        )
+        self._projection = np.random.default_rng(seed).standard_normal((GRID * GRID * 3, dim)).astype(np.float32)
 
     def embed(self, pictures: UInt8) -> Float32:
-        n, size = len(pictures), self.spec.pixels.size
-        cells = pictures.reshape(n, 8, size // 8, 8, size // 8, 3).mean(axis=(2, 4), dtype=np.float32)
-        with self._lock:
-            self.calls += 1
-            self.pictures += n
-        # einsum, not BLAS: the same bits whatever the number of rows
-        vectors = np.einsum("nk,kd->nd", cells.reshape(n, -1) - 100, self._matrix, optimize=False)
-        return vectors if self._change is None else self._change(vectors)
+        n, side, cell = len(pictures), self.spec.pixels.size, self.spec.pixels.size // GRID
+        assert pictures.shape == (n, side, side, 3), pictures.shape
+        thumbnail = pictures.reshape(n, GRID, cell, GRID, cell, 3).mean(axis=(2, 4), dtype=np.float64)
+        centred = (thumbnail.reshape(n, -1) / 255 - 0.5).astype(np.float32)
+        return np.stack([row @ self._projection for row in centred]) if n else np.empty((0, self.spec.dim), np.float32)
+
+    def embed_text(self, texts: list[str]) -> Float32:
+        raise NoTextTower(f"fake embeds images only, not {len(texts)} texts")

@@ -1,0 +1,149 @@
+"""A name and its weights → an encoder; a table's spec → the encoder it was made with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.encoders.catalogue import ENTRIES, entry
+from indexer.errors import EncoderError, EncoderMismatch, WeightsNotFound
+from indexer.types import EncoderSpec, UInt8
+
+if TYPE_CHECKING:
+    from indexer.encoders.encoder import Encoder
+    from indexer.encoders.recipe import Recipe
+    from indexer.encoders.weights import Request
+
+PRECISIONS = ("bf16", "fp16", "fp32")
+BUNDLED = "efficientnet-lite0"
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    precision: str = "bf16",
+    device: str = "auto",
+    fit: str | None = None,
+    window: str = "file",
+    seed: int = 0,
+    compiled: bool = True,
+) -> Encoder:
+    """The encoder of that name, ready to embed.
+
+    `weights`: None (the name's own), a published tag, a weights file, or "random" (drawn from `seed`).
+    `precision`: of weights and arithmetic, bf16 | fp16 | fp32. `device`: auto | cpu | cuda | cuda:N.
+    `fit`: crop | squash | pad in place of the checkpoint's own. `compiled`: torch.compile, on GPUs only.
+    Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
+    """
+    from indexer.encoders.recipe import fitted
+    from indexer.encoders.weights import parse
+
+    if precision not in PRECISIONS:
+        raise EncoderError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}.")
+    request = parse(weights, seed)
+    recipe = find(name, request)
+    spec = replace(recipe.spec, precision=precision, pixels=fitted(recipe.spec.pixels, fit, window))
+    if request.kind == "file" or name.startswith("local-dir:"):
+        spec = replace(spec, source=request.value if request.kind == "file" else name.removeprefix("local-dir:"))
+    return _ready(recipe, spec, device, compiled=compiled)
+
+
+def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "auto", compiled: bool = True) -> Encoder:
+    """The encoder that `spec` describes, e.g. a table's; its fingerprint is the same.
+
+    `weights` names the file or directory where the spec holds only its hash and it is no longer where it was.
+    Raises WeightsNotFound, EncoderMismatch where what is here now is not the same.
+    """
+    from indexer.encoders.recipe import fitted
+    from indexer.encoders.weights import parse
+
+    recipe = find(spec.name, parse(_stored_weights(spec, weights), 0))
+    fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
+    pixels = fitted(recipe.spec.pixels, fit, spec.pixels.window)
+    found = replace(recipe.spec, precision=spec.precision, pixels=pixels, source=spec.source)
+    if found.fingerprint != spec.fingerprint:
+        raise EncoderMismatch(
+            stored=f"{spec.name} {spec.fingerprint}", given=f"{found.fingerprint} ({spec.differences(found)})"
+        )
+    return _ready(recipe, found, device, compiled=compiled)
+
+
+def precision_check(encoder: Encoder, pictures: UInt8) -> float:
+    """The lowest cosine between this encoder's vectors of `pictures` (n, size, size, 3) and fp32's on the CPU."""
+    reference = encoder.in_fp32()
+    a, b = (e.embed(pictures).astype(np.float64) for e in (encoder, reference))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.min(np.einsum("ij,ij->i", a, b) / norms))
+
+
+def find(name: str, request: Request) -> Recipe:
+    """The facts of an encoder, without reading its weights. Raises UnknownEncoder with the nearest names."""
+    from indexer.encoders import weights
+
+    if (short := entry(name)) and short.name != name:
+        if request.kind == "default" and short.weights:
+            request = weights.Request("tag", short.weights)
+        name = short.name
+    family, _, rest = name.partition(":")
+    if name == BUNDLED or family == "timm":
+        from indexer.encoders import timm_models
+
+        return timm_models.bundled(request) if name == BUNDLED else timm_models.recipe(rest, request)
+    if family == "torchvision":
+        from indexer.encoders import torchvision_resnets
+
+        return torchvision_resnets.recipe(rest, request)
+    if family == "open_clip":
+        from indexer.encoders import openclip
+
+        return openclip.recipe(rest, request)
+    if family in ("hf-hub", "local-dir"):
+        from indexer.encoders import repositories
+
+        chosen = repositories.hub_recipe if family == "hf-hub" else repositories.directory_recipe
+        return chosen(rest, request)
+    return _bare(name, request)
+
+
+def _bare(name: str, request: Request) -> Recipe:
+    """A model by its library's own name, without the family in front."""
+    from indexer.encoders import openclip, recipe, timm_models, torchvision_resnets
+
+    if name in torchvision_resnets.known():
+        return torchvision_resnets.recipe(name, request)
+    if openclip.registered(name):
+        return openclip.recipe(name, request)
+    if timm_models.known(name):
+        return timm_models.recipe(name, request)
+    names = [e.alias for e in ENTRIES] + [*torchvision_resnets.known(), *openclip.known(), *timm_models.names()]
+    raise recipe.unknown(name, names, way_out="`indexer encoders` lists them.")
+
+
+def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
+    """What `--weights` was, or must be, for this spec."""
+    if not spec.weights.startswith("sha256:"):
+        return weights or spec.weights or None
+    given = weights or spec.source
+    if not given:
+        raise WeightsNotFound(
+            f"{spec.name} was loaded from a file ({spec.weights[:19]}…). Say where it is: --weights FILE."
+        )
+    return given
+
+
+def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) -> Encoder:
+    from indexer.encoders.cpu import CpuBackend
+    from indexer.encoders.device import devices
+    from indexer.encoders.encoder import Encoder
+
+    chosen = devices(device)
+    towers = recipe.build()
+    if not chosen:
+        return Encoder(recipe, spec, towers, CpuBackend(towers, spec, channels_last=recipe.convolutional))
+    from indexer.encoders.cuda import CudaBackend
+
+    backend = CudaBackend(towers, spec, chosen, channels_last=recipe.convolutional, compiled=compiled)
+    return Encoder(recipe, spec, towers, backend)
