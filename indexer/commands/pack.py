@@ -1,0 +1,121 @@
+"""`indexer pack`: an archive → WebDataset shards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from indexer.options import emit, json_option
+
+if TYPE_CHECKING:
+    from indexer.pack.report import PackReport
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(
+    "pack",
+    epilog="SRC may be a DICOM tree (names and depth do not matter, DICOMDIR is ignored), a folder of images, "
+    "a folder per class, or dicomweb+http://host:port/dicom-web?Modality=MR. Images are stored as they are. "
+    "A run that was stopped goes on where it was; the same source gives the same shards byte for byte.",
+)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DEST", type=_PATH)
+@click.option("--csv", type=_PATH, help="A CSV or Parquet file whose columns become metadata, one row a file.")
+@click.option("--on", metavar="COLUMN", help="Its column of paths below SRC. Default: path, file, filename or image.")
+@click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
+@click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
+@click.option("--site", default="", metavar="NAME", help="Stands in for a missing IssuerOfPatientID.")
+@click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="A shard closes at this size.")
+@click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
+@click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores, at most 8]")
+@click.option("--refuse-burned-in", is_flag=True, help="Leave out files that say BurnedInAnnotation YES.")
+@click.option("--replace", is_flag=True, help="Write anew what another run left in DEST.")
+@click.option("--dry-run", is_flag=True, help="Count what would be done, write nothing.")
+@json_option
+def command(
+    source: str,
+    destination: Path,
+    csv: Path | None,
+    on: str | None,
+    hashed: tuple[str, ...],
+    secret: Path | None,
+    site: str,
+    shard_mb: int,
+    shard_files: int,
+    processes: int | None,
+    refuse_burned_in: bool,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Pack a DICOM tree, an image folder or a DICOMweb server into WebDataset shards.
+
+    DICOM metadata comes from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
+    """
+    from indexer.pack.run import PackOptions, pack
+    from indexer.pack.secret import default_secret
+
+    options = PackOptions(
+        source=source,
+        destination=destination,
+        secret=secret or default_secret(),
+        csv=csv,
+        on=on,
+        hashed=hashed,
+        site=site,
+        shard_bytes=shard_mb << 20,
+        shard_files=shard_files,
+        processes=processes or min(8, os.cpu_count() or 1),
+        refuse_burned_in=refuse_burned_in,
+        replace=replace,
+        dry_run=dry_run,
+    )
+    report = pack(options, progress=_progress)
+    if report.secret_made:
+        click.echo(
+            f"A new secret was made: {report.secret}. Keep it, and keep it private: without it the hashes of a later "
+            "run will not match these, and with it they can be reversed.",
+            err=True,
+        )
+    emit(report, as_json=as_json, text=_text)
+
+
+def _progress(stage: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{stage}: {done:,} of {total:,}", err=True, nl=done >= total)
+
+
+def _text(report: PackReport) -> str:
+    would = "would pack" if report.dry_run else "packed"
+    lines = [
+        f"{would} {report.packed:,} of {report.files:,} files ({_counts(report.kinds)}) "
+        f"into {report.shards:,} shards, {report.nbytes / 1e6:,.1f} MB, in {report.seconds:.1f} s",
+    ]
+    if report.shards_kept:
+        lines.append(f"{report.shards_kept:,} shards were there already")
+    if report.left_out:
+        lines.append(f"left out: {_counts(report.left_out)}")
+    for count, words in (
+        (report.same_instance, "repeat the SOPInstanceUID of another"),
+        (report.same_bytes, "repeat the bytes of another"),
+        (report.burned_in, "say that text is burned into their pixels (--refuse-burned-in leaves them out)"),
+        (report.without_header, "are DICOM by name, and have no readable header"),
+        (report.files_without_row, "have no row in the table"),
+    ):
+        if count:
+            lines.append(f"{count:,} files {words}")
+    if report.rows_without_file:
+        lines.append(f"{report.rows_without_file:,} rows of the table name no packed file")
+    lines += report.notes
+    if report.list_of_files:
+        lines.append(f"every file and its key: {report.list_of_files}")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"

@@ -1,0 +1,143 @@
+"""The user's own table of metadata (CSV or Parquet): read, typed, and joined to files by their path."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import InputError
+from indexer.pack.secret import KeyedHash
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a name, not a number
+_REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One row of metadata for each path named."""
+
+    on: str
+    rows: Mapping[str, Mapping[str, Any]]  # path as written in the table → its other columns, nulls left out
+
+    @property
+    def names(self) -> set[str]:
+        return {name for row in self.rows.values() for name in row}
+
+
+def read_columns(path: Path, on: str | None, hashed: Sequence[str], keyed: KeyedHash | None) -> Columns:
+    """Raises InputError where the table cannot be read, names a path twice, or lacks a column that was named."""
+    if path.suffix.lower() in (".parquet", ".pq"):
+        names, records = _parquet(path)
+    else:
+        names, records = _csv(path)
+    column = on or next((name for name in PATH_COLUMNS if name in names), None)
+    if column is None or column not in names:
+        asked = f"no column {on!r}" if on else f"no column named {', '.join(PATH_COLUMNS)}"
+        raise InputError(f"{path} has {asked}. Its columns: {', '.join(names)}. Name the path's column with --on.")
+    absent = [name for name in hashed if name not in names]
+    if absent:
+        raise InputError(f"{path} has no column {', '.join(absent)} to hash. Its columns: {', '.join(names)}.")
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        name = str(record.pop(column) or "").replace("\\", "/").removeprefix("./")
+        if not name:
+            raise InputError(f"{path}: a row has no value in column {column}.")
+        if name in rows:
+            raise InputError(f"{path} names {name} twice.")
+        rows[name] = _hashed(record, hashed, keyed)
+    return Columns(column, rows)
+
+
+def _hashed(record: dict[str, Any], hashed: Sequence[str], keyed: KeyedHash | None) -> dict[str, Any]:
+    found = {name: value for name, value in record.items() if value is not None}
+    for name in hashed:
+        if name in found and keyed is not None:
+            found[name] = keyed("patient" if name == "patient" else f"column {name}", str(found[name]))
+    return found
+
+
+def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True, restkey="", restval="")
+            records: list[dict[str, Any]] = list(reader)
+            names = list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+    if any("" in record for record in records) or len(set(names)) != len(names) or "" in names:
+        raise InputError(f"{path}: a row is longer than the header, or a column has no name of its own.")
+    for name in names:
+        convert = _type_of(record[name].strip() for record in records)
+        for record in records:
+            text = record[name].strip()
+            record[name] = None if text in _MISSING else convert(text)
+    return names, records
+
+
+def _type_of(texts: Iterable[str]) -> Callable[[str], Any]:
+    """The narrowest of whole number, number, truth value, text that all values of a column have."""
+    values = {text for text in texts if text not in _MISSING}
+    if all(map(_WHOLE.fullmatch, values)):
+        return int
+    zeros = any(re.match(r"[+-]?0\d", text) for text in values)
+    if not zeros and all(_REAL.fullmatch(text) and math.isfinite(float(text)) for text in values):
+        return float
+    if {text.lower() for text in values} <= {"true", "false"}:
+        return lambda text: text.lower() == "true"
+    return str
+
+
+def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+    records = [{name: _scalar(value) for name, value in record.items()} for record in table.to_pylist()]
+    return list(table.column_names), records
+
+
+def _scalar(value: Any) -> Any:
+    """What JSON knows; dates as ISO text, numbers that are none as missing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Which row belongs to which file."""
+
+    row_of: Mapping[str, str]  # a file's path → the path written in the table
+    rows_unused: tuple[str, ...]
+    files_without_row: int
+
+
+def join(columns: Columns, paths: Sequence[str]) -> Joined:
+    """By the path below the source, else by the bare file name where one file and one row alone have it."""
+    row_of = {path: path for path in paths if path in columns.rows}
+    used = set(row_of)
+    rows_named = _unique(row for row in columns.rows if row not in used)
+    for name, path in _unique(path for path in paths if path not in row_of).items():
+        if name in rows_named:
+            row_of[path] = rows_named[name]
+            used.add(rows_named[name])
+    unused = tuple(sorted(set(columns.rows) - used))
+    return Joined(row_of, unused, len(paths) - len(row_of))
+
+
+def _unique(paths: Iterable[str]) -> dict[str, str]:
+    """File name → path, for names that one path alone has."""
+    listed = [(path.rpartition("/")[2], path) for path in paths]
+    counts = Counter(name for name, _ in listed)
+    return {name: path for name, path in listed if counts[name] == 1}

@@ -1,0 +1,166 @@
+"""The metadata of a DICOM file that may leave the archive: an allow-list, identifiers as keyed hashes.
+
+Never names, birth dates, accession numbers, full dates, free text, private elements. What is not listed here stays out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from indexer.pack.secret import KeyedHash
+from indexer.pixels.failing import DECODER_ERRORS, quiet
+
+DICOMDIR = "1.2.840.10008.1.3.10"
+OLDEST = 90  # years; ages above are told as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
+_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # VR CS, PS3.5 section 6.2: no room for a name in lower case or with a comma
+_AGE = re.compile(r"(\d{3})([DWMY])")
+_DIRECT = 0.8  # cosine of a plane's normal to a patient axis from which the plane is named after it
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID",
+    "Modality", "BodyPartExamined", "ImageLaterality", "Laterality", "ViewPosition", "Manufacturer",
+    "ManufacturerModelName", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate", "PatientAge",
+    "PatientBirthDate", "PatientSex", "Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation",
+    "BurnedInAnnotation", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient",
+]  # fmt: skip
+
+FIELDS = (
+    "patient", "patient_from", "study", "series", "instance", "modality", "body_part", "laterality", "view",
+    "manufacturer", "model", "year", "age", "sex", "rows", "columns", "frames", "photometric", "transfer_syntax",
+    "burned_in", "slice_location", "image_position_x", "image_position_y", "image_position_z", "image_orientation",
+)  # fmt: skip
+
+
+def read_header(file: BinaryIO) -> Any | None:
+    """The listed elements before the pixels; None where there is no readable header."""
+    import pydicom
+
+    quiet()
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        _ = [header.get(tag) for tag in _TAGS]  # values are parsed when they are asked for
+    except DECODER_ERRORS:
+        return None
+    known = any(word in header for word in ("SOPClassUID", "SOPInstanceUID", "Rows")) or is_directory(header)
+    return header if known else None
+
+
+def is_directory(header: Any) -> bool:
+    """Is this a DICOMDIR, by whatever name it goes."""
+    meta = getattr(header, "file_meta", None) or {}
+    return str(meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR
+
+
+def instance_of(header: Any) -> str:
+    """SOPInstanceUID, "" where there is none."""
+    return _text(header, "SOPInstanceUID")
+
+
+def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
+    """The allowed fields that the header gives, each a plain scalar; `site` stands in for a missing issuer."""
+    found: dict[str, Any] = {**_identity(header, keyed, site)}
+    for field, words in (
+        ("modality", ("Modality",)),
+        ("body_part", ("BodyPartExamined",)),
+        ("laterality", ("ImageLaterality", "Laterality")),
+        ("view", ("ViewPosition",)),
+        ("photometric", ("PhotometricInterpretation",)),
+    ):
+        found[field] = next((code for word in words if (code := _code(header, word))), None)
+    found["manufacturer"] = _text(header, "Manufacturer")[:64] or None
+    found["model"] = _text(header, "ManufacturerModelName")[:64] or None
+    found["year"] = next((y for w in ("AcquisitionDate", "SeriesDate", "StudyDate") if (y := _year(header, w))), None)
+    found["age"] = _age(header)
+    sex = _text(header, "PatientSex")
+    found["sex"] = sex if sex in ("M", "F", "O") else None
+    for field, word in (("rows", "Rows"), ("columns", "Columns"), ("frames", "NumberOfFrames")):
+        found[field] = _whole(header, word)
+    found["transfer_syntax"] = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", "")) or None
+    burned = _text(header, "BurnedInAnnotation")
+    found["burned_in"] = {"YES": True, "NO": False}.get(burned)
+    found.update(_geometry(header))
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
+    uids = {
+        "study": _text(header, "StudyInstanceUID"),
+        "series": _text(header, "SeriesInstanceUID"),
+        "instance": instance_of(header),
+    }
+    found = {kind: keyed(kind, uid) for kind, uid in uids.items() if uid}
+    patient = _text(header, "PatientID")
+    if patient:
+        issuer = _text(header, "IssuerOfPatientID") or site
+        return {"patient": keyed("patient", f"{issuer}\\{patient}"), "patient_from": "patient id"} | found
+    for kind, uid in uids.items():  # the nearest thing to a person: rows of one study are never told apart
+        if uid:
+            return {"patient": keyed(kind, uid), "patient_from": kind} | found
+    return found
+
+
+def _text(header: Any, word: str) -> str:
+    try:
+        value = header.get(word)
+    except DECODER_ERRORS:
+        return ""
+    if value is None:
+        return ""
+    if not isinstance(value, str) and hasattr(value, "__len__") and len(value):
+        value = value[0]
+    return " ".join(str(value).replace("\0", " ").split())
+
+
+def _code(header: Any, word: str) -> str | None:
+    text = _text(header, word)
+    return text if _CODE.fullmatch(text) else None
+
+
+def _whole(header: Any, word: str) -> int | None:
+    text = _text(header, word)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _year(header: Any, word: str) -> int | None:
+    text = _text(header, word)[:4]
+    return int(text) if text.isascii() and text.isdigit() and 1900 <= int(text) <= 2200 else None
+
+
+def _age(header: Any) -> int | None:
+    """Whole years from PatientAge, or from the dates of birth and study, which themselves stay out."""
+    match = _AGE.fullmatch(_text(header, "PatientAge"))
+    if match:
+        count = int(match[1])
+        return min(OLDEST, count if match[2] == "Y" else count // {"D": 365, "W": 52, "M": 12}[match[2]])
+    born, seen = _text(header, "PatientBirthDate"), _text(header, "StudyDate")
+    if not (re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen) and born <= seen):
+        return None
+    years = int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])
+    return min(OLDEST, years)
+
+
+def _numbers(header: Any, word: str, count: int) -> list[float]:
+    try:
+        values = [float(value) for value in np.atleast_1d(header.get(word))]
+    except DECODER_ERRORS:
+        return []
+    return values if len(values) == count and all(map(np.isfinite, values)) else []
+
+
+def _geometry(header: Any) -> dict[str, Any]:
+    """Millimetres in the patient's system (x to the left, y to the back, z to the head; PS3.3 C.7.6.2.1.1)."""
+    found: dict[str, Any] = {}
+    location = _numbers(header, "SliceLocation", 1)
+    if location:
+        found["slice_location"] = location[0]
+    position = _numbers(header, "ImagePositionPatient", 3)
+    found.update(zip(("image_position_x", "image_position_y", "image_position_z"), position, strict=False))
+    axes = _numbers(header, "ImageOrientationPatient", 6)
+    if axes:
+        normal = np.abs(np.cross(axes[:3], axes[3:]))
+        named = dict(zip(normal.tolist(), ("sagittal", "coronal", "axial"), strict=True))
+        found["image_orientation"] = named[normal.max()] if normal.max() >= _DIRECT else "oblique"
+    return found

@@ -1,0 +1,74 @@
+"""Keyed hashes of identifiers, and the user's secret that makes them useless to anybody else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.errors import InputError
+
+NBYTES = 16  # of a hash that is stored
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class KeyedHash:
+    """HMAC-SHA256 under the user's secret: a plain hash of a record number can be reversed by trying them all."""
+
+    secret: bytes
+
+    def __call__(self, kind: str, identifier: str) -> str:
+        """32 hex digits. `kind` keeps a patient's number and an equal study number apart."""
+        message = f"{kind}:{identifier}".encode("utf-8", "surrogateescape")
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[: 2 * NBYTES]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether two runs used one secret, and nothing about it."""
+        return self("fingerprint", "")[:8]
+
+    def __repr__(self) -> str:  # a traceback or a log must not show the secret
+        return f"KeyedHash({self.fingerprint})"
+
+
+def default_secret() -> Path:
+    """Where the secret lies when --secret is not given: in the user's configuration, far from any shard."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "embedding-indexer" / "secret"
+
+
+def load_secret(path: Path, *, outside: Path) -> tuple[KeyedHash, bool]:
+    """The secret in `path`, made there (mode 600) where there is none; and whether it was made.
+
+    Raises InputError where it lies below `outside` (it would travel with the shards), or is none, or can be read
+    by others.
+    """
+    if path.resolve().is_relative_to(outside.resolve()):
+        raise InputError(f"the secret {path} lies inside {outside} and would be copied with the shards. Keep it apart.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read(path), False
+    except OSError as error:
+        raise InputError(f"the secret cannot be made: {error}. Name another file with --secret.") from error
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    with os.fdopen(file, "w") as text:
+        text.write(secret.hex() + "\n")
+    return KeyedHash(secret), True
+
+
+def _read(path: Path) -> KeyedHash:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise InputError(f"the secret {path} can be read by others. Run: chmod 600 {path}")
+        secret = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} holds no secret of ours: {error}. Name another file with --secret.") from error
+    if len(secret) < _SECRET_BYTES:
+        raise InputError(f"the secret in {path} is shorter than {_SECRET_BYTES} bytes. Name another with --secret.")
+    return KeyedHash(secret)

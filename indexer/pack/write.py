@@ -1,0 +1,108 @@
+"""One shard: read its files, take their metadata, write the tar and, beside it, what became of each file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from indexer.pack.dicom_fields import dicom_fields, read_header
+from indexer.pack.plan import Entry, ShardPlan
+from indexer.pack.secret import KeyedHash
+from indexer.pack.source import Source
+from indexer.pack.tarball import json_bytes, write_shard
+
+STATE = ".pack"  # below the destination: hidden, so that `indexer index` on the folder passes it over
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file."""
+
+    path: str
+    key: str
+    nbytes: int
+    sha256: str
+    left_out: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """What every shard of a run is written with. Picklable."""
+
+    source: Source
+    destination: Path
+    keyed: KeyedHash
+    site: str
+
+    def write(self, plan: ShardPlan) -> list[Outcome]:
+        """Write the shard, then its record: a shard without a record is written again."""
+        outcomes: list[Outcome] = []
+        record = self._record(plan)
+        record.unlink(missing_ok=True)
+        nbytes = write_shard(self.destination / plan.name, self._samples(plan, outcomes))
+        text = json.dumps({"plan": plan.digest, "bytes": nbytes, "files": [asdict(o) for o in outcomes]})
+        partial = record.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(record)
+        return outcomes
+
+    def done(self, plan: ShardPlan) -> list[Outcome] | None:
+        """The outcomes of a shard that is there already by the same plan; None where it must be written."""
+        shard, record = self.destination / plan.name, self._record(plan)
+        try:
+            found = json.loads(record.read_text())
+            if found["plan"] == plan.digest and found["bytes"] == shard.stat().st_size:
+                return [Outcome(**file) for file in found["files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # no record, or a damaged one: the shard is written again
+        return None
+
+    def differs(self, plan: ShardPlan) -> bool:
+        """Is there a whole shard of that name by another plan."""
+        return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
+
+    def _record(self, plan: ShardPlan) -> Path:
+        return self.destination / STATE / f"{plan.name}.json"
+
+    def _samples(self, plan: ShardPlan, outcomes: list[Outcome]) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
+        for entry in plan.entries:
+            try:
+                data = self.source.read(entry.path)
+            except OSError as error:
+                note = error.strerror or type(error).__name__
+                outcomes.append(Outcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
+                continue
+            metadata, note = self._metadata(entry, data)
+            outcomes.append(Outcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
+            yield entry.key, entry.suffix, data, metadata
+
+    def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any], str]:
+        """The sample's JSON, and a note where something was to be read and could not be."""
+        if entry.kind == "dicom" or entry.suffix in ("dcm", "dicom"):
+            header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
+            if header is None:
+                return dict(entry.row), "no readable DICOM header"
+            return {**entry.row, **dicom_fields(header, self.keyed, self.site)}, ""
+        metadata, note = self._beside(entry)
+        folder = entry.path.rpartition("/")[0].encode("utf-8", "replace").decode()
+        if folder:
+            metadata.setdefault("folder", folder)
+            metadata.setdefault("label", folder.rpartition("/")[2])  # a folder-per-class tree
+        return {**metadata, **entry.row}, note
+
+    def _beside(self, entry: Entry) -> tuple[dict[str, Any], str]:
+        text = self.source.sidecar(entry.path)
+        if not text:
+            return {}, ""
+        try:
+            found = json.loads(text, parse_constant=lambda _: None)
+            json_bytes({"": found})  # an infinite number or half a surrogate pair could be read and not written
+        except (ValueError, RecursionError) as error:
+            return {}, f"JSON beside it cannot be read: {error}"
+        return (found, "") if isinstance(found, dict) else ({}, "JSON beside it is no object")
