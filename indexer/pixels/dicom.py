@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.dicom_grey import grey_scale, pixel_aspect
-from indexer.pixels.dicom_stored import stored_frames
+from indexer.pixels.dicom_stored import RISKY, stored_frames
 from indexer.pixels.failing import DECODER_ERRORS, named
 from indexer.pixels.frames import Frame, wanted
 from indexer.pixels.grey import GreyScale, render
+from indexer.pixels.isolated import isolated_frames
 from indexer.pixels.limits import check_size
+from indexer.pixels.request import Request
 from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import UInt8
 
@@ -34,7 +36,7 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL
 _FULL = parse_window("full")
 
 
-def dicom_frames(data: bytes, frames: str | int, rules: tuple[WindowRule, ...]) -> Iterator[Frame]:
+def dicom_frames(data: bytes, request: Request) -> Iterator[Frame]:
     """The frames of a DICOM file. Raises PixelError with the reason for whatever is refused."""
     dataset = read_dataset(data)
     try:
@@ -43,9 +45,13 @@ def dicom_frames(data: bytes, frames: str | int, rules: tuple[WindowRule, ...]) 
         flags = ("burned-in annotation",) if str(getattr(dataset, "BurnedInAnnotation", "")) == "YES" else ()
     except DECODER_ERRORS as error:
         raise named(error, "DICOM") from error
-    for index, stored in stored_frames(dataset, wanted(frames, count)):
+    indices = wanted(request.frames, count)
+    if not request.isolated and str(dataset.file_meta.TransferSyntaxUID) in RISKY:
+        yield from isolated_frames("dicom", data, request)
+        return
+    for index, stored in stored_frames(data, dataset, indices):
         try:
-            pixels, more = _picture(dataset, index, stored, rules)
+            pixels, more = _picture(dataset, index, stored, request.rules)
             aspect = pixel_aspect(dataset, index)
         except DECODER_ERRORS as error:
             raise named(error, "DICOM") from error

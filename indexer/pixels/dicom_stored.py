@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
+from indexer.pixels.dicom_gdcm import gdcm_frames
 from indexer.pixels.failing import DECODER_ERRORS, named
 
 # pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
+GDCM_ITSELF = "gdcm itself"  # not by way of pydicom
 PLUGINS: dict[str, tuple[str, ...]] = {
     "1.2.840.10008.1.2.4.50": ("pillow", "gdcm"),
-    "1.2.840.10008.1.2.4.51": ("pillow", "gdcm", "pylibjpeg"),  # Pillow does 8 bits, gdcm 12
+    "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow does 8 bits, GDCM 12
     "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "pylibjpeg"),
@@ -26,15 +29,18 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
     "1.2.840.10008.1.2.5": ("pydicom",),
 }
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+# Decoders in C++ that damaged files have crashed, and a stream that may unpack to any size.
+RISKY = frozenset(PLUGINS) - {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"} | {DEFLATED}
 EXTRA = "pip install 'embedding-indexer[dicom]'"
 
 Stored = tuple[int, npt.NDArray[Any]]
 
 
-def stored_frames(dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
+def stored_frames(data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
     """(index, stored values (h, w) or (h, w, 3)) of each frame asked for; YBR becomes RGB. Raises PixelError."""
-    yield from decoded(dataset, indices, decoders_for(dataset))
+    yield from decoded(data, dataset, indices, decoders_for(dataset))
 
 
 def decoders_for(dataset: Any) -> tuple[str, ...]:
@@ -56,20 +62,19 @@ def available(syntax: str) -> tuple[str, ...]:
 
     if syntax not in PLUGINS:
         return ()
-    installed = get_decoder(syntax).available_plugins
+    installed = set(get_decoder(syntax).available_plugins)
+    if find_spec("gdcm") is not None:
+        installed.add(GDCM_ITSELF)
     return tuple(name for name in PLUGINS[syntax] if name in installed)
 
 
-def decoded(dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
+def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
     """The frames, by the first plugin that can; the next takes over at the frame where it fails."""
-    from pydicom.pixels import iter_pixels
-
     done = 0
     for attempt, plugin in enumerate(plugins):
         try:
-            rest = list(indices[done:])
-            for stored in iter_pixels(dataset, indices=rest, decoding_plugin=plugin):
-                yield indices[done], np.asarray(stored)
+            for stored in _by(plugin, data, dataset, indices[done:]):
+                yield stored
                 done += 1
         except DECODER_ERRORS as error:
             if attempt + 1 == len(plugins):
@@ -77,3 +82,13 @@ def decoded(dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Ite
         if done == len(indices):
             return
     raise PixelError("truncated", f"DICOM: {done} of {len(indices)} frames")
+
+
+def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
+    if plugin == GDCM_ITSELF:
+        yield from gdcm_frames(data, dataset, indices)
+        return
+    from pydicom.pixels import iter_pixels
+
+    frames = iter_pixels(dataset, indices=list(indices), decoding_plugin=plugin)
+    yield from zip(indices, map(np.asarray, frames), strict=False)  # too few are counted by our caller

@@ -8,9 +8,10 @@ from indexer.errors import PixelError
 from indexer.pixels.failing import quiet
 from indexer.pixels.fit import square
 from indexer.pixels.frames import Frame
+from indexer.pixels.kinds import frames_of
 from indexer.pixels.limits import check_bytes
+from indexer.pixels.request import Request
 from indexer.pixels.sniff import sniff
-from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import Picture, PixelSpec
 
 
@@ -21,35 +22,20 @@ def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str | int = "al
     spec give the same pixels in every thread. Raises PixelError, for anything that is no readable image, and
     WindowError for a `spec.window` outside the documented forms; a damaged multi-frame file may give frames first.
     """
-    rules = parse_window(spec.window)
+    request = Request(frames, spec.window, spec.plane)
+    _ = request.rules  # a window that cannot be read is an error of the request, not of this image
     check_bytes(len(data))
     quiet()
-    for frame in _frames(data, suffix, spec, frames, rules):
+    for frame in _frames(data, suffix, spec, request):
         yield Picture(frame.index, square(frame.pixels, spec, frame.aspect), frame.flags)
 
 
-def _frames(
-    data: bytes, suffix: str, spec: PixelSpec, frames: str | int, rules: tuple[WindowRule, ...]
-) -> Iterator[Frame]:
+def _frames(data: bytes, suffix: str, spec: PixelSpec, request: Request) -> Iterator[Frame]:
     kind = sniff(data, suffix)
     if kind == "jpeg":
         from indexer.pixels.jpeg import jpeg_frames
 
         return jpeg_frames(data, spec)
-    if kind == "dicom":
-        from indexer.pixels.dicom import dicom_frames
-
-        return dicom_frames(data, frames, rules)
-    if kind == "tiff":
-        from indexer.pixels.tiff import tiff_frames
-
-        return tiff_frames(data, frames, rules)
-    if kind == "nifti":
-        from indexer.pixels.nifti import nifti_frames
-
-        return nifti_frames(data, frames, rules, spec.plane)
     if kind:
-        from indexer.pixels.raster import raster_frames
-
-        return raster_frames(data, kind, frames, rules)
+        return frames_of(kind, data, request)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")

@@ -25,8 +25,9 @@ def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
         check_size(height, width)
         if colour in ("CMYK", "YCCK"):
             from indexer.pixels.raster import raster_frames
+            from indexer.pixels.request import Request
 
-            yield from raster_frames(data, "jpeg", "first", ())
+            yield from raster_frames(data, "jpeg", Request("first"))
             return
         orientation, flags = exif_orientation(data)
         factor = _reduction(height, width, orientation, spec)

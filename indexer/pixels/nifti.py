@@ -14,31 +14,32 @@ from indexer.pixels.failing import DECODER_ERRORS, named
 from indexer.pixels.frames import Frame, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import MAX_INFLATED, check_size
-from indexer.pixels.window import PERCENTILES, WindowRule
+from indexer.pixels.request import Request
+from indexer.pixels.window import PERCENTILES
 
 PLANES = ("axial", "coronal", "sagittal")
 _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis (of right-, anterior-, superior-going ones) cut across
 
 
-def nifti_frames(data: bytes, frames: str | int, rules: tuple[WindowRule, ...], plane: str) -> Iterator[Frame]:
+def nifti_frames(data: bytes, request: Request) -> Iterator[Frame]:
     """The slices across one axis, from inferior, posterior or left; the window is the whole volume's.
 
     A series of volumes (4-D) gives its first one, flagged. Raises PixelError.
     """
-    if plane not in PLANES:
-        raise ValueError(f"plane is {plane!r}, not one of {', '.join(PLANES)}")
+    if request.plane not in PLANES:
+        raise ValueError(f"plane is {request.plane!r}, not one of {', '.join(PLANES)}")
     try:
         volume, spacing, flags = _volume(data)
         limits = _percentiles(volume)
     except DECODER_ERRORS as error:
         raise named(error, "NIfTI") from error
-    across = _ACROSS[plane]
+    across = _ACROSS[request.plane]
     down, right = ((1, 0), (2, 0), (2, 1))[2 - across]
     scale = GreyScale(limits=limits)
-    for index in wanted(frames, volume.shape[across]):
+    for index in wanted(request.frames, volume.shape[across]):
         cut = np.take(volume, index, axis=across).T[::-1, ::-1]
         check_size(*cut.shape)
-        pixels, more = render(np.ascontiguousarray(cut), scale, rules)
+        pixels, more = render(np.ascontiguousarray(cut), scale, request.rules)
         yield Frame(index, pixels, float(spacing[down] / spacing[right]), (*flags, *more))
 
 

@@ -15,6 +15,7 @@ from indexer.pixels.failing import DECODER_ERRORS, named
 from indexer.pixels.frames import Frame, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import check_size
+from indexer.pixels.request import Request
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
@@ -25,7 +26,7 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the IHDR chunk
 
 
-def raster_frames(data: bytes, kind: str, frames: str | int, rules: tuple[WindowRule, ...]) -> Iterator[Frame]:
+def raster_frames(data: bytes, kind: str, request: Request) -> Iterator[Frame]:
     """The frames of a file that Pillow reads. Raises PixelError."""
     try:
         image = _plugin(kind)(BytesIO(data))
@@ -34,11 +35,11 @@ def raster_frames(data: bytes, kind: str, frames: str | int, rules: tuple[Window
     except DECODER_ERRORS as error:
         raise named(error, kind) from error
     deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
-    for index in wanted(frames, count):
+    for index in wanted(request.frames, count):
         picture, flags = _loaded(image, index, kind)
         if deep:  # Pillow keeps the upper byte of 16-bit colour
             flags = (*flags, "16-bit colour reduced to 8 bits")
-        pixels, more = _flat(picture, kind, rules)
+        pixels, more = _flat(picture, kind, request.rules)
         yield Frame(index, pixels, flags=(*flags, *more))
 
 

@@ -1,0 +1,77 @@
+"""The process that `isolated.py` talks to: reads a file's bytes on stdin, answers with frames on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from indexer.errors import PixelError
+from indexer.pixels.failing import quiet
+from indexer.pixels.kinds import frames_of
+from indexer.pixels.request import Request
+
+MEMORY_BYTES = 12 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
+_HEAD = struct.Struct("<II")
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until there are no more."""
+    quiet()
+    _send(answers, {"ready": True})
+    while head := requests.read(_HEAD.size):
+        size, nbytes = _HEAD.unpack(head)
+        facts = json.loads(requests.read(size))
+        data = requests.read(nbytes)
+        _limit_cpu(facts["cpu_seconds"])
+        request = replace(Request(**facts["request"]), isolated=True)
+        try:
+            for frame in frames_of(facts["kind"], data, request):
+                pixels = np.ascontiguousarray(frame.pixels)
+                answer = {
+                    "index": frame.index,
+                    "shape": pixels.shape,
+                    "aspect": frame.aspect,
+                    "flags": frame.flags,
+                }
+                _send(answers, answer, pixels)
+            _send(answers, {"end": True})
+        except PixelError as error:
+            _send(answers, {"reason": error.reason, "detail": error.detail})
+
+
+def _send(answers: BinaryIO, facts: dict[str, Any], pixels: np.ndarray[Any, Any] | None = None) -> None:
+    text = json.dumps(facts).encode("utf-8", "replace")
+    answers.write(_HEAD.pack(len(text), 0 if pixels is None else pixels.nbytes) + text)
+    if pixels is not None:
+        answers.write(pixels.data)
+    answers.flush()
+
+
+def _limit_cpu(seconds: int) -> None:
+    """Allow that much more CPU time; past it the kernel ends this process with SIGXCPU."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    answers = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # C libraries print to stdout too
+    os.dup2(nowhere, 2)
+    serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()
