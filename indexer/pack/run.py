@@ -23,7 +23,7 @@ from indexer.pack.report import PackReport, list_files, same_bytes
 from indexer.pack.secret import KeyedHash, load_secret
 from indexer.pack.source import Folder, Scanned, Source, open_source
 from indexer.pack.walk import Found
-from indexer.pack.write import STATE, Outcome, ShardWriter
+from indexer.pack.write import BURNED_IN, STATE, Outcome, ShardWriter
 
 FEW = 512  # files: for fewer, starting other processes costs more than it saves
 _CHUNK = 256  # files a worker looks at before it answers
@@ -78,7 +78,7 @@ def pack(options: PackOptions, *, progress: Progress = lambda *_: None) -> PackR
         kept_shards, listing = 0, ""
         if not options.dry_run:
             with _alone(options.destination):
-                writer = ShardWriter(source, options.destination, plan.keyed, options.site)
+                writer = ShardWriter(source, options.destination, plan.keyed, options.site, options.refuse_burned_in)
                 outcomes, kept_shards = _write(writer, plan.shards, options.replace, executor, progress)
                 shard_of = {entry.path: shard.name for shard in plan.shards for entry in shard.entries}
                 listing = str(list_files(options.destination, shard_of, plan.entries, outcomes, plan.left_out))
@@ -91,12 +91,12 @@ def _planned(
     scanned = _scan(source, found, executor, progress)
     left_out = {item.found.path: item.left_out for item in scanned if item.left_out}
     if options.refuse_burned_in:
-        left_out |= {item.found.path: "burned-in annotation" for item in scanned if item.burned_in}
+        left_out |= {item.found.path: BURNED_IN for item in scanned if item.burned_in}
     kept = tuple(item for item in scanned if item.found.path not in left_out)
     keyed, secret, made = _keyed(options, kept)
     rows, joined = _rows(options, kept, keyed)
     entries = tuple(entries_of(kept, rows, keyed))
-    facts = f"{keyed.fingerprint}\0{options.site}"
+    facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     shards = tuple(shards_of(entries, options.shard_bytes, options.shard_files, facts))
     return _Plan(len(found), kept, left_out, entries, shards, keyed, secret, made, joined)
 

@@ -16,6 +16,7 @@ from indexer.pack.secret import KeyedHash
 from indexer.pack.source import Source
 from indexer.pack.tarball import json_bytes, write_shard
 
+BURNED_IN = "burned-in annotation"
 STATE = ".pack"  # below the destination: hidden, so that `indexer index` on the folder passes it over
 
 
@@ -39,6 +40,7 @@ class ShardWriter:
     destination: Path
     keyed: KeyedHash
     site: str
+    refuse_burned_in: bool
 
     def write(self, plan: ShardPlan) -> list[Outcome]:
         """Write the shard, then its record: a shard without a record is written again."""
@@ -79,6 +81,9 @@ class ShardWriter:
                 outcomes.append(Outcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
                 continue
             metadata, note = self._metadata(entry, data)
+            if self.refuse_burned_in and metadata.get("burned_in"):  # a server's instances have not been looked at yet
+                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BURNED_IN))
+                continue
             outcomes.append(Outcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
             yield entry.key, entry.suffix, data, metadata
 
