@@ -63,7 +63,7 @@ class VectorFile(Rows):
         # A memory map is an ndarray subclass whose every slice costs microseconds more than a plain view's.
         super().__init__(row_ids, vectors.view(np.ndarray))
         with pa.memory_map(str(paths.keys)) as source:
-            self._keys = pa.ipc.open_file(source).read_all().column("key")
+            self._keys = pa.ipc.open_file(source).read_all().column("key").combine_chunks()
 
     def keys(self, positions: Int64) -> list[str]:
         found: list[str] = self._keys.take(pa.array(positions)).to_pylist()

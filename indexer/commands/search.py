@@ -14,6 +14,7 @@ from indexer.options import device_option, emit, json_option, plain, table_optio
 if TYPE_CHECKING:
     from indexer.search.results import SearchResult
     from indexer.search.searcher import Searcher, SearchOptions
+    from indexer.types import EncoderSpec
 
 
 @click.command("search", short_help="Find the images most like a query image, key, text or vector.")
@@ -71,8 +72,7 @@ def command(
     store = EmbeddingStore.open(database, table)
     names = _columns(columns, store, draws=bool(html or png), as_json=as_json)
     options = SearchOptions(k, where, exclude_same, min_score, offset, names)
-    searcher = Searcher(store, exact=exact)
-    searcher.use_encoder(weights=weights, device=device)
+    searcher = Searcher(store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device))
     result = _run(searcher, options, images, keys, texts, vectors)
     if html or png:
         _draw(store, result, html, png)
@@ -82,6 +82,12 @@ def command(
         _print_tables(result)
     else:
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else "")
+
+
+def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
+    from indexer.encoders import load_spec
+
+    return load_spec(spec, weights=weights, device=device, compiled=False)  # compiling costs more than a few queries
 
 
 def _columns(named: str | None, store: Any, *, draws: bool, as_json: bool) -> tuple[str, ...]:

@@ -151,9 +151,8 @@ def _query_image(name: str, spec: PixelSpec) -> Drawn:
 def _frame(data: bytes, suffix: str, spec: PixelSpec, frame: int | None) -> Picture:
     from indexer.pixels import decode
 
-    for picture in decode(data, suffix, spec, frames="middle" if frame is None else "all"):
-        if frame is None or picture.frame == frame:
-            return picture
+    for picture in decode(data, suffix, spec, frames="middle" if frame is None else frame):
+        return picture
     raise ReadError(f"frame {frame} is not in the image any more")
 
 

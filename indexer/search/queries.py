@@ -32,13 +32,13 @@ class QueryImage:
 
 def read_image(path: Path) -> QueryImage:
     """Raises InputError."""
-    from indexer.shards import image_suffix
+    from indexer.reader import split_name
 
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"query image {path} cannot be read: {error.strerror}.") from error
-    return QueryImage(str(path), data, image_suffix(path.name) or "")
+    return QueryImage(str(path), data, split_name(path.name)[1])
 
 
 def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from indexer.search.exclude import key_rows, rows_by_content, same_value_rows
 from indexer.search.queries import QueryImage, image_vectors, unit
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
 from indexer.store.store import EmbeddingStore, is_remote, vector_block
-from indexer.types import Float32, Hit, Int64
+from indexer.types import EncoderSpec, Float32, Hit, Int64
 
 MEMORY_BYTES = 4 << 30  # of vectors held where there is no index; a larger table is streamed for each search
 
@@ -44,15 +44,25 @@ DEFAULT = SearchOptions()
 class Searcher:
     """Each `by_…` takes many queries and returns a list of hits for each, best first."""
 
-    def __init__(self, store: EmbeddingStore, *, exact: bool = False, memory_bytes: int = MEMORY_BYTES) -> None:
-        """`exact` leaves the index aside. The store is used for reading only, and follows new versions."""
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        *,
+        exact: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
+        load_encoder: Callable[[EncoderSpec], Any] | None = None,
+    ) -> None:
+        """`exact` leaves the index aside. `load_encoder` is called with the table's spec at the first image or text.
+
+        The store is used for reading only, and follows new versions.
+        """
         self._store, self._exact, self._memory = store, exact, memory_bytes
+        self._load_encoder = load_encoder
         self._lock, self._encoder_lock = threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
         self._stamp: tuple[int, ...] | None = None
         self._filters: dict[tuple[int, str], Int64] = {}
         self._encoder: Any = None
-        self._encoder_source: tuple[str | None, str] = (None, "auto")
 
     @property
     def dim(self) -> int:
@@ -74,11 +84,6 @@ class Searcher:
                 now = self._advanced(now, view)
             self._snapshot, self._stamp = now, stamp
             return now
-
-    def use_encoder(self, *, weights: str | None = None, device: str = "auto") -> None:
-        """Where to find the table's encoder for image and text queries; it is loaded with the first of them."""
-        with self._encoder_lock:
-            self._encoder, self._encoder_source = None, (weights, device)
 
     def by_vector(self, vectors: Float32, options: SearchOptions = DEFAULT) -> list[list[Hit]]:
         """Search with raw or unit vectors (q, dim). Raises InputError."""
@@ -136,13 +141,12 @@ class Searcher:
 
     @property
     def encoder(self) -> Any:
-        """The encoder that made this table, loaded once. Raises EncoderError."""
+        """The encoder that made this table, loaded once. Raises EncoderError, EncoderMismatch."""
         with self._encoder_lock:
             if self._encoder is None:
-                from indexer.encoders import load_spec
-
-                weights, device = self._encoder_source
-                self._encoder = load_spec(self._store.spec, weights=weights, device=device)
+                encoder = (self._load_encoder or _load_default)(self._store.spec)
+                self._store.require(encoder.spec)
+                self._encoder = encoder
             return self._encoder
 
     def _search(
@@ -193,6 +197,12 @@ class Searcher:
             return advance(now, view)
         except StoreError:  # the version we held was cleaned up; the index's own is kept by its tag
             return first_snapshot(view, now.index, self._memory)
+
+
+def _load_default(spec: EncoderSpec) -> Any:
+    from indexer.encoders import load_spec
+
+    return load_spec(spec)
 
 
 _NONE = np.empty(0, np.int64)
