@@ -68,12 +68,17 @@ def run(group: click.Group) -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except IndexerError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {one_line(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `indexer … | head`: the reader has gone; keep Python from complaining at exit
         sys.stderr.close()
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def one_line(message: str) -> str:
+    """A message may quote a file's bytes or a member's name: nothing in it may steer the terminal."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message)
 
 
 def jsonable(value: Any) -> Any:

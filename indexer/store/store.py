@@ -402,4 +402,6 @@ def _row_ids(reader: Any) -> Int64:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].split(", /")[0] if str(error) else type(error).__name__
+    """Lance's own words without its source positions and prefixes."""
+    line = str(error).splitlines()[0].split(", /")[0] if str(error) else type(error).__name__
+    return line.removeprefix("Invalid user input: ").removeprefix("Schema error: ")

@@ -1,0 +1,137 @@
+"""`make demo`: every step is a command that a user could type; this module only prepares, counts and draws."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from indexer.demo.page import write_page
+from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, raw_pixel_shares
+from indexer.demo.volume import PLANES, slices, write_archive, write_queries
+from indexer.errors import IndexerError
+from indexer.options import run
+
+WHAT = (
+    "The data are ONE average brain (MNI152 T1, 1 mm), cut in three planes; the encoder was trained on ImageNet "
+    "photographs; there are no disease labels. The numbers show that the machinery works, nothing clinical."
+)
+BANDS = 8  # anatomical levels along the axial axis
+SLABS_PER_BAND = 5  # contiguous slabs: neighbouring slices never stand on both sides of a split
+MARKER = ".indexer-demo"
+
+
+@click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Of the queries' changes and the probes' splits.")
+def demo(out: Path, seed: int) -> None:
+    """Real images to vectors, an index, search results and a probe, in one folder."""
+    start = time.monotonic()
+    _clean(out)
+    click.secho(WHAT, fg="yellow")
+    cuts = list(slices())
+    kept = write_archive(cuts, out / "dicom")
+    queries = write_queries(cuts, out / "queries", seed=seed)
+    click.echo(
+        f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed slices to ask with"
+    )
+
+    db = str(out / "db")
+    _step("indexer", "pack", str(out / "dicom"), str(out / "shards"), "--secret", str(out / "secret"))
+    _step("indexer", "index", str(out / "shards"), db)
+    _step("indexer", "failures", db)
+    _step("indexer", "build-ann", db)
+    hits = _search(db, list(queries))
+    shares = embedding_shares(hits, queries), raw_pixel_shares(cuts, queries), chance(cuts, queries)
+    _print_shares(*shares)
+
+    _write_labels(db, out / "labels.csv")
+    _step("indexer", "labels", db, str(out / "labels.csv"))
+    probes = {}
+    for kind in ("linear", "knn"):
+        where = "image_orientation = 'axial'"
+        probes[kind] = _json_step(
+            "probes", kind, db, "--label", "level", "--group", "slab", "--where", where, "--split", "stratified",
+            "--seed", str(seed), "--out", str(out / f"probe-{kind}"),
+        )  # fmt: skip
+    page = write_page(out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes)
+    click.secho(f"\nThe page: {page.resolve()}   ({time.monotonic() - start:.0f} s)", bold=True)
+
+
+def _clean(out: Path) -> None:
+    if out.exists() and not (out / MARKER).exists():
+        raise IndexerError(f"{out} exists and is not a former demo's. Name another folder with --out.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / MARKER).touch()
+
+
+def _step(program: str, *arguments: str, capture: bool = False) -> str:
+    """Run one of our commands in a process of its own, as a user would, and show it."""
+    shown = " ".join(
+        a if a.replace("/", "").replace("-", "").replace(".", "").isalnum() else f'"{a}"' for a in arguments
+    )
+    if not capture:
+        click.secho(f"\n$ {program} {shown}", bold=True)
+    done = subprocess.run(  # nosec B603 - our own commands, no shell
+        [sys.executable, "-m", program, *arguments], stdout=subprocess.PIPE if capture else None, text=True, check=False
+    )
+    if done.returncode:
+        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; its own words stand above.")
+    return done.stdout or ""
+
+
+def _json_step(program: str, *arguments: str) -> dict[str, Any]:
+    """The command as a person sees it, then again for its data."""
+    _step(program, *arguments)
+    parsed: dict[str, Any] = json.loads(_step(program, *arguments, "--json", capture=True))
+    return parsed
+
+
+def _search(db: str, paths: Sequence[str], k: int = 5) -> dict[str, list[dict[str, Any]]]:
+    """Query file → its hits. One query is shown, all are asked in one command."""
+    columns = "image_orientation,slice_location"
+    _step("indexer", "search", db, paths[len(paths) // 2], "-k", str(k), "--columns", columns)
+    answer = json.loads(
+        _step("indexer", "search", db, *paths, "-k", str(k), "--columns", columns, "--json", capture=True)
+    )
+    return {query["query"]: query["hits"] for query in answer["queries"]}
+
+
+def _print_shares(embedding: dict[str, Share], raw: dict[str, Share], luck: dict[str, float]) -> None:
+    click.echo(f"\nNearest slice in the same plane and within {CLOSE_MM:g} mm, share of queries:")
+    click.echo(f"{'plane':<10}{'queries':>8}{'embedding':>11}{'raw pixels':>12}{'chance':>8}")
+    for plane in PLANES:
+        e, r = embedding[plane], raw[plane]
+        click.echo(f"{plane:<10}{e.queries:>8}{e.share:>11.2f}{r.share:>12.2f}{luck[plane]:>8.2f}")
+
+
+def _write_labels(db: str, path: Path) -> None:
+    """Eight bands of the axial axis as classes, contiguous slabs as groups; keys as the table has them."""
+    from indexer.store.store import EmbeddingStore
+
+    rows = [
+        row
+        for batch in EmbeddingStore.open(db).scan(["key", "slice_location"], "image_orientation = 'axial'")
+        for row in batch.to_pylist()
+    ]
+    rows.sort(key=lambda row: row["slice_location"])
+    edges = np.linspace(0, BANDS * SLABS_PER_BAND, len(rows), endpoint=False).astype(int)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "level", "slab"])
+        for row, slab in zip(rows, edges, strict=True):
+            writer.writerow([row["key"], f"band {slab // SLABS_PER_BAND + 1}", f"slab {slab:02d}"])
+
+
+if __name__ == "__main__":
+    run(demo)

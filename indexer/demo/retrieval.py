@@ -1,0 +1,76 @@
+"""How often the nearest slice is the right one: by embedding, by raw pixels, and by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer.demo.volume import PLANES, Slice
+from indexer.types import Float32
+
+CLOSE_MM = 6.0
+RAW_SIDE = 64  # raw-pixel rival: the picture at 64 x 64, mean removed, cosine
+
+Queries = Mapping[str, tuple[Slice, Float32]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of `queries` queries, `close` found a slice of their plane within CLOSE_MM."""
+
+    queries: int
+    close: int
+
+    @property
+    def share(self) -> float:
+        return self.close / self.queries
+
+
+def embedding_shares(hits: Mapping[str, Sequence[Mapping[str, Any]]], queries: Queries) -> dict[str, Share]:
+    """By plane; only the first hit counts."""
+    right: dict[str, list[bool]] = {plane: [] for plane in PLANES}
+    for path, (item, _) in queries.items():
+        first = hits[path][0]["columns"]
+        close = first["image_orientation"] == item.plane and abs(first["slice_location"] - item.millimetres) <= CLOSE_MM
+        right[item.plane].append(close)
+    return {plane: Share(len(r), sum(r)) for plane, r in right.items()}
+
+
+def raw_pixel_shares(cuts: Sequence[Slice], queries: Queries) -> dict[str, Share]:
+    """The same count where the nearest slice is found by the pixels themselves."""
+    kept = [item for item in cuts if not item.query]
+    archive = np.stack([_flat(item.pixels) for item in kept])
+    right: dict[str, list[bool]] = {plane: [] for plane in PLANES}
+    for item, pixels in queries.values():
+        right[item.plane].append(_close(kept[int(np.argmax(archive @ _flat(pixels)))], item))
+    return {plane: Share(len(r), sum(r)) for plane, r in right.items()}
+
+
+def chance(cuts: Sequence[Slice], queries: Queries) -> dict[str, float]:
+    """The share that a blind draw from the archive would reach."""
+    kept = [item for item in cuts if not item.query]
+    shares: dict[str, list[float]] = {plane: [] for plane in PLANES}
+    for item, _ in queries.values():
+        shares[item.plane].append(float(np.mean([_close(other, item) for other in kept])))
+    return {plane: float(np.mean(values)) for plane, values in shares.items()}
+
+
+def _close(found: Slice, asked: Slice) -> bool:
+    return found.plane == asked.plane and abs(found.millimetres - asked.millimetres) <= CLOSE_MM
+
+
+def _flat(pixels: Float32) -> Float32:
+    """(h, w) → unit vector of the mean-free picture at RAW_SIDE², padded to a square first."""
+    from PIL import Image
+
+    side = max(pixels.shape)
+    square = np.zeros((side, side), np.float32)
+    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
+    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    small = np.asarray(Image.fromarray(square).resize((RAW_SIDE, RAW_SIDE), Image.Resampling.BILINEAR)).reshape(-1)
+    small = small - small.mean()
+    unit: Float32 = (small / max(float(np.linalg.norm(small)), 1e-12)).astype(np.float32)
+    return unit

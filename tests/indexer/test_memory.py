@@ -1,0 +1,54 @@
+"""Memory is bounded by what is in hand, not by the archive (50,000 rows by a fake encoder)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+import numpy as np
+import psutil
+import indexer.pipeline.stages as stages
+from indexer.pipeline.run import Hooks, RunOptions, index
+from indexer.store.store import EmbeddingStore
+from indexer.types import Picture, Sample, Shard
+from tests.fakes import FakeEncoder
+
+SHARDS, IMAGES = 100, 500
+
+def read(shard):
+    first = int(shard.name) * IMAGES
+    for i in range(first, first + IMAGES):
+        yield Sample(shard.name, f"im{i}", "raw", i.to_bytes(8, "little") * 64, 512 * i, 512, {"n": i}, f"im{i}.raw")
+
+def decode(data, suffix, spec, *, frames):
+    rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
+    yield Picture(0, rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
+
+stages.read_shard, stages.decode = read, decode
+import indexer.pipeline.run as run
+run.read_shard = read
+encoder = FakeEncoder(dim=512, batch_size=128)
+store = EmbeddingStore.create(sys.argv[1], "t", encoder.spec)
+process, sizes = psutil.Process(), {}
+hook = lambda p: sizes.setdefault(p.images // 2500, process.memory_info().rss)
+shards = [Shard(str(i), str(i), "1") for i in range(SHARDS)]
+report = index(shards, store, encoder, RunOptions(), Hooks(on_progress=hook))
+marks = sorted(sizes)
+early = max(sizes[m] for m in marks if m <= 8)
+late = max(sizes[m] for m in marks if m >= 14)
+print(report.embedded, store.count(), store.fragments(), early, late)
+"""
+
+
+def test_fifty_thousand_rows_take_no_more_memory_than_twenty_thousand(tmp_path, request):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "db")],
+        capture_output=True, text=True, check=True, cwd=request.config.rootpath,
+    )  # fmt: skip
+    embedded, count, fragments, early, late = map(int, done.stdout.split())
+    assert (embedded, count) == (50_000, 50_000)
+    assert fragments < 100
+    # 30,000 rows of 512 numbers more would be 31 MB in float16 alone, and as much again in keys and metadata
+    assert late < early + 25e6

@@ -1,0 +1,188 @@
+"""The store through its public door: labels, deltas, filters, text vectors, and a million-row habit in small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from indexer.errors import BadFilter, InputError, NewerFormat, RowNotFound, StoreError, StoreNotFound
+from indexer.store.store import EmbeddingStore, place_of, table_names
+from indexer.store.writer import KeySet, StoreWriter
+from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
+
+DIM = 8
+SPEC = EncoderSpec("fake", "random:0", "pooled", DIM, (0.0,) * 3, (1.0,) * 3, "fp32", PixelSpec(16, 16))
+
+
+def result(name, first, n, *, replaces=False, identity="1", **metadata):
+    """Rows first … first+n−1 of a shard, each vector drawn from its own number."""
+    vectors = np.stack([np.random.default_rng(i).normal(size=DIM) for i in range(first, first + n)]).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1)
+    rows = tuple(
+        EmbeddingRow(f"k{i}", Place(name, f"k{i}.png", 512 * i, 100, "png"), f"hash{i}", {"n": i, **metadata})
+        for i in range(first, first + n)
+    )
+    batch = EmbeddingBatch(rows, (vectors / norms[:, None]).astype(np.float16), norms)
+    return ShardResult(Shard(name, name, identity), (batch,), (), n, replaces=replaces)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = EmbeddingStore.create(str(tmp_path / "db"), "t", SPEC)
+    with StoreWriter(made) as writer:
+        writer.commit([result("a", 0, 30), result("b", 30, 20)])
+    made.refresh()
+    return made
+
+
+def test_take_gives_rows_in_the_order_asked_and_masks_those_that_are_gone(store):
+    ids = store.vectors(columns=["key"]).row_ids
+    with StoreWriter(store) as writer:
+        writer.commit([result("a", 0, 3, replaces=True, identity="2")])
+    store.refresh()
+    asked = np.array([ids[45], ids[2], 10**9, ids[31], ids[45]])
+    found, table = store.take(asked, ["key", "n"])
+    assert found.tolist() == [True, False, False, True, True]
+    assert table.column("key").to_pylist() == ["k45", "k31", "k45"]
+    assert table.column("_rowid").to_pylist() == [ids[45], ids[31], ids[45]]
+
+
+def test_vectors_and_scan_agree_with_what_was_written(store):
+    got = store.vectors("n >= 10 AND n < 35", ["key", "n"])
+    assert got.vectors.dtype == np.float16
+    for i, n in enumerate(got.columns.column("n").to_pylist()):
+        raw = np.random.default_rng(n).normal(size=DIM)
+        np.testing.assert_allclose(got.vectors[i], raw / np.linalg.norm(raw), atol=1e-3)
+    scanned = [r for b in store.scan(["n"], "n >= 10 AND n < 35", batch_rows=7) for r in b.to_pylist()]
+    assert [r["n"] for r in scanned] == list(range(10, 35))
+    assert [r["_rowid"] for r in scanned] == got.row_ids.tolist()
+
+
+def test_a_held_store_sees_later_commits_only_after_refresh_and_an_old_version_stays_readable(store):
+    before = store.version
+    with StoreWriter(EmbeddingStore.open(store.uri)) as writer:
+        writer.commit([result("c", 50, 5)])
+    assert store.count() == 50
+    assert store.refresh() > before
+    assert (store.count(), store.at(before).count()) == (55, 50)
+    with pytest.raises(StoreError, match="version 999"):
+        store.at(999)
+
+
+def test_delta_names_inserted_and_deleted_rows(store):
+    since = store.version
+    old = {r["key"]: r["_rowid"] for b in store.scan(["key"], "shard = 'a'") for r in b.to_pylist()}
+    with StoreWriter(store) as writer:
+        writer.commit([result("c", 50, 5)])
+        writer.commit([result("a", 100, 2, replaces=True, identity="2")])
+    store.refresh()
+    delta = store.delta(since)
+    new = {r["_rowid"] for b in store.scan([], "shard IN ('a', 'c')") for r in b.to_pylist()}
+    assert set(delta.inserted.tolist()) == new
+    assert set(delta.deleted.tolist()) == set(old.values())
+    with pytest.raises(StoreError):
+        store.delta(999)
+
+
+def test_row_ids_outlive_compaction_and_label_imports(store):
+    with StoreWriter(store) as writer:
+        for i in range(12):
+            writer.commit([result(f"s{i}", 100 + i, 1)])
+        before = dict(zip(*(store_keys := keys_and_ids(store)), strict=True))
+        assert store_keys
+        writer.tidy()
+    assert store.fragments() < 3
+    store.add_columns(pa.table({"key": ["k1"], "grade": [3]}))
+    assert dict(zip(*keys_and_ids(store), strict=True)) == before
+
+
+def keys_and_ids(store):
+    rows = store.vectors(columns=["key"])
+    return rows.columns.column("key").to_pylist(), rows.row_ids.tolist()
+
+
+@pytest.mark.parametrize("where", ["nope = 1", "n = ", "n = '", "SELECT 1", "n = 1 UNION SELECT 2", "drop table t"])
+def test_a_filter_that_cannot_hold_is_a_bad_filter(store, where):
+    with pytest.raises(BadFilter, match="--where"):
+        store.count(where)
+    with pytest.raises(BadFilter):
+        list(store.scan(["key"], where))
+
+
+def test_labels_must_name_rows_once_and_by_plain_names(store):
+    for labels in (
+        pa.table({"key": ["k1", "k1"], "x": [1, 2]}),
+        pa.table({"key": ["k1"], "vector": [1]}),
+        pa.table({"key": ["k1"], "a b": [1]}),
+    ):
+        with pytest.raises(InputError):
+            store.add_columns(labels)
+
+
+def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
+    eye = np.eye(DIM, dtype=np.float32)
+    store.write_text("lesion", ["a", "b"], eye[:2], logit_scale=100.0)
+    store.write_text("site", ["x"], eye[:1], logit_scale=10.0, logit_bias=-3.0)
+    store.write_text("lesion", ["c"], eye[2:3], logit_scale=50.0)
+    lesion, site = store.read_text("lesion"), store.read_text("site")
+    assert (lesion.classes, lesion.logit_scale, lesion.logit_bias) == (("c",), 50.0, None)
+    np.testing.assert_array_equal(lesion.vectors, eye[2:3])
+    assert (site.classes, site.logit_bias) == (("x",), -3.0)
+    assert table_names(store.uri) == ["t"]
+    with pytest.raises(StoreError, match="indexer text"):
+        store.read_text("nope")
+    with pytest.raises(InputError):
+        store.write_text("t", ["a"], eye[:2], logit_scale=1.0)
+
+
+def test_a_mistyped_database_or_key_is_named_and_creates_nothing(store, tmp_path):
+    with pytest.raises(StoreNotFound, match="typo"):
+        EmbeddingStore.open(str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(RowNotFound, match="k999"):
+        store.row_id_of("k999")
+    assert store.row_id_of("k7") == store.vectors("key = 'k7'").row_ids[0]
+
+
+def test_a_table_of_a_newer_format_is_refused(store):
+    import json
+
+    dataset = store._dataset
+    facts = json.loads(dataset.schema.metadata[b"embedding-indexer"])
+    dataset.update_schema_metadata({"embedding-indexer": json.dumps(facts | {"format": 99})})
+    with pytest.raises(NewerFormat, match="format 99"):
+        EmbeddingStore.open(store.uri)
+
+
+def test_a_row_says_where_its_image_lies(store):
+    _, rows = store.take(
+        store.vectors("key = 'k3'").row_ids, ["shard", "member", "offset", "nbytes", "suffix", "frame"]
+    )
+    assert place_of({k: v for k, v in rows.to_pylist()[0].items() if k != "_rowid"}) == Place(
+        "a", "k3.png", 1536, 100, "png", 0
+    )
+
+
+def test_many_small_commits_leave_few_fragments(tmp_path):
+    made = EmbeddingStore.create(str(tmp_path / "db"), "t", SPEC)
+    with StoreWriter(made) as writer:
+        for i in range(150):
+            writer.commit([result(f"s{i}", i, 1)])
+            writer.tidy_when_due()
+        most = made.fragments()
+        writer.tidy()
+    assert most < 100
+    assert made.fragments() < 10
+    assert made.count() == 150
+    assert made.ledger().num_rows == 150
+
+
+def test_key_sets_suspect_every_known_or_repeated_key_and_forget_what_is_discarded():
+    keys = KeySet()
+    keys.MERGE = 100
+    keys.add(f"a{i}" for i in range(250))
+    keys.add(f"b{i}" for i in range(30))
+    assert keys.suspects(["a7", "a249", "b3", "new", "twice", "twice"]) == {"a7", "a249", "b3", "twice"}
+    keys.discard(["a7", "b3"])
+    assert keys.suspects(["a7", "a8", "b3", "b4"]) == {"a8", "b4"}
