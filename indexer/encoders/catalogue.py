@@ -35,7 +35,7 @@ class Listed:
     alias: str
     name: str
     weights: str
-    dim: int
+    dim: int | None  # None where only building the model tells
     size: int
     text: bool
     licence: str
@@ -99,10 +99,15 @@ def catalogue() -> list[Listed]:
     return [Listed(e.alias, e.name, e.weights, e.dim, e.size, e.text, e.licence, _here(e.source)) for e in ENTRIES]
 
 
+def is_cached(repository: str) -> bool:
+    """Whether a weights file of this hub repository is in the local cache."""
+    return bool(repository) and any(cached(repository, name) for name in WEIGHT_FILES)
+
+
 def _here(source: str) -> bool:
     kind, _, rest = source.partition(":")
     if kind == "package":
         return bundled_weights() is not None
     if kind == "url":
         return torch_checkpoint(rest).is_file()
-    return any(cached(rest, name) for name in WEIGHT_FILES)
+    return is_cached(rest)

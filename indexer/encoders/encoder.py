@@ -97,4 +97,4 @@ class Encoder:
         """The same weights in fp32 on the CPU, read again from where they came."""
         towers = self._recipe.build()
         spec = replace(self.spec, precision="fp32")
-        return Encoder(self._recipe, spec, towers, CpuBackend(towers, spec, channels_last=self._recipe.convolutional))
+        return Encoder(self._recipe, spec, towers, CpuBackend(towers, spec, convolutional=self._recipe.convolutional))

@@ -142,8 +142,13 @@ def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) ->
     chosen = devices(device)
     towers = recipe.build()
     if not chosen:
-        return Encoder(recipe, spec, towers, CpuBackend(towers, spec, channels_last=recipe.convolutional))
-    from indexer.encoders.cuda import CudaBackend
+        return Encoder(recipe, spec, towers, CpuBackend(towers, spec, convolutional=recipe.convolutional))
+    from indexer.encoders.cuda import CudaLane
+    from indexer.encoders.slots import SlottedBackend, largest_batch
 
-    backend = CudaBackend(towers, spec, chosen, channels_last=recipe.convolutional, compiled=compiled)
-    return Encoder(recipe, spec, towers, backend)
+    replicas = [towers, *(recipe.build() for _ in chosen[1:])]
+    lanes = [
+        CudaLane(t, spec, gpu, channels_last=recipe.convolutional, compiled=compiled)
+        for t, gpu in zip(replicas, chosen, strict=True)
+    ]
+    return Encoder(recipe, spec, towers, SlottedBackend(lanes, dim=spec.dim, largest=largest_batch(spec.pixels.size)))

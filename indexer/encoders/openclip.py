@@ -19,7 +19,8 @@ import torch
 from open_clip.pretrained import download_pretrained_from_url
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from indexer.encoders.catalogue import WEIGHT_FILES, licence_of
+from indexer.encoders.catalogue import WEIGHT_FILES, Listed, is_cached, licence_of
+from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch, require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, refuse_code
@@ -40,13 +41,18 @@ def registered(name: str) -> bool:
     return name in known() or (name.endswith(QUICK) and name.removesuffix(QUICK) in known())
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Every published (model, tag)."""
-    return [
-        (m, t)
-        for m, t in open_clip.list_pretrained()
-        if _canonical_name(m, quick=bool(open_clip.get_pretrained_cfg(m, t).get("quick_gelu"))) == m
-    ]
+def listed() -> list[Listed]:
+    """Every published (model, tag), under the name that says its activation."""
+    rows = {}
+    for model, tag in open_clip.list_pretrained():
+        published = open_clip.get_pretrained_cfg(model, tag)
+        config = open_clip.get_model_config(model)
+        quick = bool(published.get("quick_gelu") or config.get("quick_gelu"))
+        name = f"{FAMILY}:{_canonical_name(model, quick=quick)}"
+        size = config["vision_cfg"]["image_size"]
+        here = is_cached(str(published["hf_hub"]).rpartition("/")[0])
+        rows[name, tag] = Listed("", name, tag, config["embed_dim"], size, True, licence_of(name, tag), here)
+    return list(rows.values())
 
 
 @dataclass(frozen=True)
@@ -179,10 +185,12 @@ def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], 
     def build() -> Towers:
         if request.kind == "random":
             with drawn_from(request.seed):
-                return _towers(_create(checkpoint), checkpoint)
-        path = state_file()
-        model = _create(checkpoint)
-        _load(model, path, checkpoint.name)
+                model = _create(checkpoint)
+        else:
+            path = state_file()
+            model = _create(checkpoint)
+            _load(model, path, checkpoint.name)
+        model.visual = folded(model.visual, spec.pixels.size)
         return _towers(model, checkpoint)
 
     vision = checkpoint.config["vision_cfg"]

@@ -13,7 +13,8 @@ import timm
 import torch
 from timm.data import resolve_data_config
 
-from indexer.encoders.catalogue import BUNDLED_PACKAGE, bundled_weights, entry, licence_of
+from indexer.encoders.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
+from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, read
@@ -42,6 +43,17 @@ def known(name: str) -> bool:
 
 def names() -> list[str]:
     return list(timm.list_models())
+
+
+def listed() -> list[Listed]:
+    """Every published checkpoint. The dim is not known before the model is built."""
+    rows = []
+    for model in timm.list_pretrained():
+        published = timm.get_pretrained_cfg(model)
+        licence = published.license or "unknown"
+        here = is_cached(published.hf_hub_id or "")
+        rows.append(Listed("", f"{FAMILY}:{model}", "", None, published.input_size[-1], False, licence, here))
+    return rows
 
 
 def _tagged(model: str) -> bool:
@@ -166,6 +178,7 @@ def _recipe(model: _Model, facts: Facts, request: Request, state: Callable[[], d
             except (RuntimeError, KeyError) as error:
                 raise misfit(request.value or facts.name, model.architecture, error) from error
         network.reset_classifier(0)
+        network = folded(network, spec.pixels.size)
         return Towers(network, network)
 
     return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))

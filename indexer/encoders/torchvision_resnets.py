@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision import models
 
-from indexer.encoders.catalogue import licence_of, torch_checkpoint
+from indexer.encoders.catalogue import Listed, licence_of, torch_checkpoint
+from indexer.encoders.fold import folded
 from indexer.encoders.hub import require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.weights import Request, drawn_from, fill, identity, read
@@ -21,6 +23,18 @@ FAMILY = "torchvision"
 @cache
 def known() -> tuple[str, ...]:
     return tuple(models.list_models(include=["resnet*", "resnext*", "wide_resnet*"]))
+
+
+def listed() -> list[Listed]:
+    """Every published set of weights."""
+    return [
+        Listed(
+            "", name, w.name, _features(model), w.transforms().crop_size[0], False, licence_of(name, w.name), _here(w)
+        )
+        for model in known()
+        for name in (f"{FAMILY}:{model}",)
+        for w in models.get_model_weights(model)
+    ]
 
 
 def recipe(model: str, request: Request) -> Recipe:
@@ -53,6 +67,7 @@ def recipe(model: str, request: Request) -> Recipe:
             network = models.get_model(model)
             fill(network, _state(published, request), request.value or f"{model} {published.name}")
         network.fc = torch.nn.Identity()
+        network = folded(network, pixels.size)
         return Towers(network, network)
 
     return Recipe(spec, build, text=False, convolutional=True)
@@ -73,7 +88,7 @@ def _state(published: Any, request: Request) -> dict[str, torch.Tensor]:
     if request.kind == "file":
         return read(request.path)
     url = str(published.url)
-    path = torch_checkpoint(url.rsplit("/", 1)[-1])
+    path = _path(published)
     if not path.is_file():
         require_network(url, f"{path.name} ({published})")
         try:
@@ -81,6 +96,14 @@ def _state(published: Any, request: Request) -> dict[str, torch.Tensor]:
         except (OSError, RuntimeError) as error:
             raise WeightsNotFound(f"could not fetch {url}: {error}. Give a weights file (--weights FILE).") from error
     return read(path)
+
+
+def _path(published: Any) -> Path:
+    return torch_checkpoint(str(published.url).rsplit("/", 1)[-1])
+
+
+def _here(published: Any) -> bool:
+    return _path(published).is_file()
 
 
 @cache
