@@ -160,6 +160,10 @@ class EmbeddingStore:
     def fragments(self) -> int:
         return len(self._dataset.get_fragments())
 
+    def versions(self) -> int:
+        """How many versions are kept on disk."""
+        return len(self._dataset.versions())
+
     def scan(
         self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:

@@ -145,6 +145,12 @@ class StoreWriter:
                 _compact(dataset)
         self.store.refresh()
 
+    def optimize(self) -> None:
+        """Merge fragments whatever their number, and drop old versions that no tag holds."""
+        for dataset in (self.store._dataset, self._ledger, self._failures):
+            _compact(dataset)
+        self.store.refresh()
+
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 

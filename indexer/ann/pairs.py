@@ -1,0 +1,184 @@
+"""All pairs of rows over a cosine threshold, exactly, without an index.
+
+Rotate the rows so that their first d axes carry most of their length; the rest can add at most the product of the
+two remainders' lengths (Cauchy–Schwarz). With that length as one more axis a short product bounds every cosine from
+above, and only pairs whose bound reaches the threshold are scored in full. No pair is missed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from indexer.ann.exact import to_float32
+from indexer.errors import InputError
+from indexer.types import Float16, Float32, Int64
+
+LEFT, RIGHT = 1024, 2048  # rows a block: 8 MiB of products stay in the cache
+SAMPLE = 8_192  # rows for the rotation
+PROBE = 1_024  # rows whose pairs tell how many bounds reach the threshold
+AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
+SLACK = 1e-4  # float32 rounding; candidates are scored again
+# Nanoseconds on one core, measured: a product is 0.5 + 0.0125·d, a candidate's full score 1500.
+PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
+DENSE = 0.004  # share of candidates in a block past which one full product is cheaper
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of positions a < b with their cosine, and how they were found."""
+
+    a: Int64
+    b: Int64
+    scores: Float32
+    axes: int  # of the bound; dim where the bound would not pay
+    candidates: int  # pairs scored in full
+
+
+def close_pairs(
+    vectors: Float16,
+    threshold: float,
+    *,
+    max_pairs: int,
+    scratch: Callable[[tuple[int, int]], Float32],
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
+    """Every pair of unit rows (n, dim) with cosine ≥ threshold.
+
+    `scratch(shape)` gives the float32 array for the rotated rows, in memory or mapped. `progress` is told how many
+    pairs were looked at, of how many. Raises InputError past `max_pairs`: what most pairs reach tells nothing.
+    """
+    rotated, axes = _rotated(vectors, threshold, scratch)
+    work = _Work(vectors, rotated, threshold, axes == vectors.shape[1])
+    found: list[tuple[Int64, Int64, Float32]] = []
+    total = candidates = done = 0
+    with threadpool_limits(1), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for pairs, looked, scored in _in_turn(pool, work):
+            found.append(pairs)
+            total += len(pairs[0])
+            candidates += scored
+            done += looked
+            if progress:
+                progress(done, work.size)
+            if total > max_pairs:
+                raise InputError(
+                    f"more than {max_pairs} pairs reach {threshold:g}. Raise --threshold, or see `indexer health` "
+                    "for a collapsed encoder."
+                )
+    a, b, scores = (np.concatenate([f[i] for f in found]) if found else np.empty(0) for i in range(3))
+    order = np.lexsort((b, a))
+    return Pairs(
+        a[order].astype(np.int64), b[order].astype(np.int64), scores[order].astype(np.float32), axes, candidates
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    vectors: Float16
+    rotated: Float32  # (n, axes + 1), the last axis the remainder's length
+    threshold: float
+    full: bool  # the products are the cosines themselves
+
+    @property
+    def size(self) -> int:
+        """Pairs that all blocks look at; blocks on the diagonal hold some twice."""
+        n = len(self.vectors)
+        return sum(min(LEFT, n - left) * (n - left + left % RIGHT) for left in range(0, n, LEFT))
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        n = len(self.vectors)
+        for left in range(0, n, LEFT):
+            for right in range(left - left % RIGHT, n, RIGHT):
+                yield left, right
+
+    def do(self, left: int, right: int) -> tuple[tuple[Int64, Int64, Float32], int, int]:
+        """Pairs of one block, pairs looked at, candidates scored."""
+        rows, columns = self.rotated[left : left + LEFT], self.rotated[right : right + RIGHT]
+        bounds = rows @ columns.T
+        width = bounds.shape[1]
+        flat = np.flatnonzero(bounds >= (self.threshold if self.full else self.threshold - SLACK))
+        a, b = flat // width + left, flat % width + right
+        later = a < b
+        a, b = a[later], b[later]
+        if self.full:
+            scores = bounds.reshape(-1)[flat[later]]
+            return (a, b, scores), bounds.size, len(a)
+        if len(flat) > DENSE * bounds.size:
+            scores = self._products(left, right)[a - left, b - right]
+        else:
+            scores = self._scores(a, b)
+        close = scores >= self.threshold
+        return (a[close], b[close], scores[close]), bounds.size, len(a)
+
+    def _products(self, left: int, right: int) -> Float32:
+        products: Float32 = (
+            self.vectors[left : left + LEFT].astype(np.float32)
+            @ self.vectors[right : right + RIGHT].astype(np.float32).T
+        )
+        return products
+
+    def _scores(self, a: Int64, b: Int64) -> Float32:
+        scores = np.empty(len(a), np.float32)
+        for start in range(0, len(a), LEFT):
+            part = slice(start, start + LEFT)
+            left, right = (self.vectors[x[part]].astype(np.float32) for x in (a, b))
+            scores[part] = np.einsum("ij,ij->i", left, right)
+        return scores
+
+
+def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[tuple[Int64, Int64, Float32], int, int]]:
+    """Results as they come; never more blocks in flight than the threads can chew, so memory stays bounded."""
+    pending: set[Future[tuple[tuple[Int64, Int64, Float32], int, int]]] = set()
+    try:
+        for left, right in work.blocks():
+            pending.add(pool.submit(work.do, left, right))
+            if len(pending) >= 2 * (os.cpu_count() or 1):
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, int]], Float32]) -> tuple[Float32, int]:
+    """The rows on the axes that make the whole search cheapest, and how many axes."""
+    n, dim = vectors.shape
+    rng = np.random.default_rng(0)
+    sample = to_float32(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))])
+    # Not centred: an inner product is bounded, not a covariance, and the common direction is part of it.
+    _, basis = np.linalg.eigh(sample.T @ sample)
+    basis = np.ascontiguousarray(basis[:, ::-1])
+    axes = _best_axes(sample[:PROBE] @ basis, threshold)
+    out = scratch((n, axes + (axes < dim)))
+    for start in range(0, n, LEFT):
+        rows = to_float32(vectors[start : start + LEFT])
+        if axes == dim:
+            out[start : start + LEFT] = rows
+            continue
+        head = rows @ basis[:, :axes]
+        rest = (rows * rows).sum(1) - (head * head).sum(1)
+        out[start : start + LEFT, :axes] = head
+        out[start : start + LEFT, axes] = np.sqrt(np.maximum(rest, 0))
+    return out, axes
+
+
+def _best_axes(turned: Float32, threshold: float) -> int:
+    """How many axes cost least, by the share of sampled pairs whose bound reaches the threshold."""
+    dim = turned.shape[1]
+    costs: dict[int, float] = {dim: PRODUCT + PER_AXIS * dim}
+    for axes in (a for a in AXES if a < dim):
+        rest = np.sqrt(np.maximum((turned[:, axes:] ** 2).sum(1), 0))
+        bounds = turned[:, :axes] @ turned[:, :axes].T + np.outer(rest, rest)
+        np.fill_diagonal(bounds, -1)
+        share = float((bounds >= threshold - SLACK).mean())
+        costs[axes] = PRODUCT + PER_AXIS * axes + min(PER_CANDIDATE * share, PRODUCT + PER_AXIS * dim)
+    return min(costs.items(), key=lambda item: item[1])[0]

@@ -1,0 +1,41 @@
+"""`indexer health`: is this table, and its index, sound?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from indexer.options import emit, json_option, plain, table_option
+
+if TYPE_CHECKING:
+    from indexer.health import HealthReport
+
+
+@click.command("health", short_help="Is this table and its index sound? Measured, not assumed.")
+@click.argument("database", metavar="DB")
+@click.option("--strict", is_flag=True, help="Exit 1 if anything is wrong.")
+@click.option("--seed", default=0, show_default=True, help="Of the sampled rows.")
+@table_option
+@json_option
+def command(*, database: str, strict: bool, seed: int, table: str | None, as_json: bool) -> None:
+    """Read every row once and search with some of them: counts, coverage of the index, recall against exact search.
+
+    What is wrong is listed with its way out. Nothing is changed.
+    """
+    from indexer.health import health
+    from indexer.store.store import EmbeddingStore
+
+    report = health(EmbeddingStore.open(database, table), seed=seed)
+    emit(report, as_json=as_json, text=_text)
+    if strict and report.problems:
+        sys.exit(1)
+
+
+def _text(report: HealthReport) -> str:
+    facts = {k: v for k, v in vars(report).items() if k not in ("problems", "index")}
+    lines = [plain(facts), "index"]
+    lines += ["  " + line for line in plain(report.index or "none: searches scan every row").splitlines()]
+    lines += [f"problem: {p}" for p in report.problems] or ["no problems found"]
+    return "\n".join(lines)

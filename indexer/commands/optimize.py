@@ -1,0 +1,47 @@
+"""`indexer optimize`: compact a table and drop versions that nothing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from indexer.options import emit, json_option, table_option
+
+
+@dataclass(frozen=True)
+class OptimizeReport:
+    """A table before and after."""
+
+    table: str
+    rows: int
+    fragments_before: int
+    fragments: int
+    versions_before: int
+    versions: int
+    index: str
+
+
+@click.command("optimize", short_help="Compact the table and clean up old versions.")
+@click.argument("database", metavar="DB")
+@table_option
+@json_option
+def command(*, database: str, table: str | None, as_json: bool) -> None:
+    """Merge small fragments and drop versions older than a day that no index is bound to.
+
+    Rows keep their ids, so an index stays valid.
+    """
+    from indexer.store.store import EmbeddingStore
+    from indexer.store.writer import StoreWriter
+
+    store = EmbeddingStore.open(database, table)
+    before = store.fragments(), store.versions()
+    with StoreWriter(store) as writer:
+        writer.optimize()
+    store.refresh()
+    bound = [tag for tag in store.tags() if tag.startswith("faiss-")]
+    report = OptimizeReport(
+        store.name, store.count(), before[0], store.fragments(), before[1], store.versions(),
+        f"bound to version {store.tags()[bound[0]]}" if bound else "none",
+    )  # fmt: skip
+    emit(report, as_json=as_json)

@@ -1,0 +1,249 @@
+"""Is this table, and its index, sound? Measured now, on this table, not remembered from the build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.ann.exact import Found
+from indexer.errors import IndexFileError, StoreError
+from indexer.search.queries import unit
+from indexer.search.searcher import MEMORY_BYTES, Searcher
+from indexer.search.snapshot import Snapshot
+from indexer.store.store import EmbeddingStore, vector_block
+from indexer.types import Float32, Int64
+
+MANY_FRAGMENTS = 100  # scans slow down past it
+COLLAPSED = 0.995  # mean cosine of random pairs: above it the encoder tells images hardly apart
+UNIT_TOLERANCE = 2e-3  # float16 rows of length 1
+QUERIES = 256
+SAMPLE = 2_000
+RECALL_TOLERANCE = 0.005
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class IndexHealth:
+    """The index against the table as it is now."""
+
+    kind: str
+    version: int  # of the table it was built from
+    rows_in_index: int
+    rows_not_in_index: int  # newer or updated; searches scan them
+    rows_gone: int  # in the index, deleted or updated since; searches leave them out
+    stale_entries: int  # cannot be removed from this kind; a rebuild drops them
+    recall_at_10: float  # of searches on this table now, against exact search
+    recall_target: float
+    queries: int
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What was found, and in `problems` what is wrong, each with its way out.
+
+    Failures are counted, not a problem of the table: each is recorded, and `indexer failures` lists them.
+    """
+
+    table: str
+    version: int
+    encoder: str
+    rows: int
+    fragments: int
+    versions: int
+    shards: int
+    shards_partial: int
+    failures: int
+    zero_or_not_finite: int
+    not_unit: int
+    duplicate_content: int  # rows whose image bytes another row has too
+    duplicate_keys: int
+    mean_cosine: float | None  # of random pairs; near 1 means a collapsed encoder
+    index: IndexHealth | None
+    problems: list[str]
+
+
+@dataclass
+class _Scan:
+    """Counts of one pass over all rows."""
+
+    rows: int = 0
+    zero_or_not_finite: int = 0
+    not_unit: int = 0
+    duplicate_content: int = 0
+    duplicate_keys: int = 0
+
+
+def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_BYTES) -> HealthReport:
+    """Reads every row once, and searches with some of them. Raises StoreError where the table cannot be read."""
+    store.refresh()
+    view = store.at(store.version)
+    scan = _scan(view)
+    problems = _table_problems(view, scan)
+    mean_cosine = _mean_cosine(view, scan.rows, seed)
+    if mean_cosine is not None and mean_cosine > COLLAPSED:
+        problems.append(
+            f"random rows have a mean cosine of {mean_cosine:.4f}: the encoder is collapsed, hits mean nothing. "
+            "Check its weights, and index again with another."
+        )
+    if view.spec.random:
+        problems.append(
+            f"the encoder's weights are random ({view.spec.weights}): for tests only. Index with trained ones."
+        )
+    index = None
+    try:
+        index = _index_health(Searcher(store, memory_bytes=memory_bytes).snapshot, seed)
+    except IndexFileError as error:
+        problems.append(str(error))
+    if index is not None:
+        problems += _index_problems(index)
+    ledger = _side_counts(view, problems)
+    return HealthReport(
+        table=view.name,
+        version=view.version,
+        encoder=f"{view.spec.name} {view.spec.weights} ({view.spec.fingerprint})",
+        rows=scan.rows,
+        fragments=view.fragments(),
+        versions=view.versions(),
+        shards=ledger[0],
+        shards_partial=ledger[1],
+        failures=ledger[2],
+        zero_or_not_finite=scan.zero_or_not_finite,
+        not_unit=scan.not_unit,
+        duplicate_content=scan.duplicate_content,
+        duplicate_keys=scan.duplicate_keys,
+        mean_cosine=mean_cosine,
+        index=index,
+        problems=problems,
+    )
+
+
+def _scan(view: EmbeddingStore) -> _Scan:
+    out = _Scan()
+    contents, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]  # 8 bytes a row each
+    for batch in view.scan(["key", "content", "frame"], vectors=True):
+        vectors = vector_block(batch).astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1)
+        broken = ~np.isfinite(lengths) | (lengths == 0)
+        out.rows += batch.num_rows
+        out.zero_or_not_finite += int(broken.sum())
+        out.not_unit += int((~broken & (np.abs(lengths - 1) > UNIT_TOLERANCE)).sum())
+        frames = batch.column("frame").to_pylist()
+        images = zip(batch.column("content").to_pylist(), frames, strict=True)
+        contents.append(np.fromiter(map(hash, images), np.int64, batch.num_rows))
+        keys.append(np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows))
+    out.duplicate_content = out.rows - len(np.unique(np.concatenate(contents)))
+    out.duplicate_keys = out.rows - len(np.unique(np.concatenate(keys)))
+    return out
+
+
+def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
+    problems = []
+    if not scan.rows:
+        problems.append("the table has no rows. Fill it with `indexer index`.")
+    if scan.zero_or_not_finite:
+        problems.append(f"{scan.zero_or_not_finite} rows have a zero or non-finite vector: index their shards again.")
+    if scan.not_unit:
+        problems.append(f"{scan.not_unit} rows are not of length 1: another program wrote them. Index them again.")
+    if scan.duplicate_keys:
+        problems.append(f"{scan.duplicate_keys} rows repeat a key: another program wrote them. Delete one of each.")
+    if scan.duplicate_content:
+        problems.append(
+            f"{scan.duplicate_content} rows repeat another row's image bytes: `indexer near-duplicates` lists them."
+        )
+    if view.fragments() > MANY_FRAGMENTS:
+        problems.append(f"{view.fragments()} fragments slow every scan: run `indexer optimize`.")
+    return problems
+
+
+def _side_counts(view: EmbeddingStore, problems: list[str]) -> tuple[int, int, int]:
+    """Shards, partial shards and failures; what is wrong with them goes to `problems`."""
+    try:
+        ledger, failures = view.ledger(), view.failures()
+    except StoreError as error:
+        problems.append(str(error))
+        return 0, 0, 0
+    partial = ledger.column("status").to_pylist().count("partial")
+    if partial:
+        problems.append(f"{partial} shards were cut or damaged and are stored in part: mend them and index again.")
+    return len(ledger), partial, len(failures)
+
+
+def _mean_cosine(view: EmbeddingStore, rows: int, seed: int) -> float | None:
+    """Over all pairs of a sample; None below two rows."""
+    vectors = _sample(view, rows, seed, SAMPLE)[1]
+    n = len(vectors)
+    if n < 2:
+        return None
+    total = float((vectors.sum(0) ** 2).sum())  # Σᵢⱼ xᵢ·xⱼ; the n products of a row with itself are 1
+    return (total - n) / (n * (n - 1))
+
+
+def _sample(view: EmbeddingStore, rows: int, seed: int, n: int) -> tuple[Int64, Float32]:
+    """Row ids and unit vectors of sound rows, drawn over the whole table in one pass."""
+    wanted = (
+        np.sort(np.random.default_rng(seed).choice(rows, min(n, rows), replace=False)) if rows else np.empty(0, int)
+    )
+    ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, view.dim), np.float32)], 0
+    for batch in view.scan([], vectors=True):
+        spots = wanted[(wanted >= seen) & (wanted < seen + batch.num_rows)] - seen
+        seen += batch.num_rows
+        picked = vector_block(batch)[spots].astype(np.float32)
+        lengths = np.linalg.norm(picked, axis=1)
+        sound = np.isfinite(lengths) & (lengths > 0)
+        ids.append(batch.column("_rowid").to_numpy().astype(np.int64)[spots][sound])
+        vectors.append(picked[sound] / lengths[sound, None])
+    return np.concatenate(ids), np.concatenate(vectors)
+
+
+def _index_health(snapshot: Snapshot, seed: int) -> IndexHealth | None:
+    index = snapshot.index
+    if index is None:
+        return None
+    row_ids, queries = _sample(snapshot.view, snapshot.view.count(), seed, QUERIES)
+    fresh = snapshot.fresh.rows.row_ids if snapshot.fresh is not None else np.empty(0, np.int64)
+    recall = _recall(snapshot, row_ids, unit(queries, [str(r) for r in row_ids]))
+    return IndexHealth(
+        kind=index.manifest.kind,
+        version=index.manifest.version,
+        rows_in_index=index.manifest.rows - len(snapshot.gone),
+        rows_not_in_index=len(fresh),
+        rows_gone=len(snapshot.gone),
+        stale_entries=index.manifest.stale,
+        recall_at_10=recall,
+        recall_target=index.manifest.recall_target,
+        queries=len(queries),
+    )
+
+
+def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float32) -> float:
+    """Recall@10 of a search against a full scan; a query's own row counts on neither side."""
+    if not len(queries):
+        return 1.0
+    truth, found = (_others(f, row_ids) for f in (snapshot.scan(queries, 11), snapshot.search(queries, 11, None)))
+    neighbours = int((truth > -np.inf).sum())
+    lowest = np.where(truth > -np.inf, truth, np.inf).min(1, keepdims=True)
+    return float((found >= lowest - TIE).sum() / max(neighbours, 1))
+
+
+def _others(found: Found, own: Int64) -> Float32:
+    """The 10 best scores (q, 10) of rows that are not the query's own."""
+    scores = np.where((found[1] == own[:, None]) | (found[1] < 0), -np.inf, found[0])
+    best: Float32 = -np.sort(-scores, axis=1)[:, :10]
+    return best
+
+
+def _index_problems(index: IndexHealth) -> list[str]:
+    problems = []
+    noise = float(np.sqrt(index.recall_target * (1 - index.recall_target) / max(10 * index.queries, 1)))
+    if index.recall_at_10 < index.recall_target - max(2 * noise, RECALL_TOLERANCE):
+        problems.append(
+            f"recall@10 is {index.recall_at_10:.3f} on this table now, {index.recall_target:g} was asked for: "
+            "run `indexer build-ann`."
+        )
+    if index.rows_not_in_index or index.rows_gone:
+        problems.append(
+            f"{index.rows_not_in_index} rows are not in the index and {index.rows_gone} of its rows are gone; searches "
+            "are right, but slower: run `indexer build-ann --refresh`."
+        )
+    return problems
