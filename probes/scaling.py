@@ -1,0 +1,86 @@
+"""D3: stored unit rows → the features that a probe sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.types import Float16, Float32, Float64, Int64
+
+SCALINGS = ("l2", "zscore", "center_l2", "none", "raw")
+BLOCK = 8192  # rows at a time
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The table's vectors; `norms` only where raw features are asked for."""
+
+    unit: Float16  # (n, dim), may be memory-mapped
+    norms: Float32 | None = None  # (n,) raw = unit · norm
+
+    @property
+    def dim(self) -> int:
+        return int(self.unit.shape[1])
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """`l2`: unit row × √dim; `zscore`: (x - mean) / SD; `center_l2`: (x - mean) / ‖·‖; `none`: unit rows; `raw`: × norm."""
+
+    kind: str
+    mean: Float64  # (dim,) of the train rows; zeros where unused
+    sd: Float64  # (dim,) ones where unused
+
+
+def fit_scaler(kind: str, vectors: Vectors, train: Int64) -> Scaler:
+    """Means and standard deviations come from the train rows alone. Raises ProbeError for an unknown kind."""
+    if kind not in SCALINGS:
+        raise ProbeError(f"no scaling {kind!r}. Use one of {', '.join(SCALINGS)}.")
+    mean, sd = np.zeros(vectors.dim), np.ones(vectors.dim)
+    if kind in ("zscore", "center_l2"):
+        first, second = np.zeros(vectors.dim), np.zeros(vectors.dim)
+        for start in range(0, len(train), BLOCK):
+            block = _unit(vectors.unit[train[start : start + BLOCK]]).astype(np.float64)
+            first += block.sum(0)
+            second += (block**2).sum(0)
+        mean = first / len(train)
+        if kind == "zscore":
+            sd = np.sqrt(np.maximum(second / len(train) - mean**2, 0))
+            sd[sd < 1e-9] = 1.0  # a constant feature stays at 0, it is not blown up
+    return Scaler(kind, mean, sd)
+
+
+def features(vectors: Vectors, rows: Int64, scaler: Scaler, dtype: Any = np.float32) -> Any:
+    """Scaled features (len(rows), dim), filled block by block: no second copy of the matrix is made."""
+    out = np.empty((len(rows), vectors.dim), dtype)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        norms = None if vectors.norms is None else vectors.norms[part]
+        out[start : start + BLOCK] = scale(vectors.unit[part], scaler, norms)
+    return out
+
+
+def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Float64:
+    """Scaled features of stored rows (m, dim), in float64. `norms` (m,) are needed for `raw`."""
+    unit = _unit(stored).astype(np.float64)
+    if scaler.kind == "l2":
+        return unit * np.sqrt(unit.shape[1])
+    if scaler.kind == "zscore":
+        return (unit - scaler.mean) / scaler.sd
+    if scaler.kind == "center_l2":
+        centred = unit - scaler.mean
+        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    if scaler.kind == "raw":
+        if norms is None:
+            raise ProbeError("raw features need the vectors' norms. Use another --scaling.")
+        return unit * norms[:, None]
+    return unit
+
+
+def _unit(stored: Float16) -> Float64:
+    """float16 rows are unit to three digits only; make it exact."""
+    rows = stored.astype(np.float64)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
