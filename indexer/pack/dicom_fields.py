@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from indexer.pack.secret import KeyedHash
-from indexer.pixels.failing import DECODER_ERRORS, quiet
+from indexer.pixels.failing import dicom_errors, quiet
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 OLDEST = 90  # years; ages above are told as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
@@ -42,7 +42,7 @@ def read_header(file: BinaryIO) -> Any | None:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         _ = [header.get(tag) for tag in _TAGS]  # values are parsed when they are asked for
-    except DECODER_ERRORS:
+    except dicom_errors():
         return None
     known = any(word in header for word in ("SOPClassUID", "SOPInstanceUID", "Rows")) or is_directory(header)
     return header if known else None
@@ -105,7 +105,7 @@ def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
 def _text(header: Any, word: str) -> str:
     try:
         value = header.get(word)
-    except DECODER_ERRORS:
+    except dicom_errors():
         return ""
     if value is None:
         return ""
@@ -145,7 +145,7 @@ def _age(header: Any) -> int | None:
 def _numbers(header: Any, word: str, count: int) -> list[float]:
     try:
         values = [float(value) for value in np.atleast_1d(header.get(word))]
-    except DECODER_ERRORS:
+    except dicom_errors():
         return []
     return values if len(values) == count and all(map(np.isfinite, values)) else []
 

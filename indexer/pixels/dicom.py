@@ -15,7 +15,7 @@ import numpy.typing as npt
 from indexer.errors import PixelError
 from indexer.pixels.dicom_grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom_stored import RISKY, stored_frames
-from indexer.pixels.failing import DECODER_ERRORS, named
+from indexer.pixels.failing import dicom_errors, named
 from indexer.pixels.frames import Frame, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import isolated_frames
@@ -43,8 +43,10 @@ def dicom_frames(data: bytes, request: Request) -> Iterator[Frame]:
         refuse(dataset)
         count = int(getattr(dataset, "NumberOfFrames", None) or 1)
         flags = ("burned-in annotation",) if str(getattr(dataset, "BurnedInAnnotation", "")) == "YES" else ()
-    except DECODER_ERRORS as error:
+    except dicom_errors() as error:
         raise named(error, "DICOM") from error
+    if count > len(data):
+        raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
     indices = wanted(request.frames, count)
     if not request.isolated and str(dataset.file_meta.TransferSyntaxUID) in RISKY:
         yield from isolated_frames("dicom", data, request)
@@ -53,7 +55,7 @@ def dicom_frames(data: bytes, request: Request) -> Iterator[Frame]:
         try:
             pixels, more = _picture(dataset, index, stored, request.rules)
             aspect = pixel_aspect(dataset, index)
-        except DECODER_ERRORS as error:
+        except dicom_errors() as error:
             raise named(error, "DICOM") from error
         yield Frame(index, pixels, aspect, (*flags, *more))
 
@@ -71,7 +73,7 @@ def read_dataset(data: bytes) -> Any:
         if "TransferSyntaxUID" not in dataset.file_meta:  # as pydicom read it, since it did
             implicit, little = dataset.original_encoding
             dataset.file_meta.TransferSyntaxUID = _plain_syntax(bool(implicit), bool(little))
-    except DECODER_ERRORS as error:
+    except dicom_errors() as error:
         raise named(error, "DICOM") from error
     return dataset
 

@@ -15,7 +15,6 @@ from indexer.pixels.window import Window
 from indexer.types import Float64
 
 _HOUNSFIELD = ("CT", "")  # an unnamed modality is given the benefit of the doubt
-_ASPECTS = (0.1, 10.0)  # a ratio beyond is a typing error in the header, not a pixel's shape
 
 
 def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
@@ -132,6 +131,5 @@ def pixel_aspect(dataset: Any, index: int) -> float:
         pair = getattr(source, word, None)
         if pair is not None and not isinstance(pair, (str, float, int)) and len(pair) == 2:
             vertical, horizontal = float(pair[0]), float(pair[1])
-            usable = vertical > 0 and horizontal > 0
-            return vertical / horizontal if usable and _ASPECTS[0] < vertical / horizontal < _ASPECTS[1] else 1.0
+            return vertical / horizontal if vertical > 0 and horizontal > 0 else 1.0
     return 1.0

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.dicom_gdcm import gdcm_frames
-from indexer.pixels.failing import DECODER_ERRORS, named
+from indexer.pixels.failing import dicom_errors, named
 
 # pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
 GDCM_ITSELF = "gdcm itself"  # not by way of pydicom
 PLUGINS: dict[str, tuple[str, ...]] = {
-    "1.2.840.10008.1.2.4.50": ("pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.50": ("pillow",),  # libjpeg-turbo: sound enough to run in our own process
     "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow does 8 bits, GDCM 12
     "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
@@ -76,7 +76,7 @@ def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence
             for stored in _by(plugin, data, dataset, indices[done:]):
                 yield stored
                 done += 1
-        except DECODER_ERRORS as error:
+        except dicom_errors() as error:
             if attempt + 1 == len(plugins):
                 raise named(error, "DICOM") from error
         if done == len(indices):
@@ -90,5 +90,5 @@ def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Itera
         return
     from pydicom.pixels import iter_pixels
 
-    frames = iter_pixels(dataset, indices=list(indices), decoding_plugin=plugin)
+    frames = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
     yield from zip(indices, map(np.asarray, frames), strict=False)  # too few are counted by our caller

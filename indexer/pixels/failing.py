@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
@@ -34,14 +35,33 @@ _LIBRARIES = r"(pydicom|PIL|tifffile|nibabel|pylibjpeg|openjpeg|gdcm|jpeg_ls|tor
 _quiet: list[Any] = []  # the filter as the warnings module stores it
 
 
+_LOGGERS = ("tifffile", "nibabel", "nibabel.global", "pydicom")
+
+
 def quiet() -> None:
-    """Keep the decoders' Python warnings from the user's screen: what matters of them is a Failure or a flag.
+    """Keep the decoders' Python warnings and logs from the user's screen: what matters becomes a Failure or a flag.
 
     A filter by module, set once: `warnings.catch_warnings` is not safe in threads.
     """
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not (_quiet and _quiet[0] in warnings.filters):
         warnings.filterwarnings("ignore", module=_LIBRARIES)
         _quiet[:] = [warnings.filters[0]]
+
+
+def dicom_errors() -> tuple[type[BaseException], ...]:
+    """With pydicom's own, which have no base in common; to be called where pydicom is in use."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*DECODER_ERRORS, BytesLengthException, InvalidDicomError)
+
+
+def raster_errors() -> tuple[type[BaseException], ...]:
+    """With Pillow's own; to be called where Pillow is in use."""
+    from PIL.Image import DecompressionBombError
+
+    return (*DECODER_ERRORS, DecompressionBombError)
 
 
 def named(error: BaseException, kind: str) -> PixelError:
@@ -52,6 +72,8 @@ def named(error: BaseException, kind: str) -> PixelError:
     if isinstance(error, MemoryError):
         return PixelError("too little memory", text)
     lower = text.lower()
+    if "decompression bomb" in lower:
+        return PixelError("too many pixels", text)
     cut = ("truncated", "premature", "unexpected end", "end of file", "less than expected", "not enough image data")
     if isinstance(error, EOFError) or any(phrase in lower for phrase in cut):
         return PixelError("truncated", text)

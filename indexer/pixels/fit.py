@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 LONGEST = 8  # a crop looks at no more than this many shorter sides: a strip 1 pixel high must not become gigapixels
+THINNEST = 50  # a pixel more than so many times as high as wide, or wide as high, is a typing error in a header
 SQUARE_PIXELS = 0.01  # pixels whose sides differ by less are taken as square
 
 
@@ -23,7 +24,7 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
     """
     import torch
 
-    if abs(aspect - 1) < SQUARE_PIXELS:
+    if abs(aspect - 1) < SQUARE_PIXELS or not 1 / THINNEST < aspect < THINNEST:
         aspect = 1.0
     if spec.fit == "crop":
         pixels = _trim(pixels, aspect)

@@ -26,7 +26,7 @@ from indexer.errors import PixelError
 from indexer.pixels.frames import Frame
 from indexer.pixels.request import Request
 
-CPU_SECONDS = 5  # for one file, and more for a large one:
+CPU_SECONDS = 3  # for one file, and more for a large one:
 CPU_SECONDS_PER_MB = 2
 WALL_FACTOR = 12  # a busy machine gives a process that share of its time, or less, before we call it hung
 START_SECONDS = 120

@@ -31,7 +31,7 @@ def nifti_frames(data: bytes, request: Request) -> Iterator[Frame]:
     try:
         volume, spacing, flags = _volume(data)
         limits = _percentiles(volume)
-    except DECODER_ERRORS as error:
+    except _errors() as error:
         raise named(error, "NIfTI") from error
     across = _ACROSS[request.plane]
     down, right = ((1, 0), (2, 0), (2, 1))[2 - across]
@@ -82,6 +82,15 @@ def _inflated(data: bytes) -> bytes:
     if not unpacker.eof:
         raise PixelError("truncated", "NIfTI: the gzip stream breaks off")
     return unpacked
+
+
+def _errors() -> tuple[type[BaseException], ...]:
+    """With nibabel's own, which have no base in common."""
+    from nibabel.orientations import OrientationError
+    from nibabel.spatialimages import HeaderDataError, ImageDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    return (*DECODER_ERRORS, HeaderDataError, ImageDataError, OrientationError, WrapStructError)
 
 
 def _percentiles(volume: npt.NDArray[Any]) -> tuple[float, float] | None:

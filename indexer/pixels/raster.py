@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.pixels.failing import DECODER_ERRORS, named
+from indexer.pixels.failing import DECODER_ERRORS, named, raster_errors
 from indexer.pixels.frames import Frame, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import check_size
@@ -32,7 +32,7 @@ def raster_frames(data: bytes, kind: str, request: Request) -> Iterator[Frame]:
         image = _plugin(kind)(BytesIO(data))
         check_size(image.height, image.width)
         count = getattr(image, "n_frames", 1)
-    except DECODER_ERRORS as error:
+    except raster_errors() as error:
         raise named(error, kind) from error
     deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
     for index in wanted(request.frames, count):
@@ -73,7 +73,7 @@ def _loaded(image: ImageFile, index: int, kind: str) -> tuple[Any, tuple[str, ..
             image.seek(index)
             check_size(image.height, image.width)
         image.load()
-    except DECODER_ERRORS as error:
+    except raster_errors() as error:
         raise named(error, kind) from error
     from PIL import ImageOps
 
@@ -97,7 +97,7 @@ def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, 
             red_green_blue_alpha = np.asarray(image.convert("RGBA"))
             return over_black(red_green_blue_alpha[..., :3], red_green_blue_alpha[..., 3]), ()
         return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), ()
-    except DECODER_ERRORS as error:
+    except raster_errors() as error:
         raise named(error, kind) from error
 
 

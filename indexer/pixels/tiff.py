@@ -31,7 +31,13 @@ _THUMBNAIL = 1  # NewSubfileType's lowest bit: a reduced copy of another page
 
 
 def tiff_frames(data: bytes, request: Request) -> Iterator[Frame]:
-    """The pages of a TIFF, reduced copies left out. Raises PixelError."""
+    """The pages of a TIFF, reduced copies left out, decoded elsewhere. Raises PixelError.
+
+    A damaged directory can send tifffile through endless pages, and libtiff has a history of its own.
+    """
+    if not request.isolated:
+        yield from isolated_frames("tiff", data, request)
+        return
     from tifffile import TiffFile
 
     try:
@@ -40,18 +46,13 @@ def tiff_frames(data: bytes, request: Request) -> Iterator[Frame]:
             indices = wanted(request.frames, len(pages))
             chosen = [pages[index] for index in indices]
             _check(chosen)
-            plain = all(page.compression == _NONE for page in chosen)
-            ours = all(_ours(page) for page in chosen)
-            if ours and (plain or request.isolated):
+            if all(_ours(page) for page in chosen):
                 for index, page in zip(indices, chosen, strict=True):
                     yield _frame(index, page, request.rules)
                 return
     except DECODER_ERRORS as error:
         raise named(error, "TIFF") from error
-    if request.isolated:
-        yield from raster_frames(data, "tiff", request)
-    else:
-        yield from isolated_frames("tiff", data, request)
+    yield from raster_frames(data, "tiff", request)
 
 
 def _pages(file: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from indexer.pixels.failing import quiet
 from indexer.pixels.kinds import frames_of
 from indexer.pixels.request import Request
 
-MEMORY_BYTES = 12 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
+MEMORY_BYTES = 8 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
 _HEAD = struct.Struct("<II")
 
 
