@@ -12,6 +12,7 @@ import click
 from indexer.options import device_option, emit, json_option, plain, table_option, where_option
 
 if TYPE_CHECKING:
+    from indexer.search.batch import BatchReport
     from indexer.search.results import SearchResult
     from indexer.search.searcher import Searcher, SearchOptions
     from indexer.types import EncoderSpec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--key", "keys", multiple=True, help="A stored image's key; its own row is not a hit. Repeatable.")
 @click.option("--text", "texts", multiple=True, help="Words, where the encoder has a text tower. Repeatable.")
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE.npy", help="Query vectors, one a row.")
+@click.option("--shards", multiple=True, metavar="SHARDS", help="Every image of these is a query; needs --out.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Where --shards writes its hits.")
 @click.option("-k", "--k", default=10, show_default=True, type=click.IntRange(1), help="Hits for each query.")
 @where_option
 @click.option("--exclude-same", metavar="COLUMN", help="Leave out rows with the query's own value, e.g. its patient.")
@@ -45,6 +48,8 @@ def command(
     keys: tuple[str, ...],
     texts: tuple[str, ...],
     vectors: Path | None,
+    shards: tuple[str, ...],
+    out: Path | None,
     k: int,
     where: str | None,
     exclude_same: str | None,
@@ -61,11 +66,13 @@ def command(
 ) -> None:
     """Find the stored images nearest to each query by cosine, in the table's newest version.
 
-    The query is one or more image files, --key, --text or --vectors. A filter holds before the search, so k rows
-    come back wherever k rows match. Without an index every row is scanned. Piped, the output is tab-separated.
+    The query is one or more image files, --key, --text, --vectors or --shards. A filter holds before the search, so
+    k rows come back wherever k rows match. Without an index every row is scanned. Piped, it prints tab-separated rows.
     """
-    if sum(map(bool, (images, keys, texts, vectors))) != 1:
-        raise click.UsageError("name one kind of query: image files, --key, --text or --vectors.")
+    if sum(map(bool, (images, keys, texts, vectors, shards))) != 1:
+        raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
+    if bool(shards) != bool(out) or (shards and (html or png)):
+        raise click.UsageError("--shards and --out go together, and draw no pictures.")
     from indexer.search.searcher import Searcher, SearchOptions
     from indexer.store.store import EmbeddingStore
 
@@ -73,6 +80,9 @@ def command(
     names = _columns(columns, store, draws=bool(html or png), as_json=as_json)
     options = SearchOptions(k, where, exclude_same, min_score, offset, names)
     searcher = Searcher(store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device))
+    if out:
+        emit(_batch(searcher, shards, options, out), as_json=as_json)
+        return
     result = _run(searcher, options, images, keys, texts, vectors)
     if html or png:
         _draw(store, result, html, png)
@@ -118,6 +128,23 @@ def _run(
         return result_of(searcher, "vector", names, searcher.by_vector(queries, options))
     read = [read_image(path) for path in images]
     return result_of(searcher, "image", [image.name for image in read], searcher.by_image(read, options))
+
+
+def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, out: Path) -> BatchReport:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from indexer.search.batch import search_shards
+    from indexer.shards import find_shards
+
+    found = find_shards(sources)
+    for note in found.notes:
+        click.echo(note, err=True)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("images searched", total=None)
+        return search_shards(
+            searcher, found.shards, options, out, progress=lambda n: progress.update(task, completed=n)
+        )
 
 
 def _draw(store: Any, result: SearchResult, html: Path | None, png: Path | None) -> None:

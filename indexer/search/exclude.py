@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.errors import InputError, RowNotFound
 from indexer.search.snapshot import row_ids_of
@@ -28,19 +29,16 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
 
 def rows_by_content(view: EmbeddingStore, contents: Sequence[str]) -> list[Int64]:
     """For each sha256 of image bytes, the rows that were made of them."""
-    return _grouped(view, "content", contents)
+    return rows_of_values(view, "content", contents)
 
 
 def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> list[Int64]:
     """For each query's own rows, these and all rows with the same value in `column`; a null is like no other."""
-    if column not in view.columns() and column not in ("shard", "content"):
-        raise InputError(f"--exclude-same {column}: no such column in {view.name}; it has {', '.join(view.columns())}.")
+    _require(view, column)
     flat = np.concatenate([np.empty(0, np.int64), *own])
     _, table = view.take(flat, [column])
     values = dict(zip(flat.tolist(), table.column(column).to_pylist(), strict=True))
-    members: dict[Any, list[int]] = {}
-    for value, row_id in _rows_with(view, column, {v for v in values.values() if v is not None}):
-        members.setdefault(value, []).append(row_id)
+    members = _members(view, column, values.values())
     out = []
     for rows in own:
         same = [m for r in rows.tolist() for m in members.get(values[r], [])]
@@ -48,21 +46,37 @@ def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> 
     return out
 
 
+def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Int64]:
+    """For each value the rows that have it in `column`; none for a null."""
+    _require(view, column)
+    if pa.types.is_string(view.columns().get(column, pa.string())):
+        values = [None if value is None else str(value) for value in values]
+    members = _members(view, column, values)
+    return [np.array(members.get(value, []), np.int64) for value in values]
+
+
 def literal(value: Any) -> str:
     """A SQL literal of a column's value."""
     return quoted(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _grouped(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Int64]:
+def _require(view: EmbeddingStore, column: str) -> None:
+    if column not in view.columns() and column not in ("shard", "content"):
+        known = ", ".join(view.columns()) or "none"
+        raise InputError(f"--exclude-same {column}: no such column in table {view.name}. It has: {known}.")
+
+
+def _members(view: EmbeddingStore, column: str, values: Iterable[Any]) -> dict[Any, list[int]]:
+    """Row ids by value; nulls are left out."""
     members: dict[Any, list[int]] = {}
-    for value, row_id in _rows_with(view, column, set(values)):
+    for value, row_id in _rows_with(view, column, {v for v in values if v is not None}):
         members.setdefault(value, []).append(row_id)
-    return [np.array(members.get(value, []), np.int64) for value in values]
+    return members
 
 
 def _rows_with(view: EmbeddingStore, column: str, values: set[Any]) -> Iterator[tuple[Any, int]]:
     listed = sorted(values)
     for start in range(0, len(listed), IN_LIST):
         chosen = ", ".join(map(literal, listed[start : start + IN_LIST]))
-        for batch in view.scan([column], f"{column} IN ({chosen})"):
+        for batch in view.scan([column], f"`{column}` IN ({chosen})"):
             yield from zip(batch.column(column).to_pylist(), row_ids_of(batch).tolist(), strict=True)

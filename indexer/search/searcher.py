@@ -13,7 +13,7 @@ from indexer.ann.exact import Found
 from indexer.ann.index import VectorIndex, load
 from indexer.ann.manifest import NAME
 from indexer.errors import InputError, RowNotFound, StoreError
-from indexer.search.exclude import key_rows, rows_by_content, same_value_rows
+from indexer.search.exclude import key_rows, rows_by_content, rows_of_values, same_value_rows
 from indexer.search.queries import QueryImage, image_vectors, unit
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
 from indexer.store.store import EmbeddingStore, is_remote, vector_block
@@ -85,20 +85,27 @@ class Searcher:
             self._snapshot, self._stamp = now, stamp
             return now
 
-    def by_vector(self, vectors: Float32, options: SearchOptions = DEFAULT) -> list[list[Hit]]:
-        """Search with raw or unit vectors (q, dim). Raises InputError."""
+    def by_vector(
+        self, vectors: Float32, options: SearchOptions = DEFAULT, own: Sequence[Any] | None = None
+    ) -> list[list[Hit]]:
+        """Search with raw or unit vectors (q, dim). Raises InputError.
+
+        `exclude_same` needs `own`: each query's value in that column, None where it has none.
+        """
         vectors = np.asarray(vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self._store.dim:
-            raise InputError(
-                f"queries have shape {vectors.shape}, table {self._store.name} needs (q, {self._store.dim})."
-            )
-        if options.exclude_same is not None:
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise InputError(f"queries have shape {vectors.shape}, table {self._store.name} needs (q, {self.dim}).")
+        if options.exclude_same is not None and own is None:
             raise InputError(
                 "--exclude-same needs queries that are rows of the table (--key, or an image that was indexed). "
                 "For others say it with --where."
             )
+        snapshot = self.snapshot
         queries = unit(vectors, [f"row {i}" for i in range(len(vectors))])
-        return self._search(self.snapshot, queries, options, [_NONE] * len(queries))
+        excluded = [_NONE] * len(queries)
+        if options.exclude_same is not None and own is not None:
+            excluded = rows_of_values(snapshot.view, options.exclude_same, own)
+        return self._search(snapshot, queries, options, excluded)
 
     def by_key(self, keys: Sequence[str], options: SearchOptions = DEFAULT) -> list[list[Hit]]:
         """Neighbours of stored images; the image itself is not among its hits. Raises RowNotFound."""

@@ -1,0 +1,140 @@
+"""Every image of some shards as a query, its hits streamed to a Parquet file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexer.errors import InputError, PixelError, ReadError
+from indexer.reader import read_shard
+from indexer.search.searcher import Searcher, SearchOptions
+from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
+
+CHUNK = 256  # images decoded and searched together
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch search did: images = searched + failed."""
+
+    images: int
+    searched: int
+    failed: int
+    hits: int
+    out: str
+
+
+@dataclass(frozen=True)
+class _Query:
+    shard: str
+    key: str
+    pixels: UInt8 | None
+    own: Any = None  # its value in the column of --exclude-same
+    error: str | None = None
+
+
+def search_shards(
+    searcher: Searcher,
+    shards: Iterable[Shard],
+    options: SearchOptions,
+    out: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> BatchReport:
+    """One row a hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
+
+    Of an image with several frames the middle one is searched. Columns: query_shard, query, rank, score, key, error,
+    then the columns of `options`. The file appears when all is done. Raises InputError where it cannot be written.
+    """
+    view = searcher.snapshot.view
+    kinds = {"shard": pa.string(), "content": pa.string(), **view.columns()}
+    extra = [pa.field(name, kinds.get(name, pa.string())) for name in options.columns]
+    schema = pa.schema(_FIELDS + extra)
+    images = failed = hits = 0
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with pq.ParquetWriter(partial, schema) as writer, ThreadPoolExecutor(os.cpu_count()) as pool:
+            samples = _samples(shards)
+            while chunk := list(islice(samples, CHUNK)):
+                decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)
+                queries = list(pool.map(decode, chunk))
+                rows = _rows(searcher, queries, options)
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                images += len(queries)
+                failed += sum(q.error is not None for q in queries)
+                hits += sum(row["rank"] is not None for row in rows)
+                if progress:
+                    progress(images)
+        partial.replace(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return BatchReport(images, images - failed, failed, hits, str(out))
+
+
+_FIELDS = [
+    pa.field("query_shard", pa.string(), False),
+    pa.field("query", pa.string(), False),
+    pa.field("rank", pa.int32()),
+    pa.field("score", pa.float32()),
+    pa.field("key", pa.string()),
+    pa.field("error", pa.string()),
+]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    spec: PixelSpec
+    column: str | None
+
+    def __call__(self, item: Sample | Failure) -> _Query:
+        from indexer.pixels import decode
+
+        if isinstance(item, Failure):
+            return _Query(item.shard, item.key, None, error=f"{item.reason}: {item.detail}")
+        try:
+            picture = next(decode(item.image, item.suffix, self.spec, frames="middle"))
+        except PixelError as error:
+            return _Query(item.shard, item.key, None, error=str(error))
+        own = item.metadata.get(self.column) if self.column else None
+        return _Query(item.shard, item.key, picture.pixels, own)
+
+
+def _samples(shards: Iterable[Shard]) -> Iterator[Sample | Failure]:
+    """All shards' samples; a shard that breaks off ends as one failure, and the next goes on."""
+    for shard in shards:
+        try:
+            yield from read_shard(shard)
+        except ReadError as error:
+            yield Failure(shard.name, shard.name, "read", "shard cannot be read to its end", str(error))
+
+
+def _rows(searcher: Searcher, queries: list[_Query], options: SearchOptions) -> list[dict[str, Any]]:
+    good = [q for q in queries if q.pixels is not None]
+    answers = {}
+    if good:
+        size = searcher.encoder.batch_size
+        blocks = [
+            searcher.encoder.embed(np.stack([q.pixels for q in good[i : i + size] if q.pixels is not None]))
+            for i in range(0, len(good), size)
+        ]
+        found = searcher.by_vector(np.concatenate(blocks), options, [q.own for q in good])
+        answers = {id(q): hits for q, hits in zip(good, found, strict=True)}
+    rows: list[dict[str, Any]] = []
+    for q in queries:
+        named = {"query_shard": q.shard, "query": q.key}
+        hits = answers.get(id(q), [])
+        rows += [named | {"rank": h.rank, "score": h.score, "key": h.key} | h.columns for h in hits]
+        if not hits:
+            rows.append(named | {"rank": None, "error": q.error})
+    return rows
