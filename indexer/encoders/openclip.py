@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -23,7 +24,7 @@ from indexer.encoders.catalogue import WEIGHT_FILES, Listed, is_cached, licence_
 from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch, require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
-from indexer.encoders.weights import Request, drawn_from, identity, misfit, refuse_code
+from indexer.encoders.weights import Request, drawn_from, identity, misfit, not_plain, refuse_code
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
 
@@ -241,6 +242,8 @@ def _load(model: torch.nn.Module, path: Path, name: str) -> None:
     refuse_code(path)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except UnpicklingError as error:
+        raise not_plain(path) from error
     except (RuntimeError, KeyError) as error:
         raise misfit(str(path), name, error) from error
 

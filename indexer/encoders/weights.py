@@ -100,17 +100,18 @@ def refuse_code(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("constants.pkl") for name in archive.namelist()):
-            raise _not_plain(path)
+            raise not_plain(path)
 
 
 def _plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-        raise _not_plain(path) from error
+        raise not_plain(path) from error
 
 
-def _not_plain(path: Path) -> WeightsMismatch:
+def not_plain(path: Path) -> WeightsMismatch:
+    """The refusal of a file that could run code, or is no file of tensors at all."""
     return WeightsMismatch(
         f"{path} is not a plain file of tensors (a pickled model or TorchScript is refused: it could run code). "
         "Save its state_dict as .safetensors."

@@ -1,0 +1,205 @@
+"""Our vectors against the reference libraries' own paths: their preprocessing, eval mode, fp32."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from safetensors.torch import save_file
+
+from indexer.encoders import load, precision_check
+from indexer.encoders.catalogue import bundled_weights
+from tests.indexer.models import MEAN, STD, TEXT, VISION, clip_directory, lowest_cosine, pictures, squares
+
+pytestmark = pytest.mark.xdist_group("encoders")  # torch and its libraries are imported once
+
+
+def assert_same(name, reference, *, weights=None, bf16=0.999, images=None):
+    """`reference`: PIL images → (n, dim) by the library itself, in fp32."""
+    images = images or pictures()
+    with torch.inference_mode():
+        wanted = reference(images).float().numpy()
+    ours = load(name, weights=weights, precision="fp32", device="cpu")
+    assert ours.spec.dim == wanted.shape[1]
+    assert lowest_cosine(ours.embed(squares(images, ours.spec)), wanted) >= 0.9999
+    np.testing.assert_allclose(
+        np.linalg.norm(ours.embed(squares(images, ours.spec)), axis=1), np.linalg.norm(wanted, axis=1), rtol=0.01
+    )
+    low = load(name, weights=weights, precision="bf16", device="cpu")
+    assert lowest_cosine(low.embed(squares(images, low.spec)), wanted) >= bf16
+
+
+def through(model, transform):
+    return lambda images: model.eval()(torch.stack([transform(i) for i in images]))
+
+
+def test_an_open_clip_model_by_name_from_a_weights_file_equals_open_clip(tmp_path):
+    torch.manual_seed(1)
+    model = "ViT-S-32-alt"
+    file = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in open_clip.create_model(model).state_dict().items()}, file)
+    theirs, _, transform = open_clip.create_model_and_transforms(model, pretrained=str(file))
+    theirs.eval()
+
+    def reference(images):
+        return theirs.encode_image(torch.stack([transform(i) for i in images]))
+
+    assert_same(f"open_clip:{model}", reference, weights=str(file))
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "config"),
+    [
+        ({"resize_mode": "shortest"}, {"quick_gelu": True}),
+        ({"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3}, {}),
+        ({"resize_mode": "longest", "interpolation": "bilinear"}, {}),
+        ({}, {"vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "head_width": 32}}),
+    ],
+    ids=["quickgelu", "squash", "pad", "resnet"],
+)
+def test_open_clip_directories_equal_open_clip_with_their_own_preprocessing(preprocess, config, tmp_path):
+    folder = clip_directory(tmp_path / "m", preprocess=preprocess, **config)
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    theirs.eval()
+
+    def reference(images):
+        return theirs.encode_image(torch.stack([transform(i) for i in images]))
+
+    assert_same(f"local-dir:{folder}", reference)
+
+
+def test_a_clip_of_the_transformers_library_gives_the_same_vectors(tmp_path):
+    shared = {
+        "hidden_size": VISION["width"],
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "quick_gelu",
+    }
+    config = transformers.CLIPVisionConfig(
+        **shared, intermediate_size=256, image_size=64, patch_size=16, projection_dim=32
+    )
+    torch.manual_seed(2)
+    witness = transformers.CLIPVisionModelWithProjection(config).eval()
+    with torch.no_grad():  # its own initial weights are so small that activations hardly matter
+        for parameter in witness.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    folder = clip_directory(tmp_path / "m", quick_gelu=True)
+    state = open_clip.create_model(f"local-dir:{folder}").state_dict() | visual_of(witness.state_dict())
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=MEAN, image_std=STD
+    )
+
+    def reference(images):
+        return witness(processor(images, return_tensors="pt")["pixel_values"]).image_embeds
+
+    cat, coffee, _, texture = pictures()  # an odd margin is cropped one pixel further left by this library
+    images = [cat, coffee, texture]
+    assert_same(f"local-dir:{folder}", reference, images=images)
+    wrong = clip_directory(tmp_path / "wrong", quick_gelu=False)
+    shutil.copy(folder / "open_clip_model.safetensors", wrong)
+    with torch.inference_mode():
+        wanted = reference(images).numpy()
+    quick, gelu = (load(f"local-dir:{d}", precision="fp32", device="cpu") for d in (folder, wrong))
+    error = 1 - lowest_cosine(quick.embed(squares(images, quick.spec)), wanted)
+    assert 1 - lowest_cosine(gelu.embed(squares(images, gelu.spec)), wanted) > 10 * error  # the comparison sees it
+
+
+def visual_of(theirs):
+    """The image tower's weights under open_clip's names."""
+    root = next(k for k in theirs if k.endswith("embeddings.class_embedding")).removesuffix(
+        "embeddings.class_embedding"
+    )
+    parts = {
+        "class_embedding": "embeddings.class_embedding",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "conv1.weight": "embeddings.patch_embedding.weight",
+    }
+    for kind in ("weight", "bias"):
+        parts[f"ln_pre.{kind}"] = f"pre_layrnorm.{kind}"
+        parts[f"ln_post.{kind}"] = f"post_layernorm.{kind}"
+        for i in range(VISION["layers"]):
+            block, layer = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            parts[f"{block}.ln_1.{kind}"] = f"{layer}.layer_norm1.{kind}"
+            parts[f"{block}.ln_2.{kind}"] = f"{layer}.layer_norm2.{kind}"
+            parts[f"{block}.attn.out_proj.{kind}"] = f"{layer}.self_attn.out_proj.{kind}"
+            parts[f"{block}.mlp.c_fc.{kind}"] = f"{layer}.mlp.fc1.{kind}"
+            parts[f"{block}.mlp.c_proj.{kind}"] = f"{layer}.mlp.fc2.{kind}"
+    ours = {f"visual.{k}": theirs[root + v] for k, v in parts.items()}
+    for i in range(VISION["layers"]):
+        for kind in ("weight", "bias"):
+            rows = [theirs[f"{root}encoder.layers.{i}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
+            ours[f"visual.transformer.resblocks.{i}.attn.in_proj_{kind}"] = torch.cat(rows)
+    ours["visual.proj"] = theirs["visual_projection.weight"].T
+    return ours
+
+
+def test_torchvision_resnet50_from_a_weights_file_equals_torchvision(tmp_path):
+    torch.manual_seed(3)
+    theirs = torchvision.models.resnet50()
+    with torch.no_grad():  # statistics as training leaves them: folding them must be exact, not trivial
+        for module in theirs.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+    torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
+    theirs.fc = torch.nn.Identity()
+    transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    assert_same("resnet50", through(theirs, transform), weights=str(tmp_path / "resnet50.pth"))
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050", "test_vit"])
+def test_timm_models_from_a_weights_file_equal_timm(model, tmp_path):
+    torch.manual_seed(4)
+    file = tmp_path / "weights.safetensors"
+    theirs = timm.create_model(model)
+    save_file(theirs.state_dict(), file)
+    theirs.reset_classifier(0)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=theirs))
+    assert_same(f"timm:{model}", through(theirs, transform), weights=str(file))
+
+
+def test_the_bundled_encoder_equals_timm_and_knows_a_cat_an_espresso_and_a_missile():
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    state = torch.load(bundled_weights(), weights_only=True)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    head = theirs.classifier
+    theirs.reset_classifier(0)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=theirs))
+    assert_same("efficientnet-lite0", through(theirs, transform), bf16=0.998)  # a network this thin loses more
+    ours = load("efficientnet-lite0", precision="fp32", device="cpu")
+    vectors = torch.from_numpy(ours.embed(squares(pictures()[:3], ours.spec)))
+    cat, espresso, missile = head(vectors).argmax(1).tolist()
+    assert cat in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
+    assert (espresso, missile) == (967, 657)
+
+
+def test_the_precision_check_finds_the_lowest_cosine_against_fp32():
+    encoder = load("efficientnet-lite0", precision="bf16", device="cpu")
+    reference = load("efficientnet-lite0", precision="fp32", device="cpu")
+    batch = squares(pictures(), encoder.spec)
+    assert precision_check(encoder, batch) == pytest.approx(
+        lowest_cosine(encoder.embed(batch), reference.embed(batch)), abs=1e-9
+    )
+    assert precision_check(reference, batch) == pytest.approx(1, abs=1e-6)
+
+
+def test_text_vectors_equal_open_clips(tmp_path):
+    folder = clip_directory(tmp_path / "m")
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    texts = ["a chest x-ray", "a photo of a cat", ""]
+    with torch.inference_mode():
+        wanted = theirs.encode_text(open_clip.get_tokenizer("ViT-B-32")(texts)).numpy()
+    ours = load(f"local-dir:{folder}", precision="fp32", device="cpu")
+    assert ours.text
+    np.testing.assert_allclose(ours.embed_text(texts), wanted, rtol=1e-5, atol=1e-6)
+    assert ours.logit_scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
+    assert TEXT["width"] == ours.spec.dim
