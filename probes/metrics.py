@@ -189,3 +189,13 @@ def confusion(p: Float64, truth: Truth) -> Int64:
     if codes is None or not len(p):
         return np.zeros((0, 0), np.int64) if codes is None else np.zeros((c, c), np.int64)
     return np.bincount(codes * c + p.argmax(1), minlength=c * c).reshape(c, c)
+
+
+def macro_auc(p: Float64, truth: Truth) -> float:
+    """Macro one-vs-rest AUC over the columns where it is defined."""
+    one, zeros = np.ones((1, 1), np.int64), np.zeros(len(p), np.int64)
+    areas = [
+        auc_and_ap(rank_column(p[:, j], truth.positive[:, j], truth.known[:, j], zeros), one)[0][0]
+        for j in range(len(truth.classes))
+    ]
+    return float(nan_mean(np.array(areas)))

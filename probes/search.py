@@ -69,7 +69,7 @@ def _merge(best: Float32, found: Int64, products: Float32, start: int) -> tuple[
     """The k best of what was held and a new block; only scores above the k-th best held are looked at."""
     k = best.shape[1]
     width = products.shape[1]
-    if np.isneginf(best[:, -1]).any() and width > 4 * k:  # the first block: thousands of candidates a query
+    if start == 0 and width > 4 * k:  # nothing held yet: every score would be a candidate
         top = np.argpartition(products, width - k, axis=1)[:, width - k :]
         values = np.take_along_axis(products, top, 1)
         picked = np.where(np.isneginf(values), -1, top + start)
@@ -112,7 +112,13 @@ def nearest_above(
         for start in range(0, len(base), BASE):
             bound = short_queries[part] @ short_base[start : start + BASE].T
             hit = np.flatnonzero(bound > best[part][:, None] - 1e-5)  # float32 products are good to 1e-6
-            query, row = hit // bound.shape[1] + q, hit % bound.shape[1] + start
+            if len(hit) > bound.size // 16:  # vectors so alike that hardly a pair is ruled out: best k = 1 of each
+                products = queries[part] @ base[start : start + BASE].T
+                products[query_groups[part][:, None] == base_groups[None, start : start + BASE]] = -np.inf
+                column = products.argmax(axis=1)
+                query, row = np.arange(len(column)) + q, column + start
+            else:
+                query, row = hit // bound.shape[1] + q, hit % bound.shape[1] + start
             _verify(base, queries, (query, row), (base_groups, query_groups), best, found)
         progress(min(1.0, (q + QUERIES) / len(queries)))
     best[found < 0] = -np.inf
