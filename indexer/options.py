@@ -57,10 +57,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def run(group: click.Group) -> None:
+def run(command: click.Command) -> None:
     """Run a command line: exit 0 done, 1 our own error in one line, 2 usage, 130 Ctrl-C; a bug keeps its traceback."""
     try:
-        code = group.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
