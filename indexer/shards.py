@@ -66,7 +66,7 @@ def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard
 def _braces(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
-    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+    from braceexpand import UnbalancedBracesError, braceexpand
 
     try:
         return list(braceexpand(pattern))

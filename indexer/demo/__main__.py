@@ -41,9 +41,7 @@ def demo(out: Path, seed: int) -> None:
     cuts = list(slices())
     kept = write_archive(cuts, out / "dicom")
     queries = write_queries(cuts, out / "queries", seed=seed)
-    click.echo(
-        f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed slices to ask with"
-    )
+    click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed queries")
 
     db = str(out / "db")
     _step("indexer", "pack", str(out / "dicom"), str(out / "shards"), "--secret", str(out / "secret"))
