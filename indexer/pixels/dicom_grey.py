@@ -88,7 +88,7 @@ def _table(item: Any, signed: bool) -> tuple[Float64, int, int]:
         first -= 65536
     data = item.LUTData
     if isinstance(data, (bytes, bytearray)):
-        wide = len(data) >= 2 * entries
+        wide = bits > 8 or len(data) >= 2 * entries
         table = np.frombuffer(data, "<u2" if wide else "u1").astype(np.float64)
     else:
         table = np.atleast_1d(np.asarray(data)).astype(np.float64)
