@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.types import Float64
+from indexer.types import Float64, Int64
+from probes.knn import Vote, as_logits, nearest, votes
+from probes.truth import Truth
 
 Arrays = dict[str, npt.NDArray[Any]]
 ABSENT = -1e4  # logit of a class that no fitted row has: its probability is 0, its metrics are NaN
@@ -23,8 +25,13 @@ class Model:
     arrays: Arrays
     settings: dict[str, float] = field(default_factory=dict)
 
-    def logits(self, x: npt.NDArray[Any]) -> Float64:
-        """(m, c) of scaled features (m, dim). A softmax (or, multi-label, a logistic) makes them probabilities."""
+    def logits(self, x: npt.NDArray[Any], groups: Int64 | None = None) -> Float64:
+        """(m, c) of scaled features (m, dim). A softmax (or, multi-label, a logistic) makes them probabilities.
+
+        `groups` (m,) are the rows' group ids as a kNN model stores them; it leaves neighbours of the same group out.
+        """
+        if self.kind == "knn":
+            return _knn(self, x, groups)
         return LOGITS[self.kind](self, x)
 
 
@@ -63,6 +70,26 @@ def _text(model: Model, x: npt.NDArray[Any]) -> Float64:
     if "logit_bias" not in model.settings:
         return np.asarray(model.settings["logit_scale"] * cosine)
     return np.asarray(-np.logaddexp(0, -(model.settings["logit_scale"] * cosine + model.settings["logit_bias"])))
+
+
+def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
+    """D6: log of the share of votes. Rows without a group id have no neighbour left out."""
+    arrays, settings = model.arrays, model.settings
+    queries = np.ascontiguousarray(x, np.float32)
+    euclidean, multilabel = bool(settings["euclidean"]), bool(settings["multilabel"])
+    if not euclidean:
+        queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+    k = int(settings["k"])
+    nobody = np.full(len(queries), np.iinfo(np.int64).min)
+    found = nearest(
+        arrays["x"], queries, k,
+        base_groups=arrays["groups"], query_groups=nobody if groups is None else groups, euclidean=euclidean,
+    )  # fmt: skip
+    base = Truth(tuple(map(str, range(arrays["positive"].shape[1]))), arrays["positive"], arrays["known"], None)
+    if not multilabel:
+        base = Truth(base.classes, base.positive, base.known, arrays["positive"].argmax(1))
+    vote = Vote("uniform" if settings["uniform"] else "softmax", settings["temperature"])
+    return as_logits(votes(found, base, k, vote), multilabel=multilabel)
 
 
 LOGITS: dict[str, Callable[[Model, npt.NDArray[Any]], Float64]] = {

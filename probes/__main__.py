@@ -1,0 +1,5 @@
+"""`python -m probes`: the same as the console script."""
+
+from probes.cli import main
+
+main()

@@ -1,0 +1,36 @@
+"""`probes …`: the group alone. Each command lives in `probes/commands/` and is imported when it is asked for."""
+
+from __future__ import annotations
+
+from indexer.options import LazyGroup, run
+
+COMMANDS = {
+    "linear": "Logistic regression on the vectors, C chosen by inner validation.",
+    "knn": "k nearest neighbours, every k from one exact search.",
+    "prototype": "Nearest class mean.",
+    "svm": "Support vector machine, linear or with a Gaussian kernel.",
+    "mlp": "A small neural network on the vectors.",
+    "zero-shot": "Score images against stored class-text vectors, without training.",
+    "compare": "The same probe on several tables: paired differences.",
+    "predict": "Apply a fitted probe to rows of a table or to new images.",
+    "rerun": "Run a result again and say whether it is reproduced.",
+    "report": "Draw a result as one HTML page.",
+    "card": "A result as CLAIM and TRIPOD+AI items.",
+}
+
+group = LazyGroup(
+    name="probes",
+    package="probes.commands",
+    commands_help=COMMANDS,
+    doc="Probes on stored embeddings: patient-grouped splits, intervals, audits. No image is embedded again.",
+    epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage. "
+    "Not for clinical use.",
+)
+
+
+def main() -> None:
+    run(group)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""From a request to rows that are split and checked, before anything is fitted (D0, D1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.types import Int64
+from probes.data import OWN_SPLITS, ProbeData
+from probes.records import PartFacts, Request, SplitFacts
+from probes.splits import (
+    PARTS,
+    Split,
+    check_groups,
+    column_split,
+    grouped_folds,
+    hash_split,
+    split_sha256,
+    stratified_split,
+    without_duplicates,
+)
+from probes.truth import Truth, class_truth
+
+IMAGE_LEVEL = "image-level split: results may be inflated"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data, its split, and what is to be said of both. Fit rows are train followed by val."""
+
+    request: Request
+    data: ProbeData
+    split: Split
+    facts: SplitFacts
+
+    @property
+    def fit_rows(self) -> Int64:
+        return np.concatenate([self.split.train, self.split.val])
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Columns without a metric, because the fitted or the tested rows lack them."""
+        lacking = {name for part in ("fitted", "test") for name in self.facts.absent[part]}
+        return tuple(name for name in self.data.truth.classes if name in lacking)
+
+    @property
+    def classless(self) -> tuple[str, ...]:
+        """Columns that no fitted row shows."""
+        return self.facts.absent["fitted"]
+
+    def inner_folds(self) -> list[tuple[Int64, Int64]]:
+        """(fit, held-out) positions within the fit rows: the val split, or five grouped folds of train (D5)."""
+        train, val = len(self.split.train), len(self.split.val)
+        if val:
+            return [(np.arange(train), np.arange(train, train + val))]
+        truth = self.data.truth.take(self.split.train)
+        return grouped_folds(truth.strata(), self.data.groups[self.split.train], self.request.seed)
+
+
+def prepare(request: Request, data: ProbeData) -> Experiment:
+    """Split the rows and check the split. Raises ProbeError where a group stands on two sides."""
+    split = without_duplicates(make_split(request, data), data.content)
+    check_groups(split, data.groups, data.group_names)
+    flow = replace(data.flow, unassigned=len(split.unassigned), duplicates=len(split.duplicates))
+    data = replace(data, flow=flow)
+    return Experiment(request, data, split, split_facts(request, data, split))
+
+
+def make_split(request: Request, data: ProbeData) -> Split:
+    if request.split == "hash":
+        return hash_split(data.groups, data.group_names, request.salt)
+    if request.split == "stratified":
+        return stratified_split(data.truth.strata(), data.groups, request.seed)
+    return column_split(data.split_values or ())
+
+
+def split_facts(request: Request, data: ProbeData, split: Split) -> SplitFacts:
+    parts = {name: part_facts(data.truth, data.groups, getattr(split, name)) for name in PARTS}
+    fitted = np.concatenate([split.train, split.val])
+    absent = {"fitted": lacking(data.truth.take(fitted)), "test": lacking(data.truth.take(split.test))}
+    return SplitFacts(
+        statement(request, data),
+        request.split if request.split in OWN_SPLITS else f"column {request.split}",
+        data.level,
+        parts,
+        absent,
+        split_sha256(data.keys, split.part_of(len(data.keys)).tolist()),
+    )
+
+
+def statement(request: Request, data: ProbeData) -> str:
+    if data.level == "image":
+        return IMAGE_LEVEL
+    return f"{request.group}-level split: no {request.group} stands on two sides ({data.flow.groups} in all)"
+
+
+def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
+    counts = (truth.positive[rows] & truth.known[rows]).sum(0)
+    named = dict(zip(truth.classes, map(int, counts), strict=True))
+    return PartFacts(len(rows), len(np.unique(groups[rows])), named)
+
+
+def lacking(truth: Truth) -> tuple[str, ...]:
+    """Classes without a row; labels without both a positive and a negative one."""
+    positive = (truth.positive & truth.known).sum(0)
+    if not truth.multilabel:
+        return tuple(name for name, count in zip(truth.classes, positive, strict=True) if count == 0)
+    negative = truth.known.sum(0) - positive
+    return tuple(n for n, p, m in zip(truth.classes, positive, negative, strict=True) if p == 0 or m == 0)
+
+
+def shuffled(truth: Truth, seed: int) -> Truth:
+    """The same labels in a random order: a probe fitted on them must score as chance does."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(truth.n)
+    if truth.codes is None:
+        return truth.take(order)
+    return class_truth(truth.codes[order], truth.classes, ordinal=truth.ordinal)

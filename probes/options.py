@@ -1,0 +1,81 @@
+"""The option decorators that the probing commands share. click only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from indexer.options import json_option, table_option, where_option
+
+if TYPE_CHECKING:
+    from probes.records import Request
+
+Command = Callable[..., Any]
+
+# Defaults stand in `Request`; an option that is not given is not passed on.
+_DATA = [
+    click.argument("db"),
+    table_option,
+    click.option("--label", "label", required=True, metavar="COLUMN", help="Column of the classes."),
+    click.option("--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."),
+    click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
+    click.option(
+        "--group", required=True, metavar="COLUMN", help='What must not stand on two sides, e.g. patient; "none" splits by image.'
+    ),
+    click.option(
+        "--split", metavar="HOW", help="hash (default), stratified, nested, or a column that names train, val, test."
+    ),
+    where_option,
+]
+_SPLIT = [
+    click.option("--salt", help="Of the hash split: another salt, another split."),
+    click.option("--seed", type=int, help="Of splits, draws and fits. Default: 0."),
+]
+_SCORE = [
+    click.option("--subgroup", metavar="A,B", help="Columns whose values are reported one by one."),
+    click.option("--tau", type=click.FloatRange(0.5, 1), help="Cosine from which a test row counts as a near-duplicate. Default: 0.99."),
+    click.option("--specificity", type=click.FloatRange(0, 1), help="Of the operating point chosen on validation rows. Default: 0.9."),
+    click.option("--prevalence", type=click.FloatRange(0, 1), help="Also the PPV at this prevalence."),
+    click.option("--pooling", type=click.Choice(["mean", "max"]), help="Of a patient's rows. Default: mean."),
+    click.option("--replicates", type=click.IntRange(1), help="Bootstrap replicates. Default: 2000."),
+    click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                 help="Write result.json, report.html, predictions.parquet and the bundle there."),
+]  # fmt: skip
+_FIT = [
+    click.option("--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help="Default: l2."),
+    click.option("--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."),
+]
+class_weight_option = click.option("--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row.")
+
+
+def data_options(command: Command) -> Command:
+    """DB, --table, --label, --group, --split, --where, --salt, --seed."""
+    return _all([*_DATA, *_SPLIT], command)
+
+
+def probe_options(command: Command) -> Command:
+    """Everything that all probes take, and --json."""
+    return _all([*_DATA, *_SPLIT, *_SCORE, json_option], command)
+
+
+def fit_options(command: Command) -> Command:
+    return _all(_FIT, command)
+
+
+def _all(decorators: list[Callable[[Command], Command]], command: Command) -> Command:
+    return functools.reduce(lambda made, decorate: decorate(made), reversed(decorators), command)
+
+
+def make_request(probe: str, options: dict[str, Any]) -> Request:
+    """A Request from click's values; what was not given keeps the record's default. An unknown name is a TypeError."""
+    from probes.records import Request
+
+    given = {name: value for name, value in options.items() if value is not None}
+    label = given.pop("label")
+    labels = tuple(s.strip() for s in label.split(",")) if given.get("multilabel") else (label,)
+    given["subgroups"] = tuple(s.strip() for s in given.pop("subgroup", "").split(",") if s.strip())
+    return Request(probe=probe, labels=labels, **given)

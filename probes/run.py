@@ -1,0 +1,239 @@
+"""One probe from request to result: load, split, audit, fit, score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.store.store import EmbeddingStore
+from indexer.types import Float32, Float64, Int64
+from probes.audit import Audit, audit, near_duplicates
+from probes.calibration import Calibration, calibration, fit_temperature
+from probes.data import ProbeData, load, open_store
+from probes.experiment import Experiment, prepare
+from probes.intervals import interval, replicate
+from probes.metrics import confusion
+from probes.operating import RATES, OperatingPoint, choose_threshold, ppv_at, rates_evaluator
+from probes.progress import Progress
+from probes.records import FORMAT, ProbeResult, Request, Scored, SubgroupResult
+from probes.scaling import features, fit_scaler
+from probes.scoring import Resampling, baselines, by_group, compact, curves, hide_absent, score
+from probes.subgroups import gaps, subgroup_results
+from probes.train import Trained, train
+from probes.truth import Truth, probabilities
+
+PACKAGES = ("embedding-indexer", "numpy", "scipy", "scikit-learn", "pyarrow", "pylance")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result and what it was computed from, for a bundle."""
+
+    result: ProbeResult
+    experiment: Experiment
+    trained: Trained
+    p: Float64  # (test rows, c) after the temperature
+
+
+def run(request: Request, progress: Progress | None = None) -> Outcome:
+    """Answer a request. Raises IndexerError with the way out; a metric that is undefined is a named NaN."""
+    progress = progress or Progress(shown=False)
+    if request.split == "nested":
+        raise ProbeError("a nested cross-validation has no test split: it is run by probes.nested.")
+    store = open_store(request)
+    with progress.stage("reading"):
+        data = read(store, request)
+        experiment = prepare(request, data)
+    return run_prepared(experiment, store, progress)
+
+
+def read(store: EmbeddingStore, request: Request) -> ProbeData:
+    """The rows; for zero-shot the classes are those of the stored text vectors."""
+    classes = store.read_text(request.task or "").classes if request.probe == "zero-shot" else None
+    return load(store, request, classes)
+
+
+def run_prepared(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Outcome:
+    """Audit, fit and score an experiment whose rows are split."""
+    near, found = None, None
+    if experiment.request.probe != "zero-shot":
+        with progress.stage("near-duplicate audit"):
+            near, found = audit_split(experiment, progress)
+    trained = train(experiment, store, progress)
+    with progress.stage("intervals"):
+        return _assemble(experiment, trained, (near, found), progress)
+
+
+def audit_split(experiment: Experiment, progress: Progress) -> tuple[Float32, Audit]:
+    """D2 on the experiment's split: highest cosine of each test row to a fitted row of another group, and its counts."""
+    data, rows, test = experiment.data, experiment.fit_rows, experiment.split.test
+    unit = fit_scaler("none", data.vectors, experiment.split.train)
+    cosine, nearest = near_duplicates(
+        features(data.vectors, rows, unit), features(data.vectors, test, unit),
+        base_groups=data.groups[rows], query_groups=data.groups[test],
+        tau=experiment.request.tau, progress=progress.share,
+    )  # fmt: skip
+    return cosine, audit(cosine, nearest, data.truth.take(test), data.truth.take(rows), experiment.request.tau)
+
+
+def _assemble(
+    experiment: Experiment, trained: Trained, near: tuple[Float32 | None, Audit | None], progress: Progress
+) -> Outcome:
+    request, data, test = experiment.request, experiment.data, experiment.split.test
+    how = Resampling(request.replicates, request.seed)
+    truth, groups = hide_absent(data.truth.take(test), experiment.absent), data.groups[test]
+    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.classless)
+    temperature = fit_temperature(trained.inner_logits, inner)
+    p = probabilities(trained.test_logits, truth.multilabel, temperature)
+    before = probabilities(trained.test_logits, truth.multilabel)
+    inner_p = probabilities(trained.inner_logits, truth.multilabel, temperature)
+    scored, _ = score(p, truth, groups, how)
+    operating = operating_points((inner_p, inner), (p, truth, groups), request, how)
+    threshold = operating[-1].threshold if len(truth.classes) == 2 and not truth.multilabel and operating else float("nan")
+    sub = _subgroups(experiment, (p, truth, groups), threshold, how)
+    result = ProbeResult(
+        format=FORMAT,
+        request=request,
+        source=data.source,
+        flow=data.flow,
+        split=experiment.facts,
+        audit=near[1],
+        selection=trained.selection,
+        converged=trained.converged,
+        baselines=baselines(data.truth.take(experiment.fit_rows), truth, request.seed),
+        test=scored,
+        without_duplicates=_without(near[0], request.tau, (p, truth, groups), how),
+        patients=_patients(experiment, (p, truth, groups), how),
+        confusion=tuple(map(tuple, confusion(p, truth).tolist())),
+        curves=curves(p, truth),
+        calibration=_calibrations(before, p, truth),
+        temperature=temperature,
+        operating=operating,
+        subgroups=sub,
+        gaps=gaps(sub),
+        neighbours=trained.neighbours,
+        shuffled_auc=trained.shuffled_auc,
+        warnings=warnings_of(experiment, trained, near[1], scored),
+        packages=package_versions(),
+        seconds=progress.seconds,
+    )
+    return Outcome(result, experiment, trained, p)
+
+
+def _calibrations(before: Float64, after: Float64, truth: Truth) -> dict[str, Calibration]:
+    return {"before": calibration(before, truth), "after": calibration(after, truth)}
+
+
+def _without(
+    cosine: Float32 | None, tau: float, scored: tuple[Float64, Truth, Int64], how: Resampling
+) -> Scored | None:
+    """Every metric again without the test rows that have a near-twin; None where there are none."""
+    if cosine is None or not (cosine >= tau).any():
+        return None
+    p, truth, groups = scored
+    rows = np.flatnonzero(~(cosine >= tau))
+    if not len(rows):
+        return None
+    return score(p[rows], truth.take(rows), groups[rows], how)[0]
+
+
+def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how: Resampling) -> Scored | None:
+    """D15; None where each group has one row, as the numbers would be the same."""
+    p, truth, groups = scored
+    if experiment.data.level == "image" or len(np.unique(groups)) == truth.n:
+        return None
+    pooled, pooled_truth, mixed = by_group(p, truth, groups, experiment.request.pooling)
+    if not pooled_truth.n:
+        return None
+    result, _ = score(pooled, pooled_truth, np.arange(len(pooled)), how)
+    notes = (f"pooled by {experiment.request.pooling}",)
+    if mixed:
+        notes += (f"{mixed} groups left out: their rows are of several classes",)
+    return Scored(result.rows, result.groups, result.metrics, result.classes, result.excluded, notes + result.notes)
+
+
+def operating_points(
+    inner: tuple[Float64, Truth],
+    scored: tuple[Float64, Truth, Int64],
+    request: Request,
+    how: Resampling,
+) -> tuple[OperatingPoint, ...]:
+    """D11 for the positive class of two (the last), else for every class or label."""
+    p, truth, groups = scored
+    groups = compact(groups)
+    columns = range(len(truth.classes))
+    return tuple(
+        _operating_point(j, inner, (p, truth, groups), request, how)
+        for j in (columns[-1:] if len(columns) == 2 and not truth.multilabel else columns)
+    )
+
+
+def _operating_point(
+    j: int, inner: tuple[Float64, Truth], scored: tuple[Float64, Truth, Int64], request: Request, how: Resampling
+) -> OperatingPoint:
+    inner_p, inner_truth = inner
+    p, truth, groups = scored
+    known = inner_truth.known[:, j]
+    chosen = choose_threshold(inner_truth.positive[known, j], inner_p[known, j], request.specificity)
+    rows = np.flatnonzero(truth.known[:, j]) if not np.isnan(chosen.value) else np.empty(0, np.int64)
+    own = compact(groups[rows])
+    n_groups = int(own.max()) + 1 if len(own) else 0
+    rates = rates_evaluator(truth.positive[rows, j], p[rows, j] >= chosen.value, own, n_groups)
+    point = rates(np.ones((1, n_groups), np.int64))
+    drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
+    nothing = np.full(how.replicates, np.nan)
+    values = {name: interval(float(point[name][0]), drawn.get(name, nothing)) for name in RATES}
+    prevalence = request.prevalence
+    ppv = float("nan")
+    if prevalence is not None:
+        ppv = ppv_at(values["sensitivity"].value, values["specificity"].value, prevalence)
+    return OperatingPoint(
+        truth.classes[j], request.specificity, chosen.value, chosen.sensitivity, chosen.specificity, values, prevalence, ppv
+    )
+
+
+def _subgroups(
+    experiment: Experiment, scored: tuple[Float64, Truth, Int64], threshold: float, how: Resampling
+) -> tuple[SubgroupResult, ...]:
+    test = experiment.split.test
+    out: tuple[SubgroupResult, ...] = ()
+    for column, values in experiment.data.subgroups.items():
+        out += subgroup_results(column, [values[i] for i in test], scored, threshold, how)
+    return out
+
+
+def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, scored: Scored) -> tuple[str, ...]:
+    """What a reader must know before the numbers."""
+    source, selection, facts = experiment.data.source, trained.selection, experiment.facts
+    flow = experiment.data.flow
+    checks = (
+        (experiment.data.level == "image", experiment.facts.statement),
+        (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
+        (bool(facts.absent["fitted"]), f"no fitted row of: {', '.join(facts.absent['fitted'])}; metrics NaN"),
+        (bool(facts.absent["test"]), f"no test row of: {', '.join(facts.absent['test'])}; metrics NaN"),
+        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
+        (found is not None and found.flagged > 0, _flagged(found)),
+        (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
+        (not trained.converged, "the final fit did not reach its tolerance"),
+        (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
+    )
+    return tuple(text for holds, text in checks if holds)
+
+
+def _flagged(found: Audit | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.flagged} of {found.test_rows} test rows have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows"
+
+
+def package_versions() -> dict[str, str]:
+    out = {}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree
+            out[name] = "not installed"
+    return out

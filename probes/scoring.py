@@ -1,0 +1,148 @@
+"""Probabilities of a scored set → its metrics with intervals, per class and together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.types import Float64, Int64
+from probes.delong import delong
+from probes.intervals import Interval, interval, replicate
+from probes.metrics import HEADLINE, Values, evaluator
+from probes.records import ClassResult, Curves, Scored
+from probes.truth import Truth, class_truth
+
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are drawn (D9)."""
+
+    replicates: int
+    seed: int
+
+
+def compact(groups: Int64) -> Int64:
+    """Group ids renumbered 0 … g-1."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Scored, Values]:
+    """Metrics with intervals, and the replicates themselves. `p` (n, c), `groups` (n,) of any ids."""
+    groups = compact(groups)
+    n_groups = int(groups.max()) + 1 if len(groups) else 0
+    measured = evaluator(p, truth, groups)
+    point = measured.point()
+    drawn = replicate(measured, n_groups, replicates=how.replicates, seed=how.seed)
+    metrics = {name: interval(float(point[name]), drawn[name]) for name in HEADLINE if name in point}
+    single = n_groups == truth.n
+    classes = tuple(_class_result(p, truth, j, (point, drawn), single) for j in range(len(truth.classes)))
+    excluded = tuple(c.name for c in classes if np.isnan(c.auc.value))
+    return Scored(truth.n, n_groups, metrics, classes, excluded, _notes(metrics, single)), drawn
+
+
+def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values], single: bool) -> ClassResult:
+    point, drawn = values
+    known = truth.known[:, j]
+    positive = truth.positive[known, j]
+    return ClassResult(
+        truth.classes[j],
+        int(positive.sum()),
+        int(known.sum()),
+        float(positive.mean()) if len(positive) else float("nan"),
+        interval(float(point["auc"][j]), drawn["auc"][:, j]),
+        interval(float(point["ap"][j]), drawn["ap"][:, j]),
+        delong(positive, p[known, j]).interval() if single else None,
+    )
+
+
+def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
+    loose = [name for name, value in metrics.items() if not value.reliable]
+    notes = []
+    if loose:
+        notes.append(f"interval unreliable (over 5 % of replicates undefined): {', '.join(loose)}")
+    if not single:
+        notes.append("no DeLong interval: groups have several rows, which are not independent")
+    return tuple(notes)
+
+
+def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
+    """The same truth with the columns that no fitted row has marked unknown, so that their metrics are NaN (D1)."""
+    if not absent:
+        return truth
+    known = truth.known.copy()
+    known[:, [truth.classes.index(name) for name in absent]] = False
+    return Truth(truth.classes, truth.positive, known, truth.codes, truth.ordinal)
+
+
+def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:
+    """D7: always the fitted rows' majority class, and classes drawn by their frequency in the fitted rows."""
+    n, c = test.n, len(test.classes)
+    share = (fitted.positive & fitted.known).sum(0) / np.maximum(fitted.known.sum(0), 1)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if test.multilabel:
+        constant = np.tile((share >= 0.5).astype(float), (n, 1))
+        random = (rng.random((n, c)) < share).astype(float)
+    else:
+        constant = np.tile(np.eye(c)[share.argmax()], (n, 1))
+        random = np.eye(c)[rng.choice(c, n, p=share / share.sum())]
+    zeros = np.arange(n)
+    out = {}
+    for name, p in (("majority", constant), ("stratified random", random)):
+        point = evaluator(p, test, zeros).point()
+        out[name] = {m: float(point[m]) for m in ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy") if m in point}
+    return out
+
+
+def curves(p: Float64, truth: Truth) -> tuple[Curves, ...]:
+    """ROC and precision-recall curves of every column that has both kinds of rows."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    out = []
+    for j, name in enumerate(truth.classes):
+        known = truth.known[:, j]
+        positive, s = truth.positive[known, j], p[known, j]
+        if not positive.any() or positive.all():
+            continue
+        fpr, tpr, _ = roc_curve(positive, s)
+        precision, recall, _ = precision_recall_curve(positive, s)
+        roc, pr = _thin(fpr, tpr), _thin(recall[::-1], precision[::-1])
+        out.append(Curves(name, *roc, *pr))
+    return tuple(out)
+
+
+def _thin(x: Float64, y: Float64) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    at = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).astype(int))
+    return tuple(np.round(x[at], 5).tolist()), tuple(np.round(y[at], 5).tolist())
+
+
+def by_group(p: Float64, truth: Truth, groups: Int64, pooling: str) -> tuple[Float64, Truth, int]:
+    """D15: one row a group, its probabilities pooled by "mean" or "max" (then made to sum to 1 again).
+
+    A group's truth is the class of its rows; for two classes and for labels, positive if any row is. Groups of three or
+    more classes whose rows disagree are left out; the third value counts them.
+    """
+    groups = compact(groups)
+    g = int(groups.max()) + 1
+    if pooling == "mean":
+        pooled = np.zeros((g, p.shape[1]))
+        np.add.at(pooled, groups, p)
+        pooled /= np.bincount(groups)[:, None]
+    else:
+        pooled = np.full((g, p.shape[1]), -np.inf)
+        np.maximum.at(pooled, groups, p)
+    positive, known = np.zeros((g, p.shape[1]), bool), np.zeros((g, p.shape[1]), bool)
+    np.logical_or.at(positive, groups, truth.positive & truth.known)
+    np.logical_or.at(known, groups, truth.known)
+    if truth.codes is None:
+        return pooled, Truth(truth.classes, positive, known, None), 0
+    pooled /= pooled.sum(1, keepdims=True)
+    low, high = np.full(g, len(truth.classes)), np.full(g, -1)
+    np.minimum.at(low, groups, truth.codes)
+    np.maximum.at(high, groups, truth.codes)
+    agree = np.ones(g, bool) if len(truth.classes) == 2 else low == high
+    pooled_truth = class_truth(high[agree], truth.classes, ordinal=truth.ordinal)
+    pooled_truth = Truth(truth.classes, pooled_truth.positive, known[agree], pooled_truth.codes, truth.ordinal)
+    return pooled[agree], pooled_truth, int((~agree).sum())

@@ -1,0 +1,90 @@
+"""D5 for any fitted probe: which penalty, by inner rows that are not tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.types import Float64, Int64
+from probes.fitting import Features, Fitted, Recipe, fit
+from probes.metrics import macro_auc
+from probes.models import Model
+from probes.sweep import Candidate, Selection, fixed, mean, sweep_decades, sweep_values
+from probes.truth import Truth, probabilities
+
+PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "prototype": "none"}
+SHORT_LISTS = {"svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1)}  # too slow for the decades of D5
+
+Folds = Sequence[tuple[Int64, Int64]]  # (fit rows, held-out rows)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What the inner rows chose, and how the chosen probe scored them: for temperature and thresholds."""
+
+    selection: Selection
+    rows: Int64  # held-out rows, concatenated over the folds
+    logits: Float64  # (len(rows), c) by models that had not seen them
+    start: Model | None  # of the last fold at the chosen penalty, to warm-start the final fit
+
+
+def choose_penalty(
+    recipe: Recipe,
+    x: Features,
+    truth: Truth,
+    folds: Folds,
+    *,
+    value: float | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Inner:
+    """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given."""
+    trial = _Trial(recipe, x, truth, folds, progress)
+    parameter = PARAMETER[recipe.probe]
+    inner = "val split" if len(folds) == 1 else f"{len(folds)} grouped folds of train"
+    if parameter == "none" or value is not None:
+        trial(1.0 if value is None else value)
+        selection = fixed(parameter, 1.0 if value is None else value)
+    elif recipe.probe in SHORT_LISTS:
+        selection = sweep_values(parameter, inner, SHORT_LISTS[recipe.probe], trial)
+    else:
+        selection = sweep_decades(parameter, inner, trial)
+    rows = np.concatenate([held for _, held in folds])
+    return Inner(selection, rows, trial.logits[selection.value], trial.models[selection.value][-1])
+
+
+class _Trial:
+    """Fits one penalty on every fold, warm-started from the nearest penalty tried before."""
+
+    def __init__(
+        self, recipe: Recipe, x: Features, truth: Truth, folds: Folds, progress: Callable[[str], None]
+    ) -> None:
+        self._recipe, self._x, self._truth, self._folds, self._progress = recipe, x, truth, folds, progress
+        self.models: dict[float, list[Model]] = {}
+        self.logits: dict[float, Float64] = {}
+
+    def __call__(self, value: float) -> Candidate:
+        self._progress(f"{PARAMETER[self._recipe.probe]} = {value:.3g}")
+        near = min(self.models, key=lambda v: abs(np.log(v / value)), default=None)
+        fits: list[Fitted] = []
+        areas, logits = [], []
+        for i, (rows, held) in enumerate(self._folds):
+            start = None if near is None else self.models[near][i]
+            fits.append(fit(self._recipe, _rows(self._x, rows), self._truth.take(rows), value, start=start))
+            scored = fits[-1].model.logits(_rows(self._x, held))
+            inside = self._truth.take(held)
+            areas.append(macro_auc(probabilities(scored, inside.multilabel), inside))
+            logits.append(scored)
+        self.models[value] = [f.model for f in fits]
+        self.logits[value] = np.concatenate(logits)
+        defined = [a for a in areas if not np.isnan(a)]
+        return Candidate(value, mean(defined), all(f.converged for f in fits))
+
+
+def _rows(x: Features, rows: Int64) -> Features:
+    """A view where the rows are contiguous: train and val lie one after the other in one matrix."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return x[rows[0] : rows[-1] + 1]
+    taken: Features = x[rows]
+    return taken
