@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.demo.retrieval import CLOSE_MM, Queries, Share
+from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
 from indexer.pixels import decode
 from indexer.reader import read_place
@@ -61,7 +61,8 @@ def write_page(
         f"{spec.fingerprint}); {store.failures().num_rows} files refused and named.</p>",
         "<h2>Is the nearest slice the right one?</h2>",
         f"<p>Share of held-out slices, turned, zoomed and with another gamma, whose first hit lies in the same plane "
-        f"within {CLOSE_MM:g} mm.</p>",
+        f"within {CLOSE_MM:g} mm. The brain is left-right symmetric: sagittal slices compare by distance from the "
+        "midline.</p>",
         _share_table(*shares),
         "<h2>Queries and their nearest slices</h2>",
         *_gallery(store, queries, hits),
@@ -96,11 +97,12 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
             figures = [_figure(asked, f"<b>query</b><br>{plane} {item.millimetres:+.0f} mm", "asked")]
             for hit in hits[path][:NEIGHBOURS]:
                 columns = hit["columns"]
-                gap = abs(columns["slice_location"] - item.millimetres)
-                right = columns["image_orientation"] == plane and gap <= CLOSE_MM
+                found = columns["image_orientation"], columns["slice_location"]
+                right, gap = is_close(*found, item), gap_mm(*found, item)
+                off = f"{gap:.0f} mm off" if found[0] == plane else "wrong plane"
                 text = (
                     f"{columns['image_orientation']} {columns['slice_location']:+.0f} mm<br>"
-                    f"cosine {hit['score']:.3f} <span class='{'good' if right else 'bad'}'>{gap:.0f} mm off</span>"
+                    f"cosine {hit['score']:.3f} <span class='{'good' if right else 'bad'}'>{off}</span>"
                 )
                 figures.append(_figure(_stored_picture(store, int(hit["row_id"])), text, ""))
             parts.append(f"<div class='row'>{''.join(figures)}</div>")

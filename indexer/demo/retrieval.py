@@ -34,8 +34,7 @@ def embedding_shares(hits: Mapping[str, Sequence[Mapping[str, Any]]], queries: Q
     right: dict[str, list[bool]] = {plane: [] for plane in PLANES}
     for path, (item, _) in queries.items():
         first = hits[path][0]["columns"]
-        close = first["image_orientation"] == item.plane and abs(first["slice_location"] - item.millimetres) <= CLOSE_MM
-        right[item.plane].append(close)
+        right[item.plane].append(is_close(first["image_orientation"], first["slice_location"], item))
     return {plane: Share(len(r), sum(r)) for plane, r in right.items()}
 
 
@@ -58,8 +57,23 @@ def chance(cuts: Sequence[Slice], queries: Queries) -> dict[str, float]:
     return {plane: float(np.mean(values)) for plane, values in shares.items()}
 
 
+def gap_mm(plane: str, millimetres: float, asked: Slice) -> float:
+    """How far a slice of the asked plane lies from the asked one.
+
+    The template is left-right symmetric, so a sagittal slice and its mirror image are one picture: there the
+    distances from the midline are compared.
+    """
+    if plane == asked.plane == "sagittal":
+        return abs(abs(millimetres) - abs(asked.millimetres))
+    return abs(millimetres - asked.millimetres)
+
+
+def is_close(plane: str, millimetres: float, asked: Slice) -> bool:
+    return plane == asked.plane and gap_mm(plane, millimetres, asked) <= CLOSE_MM
+
+
 def _close(found: Slice, asked: Slice) -> bool:
-    return found.plane == asked.plane and abs(found.millimetres - asked.millimetres) <= CLOSE_MM
+    return is_close(found.plane, found.millimetres, asked)
 
 
 def _flat(pixels: Float32) -> Float32:

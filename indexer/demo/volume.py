@@ -41,7 +41,8 @@ def slices() -> Iterator[Slice]:
             if (cut > 0.1).mean() < MIN_TISSUE:
                 continue
             millimetres = float(image.affine[axis, axis] * i + image.affine[axis, 3])
-            yield Slice(plane, millimetres, np.ascontiguousarray(np.rot90(cut)), i % QUERY_EVERY == 1)
+            held_out = round(abs(millimetres)) % QUERY_EVERY == 1  # on both sides: the template is its own mirror image
+            yield Slice(plane, millimetres, np.ascontiguousarray(np.rot90(cut)), held_out)
 
 
 def write_dicom(item: Slice, path: Path) -> None:
