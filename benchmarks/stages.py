@@ -1,0 +1,185 @@
+"""One stage measured in a process of its own, so that its memory is its own. Prints one line of JSON.
+
+`python -m benchmarks.stages decode|model|end-to-end SHARDS SETTINGS`, where SETTINGS is the JSON of `Settings`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how."""
+
+    encoder: str
+    weights: str | None
+    precision: str = "bf16"
+    device: str = "auto"
+    compiled: bool = True
+    seconds: float = 20.0  # of the decode and model stages
+
+
+def rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_rss_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def side_by_side(work: Callable[[int], int], workers: int) -> dict[str, float]:
+    """`work(worker)` in as many threads, each returning how many images it did → images and seconds."""
+    done = [0] * workers
+
+    def call(worker: int) -> None:
+        done[worker] = work(worker)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(workers)]
+    start, cpu = time.perf_counter(), time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    images = sum(done)
+    return {
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "cpu_seconds_per_image": cpu / images,  # hardly depends on what else the machine does
+    }
+
+
+def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Shards' images from memory → squares, one thread a core, for `settings.seconds`."""
+    from indexer.encoders.cpu import cores, use_one_thread_beside_others
+    from indexer.encoders.loading import find
+    from indexer.encoders.weights import parse
+    from indexer.pixels import decode
+
+    spec = find(settings.encoder, parse(settings.weights, 0)).spec
+    images = _images(folder, 500)
+    workers = cores()
+
+    def work(worker: int) -> int:
+        use_one_thread_beside_others()
+        end, i = time.perf_counter() + settings.seconds, worker
+        while time.perf_counter() < end:
+            for _ in range(8):
+                for _picture in decode(images[i % len(images)], "jpg", spec.pixels):
+                    pass
+                i += workers
+        return (i - worker) // workers
+
+    work_warm(decode, images, spec)
+    return side_by_side(work, workers)
+
+
+def work_warm(decode: Callable[..., Any], images: Sequence[bytes], spec: Any) -> None:
+    """Imports and first calls happen before the clock starts."""
+    for data in images[:4]:
+        list(decode(data, "jpg", spec.pixels))
+
+
+def model_alone(settings: Settings) -> dict[str, Any]:
+    """Full batches of noise in memory → vectors, by as many threads as the encoder takes, for `settings.seconds`."""
+    encoder = _encoder(settings)
+    size, n = encoder.spec.pixels.size, encoder.batch_size
+    batch = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    for thread in [threading.Thread(target=encoder.embed, args=(batch,)) for _ in range(2)]:
+        thread.start()
+        thread.join()
+
+    def work(_: int) -> int:
+        end, done = time.perf_counter() + settings.seconds, 0
+        while time.perf_counter() < end:
+            encoder.embed(batch)
+            done += n
+        return done
+
+    facts = {"batch_size": n, "workers": encoder.workers, "device": encoder.device}
+    return side_by_side(work, encoder.workers) | facts
+
+
+def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
+    """index() over every shard into a fresh table; its own report, and the memory it took."""
+    from indexer.pipeline.run import index
+    from indexer.shards import find_shards
+    from indexer.store.store import EmbeddingStore
+
+    encoder = _encoder(settings)
+    size = encoder.spec.pixels.size
+    encoder.embed(
+        np.zeros((encoder.batch_size, size, size, 3), np.uint8)
+    )  # what the first batch allocates is the model's
+    loaded = rss_bytes()
+    with tempfile.TemporaryDirectory() as db:
+        store = EmbeddingStore.create(db, "t", encoder.spec)
+        cpu = time.process_time()
+        report = index(find_shards([str(folder)]).shards, store, encoder)
+        cpu = time.process_time() - cpu
+    if report.failed:
+        raise SystemExit(f"{report.failed} images failed: {report.reasons}")
+    return {
+        "images": report.embedded,
+        "seconds": report.seconds,
+        "images_per_second": report.images_per_second,
+        "cpu_seconds_per_image": cpu / report.embedded,
+        "busy_share": {s.name: s.busy_seconds / (s.threads * report.seconds) for s in report.stages},
+        "bottleneck": report.bottleneck,
+        "model_bytes": encoder.parameter_bytes,
+        "loaded_rss_bytes": loaded,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def _encoder(settings: Settings) -> Any:
+    from indexer.encoders import load
+
+    return load(
+        settings.encoder,
+        weights=settings.weights,
+        precision=settings.precision,
+        device=settings.device,
+        compiled=settings.compiled,
+    )
+
+
+def _images(folder: Path, count: int) -> list[bytes]:
+    from indexer.reader import read_shard
+    from indexer.shards import find_shards
+    from indexer.types import Sample
+
+    images = []
+    for shard in find_shards([str(folder)]).shards:
+        images += [s.image for s in read_shard(shard) if isinstance(s, Sample)]
+        if len(images) >= count:
+            break
+    return images[:count]
+
+
+def main(stage: str, folder: str, settings: str) -> None:
+    chosen = Settings(**json.loads(settings))
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "decode": lambda: decode_alone(Path(folder), chosen),
+        "model": lambda: model_alone(chosen),
+        "end-to-end": lambda: end_to_end(Path(folder), chosen),
+    }
+    print(json.dumps(stages[stage]()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,155 @@
+"""Images a second: decoding alone, the model alone, both together, and the script a user would otherwise write.
+
+All in one run, the four taking turns, so that a busy machine slows all of them. Goals: end to end at 0.95 of the
+ceiling on a CPU and 0.9 with a GPU, 2.5 times the script, 1.5 GiB above the loaded model whatever the archive's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stages import Settings
+from benchmarks.synthetic import shards
+
+RESULTS = Path(__file__).parent / "results"
+GOALS = {"end_to_end_over_ceiling": 0.95, "over_naive_script": 2.5}
+MEMORY_GOAL = 1.5 * 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of decoding alone and the model alone, each round")
+    parser.add_argument("--encoder", default="open_clip:ViT-B-32")
+    parser.add_argument("--weights", default="random", help="speed does not depend on what the weights are")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--ten-times", action="store_true", help="also ten times the images, for the memory")
+    parser.add_argument("--archive", type=Path, help="where the synthetic shards are kept between runs")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    args = parser.parse_args()
+    settings = Settings(
+        args.encoder, args.weights, device=args.device, compiled=not args.no_compile, seconds=args.seconds
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.archive or Path(scratch)
+        shards(folder / "once", args.images)
+        result = measure(folder / "once", settings, args.rounds)
+        if args.ten_times:
+            shards(folder / "ten", 10 * args.images, seed=1)
+            result["ten_times"] = stage("end-to-end", folder / "ten", settings)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "throughput.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result) if args.json else table(result))
+
+
+def measure(folder: Path, settings: Settings, rounds: int) -> dict[str, Any]:
+    """Each stage `rounds` times, taking turns; medians, and the ratios within each round."""
+    taken: list[dict[str, dict[str, Any]]] = []
+    for _ in range(rounds):
+        got = {name: stage(name, folder, settings) for name in ("decode", "model", "end-to-end")}
+        if settings.encoder.startswith("open_clip:"):
+            got["naive"] = naive(folder, settings.encoder.removeprefix("open_clip:"))
+        taken.append(got)
+    device = taken[0]["model"]["device"]
+    ceilings = [ceiling(r["decode"]["images_per_second"], r["model"]["images_per_second"], device) for r in taken]
+    whole = [r["end-to-end"] for r in taken]
+    result: dict[str, Any] = {
+        "end_to_end_over_ceiling": statistics.median(
+            w["images_per_second"] / c for w, c in zip(whole, ceilings, strict=True)
+        ),
+        "peak_rss_bytes": max(w["peak_rss_bytes"] for w in whole),
+        "loaded_rss_bytes": max(w["loaded_rss_bytes"] for w in whole),
+        "model_bytes": whole[0]["model_bytes"],
+        "decode_images_per_second": _median(taken, "decode"),
+        "model_images_per_second": _median(taken, "model"),
+        "ceiling_images_per_second": statistics.median(ceilings),
+        "end_to_end_images_per_second": _median(taken, "end-to-end"),
+        "cpu_seconds_per_image": {name: _median(taken, name, "cpu_seconds_per_image") for name in taken[0]},
+        "busy_share": whole[-1]["busy_share"],
+        "bottleneck": whole[-1]["bottleneck"],
+        "images": whole[0]["images"],
+        "rounds": taken,
+        "settings": asdict(settings),
+        "machine": machine(device),
+    }
+    if "naive" in taken[0]:
+        pairs = [(r["end-to-end"]["images_per_second"], r["naive"]["images_per_second"]) for r in taken]
+        result["naive_images_per_second"] = _median(taken, "naive")
+        result["over_naive_script"] = statistics.median(ours / theirs for ours, theirs in pairs)
+    return result
+
+
+def ceiling(decode: float, model: float, device: str) -> float:
+    """On a CPU both stages share the cores: cores / (d + m) = 1 / (1/decode + 1/model). A GPU has its own."""
+    return 1 / (1 / decode + 1 / model) if device == "cpu" else min(decode, model)
+
+
+def stage(name: str, folder: Path, settings: Settings) -> dict[str, Any]:
+    return _run("benchmarks.stages", name, str(folder), json.dumps(asdict(settings)))
+
+
+def naive(folder: Path, model: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as out:
+        got = _run("benchmarks.naive", str(folder), model, out)
+    return got | {"images_per_second": got["images"] / got["seconds"]}
+
+
+def _run(module: str, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{module} {' '.join(arguments)} failed")
+    got: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return got
+
+
+def _median(taken: list[dict[str, dict[str, Any]]], name: str, field: str = "images_per_second") -> float:
+    return statistics.median(r[name][field] for r in taken)
+
+
+def machine(device: str) -> dict[str, Any]:
+    import torch
+
+    model = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device != "cpu" else []
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "gpus": names, "torch": torch.__version__}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"decoding alone   {result['decode_images_per_second']:8.1f} images/s",
+        f"model alone      {result['model_images_per_second']:8.1f}",
+        f"ceiling          {result['ceiling_images_per_second']:8.1f}",
+        f"end to end       {result['end_to_end_images_per_second']:8.1f}   {result['bottleneck']}",
+        f"  over ceiling   {result['end_to_end_over_ceiling']:8.3f}   goal {GOALS['end_to_end_over_ceiling']}",
+    ]
+    if "over_naive_script" in result:
+        lines += [
+            f"script           {result['naive_images_per_second']:8.1f}",
+            f"  over script    {result['over_naive_script']:8.2f}   goal {GOALS['over_naive_script']}",
+        ]
+    above = [("memory above model", result["peak_rss_bytes"] - result["loaded_rss_bytes"])]
+    if ten := result.get("ten_times"):
+        above.append(("  at ten times", ten["peak_rss_bytes"] - ten["loaded_rss_bytes"]))
+    lines += [f"{name:<18} {nbytes / 2**30:6.2f} GiB   goal {MEMORY_GOAL / 2**30:.1f}" for name, nbytes in above]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
