@@ -46,9 +46,7 @@ def near_duplicates(
 ) -> tuple[Float32, Int64]:
     """Highest cosine (q,) to a fitted row of another group, and that row (q,); -inf and -1 below every threshold."""
     floor = min(*THRESHOLDS, tau)
-    return nearest_above(
-        base, queries, floor, base_groups=base_groups, query_groups=query_groups, progress=progress
-    )
+    return nearest_above(base, queries, floor, base_groups=base_groups, query_groups=query_groups, progress=progress)
 
 
 def audit(cosine: Float32, nearest: Int64, test: Truth, fitted: Truth, tau: float = TAU) -> Audit:

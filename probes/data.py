@@ -89,7 +89,15 @@ def load(store: EmbeddingStore, request: Request, classes: tuple[str, ...] | Non
 def source_of(store: EmbeddingStore) -> Source:
     spec = store.spec
     return Source(
-        store.uri, store.name, store.version, spec.name, spec.weights, spec.fingerprint, spec.licence, spec.random, spec.dim
+        store.uri,
+        store.name,
+        store.version,
+        spec.name,
+        spec.weights,
+        spec.fingerprint,
+        spec.licence,
+        spec.random,
+        spec.dim,
     )
 
 
@@ -108,7 +116,9 @@ def _columns(store: EmbeddingStore, request: Request) -> tuple[pa.Table, Int64]:
     names = ["key", "content", *dict.fromkeys(wanted)] + (["norm"] if request.scaling == "raw" else [])
     batches = list(store.scan(names, request.where))
     if not sum(b.num_rows for b in batches):
-        raise ProbeError(f"no rows in table {store.name}" + (f" match --where {request.where!r}." if request.where else "."))
+        raise ProbeError(
+            f"no rows in table {store.name}" + (f" match --where {request.where!r}." if request.where else ".")
+        )
     table = pa.Table.from_batches(batches)
     return table, table.column("_rowid").to_numpy().astype(np.int64)
 
@@ -144,9 +154,13 @@ def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *
     if len(classes) == 1:
         raise ProbeError(f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart.")
     if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
-        raise ProbeError(f"column {name} holds {len(classes)} different values: not classes. Group them into a new column.")
+        raise ProbeError(
+            f"column {name} holds {len(classes)} different values: not classes. Group them into a new column."
+        )
     if ordinal and not number:
-        raise ProbeError(f"column {name} is {column.type}: ordinal grades must be numbers. Give them in a numeric column.")
+        raise ProbeError(
+            f"column {name} is {column.type}: ordinal grades must be numbers. Give them in a numeric column."
+        )
 
 
 def _binary(column: pa.ChunkedArray, name: str) -> Float64:

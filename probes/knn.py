@@ -49,9 +49,7 @@ def nearest(
         base = np.concatenate([base, -half.astype(np.float32)], axis=1)
         queries = np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
     k = min(k, len(base))
-    scores, rows = top_k(
-        base, queries, k, base_groups=base_groups, query_groups=query_groups, progress=progress
-    )
+    scores, rows = top_k(base, queries, k, base_groups=base_groups, query_groups=query_groups, progress=progress)
     return Neighbours(scores, rows)
 
 

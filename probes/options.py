@@ -21,10 +21,15 @@ _DATA = [
     click.argument("db"),
     table_option,
     click.option("--label", "label", required=True, metavar="COLUMN", help="Column of the classes."),
-    click.option("--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."),
+    click.option(
+        "--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."
+    ),
     click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
     click.option(
-        "--group", required=True, metavar="COLUMN", help='What must not stand on two sides, e.g. patient; "none" splits by image.'
+        "--group",
+        required=True,
+        metavar="COLUMN",
+        help='What must not stand on two sides, e.g. patient; "none" splits by image.',
     ),
     click.option(
         "--split", metavar="HOW", help="hash (default), stratified, nested, or a column that names train, val, test."
@@ -49,7 +54,9 @@ _FIT = [
     click.option("--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help="Default: l2."),
     click.option("--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."),
 ]
-class_weight_option = click.option("--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row.")
+class_weight_option = click.option(
+    "--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row."
+)
 
 
 def data_options(command: Command) -> Command:

@@ -92,7 +92,9 @@ def _assemble(
     inner_p = probabilities(trained.inner_logits, truth.multilabel, temperature)
     scored, _ = score(p, truth, groups, how)
     operating = operating_points((inner_p, inner), (p, truth, groups), request, how)
-    threshold = operating[-1].threshold if len(truth.classes) == 2 and not truth.multilabel and operating else float("nan")
+    threshold = (
+        operating[-1].threshold if len(truth.classes) == 2 and not truth.multilabel and operating else float("nan")
+    )
     sub = _subgroups(experiment, (p, truth, groups), threshold, how)
     result = ProbeResult(
         format=FORMAT,
@@ -191,7 +193,14 @@ def _operating_point(
     if prevalence is not None:
         ppv = ppv_at(values["sensitivity"].value, values["specificity"].value, prevalence)
     return OperatingPoint(
-        truth.classes[j], request.specificity, chosen.value, chosen.sensitivity, chosen.specificity, values, prevalence, ppv
+        truth.classes[j],
+        request.specificity,
+        chosen.value,
+        chosen.sensitivity,
+        chosen.specificity,
+        values,
+        prevalence,
+        ppv,
     )
 
 

@@ -92,7 +92,9 @@ def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, floa
     out = {}
     for name, p in (("majority", constant), ("stratified random", random)):
         point = evaluator(p, test, zeros).point()
-        out[name] = {m: float(point[m]) for m in ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy") if m in point}
+        out[name] = {
+            m: float(point[m]) for m in ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy") if m in point
+        }
     return out
 
 

@@ -74,7 +74,9 @@ def sweep_values(
     """Try each of a short list. The edge flag says that the best is the list's first or last."""
     ordered = tuple(evaluate(value) for value in sorted(values))
     best = choose(list(ordered))
-    return Selection(parameter, best.value, inner, len(values) > 1 and best.value in (min(values), max(values)), ordered)
+    return Selection(
+        parameter, best.value, inner, len(values) > 1 and best.value in (min(values), max(values)), ordered
+    )
 
 
 def mean(values: list[float]) -> float:

@@ -72,7 +72,9 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
             control = _shuffled_auc(experiment, recipe, x, (scaler, value))
     del x  # the final fit needs twice its room
     with progress.stage("final fit"):
-        final = fit(recipe, features(data.vectors, rows, scaler, np.float64), truth, value, start=inner.start, final=True)
+        final = fit(
+            recipe, features(data.vectors, rows, scaler, np.float64), truth, value, start=inner.start, final=True
+        )
         logits = final.model.logits(features(data.vectors, split.test, scaler))
     return Trained(
         final.model, scaler, inner.selection, final.converged, rows[inner.rows], inner.logits, logits, (), control
@@ -151,7 +153,12 @@ def _train_knn(experiment: Experiment, progress: Progress) -> Trained:
     by_k = {k: votes(found, base, k, vote) for k in ks}
     hidden = hide_absent(test, experiment.absent)
     results = tuple(_neighbour_result(k, by_k[k], hidden, areas[k]) for k in ks)
-    arrays = {"x": x, "positive": base.positive, "known": base.known, "groups": group_ids(data.group_names)[groups[rows]]}
+    arrays = {
+        "x": x,
+        "positive": base.positive,
+        "known": base.known,
+        "groups": group_ids(data.group_names)[groups[rows]],
+    }
     settings = {
         "k": float(chosen), "temperature": vote.temperature, "uniform": float(vote.kind == "uniform"),
         "euclidean": float(request.metric == "euclidean"), "multilabel": float(base.multilabel),

@@ -1,0 +1,28 @@
+"""`probes knn`: k nearest neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probes.options import make_request, probe_options
+
+
+@click.command("knn", short_help="k nearest neighbours, every k from one exact search.")
+@probe_options
+@click.option("-k", "--k", type=click.IntRange(1), help="Fix k instead of choosing it on validation rows.")
+@click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help="Default: none (unit rows).")
+@click.option("--vote", type=click.Choice(["softmax", "uniform"]), help="Default: softmax at --temperature.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax vote. Default: 0.07.")
+@click.option("--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol, whole.")
+def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Classify each test row by its nearest fitted rows; neighbours of its own group never vote.
+
+    Every k of 1, 5, 10, 20, 50, 100, 200 comes from one exact search; validation rows choose among them.
+    """
+    from probes.answer import answer
+
+    options["scaling"] = options["scaling"] or "none"
+    answer(make_request("knn", options), out=out, as_json=as_json)

@@ -1,0 +1,26 @@
+"""`probes svm`: support vector machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probes.options import class_weight_option, fit_options, make_request, probe_options
+
+
+@click.command("svm", short_help="Support vector machine, linear or with a Gaussian kernel.")
+@probe_options
+@fit_options
+@class_weight_option
+@click.option("--kernel", default="linear", show_default=True, type=click.Choice(["linear", "rbf"]))
+@click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
+def command(*, kernel: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Fit one support vector machine a class, C chosen by inner validation.
+
+    Decision values become probabilities by a softmax at a temperature that is fitted on held-out rows.
+    """
+    from probes.answer import answer
+
+    answer(make_request("svm" if kernel == "linear" else "svm-rbf", options), out=out, as_json=as_json)

@@ -1,0 +1,245 @@
+"""A result as plain text for a terminal: how rows were split, the audit, then numbers beside their baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from probes.intervals import Interval
+from probes.records import ProbeResult, Scored
+
+NAMES = {
+    "auc_macro": "AUC, macro",
+    "auc_weighted": "AUC, weighted",
+    "ap_macro": "average precision, macro",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1, macro",
+    "accuracy": "accuracy",
+    "kappa_quadratic": "kappa, quadratic",
+    "brier": "Brier score",
+    "log_loss": "log-loss",
+    "ece": "calibration error (ECE)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "lr_positive": "LR+",
+    "lr_negative": "LR-",
+}
+SHOWN_CLASSES = 40
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number, or NaN by name."""
+    return "NaN" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def with_interval(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    if math.isnan(value.low):
+        return number(value.value)
+    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{'' if value.reliable else ', unreliable'})"
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Left-aligned columns, two spaces apart."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def result_text(result: ProbeResult) -> str:
+    """The whole result; read from the top, nothing that qualifies a number comes after it."""
+    parts = [
+        [result.split.statement.upper() if result.split.level == "image" else result.split.statement],
+        [f"warning: {text}" for text in result.warnings if text != result.split.statement],
+        _split(result),
+        _audit(result),
+        _choice(result),
+        _metrics(result),
+        _classes(result.test),
+        _neighbours(result),
+        _operating(result),
+        _subgroups(result),
+        _calibration(result),
+        _few_shot(result),
+        _foot(result),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _split(result: ProbeResult) -> list[str]:
+    flow, source = result.flow, result.source
+    left_out = [
+        f"{count} {what}"
+        for count, what in (
+            (flow.embedded - flow.matched, "not matched by --where"),
+            (flow.unlabelled, "without a label"),
+            (flow.unassigned, "without a split"),
+            (flow.duplicates, "duplicates of a later split"),
+        )
+        if count
+    ]
+    lines = [
+        f"{', '.join(result.request.labels)} from table {source.table}, version {source.version} "
+        f"({source.encoder}, {source.dim} numbers an image)",
+        f"{flow.embedded} images embedded, {flow.failed} failed; left out: {', '.join(left_out) or 'none'}",
+    ]
+    header = ["split " + result.split.kind, "rows", "groups", "rows of each class"]
+    rows = [
+        [name, str(part.rows), str(part.groups), _counts(part.classes)]
+        for name, part in result.split.parts.items()
+        if part.rows
+    ]
+    return lines + table([header, *rows])
+
+
+def _counts(classes: dict[str, int]) -> str:
+    shown = [f"{name} {count}" for name, count in list(classes.items())[:8]]
+    return ", ".join(shown) + (f", and {len(classes) - 8} classes more" if len(classes) > 8 else "")
+
+
+def _audit(result: ProbeResult) -> list[str]:
+    audit = result.audit
+    if audit is None:
+        return []
+    counts = ", ".join(f"≥ {level.cosine:g}: {level.rows}" for level in audit.levels)
+    lines = [
+        f"near-duplicate audit: {audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g} to a fitted row "
+        "of another group",
+        f"  {counts}",
+    ]
+    hit = next((level for level in audit.levels if level.cosine == audit.tau and level.rows), None)
+    if hit is not None:
+        agreement = number(hit.label_agreement)
+        lines.append(f"  same label in {agreement} of them (by chance {number(audit.chance_agreement)})")
+    return lines
+
+
+def _choice(result: ProbeResult) -> list[str]:
+    selection = result.selection
+    if selection.parameter == "none":
+        return []
+    how = "fixed" if selection.inner == "fixed" else f"chosen on {selection.inner}"
+    best = [c.auc for c in selection.candidates if c.value == selection.value]
+    inner = f", inner AUC {number(best[0])}" if best else ""
+    return [
+        f"{result.request.probe} probe, {selection.parameter} = {selection.value:.4g} ({how}{inner}), "
+        f"scaling {result.request.scaling}"
+    ]
+
+
+def _metrics(result: ProbeResult) -> list[str]:
+    header = ["on the test rows", "value (95 % interval)"]
+    sets: list[tuple[str, Scored | None]] = [
+        (f"without near-duplicates, {result.without_duplicates.rows} rows" if result.without_duplicates else "", result.without_duplicates),
+        (f"by {result.request.group}, {result.patients.rows}" if result.patients else "", result.patients),
+    ]  # fmt: skip
+    sets = [(name, scored) for name, scored in sets if scored is not None]
+    header += [*result.baselines, *(name for name, _ in sets)]
+    rows = [header]
+    for name, value in result.test.metrics.items():
+        base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
+        others = [with_interval(scored.metrics[name]) for _, scored in sets if scored is not None]
+        rows.append([NAMES[name], with_interval(value), *base, *others])
+    lines = table(rows)
+    if result.shuffled_auc is not None:
+        lines.append(f"  the same probe on shuffled labels: AUC {number(result.shuffled_auc)} (chance 0.500)")
+    if result.folds:
+        lines.append(f"  mean ± SD over {len(result.folds)} outer folds; no interval (folds share their fitted rows)")
+    return lines + [f"  note: {note}" for note in result.test.notes]
+
+
+def _classes(scored: Scored) -> list[str]:
+    if not scored.classes:
+        return []
+    rows = [["class", "positives", "prevalence", "AUC", "average precision"]]
+    rows += [
+        [c.name, f"{c.positives} of {c.rows}", number(c.prevalence), with_interval(c.auc), with_interval(c.ap)]
+        for c in scored.classes[:SHOWN_CLASSES]
+    ]
+    lines = table(rows)
+    if len(scored.classes) > SHOWN_CLASSES:
+        lines.append(f"  … and {len(scored.classes) - SHOWN_CLASSES} more (--json has all)")
+    if scored.excluded:
+        lines.append(f"  in no mean, as undefined: {', '.join(scored.excluded)}")
+    return lines
+
+
+def _neighbours(result: ProbeResult) -> list[str]:
+    if not result.neighbours:
+        return []
+    rows = [["k", "inner AUC", "test AUC", "test balanced accuracy"]]
+    rows += [
+        [str(n.k), number(n.val_auc_macro), number(n.auc_macro), number(n.balanced_accuracy)] for n in result.neighbours
+    ]
+    return table(rows)
+
+
+def _operating(result: ProbeResult) -> list[str]:
+    lines = []
+    for point in result.operating[:SHOWN_CLASSES]:
+        lines.append(
+            f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
+            f"for specificity ≥ {point.target_specificity:g}"
+        )
+        rates = [(NAMES[name], with_interval(value)) for name, value in point.rates.items()]
+        lines += table(rates)
+        if point.prevalence is not None:
+            lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {number(point.ppv_at_prevalence)}")
+    return lines if len(result.operating) == 1 else lines[:0] + _operating_table(result)
+
+
+def _operating_table(result: ProbeResult) -> list[str]:
+    if not result.operating:
+        return []
+    first = result.operating[0]
+    rows = [["one against the rest", "threshold", "sensitivity", "specificity", "PPV"]]
+    rows += [
+        [o.column, number(o.threshold, 4), *(with_interval(o.rates[r]) for r in ("sensitivity", "specificity", "ppv"))]
+        for o in result.operating[:SHOWN_CLASSES]
+    ]
+    title = f"operating points for specificity ≥ {first.target_specificity:g}, thresholds from held-out fitted rows"
+    return [title, *table(rows)]
+
+
+def _subgroups(result: ProbeResult) -> list[str]:
+    if not result.subgroups:
+        return []
+    rows = [["subgroup", "rows", "positives", "AUC", "sensitivity", "specificity"]]
+    for s in result.subgroups:
+        numbers = [s.note, "", ""] if s.note else [with_interval(v) for v in (s.auc, s.sensitivity, s.specificity)]
+        rows.append([f"{s.column} = {s.value}", str(s.rows), str(s.positives), *numbers])
+    lines = table(rows)
+    for gap in result.gaps:
+        lines.append(f"  largest gap in {gap.metric} by {gap.column}: {number(gap.gap)}, worst in {gap.worst}")
+    return lines
+
+
+def _calibration(result: ProbeResult) -> list[str]:
+    if not result.calibration:
+        return []
+    rows = [["calibration", "ECE", "adaptive", "class-wise", "log-loss", "Brier"]]
+    for name, c in result.calibration.items():
+        label = f"{name} temperature {result.temperature:.3g}" if name == "after" else f"{name} temperature"
+        rows.append([label, *map(number, (c.ece, c.ece_adaptive, c.ece_classwise, c.log_loss, c.brier))])
+    return table(rows)
+
+
+def _few_shot(result: ProbeResult) -> list[str]:
+    if result.few_shot is None:
+        return []
+    rows = [["patients a class", "test AUC, mean ± SD", "draws"]]
+    for p in result.few_shot.points:
+        size = "all" if p.patients_per_class == 0 else str(p.patients_per_class)
+        rows.append([size, f"{number(p.auc_mean)} ± {number(p.auc_sd)}", str(p.draws)])
+    return [
+        *table(rows),
+        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ patients {number(result.few_shot.area)}",
+    ]
+
+
+def _foot(result: ProbeResult) -> list[str]:
+    total = sum(result.seconds.values())
+    return [f"{total:.1f} s; seed {result.request.seed}. Research use only, not for clinical use."]
