@@ -56,7 +56,7 @@ def _digest(store: EmbeddingStore, where: str | None) -> str:
     return hashlib.sha256(f"{store.spec.fingerprint}\n{where}".encode()).hexdigest()[:16]
 
 
-def _save(path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def _save(path: Path, array: np.ndarray) -> None:
     """Whole or not at all, also with two probes at once."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     with half.open("wb") as file:

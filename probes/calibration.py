@@ -57,7 +57,7 @@ def calibration(p: Float64, truth: Truth, bins: int = ECE_BINS) -> Calibration:
     )
 
 
-def expected_error(confidence: Float64, correct: np.ndarray, bin_of: np.ndarray) -> float:  # type: ignore[type-arg]
+def expected_error(confidence: Float64, correct: np.ndarray, bin_of: np.ndarray) -> float:
     """Σ nₖ/N · |accuracyₖ - confidenceₖ| over bins."""
     if not len(confidence):
         return float("nan")
@@ -65,18 +65,18 @@ def expected_error(confidence: Float64, correct: np.ndarray, bin_of: np.ndarray)
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def _binary_ece(p: Float64, positive: np.ndarray, bins: int) -> float:  # type: ignore[type-arg]
+def _binary_ece(p: Float64, positive: np.ndarray, bins: int) -> float:
     return expected_error(p, positive.astype(np.float64), ece_bin(p, bins))
 
 
-def _equal_count(confidence: Float64, bins: int) -> np.ndarray:  # type: ignore[type-arg]
+def _equal_count(confidence: Float64, bins: int) -> np.ndarray:
     order = np.argsort(confidence, kind="stable")
     out = np.empty(len(order), np.int64)
     out[order] = np.arange(len(order)) * bins // max(len(order), 1)
     return out
 
 
-def _bins(confidence: Float64, correct: np.ndarray, bins: int) -> tuple[Bin, ...]:  # type: ignore[type-arg]
+def _bins(confidence: Float64, correct: np.ndarray, bins: int) -> tuple[Bin, ...]:
     bin_of = ece_bin(confidence, bins)
     rows = np.bincount(bin_of, minlength=bins)
     total = np.bincount(bin_of, weights=confidence, minlength=bins)
@@ -94,7 +94,7 @@ def log_loss(p: Float64, truth: Truth) -> float:
     return float(-np.log(np.clip(p[np.arange(len(p)), truth.codes], CLIP, 1.0)).mean())
 
 
-def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:  # type: ignore[type-arg]
+def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:
     own = np.clip(np.where(positive, p, 1 - p), CLIP, 1.0)
     return float(-np.log(own).mean()) if len(own) else float("nan")
 

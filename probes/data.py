@@ -47,7 +47,7 @@ def open_store(request: Request) -> EmbeddingStore:
 
 
 def load(store: EmbeddingStore, request: Request, classes: tuple[str, ...] | None = None) -> ProbeData:
-    """Read what the request names. `classes` fixes their order (zero-shot). Raises ProbeError, BadFilter, InputError."""
+    """What the request names. `classes` fixes their order (zero-shot). Raises ProbeError, BadFilter, InputError."""
     table, row_ids = _columns(store, request)
     labelled, truth = _truth(table, request, classes)
     kept = table.take(pa.array(labelled))
@@ -166,7 +166,7 @@ def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *
 def _binary(column: pa.ChunkedArray, name: str) -> Float64:
     """0, 1 or NaN (unknown) for each row."""
     try:
-        values = column.cast(pa.float64()).to_numpy().astype(np.float64)
+        values: Float64 = column.cast(pa.float64()).to_numpy().astype(np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ProbeError(f"column {name} is {column.type}: a label of --multilabel holds 0, 1 or null.") from error
     wrong = values[~np.isnan(values) & (values != 0) & (values != 1)]

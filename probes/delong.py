@@ -29,7 +29,7 @@ class DeLong:
         return max(0.0, low), min(1.0, high)
 
     def test(self, first: int = 0, second: int = 1) -> tuple[float, float]:
-        """z and two-sided p of auc[first] - auc[second]; NaN where the variance of the difference is 0."""
+        """Z and two-sided p of auc[first] - auc[second]; NaN where the variance of the difference is 0."""
         step = np.zeros(len(self.auc))
         step[first], step[second] = 1, -1
         variance = float(step @ self.covariance @ step)

@@ -155,7 +155,8 @@ def _rbf(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | Non
 
     if len(x) > KERNEL_ROWS:
         raise ProbeError(
-            f"{len(x)} rows are too many for a kernel machine (at most {KERNEL_ROWS}). Use `probes svm` without --kernel rbf."
+            f"{len(x)} rows are too many for a kernel machine (at most {KERNEL_ROWS}). "
+            "Use `probes svm` without --kernel rbf."
         )
     gamma = 1.0 / (x.shape[1] * float(x.var(dtype=np.float64)))
     dual, bias = np.zeros((len(truth.classes), len(x))), np.full(len(truth.classes), ABSENT)

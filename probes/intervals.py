@@ -80,7 +80,7 @@ class Difference:
 
 
 def paired_p(differences: Float64) -> float:
-    """p = 2·min(share of Δ ≤ 0, share of Δ ≥ 0), each count + 1 over replicates + 1, at most 1. NaN if none defined."""
+    """P = 2·min(share of Δ ≤ 0, share of Δ ≥ 0), each count + 1 over replicates + 1, at most 1. NaN if none defined."""
     defined = differences[~np.isnan(differences)]
     if not len(defined):
         return float("nan")

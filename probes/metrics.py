@@ -71,8 +71,7 @@ def evaluator(p: Float64, truth: Truth, groups: Int64) -> Evaluator:
 
 
 def _class_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
-    codes = truth.codes
-    assert codes is not None  # noqa: S101 - told apart by the caller
+    codes = truth.strata()
     called = p.argmax(1)
     own = np.clip(p[np.arange(len(p)), codes], CLIP, 1.0)
     confidence, correct = p.max(1), called == codes
@@ -168,7 +167,7 @@ def micro_auc(p: Float64, truth: Truth) -> float:
 
 
 def ovo_macro_auc(p: Float64, truth: Truth) -> float:
-    """Hand & Till 2001: mean over class pairs of the two one-against-one AUCs; pairs with an empty class are left out."""
+    """Hand & Till 2001: mean over class pairs of the two one-against-one AUCs; pairs with an empty class left out."""
     codes = truth.codes
     if codes is None:
         return float("nan")

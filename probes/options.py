@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,8 @@ _SPLIT = [
 ]
 _SCORE = [
     click.option("--subgroup", metavar="A,B", help="Columns whose values are reported one by one."),
-    click.option("--tau", type=click.FloatRange(0.5, 1), help="Cosine from which a test row counts as a near-duplicate. Default: 0.99."),
-    click.option("--specificity", type=click.FloatRange(0, 1), help="Of the operating point chosen on validation rows. Default: 0.9."),
+    click.option("--tau", type=click.FloatRange(0.5, 1), help="Cosine of a near-duplicate. Default: 0.99."),
+    click.option("--specificity", type=click.FloatRange(0, 1), help="Wanted of the operating point. Default: 0.9."),
     click.option("--prevalence", type=click.FloatRange(0, 1), help="Also the PPV at this prevalence."),
     click.option("--pooling", type=click.Choice(["mean", "max"]), help="Of a patient's rows. Default: mean."),
     click.option("--replicates", type=click.IntRange(1), help="Bootstrap replicates. Default: 2000."),
@@ -73,7 +73,7 @@ def fit_options(command: Command) -> Command:
     return _all(_FIT, command)
 
 
-def _all(decorators: list[Callable[[Command], Command]], command: Command) -> Command:
+def _all(decorators: Sequence[Callable[[Command], Command]], command: Command) -> Command:
     return functools.reduce(lambda made, decorate: decorate(made), reversed(decorators), command)
 
 

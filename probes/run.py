@@ -68,7 +68,7 @@ def run_prepared(experiment: Experiment, store: EmbeddingStore, progress: Progre
 
 
 def audit_split(experiment: Experiment, progress: Progress) -> tuple[Float32, Audit]:
-    """D2 on the experiment's split: highest cosine of each test row to a fitted row of another group, and its counts."""
+    """D2: highest cosine of each test row to a fitted row of another group, and the counts."""
     data, rows, test = experiment.data, experiment.fit_rows, experiment.split.test
     unit = fit_scaler("none", data.vectors, experiment.split.train)
     cosine, nearest = near_duplicates(
@@ -151,7 +151,7 @@ def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how:
     if not pooled_truth.n:
         return None
     result, _ = score(pooled, pooled_truth, np.arange(len(pooled)), how)
-    notes = (f"pooled by {experiment.request.pooling}",)
+    notes: tuple[str, ...] = (f"pooled by {experiment.request.pooling}",)
     if mixed:
         notes += (f"{mixed} groups left out: their rows are of several classes",)
     return Scored(result.rows, result.groups, result.metrics, result.classes, result.excluded, notes + result.notes)
@@ -235,7 +235,8 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
 def _flagged(found: Audit | None) -> str:
     if found is None:
         return ""
-    return f"{found.flagged} of {found.test_rows} test rows have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows"
+    share = f"{found.flagged} of {found.test_rows} test rows"
+    return f"{share} have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows"
 
 
 def package_versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Scaler:
-    """`l2`: unit row × √dim; `zscore`: (x - mean) / SD; `center_l2`: (x - mean) / ‖·‖; `none`: unit rows; `raw`: × norm."""
+    """`l2`: unit row × √dim; `zscore`: (x - mean)/SD; `center_l2`: (x - mean)/‖·‖; `none`: unit rows; `raw`: × norm."""
 
     kind: str
     mean: Float64  # (dim,) of the train rows; zeros where unused
@@ -67,12 +67,12 @@ def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Floa
     """Scaled features of stored rows (m, dim), in float64. `norms` (m,) are needed for `raw`."""
     unit = _unit(stored).astype(np.float64)
     if scaler.kind == "l2":
-        return unit * np.sqrt(unit.shape[1])
+        return np.asarray(unit * np.sqrt(unit.shape[1]))
     if scaler.kind == "zscore":
         return (unit - scaler.mean) / scaler.sd
     if scaler.kind == "center_l2":
         centred = unit - scaler.mean
-        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
     if scaler.kind == "raw":
         if norms is None:
             raise ProbeError("raw features need the vectors' norms. Use another --scaling.")

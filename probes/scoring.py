@@ -89,12 +89,11 @@ def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, floa
         constant = np.tile(np.eye(c)[share.argmax()], (n, 1))
         random = np.eye(c)[rng.choice(c, n, p=share / share.sum())]
     zeros = np.arange(n)
-    out = {}
+    out: dict[str, dict[str, float]] = {}
+    shown = ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy")
     for name, p in (("majority", constant), ("stratified random", random)):
         point = evaluator(p, test, zeros).point()
-        out[name] = {
-            m: float(point[m]) for m in ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy") if m in point
-        }
+        out[name] = {m: float(point[m]) for m in shown if m in point}
     return out
 
 

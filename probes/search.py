@@ -100,8 +100,8 @@ def nearest_above(
 ) -> tuple[Float32, Int64]:
     """Highest cosine (q,) to a base row of another group and that row (q,); -inf and -1 where it is below `floor`.
 
-    Exact: with P the leading directions, a·b ≤ Pa·Pb + ‖a - Pa‖·‖b - Pb‖, so a pair whose bound is below the best so far
-    is ruled out by a product of 65 numbers instead of dim. Rows must be unit.
+    Exact: with P the leading directions, a·b ≤ Pa·Pb + ‖a - Pa‖·‖b - Pb‖, so a pair whose bound is below the best so
+    far is ruled out by a product of 65 numbers instead of dim. Rows must be unit.
     """
     directions = _leading(base)
     short_base, short_queries = _shorten(base, directions), _shorten(queries, directions)

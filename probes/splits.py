@@ -32,7 +32,7 @@ class Split:
     duplicates: Int64  # rows taken out of train and val because the same image bytes stand in test
     unassigned: Int64  # rows whose split column is empty
 
-    def part_of(self, n: int) -> np.ndarray:  # type: ignore[type-arg]
+    def part_of(self, n: int) -> np.ndarray:
         """(n,) of "train", "val", "test" or ""."""
         out = np.full(n, "", dtype="<U5")
         for name in PARTS:
@@ -133,6 +133,6 @@ def split_sha256(keys: Iterable[str], parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _from_masks(train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:  # type: ignore[type-arg]
+def _from_masks(train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
     none = np.empty(0, np.int64)
     return Split(np.flatnonzero(train), np.flatnonzero(val), np.flatnonzero(test), none, none)

@@ -27,7 +27,8 @@ def subgroup_results(
     how: Resampling,
 ) -> tuple[SubgroupResult, ...]:
     """One result a value, nulls as a group of their own. `scored`: p (n, c), truth, groups; the last column of two is
-    the positive class. With more classes the AUC is the macro one and there is no threshold (NaN)."""
+    the positive class. With more classes the AUC is the macro one and there is no threshold (NaN).
+    """
     p, truth, groups = scored
     names = np.array([MISSING if v is None else v for v in values], dtype=object)
     out = []

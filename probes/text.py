@@ -39,7 +39,8 @@ def with_interval(value: Interval | None) -> str:
         return "-"
     if math.isnan(value.low):
         return number(value.value)
-    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{'' if value.reliable else ', unreliable'})"
+    doubt = "" if value.reliable else ", unreliable"
+    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -106,8 +107,8 @@ def _audit(result: ProbeResult) -> list[str]:
         return []
     counts = ", ".join(f"≥ {level.cosine:g}: {level.rows}" for level in audit.levels)
     lines = [
-        f"near-duplicate audit: {audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g} to a fitted row "
-        "of another group",
+        f"near-duplicate audit: {audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g} "
+        "to a fitted row of another group",
         f"  {counts}",
     ]
     hit = next((level for level in audit.levels if level.cosine == audit.tau and level.rows), None)
@@ -132,16 +133,14 @@ def _choice(result: ProbeResult) -> list[str]:
 
 def _metrics(result: ProbeResult) -> list[str]:
     header = ["on the test rows", "value (95 % interval)"]
-    sets: list[tuple[str, Scored | None]] = [
-        (f"without near-duplicates, {result.without_duplicates.rows} rows" if result.without_duplicates else "", result.without_duplicates),
-        (f"by {result.request.group}, {result.patients.rows}" if result.patients else "", result.patients),
-    ]  # fmt: skip
-    sets = [(name, scored) for name, scored in sets if scored is not None]
+    less, patients = result.without_duplicates, result.patients
+    sets = [(f"without near-duplicates, {less.rows} rows", less)] if less else []
+    sets += [(f"by {result.request.group}, {patients.rows}", patients)] if patients else []
     header += [*result.baselines, *(name for name, _ in sets)]
     rows = [header]
     for name, value in result.test.metrics.items():
         base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
-        others = [with_interval(scored.metrics[name]) for _, scored in sets if scored is not None]
+        others = [with_interval(scored.metrics[name]) for _, scored in sets]
         rows.append([NAMES[name], with_interval(value), *base, *others])
     lines = table(rows)
     if result.shuffled_auc is not None:
@@ -178,17 +177,17 @@ def _neighbours(result: ProbeResult) -> list[str]:
 
 
 def _operating(result: ProbeResult) -> list[str]:
-    lines = []
-    for point in result.operating[:SHOWN_CLASSES]:
-        lines.append(
-            f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
-            f"for specificity ≥ {point.target_specificity:g}"
-        )
-        rates = [(NAMES[name], with_interval(value)) for name, value in point.rates.items()]
-        lines += table(rates)
-        if point.prevalence is not None:
-            lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {number(point.ppv_at_prevalence)}")
-    return lines if len(result.operating) == 1 else lines[:0] + _operating_table(result)
+    if len(result.operating) != 1:
+        return _operating_table(result)
+    point = result.operating[0]
+    lines = [
+        f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
+        f"for specificity ≥ {point.target_specificity:g}",
+        *table([(NAMES[name], with_interval(value)) for name, value in point.rates.items()]),
+    ]
+    if point.prevalence is not None:
+        lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {number(point.ppv_at_prevalence)}")
+    return lines
 
 
 def _operating_table(result: ProbeResult) -> list[str]:

@@ -165,7 +165,8 @@ def _train_knn(experiment: Experiment, progress: Progress) -> Trained:
     }  # fmt: skip
     return Trained(
         Model("knn", arrays, settings), scaler, selection, True, inner_rows,
-        as_logits(inner[chosen], multilabel=base.multilabel), as_logits(by_k[chosen], multilabel=base.multilabel), results,
+        as_logits(inner[chosen], multilabel=base.multilabel),
+        as_logits(by_k[chosen], multilabel=base.multilabel), results,
     )  # fmt: skip
 
 
