@@ -4,15 +4,78 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from indexer.errors import ProbeError
 from indexer.options import emit
 from probes.presets import with_preset
 from probes.progress import Progress
-from probes.records import Request
-from probes.run import run
+from probes.records import ProbeResult, Request
+from probes.run import Outcome, run
 from probes.text import result_text
+
+RESULT, REPORT, PREDICTIONS = "result.json", "report.html", "predictions.parquet"
 
 
 def answer(request: Request, *, out: Path | None, as_json: bool) -> None:
-    """Run the request, write the folder, print the result."""
-    outcome = run(with_preset(request), Progress())
-    emit(outcome.result, as_json=as_json, text=result_text)
+    """Run the request, write the folder, print the result. Raises ProbeError before the run for a bad folder."""
+    if out is not None:
+        make_folder(out)
+    request, progress = with_preset(request), Progress()
+    if request.split == "nested":
+        from probes.nested import run_nested
+
+        result = run_nested(request, progress)
+        if out is not None:
+            write_files(result, out)
+    else:
+        outcome = run(request, progress)
+        result = outcome.result
+        if out is not None:
+            write_outcome(outcome, out)
+    emit(result, as_json=as_json, text=result_text)
+
+
+def make_folder(out: Path) -> None:
+    """Raises ProbeError where something else than a former result lies there."""
+    if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
+        raise ProbeError(f"{out} holds other files. Name an empty or new folder with --out.")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_files(result: ProbeResult, out: Path) -> None:
+    """result.json and report.html."""
+    from probes.report import report_html
+    from probes.results import write_result
+
+    write_result(result, out / RESULT)
+    (out / REPORT).write_text(report_html(result), encoding="utf-8")
+
+
+def write_outcome(outcome: Outcome, out: Path) -> None:
+    """The result, its report, the test rows' probabilities, and the bundle."""
+    from probes.bundle import bundle_of, write_bundle
+
+    write_files(outcome.result, out)
+    write_bundle(bundle_of(outcome), out)
+    _write_predictions(outcome, out / PREDICTIONS)
+
+
+def _write_predictions(outcome: Outcome, path: Path) -> None:
+    """One row a test image: key, group, truth and probability of each class."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data, rows = outcome.experiment.data, outcome.experiment.split.test
+    columns: dict[str, object] = {
+        "key": [data.keys[i] for i in rows],
+        "group": [data.group_names[g] for g in data.groups[rows]],
+    }
+    truth = data.truth.take(rows)
+    for j, name in enumerate(truth.classes):
+        columns[f"p({name})"] = outcome.p[:, j]
+        if truth.codes is None:
+            columns[f"true({name})"] = pa.array(truth.positive[:, j], mask=np.asarray(~truth.known[:, j]))
+    if truth.codes is not None:
+        columns["true"] = [truth.classes[c] for c in truth.codes]
+    pq.write_table(pa.table(columns), path)

@@ -40,12 +40,13 @@ class Threshold:
 def choose_threshold(positive: Bool, scores: Float64, specificity: float) -> Threshold:
     """Of the thresholds with at least this specificity the one of highest sensitivity; ties: the larger threshold.
 
-    Candidates are the scores themselves and +inf (nothing positive). NaN without both kinds of rows.
+    Candidates are the scores themselves and the next number above them all, which calls nothing positive. NaN without
+    both kinds of rows.
     """
     high, low = np.sort(scores[positive]), np.sort(scores[~positive])
     if not len(high) or not len(low):
         return Threshold(float("nan"), float("nan"), float("nan"))
-    candidates = np.append(np.unique(scores), np.inf)
+    candidates = np.append(np.unique(scores), np.nextafter(scores.max(), np.inf))
     spec = np.searchsorted(low, candidates, "left") / len(low)
     sens = 1 - np.searchsorted(high, candidates, "left") / len(high)
     allowed = np.flatnonzero(spec >= specificity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -14,6 +14,7 @@ from probes.audit import Audit, audit, near_duplicates
 from probes.calibration import Calibration, calibration, fit_temperature
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
+from probes.few_shot import few_shot
 from probes.intervals import interval, replicate
 from probes.metrics import confusion
 from probes.operating import RATES, OperatingPoint, choose_threshold, ppv_at, rates_evaluator
@@ -47,7 +48,12 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     with progress.stage("reading"):
         data = read(store, request)
         experiment = prepare(request, data)
-    return run_prepared(experiment, store, progress)
+    outcome = run_prepared(experiment, store, progress)
+    if not request.few_shot:
+        return outcome
+    with progress.stage("label efficiency"):
+        curve = few_shot(experiment, outcome.result.selection.value, progress)
+    return replace(outcome, result=replace(outcome.result, few_shot=curve))
 
 
 def read(store: EmbeddingStore, request: Request) -> ProbeData:

@@ -1,0 +1,106 @@
+"""D16: a fitted probe as `probe.json` and `weights.npz`: numbers and text, no code."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.options import jsonable
+from probes.intervals import Interval
+from probes.models import Model
+from probes.records import FORMAT, Request, Source
+from probes.results import decode
+from probes.run import Outcome
+from probes.scaling import Scaler
+
+SPEC, WEIGHTS = "probe.json", "weights.npz"
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """What `probe.json` holds."""
+
+    format: int
+    kind: str  # of the model
+    settings: dict[str, float]
+    scaler: str
+    classes: tuple[str, ...]
+    multilabel: bool
+    temperature: float
+    thresholds: dict[str, float]  # class → positive iff its probability is at least this
+    parameter: str  # what was chosen: C, k, alpha
+    value: float
+    source: Source
+    request: Request
+    split: str
+    split_sha256: str
+    packages: dict[str, str]
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A probe that can be applied: the facts, the formula's numbers, and the scaling before it."""
+
+    facts: BundleFacts
+    model: Model
+    scaler: Scaler
+
+
+def bundle_of(outcome: Outcome) -> Bundle:
+    result, trained = outcome.result, outcome.trained
+    facts = BundleFacts(
+        format=FORMAT,
+        kind=trained.model.kind,
+        settings=trained.model.settings,
+        scaler=trained.scaler.kind,
+        classes=outcome.experiment.data.truth.classes,
+        multilabel=outcome.experiment.data.truth.multilabel,
+        temperature=result.temperature,
+        thresholds={o.column: o.threshold for o in result.operating},
+        parameter=result.selection.parameter,
+        value=result.selection.value,
+        source=result.source,
+        request=result.request,
+        split=result.split.kind,
+        split_sha256=result.split.sha256,
+        packages=result.packages,
+        metrics=result.test.metrics,
+    )
+    return Bundle(facts, trained.model, trained.scaler)
+
+
+def write_bundle(bundle: Bundle, folder: Path) -> None:
+    arrays = {f"model.{name}": array for name, array in bundle.model.arrays.items()}
+    arrays |= {"scaler.mean": bundle.scaler.mean, "scaler.sd": bundle.scaler.sd}
+    with (folder / WEIGHTS).open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    (folder / SPEC).write_text(
+        json.dumps(jsonable(bundle.facts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Raises ProbeError where the folder holds no bundle of this format. No pickle is ever loaded."""
+    try:
+        text = (folder / SPEC).read_text(encoding="utf-8")
+        facts: BundleFacts = decode(BundleFacts, json.loads(text))
+        with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError as error:
+        raise ProbeError(
+            f"{folder} holds no probe ({SPEC} and {WEIGHTS}). Make one with --out {folder} of a probe."
+        ) from error
+    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
+    if facts.format != FORMAT:
+        raise ProbeError(f"{folder} has format {facts.format}, this version knows {FORMAT}. Make the probe again.")
+    model = Model(
+        facts.kind, {k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")}, facts.settings
+    )
+    return Bundle(facts, model, Scaler(facts.scaler, arrays["scaler.mean"], arrays["scaler.sd"]))

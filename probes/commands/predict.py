@@ -1,0 +1,66 @@
+"""`probes predict`: a fitted probe on rows of a table or on new images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from indexer.options import emit, json_option, table_option, where_option
+
+if TYPE_CHECKING:
+    from probes.predict import Unread
+
+
+@click.command("predict", short_help="Apply a fitted probe to rows of a table or to new images.")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("db")
+@click.option("--images", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Image files instead of the table's rows. Repeatable.")  # fmt: skip
+@click.option("--write", metavar="NAME", help="Also write columns pred_NAME and pred_NAME_p_CLASS into the table.")
+@click.option("--weights", metavar="FILE", help="The encoder's weights file, for --images.")
+@where_option
+@table_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    bundle: Path,
+    db: str,
+    images: tuple[Path, ...],
+    write: str | None,
+    weights: str | None,
+    where: str | None,
+    table: str | None,
+    as_json: bool,
+) -> None:
+    """Apply the probe in folder BUNDLE to DB's rows, or to --images, which another process embeds.
+
+    Only a table of the same encoder fingerprint is accepted. Not for clinical use.
+    """
+    if images and (where or write):
+        raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
+    from indexer.store.store import EmbeddingStore
+    from probes.bundle import read_bundle
+    from probes.predict import as_columns, predict_images, predict_table, predictions
+
+    probe = read_bundle(bundle)
+    store = EmbeddingStore.open(db, table)
+    unread: list[Unread] = []
+    if images:
+        keys, p, unread = predict_images(probe, store, images, weights)
+        rows = predictions(probe, keys, p)
+    else:
+        rows = [row for keys, p in predict_table(probe, store, where) for row in predictions(probe, keys, p)]
+    written = store.add_columns(as_columns(write, rows)) if write and rows else 0
+    if as_json:
+        emit({"rows": rows, "unread": unread, "written": written}, as_json=True)
+    else:
+        emit([{"key": r.key, "called": r.called, **r.probabilities} for r in rows], as_json=False)
+        for file in unread:
+            click.echo(f"not read: {file.key} ({file.reason})", err=True)
+        if write:
+            click.echo(f"{written} rows now have pred_ columns", err=True)
+    ctx.exit(1 if unread else 0)

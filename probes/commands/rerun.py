@@ -1,0 +1,31 @@
+"""`probes rerun`: is a result reproduced?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from indexer.options import emit, json_option
+
+
+@click.command("rerun", short_help="Run a result again and say whether it is reproduced.")
+@click.argument("result", type=click.Path(exists=True, path_type=Path))
+@click.option("--db", metavar="DB", help="Where the database lies now. Default: where it lay.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> None:
+    """Run the request in RESULT (a result.json or its folder) again on the same version of the table.
+
+    Reproduced is: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
+    """
+    from probes.bundle import SPEC
+    from probes.progress import Progress
+    from probes.rerun import rerun
+    from probes.results import read_result
+
+    folder = result if result.is_dir() else result.parent
+    bundle = folder if (folder / SPEC).exists() else None
+    found = rerun(read_result(result), db=db, bundle=bundle, progress=Progress())
+    emit(found, as_json=as_json)
+    ctx.exit(0 if found.reproduced else 1)

@@ -1,0 +1,96 @@
+"""D12: how the test AUC grows with the patients a class that the probe is fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.types import Int64
+from probes.experiment import Experiment
+from probes.fitting import Features, Recipe, fit
+from probes.metrics import macro_auc
+from probes.models import Model
+from probes.progress import Progress
+from probes.records import FewShot, FewShotPoint
+from probes.scaling import features, fit_scaler
+from probes.scoring import hide_absent
+from probes.select import PARAMETER, choose_penalty
+from probes.splits import FOLDS, grouped_folds
+from probes.train import recipe_of
+from probes.truth import Truth, probabilities
+
+DRAWS = 5
+SWEEP_FROM = 16  # patients a class
+FIXED = 1.0  # C below that
+
+
+def patient_order(codes: Int64, groups: Int64, classes: int, seed: int) -> list[Int64]:
+    """Of each class its groups in a seeded order: the first n of them are the n-shot draw, so draws are nested.
+
+    A group with rows of several classes stands in the list of each.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return [rng.permutation(np.unique(groups[codes == c])) for c in range(classes)]
+
+
+def shots(codes: Int64, groups: Int64, order: list[Int64], n: int) -> Int64:
+    """Rows of each class's first n groups; only the rows of that class are taken."""
+    taken = [np.flatnonzero((codes == c) & np.isin(groups, names[:n])) for c, names in enumerate(order)]
+    return np.sort(np.concatenate(taken))
+
+
+def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) -> FewShot:
+    """The curve at 1, 2, 4, … patients a class over 5 seeds, and at all of train with the penalty of the main result.
+
+    Val rows are never added, and the test rows stay the same. Raises ProbeError for a multi-label task.
+    """
+    data, split, request = experiment.data, experiment.split, experiment.request
+    truth = data.truth.take(split.train)
+    if truth.codes is None:
+        raise ProbeError("a label-efficiency curve takes one class a row. Leave out --few-shot or --multilabel.")
+    scaler = fit_scaler(request.scaling, data.vectors, split.train)
+    x, x_test = features(data.vectors, split.train, scaler), features(data.vectors, split.test, scaler)
+    held = hide_absent(data.truth.take(split.test), experiment.absent)
+    groups, recipe = data.groups[split.train], recipe_of(request)
+    sizes = _sizes(truth.codes, groups, len(truth.classes))
+    points = []
+    for n in sizes:
+        progress.step(f"{n} patients a class")
+        areas, penalties = [], []
+        for seed in range(request.seed, request.seed + DRAWS):
+            rows = shots(truth.codes, groups, patient_order(truth.codes, groups, len(truth.classes), seed), n)
+            penalty = _penalty(recipe, (x[rows], truth.take(rows), groups[rows]), n, seed)
+            model = fit(recipe, x[rows], truth.take(rows), penalty).model
+            areas.append(_test_auc(model, x_test, held))
+            penalties.append(penalty)
+        points.append(FewShotPoint(n, float(np.mean(areas)), float(np.std(areas, ddof=1)), DRAWS, tuple(penalties)))
+    whole = fit(recipe, x, truth, penalty_of_all).model
+    points.append(FewShotPoint(0, _test_auc(whole, x_test, held), float("nan"), 1, (penalty_of_all,)))
+    rule = f"{PARAMETER[recipe.probe]} = {FIXED:g} below {SWEEP_FROM} patients a class, from there on by inner folds"
+    rule = "no penalty to choose" if recipe.probe == "prototype" else rule
+    return FewShot(tuple(points), _area([p.patients_per_class for p in points[:-1]], points), rule)
+
+
+def _test_auc(model: Model, x_test: Features, held: Truth) -> float:
+    return macro_auc(probabilities(model.logits(x_test), held.multilabel), held)
+
+
+def _sizes(codes: Int64, groups: Int64, classes: int) -> list[int]:
+    """1, 2, 4, … below the patients of the largest class."""
+    most = max(len(np.unique(groups[codes == c])) for c in range(classes))
+    return [2**i for i in range(most.bit_length()) if 2**i < most]
+
+
+def _penalty(recipe: Recipe, drawn: tuple[Features, Truth, Int64], n: int, seed: int) -> float:
+    x, truth, groups = drawn
+    if n < SWEEP_FROM or recipe.probe == "prototype" or len(np.unique(groups)) < FOLDS:
+        return FIXED
+    return choose_penalty(recipe, x, truth, grouped_folds(truth.strata(), groups, seed)).selection.value
+
+
+def _area(sizes: list[int], points: list[FewShotPoint]) -> float:
+    """Area under mean AUC over log₂ n, divided by its width: a mean AUC. The last point, all, is not part of it."""
+    if len(sizes) < 2:
+        return float("nan")
+    x, y = np.log2(sizes), np.array([p.auc_mean for p in points[: len(sizes)]])
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))

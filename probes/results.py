@@ -1,0 +1,56 @@
+"""Results as JSON files, read back into their records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ProbeError
+from indexer.options import jsonable
+from probes.records import FORMAT, ProbeResult
+
+
+def write_result(result: ProbeResult, path: Path) -> None:
+    path.write_text(json.dumps(jsonable(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_result(path: Path) -> ProbeResult:
+    """Raises ProbeError for a file that is no probe result of this format."""
+    if path.is_dir():
+        path = path / "result.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ProbeError(f"{path} is no probe result of format {FORMAT}. Name the result.json of a probe's --out.")
+        result: ProbeResult = decode(ProbeResult, value)
+    except FileNotFoundError as error:
+        raise ProbeError(f"no file {path}. Name the result.json of a probe's --out.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProbeError(f"{path} is no probe result ({error}). Name the result.json of a probe's --out.") from error
+    return result
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """The inverse of `jsonable` for our records: null is NaN where a float stands. Raises TypeError for a stranger."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else decode(next(k for k in inside if k is not type(None)), value)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise TypeError(f"unknown field {sorted(unknown)[0]}")
+        return kind(**{name: decode(hints[name], v) for name, v in value.items()})
+    if origin is tuple:
+        if len(inside) == 2 and inside[1] is Ellipsis:
+            return tuple(decode(inside[0], v) for v in value)
+        return tuple(decode(k, v) for k, v in zip(inside, value, strict=True))
+    if origin is dict:
+        return {k: decode(inside[1], v) for k, v in value.items()}
+    if kind is float:
+        return float("nan") if value is None else float(value)
+    return value

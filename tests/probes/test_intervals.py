@@ -1,0 +1,133 @@
+"""Clustered intervals, paired differences, DeLong: against definitions, another implementation, and simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from MLstatkit import Delong_test
+from scipy.stats import norm
+
+from probes.delong import delong
+from probes.intervals import draw, holm, interval, paired_p, replicate
+from probes.metrics import evaluator
+from probes.truth import class_truth
+
+
+def two_columns(score):
+    return np.stack([-score, score], axis=1)
+
+
+def test_replicates_equal_a_plain_loop_over_drawn_groups():
+    rng = np.random.default_rng(1)
+    groups = rng.integers(0, 12, 60)
+    groups[:12] = range(12)
+    y, s = rng.integers(0, 2, 60), np.round(rng.standard_normal(60), 1)
+    fast = replicate(evaluator(two_columns(s), class_truth(y, ("a", "b")), groups), 12, replicates=120, seed=7)
+    generator = np.random.Generator(np.random.PCG64(7))
+    slow = []
+    from sklearn.metrics import roc_auc_score
+
+    for start in range(0, 120, 50):
+        for drawn in generator.integers(0, 12, (min(50, 120 - start), 12)):
+            rows = np.concatenate([np.flatnonzero(groups == g) for g in drawn])
+            slow.append(roc_auc_score(y[rows], s[rows]) if 0 < y[rows].sum() < len(rows) else np.nan)
+    assert fast["auc"][:, 1] == pytest.approx(np.array(slow), nan_ok=True)
+
+
+def test_the_same_seed_draws_the_same_groups():
+    first, second = (np.concatenate(list(draw(9, 130, 5))) for _ in range(2))
+    assert (first == second).all()
+    assert (first.sum(1) == 9).all()
+    assert not (np.concatenate(list(draw(9, 130, 6))) == first).all()
+
+
+def test_undefined_replicates_are_dropped_and_counted():
+    values = np.concatenate([np.full(10, np.nan), np.linspace(0.5, 0.9, 90)])
+    found = interval(0.7, values)
+    assert found.dropped == 10
+    assert not found.reliable
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values[10:], [2.5, 97.5])))
+    assert interval(0.7, values[6:]).reliable  # 4 of 94
+
+
+def test_a_class_of_three_in_two_hundred_gets_an_interval():
+    rng = np.random.default_rng(0)
+    y = np.zeros(200, int)
+    y[:3] = 1
+    measured = evaluator(two_columns(rng.standard_normal(200) + 2 * y), class_truth(y, ("no", "yes")), np.arange(200))
+    found = interval(measured.point()["auc_macro"], replicate(measured, 200, seed=0)["auc_macro"])
+    assert found.low < found.value < found.high
+    assert 0.02 < found.dropped / 2000 < 0.09  # (1 - 3/200)^200 = .049 have no positive
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_delong_agrees_with_another_implementation(seed):
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([[0, 1, 0, 1], rng.integers(0, 2, 80)])
+    a, b = (np.round(rng.standard_normal(84) + shift * y, 1) for shift in (0.5, 1.0))
+    ours = delong(y == 1, np.stack([a, b]))
+    z, p, _, _, auc_a, auc_b, _ = Delong_test(y, a, b)
+    assert ours.auc == pytest.approx([auc_a, auc_b], abs=1e-12)
+    our_z, our_p = ours.test(1, 0)
+    assert our_z == pytest.approx(z, abs=1e-12)
+    assert our_p == pytest.approx(p, abs=1e-12)
+
+
+def test_delong_interval_is_the_logit_one_and_undefined_where_it_must_be():
+    rng = np.random.default_rng(0)
+    y = rng.random(100) < 0.4
+    fit = delong(y, rng.standard_normal(100) + y)
+    area, sd = fit.auc[0], math.sqrt(fit.covariance[0, 0])
+    logit = np.log(area / (1 - area)) + norm.ppf([0.025, 0.975]) * sd / (area * (1 - area))
+    assert fit.interval() == pytest.approx(tuple(1 / (1 + np.exp(-logit))))
+    assert np.isnan(delong(np.array([True, False, False]), np.array([1.0, 0, 2])).auc).all()
+    assert np.isnan(delong(np.array([True, True, False, False]), np.array([3.0, 2, 1, 0])).interval()).all()
+
+
+def test_paired_p_and_holm_follow_their_definitions():
+    delta = np.concatenate([np.full(1990, 0.1), np.full(9, -0.1)])
+    assert paired_p(delta) == pytest.approx(2 * 10 / 2000)
+    assert paired_p(np.zeros(99)) == 1
+    assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
+
+
+def clustered(rng, patients=80, per_patient=3, shift=1.2):
+    """Scores with a patient effect; the true AUC follows from the total variance."""
+    y = rng.random(patients) < 0.4
+    score = np.repeat(shift * y + rng.standard_normal(patients) * 0.8, per_patient)
+    score = score + rng.standard_normal(len(score)) * 0.6
+    return np.repeat(y, per_patient).astype(int), score, np.repeat(np.arange(patients), per_patient)
+
+
+def test_clustered_intervals_cover_the_true_auc_and_row_intervals_do_not():
+    rng = np.random.default_rng(2026)
+    truth = norm.cdf(1.2 / math.sqrt(2 * (0.8**2 + 0.6**2)))
+    covered = covered_by_rows = 0
+    runs = 300
+    for run in range(runs):
+        y, score, groups = clustered(rng)
+        target = class_truth(y, ("no", "yes"))
+        for unit in ("group", "row"):
+            members = groups if unit == "group" else np.arange(len(y))
+            measured = evaluator(two_columns(score), target, members)
+            auc = replicate(measured, measured.groups, replicates=400, seed=run)["auc"][:, 1]
+            low, high = np.percentile(auc[~np.isnan(auc)], [2.5, 97.5])
+            if unit == "group":
+                covered += low <= truth <= high
+            else:
+                covered_by_rows += low <= truth <= high
+    assert 0.92 <= covered / runs <= 0.98
+    assert covered_by_rows / runs < 0.88
+
+
+def test_intervals_by_patient_are_wider_than_by_row():
+    y, score, groups = clustered(np.random.default_rng(0), patients=100, per_patient=5)
+    target = class_truth(y, ("no", "yes"))
+    widths = []
+    for members in (groups, np.arange(len(y))):
+        measured = evaluator(two_columns(score), target, members)
+        low, high = np.percentile(replicate(measured, measured.groups, seed=0)["auc"][:, 1], [2.5, 97.5])
+        widths.append(high - low)
+    assert 1.5 < widths[0] / widths[1] < 2.5

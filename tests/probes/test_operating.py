@@ -1,0 +1,73 @@
+"""Operating points and subgroups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probes.operating import choose_threshold, ppv_at, rates_evaluator
+from probes.scoring import Resampling, by_group
+from probes.subgroups import gaps, subgroup_results
+from probes.truth import class_truth
+
+Y = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 0]) == 1
+S = np.array([0.1, 0.2, 0.3, 0.35, 0.8, 0.3, 0.6, 0.7, 0.9, 0.05])
+
+
+def test_golden_of_d11():
+    loose = choose_threshold(Y, S, 0.8)
+    assert (loose.sensitivity, loose.value) == (0.75, 0.6)
+    assert loose.specificity == pytest.approx(0.8333, abs=1e-4)
+    strict = choose_threshold(Y, S, 0.9)
+    assert (strict.sensitivity, strict.value) == (0.25, 0.9)
+
+
+def test_a_threshold_needs_both_kinds_of_rows():
+    assert np.isnan(choose_threshold(np.ones(3, bool), np.arange(3.0), 0.9).value)
+
+
+def test_where_no_score_is_specific_enough_nothing_is_called_positive():
+    chosen = choose_threshold(np.array([False, True, False]), np.array([0.5, 0.2, 0.5]), 1.0)
+    assert (chosen.value, chosen.sensitivity) == (np.nextafter(0.5, 1), 0)
+
+
+def test_rates_and_ppv_at_a_prevalence():
+    evaluate = rates_evaluator(Y, S >= 0.6, np.arange(10), 10)
+    values = {k: v[0] for k, v in evaluate(np.ones((1, 10), int)).items()}
+    assert values == pytest.approx(
+        {"sensitivity": 3 / 4, "specificity": 5 / 6, "ppv": 3 / 4, "npv": 5 / 6, "lr_positive": 4.5, "lr_negative": 0.3}
+    )
+    assert ppv_at(0.75, 5 / 6, 0.01) == pytest.approx(0.0075 / (0.0075 + 0.165))
+    assert np.isnan(ppv_at(0.0, 1.0, 0.5))
+
+
+def test_a_small_subgroup_has_no_number_and_missing_values_are_a_subgroup():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 120)
+    s = np.clip(0.3 * y + 0.5 * rng.random(120), 0, 1)
+    sex = ["F"] * 60 + ["M"] * 40 + [None] * 12 + ["X"] * 8
+    scored = (np.stack([1 - s, s], 1), class_truth(y, ("no", "yes")), np.arange(120))
+    found = {r.value: r for r in subgroup_results("sex", sex, scored, 0.4, Resampling(200, 0))}
+    assert found["X"].note == "n too small"
+    assert found["X"].auc is None
+    assert found["(missing)"].note == "n too small"
+    women = np.arange(60)
+    called = s[women] >= 0.4
+    assert found["F"].sensitivity.value == pytest.approx(called[y[women] == 1].mean())
+    gap = {g.metric: g for g in gaps(list(found.values()))}
+    assert gap["auc"].gap == pytest.approx(abs(found["F"].auc.value - found["M"].auc.value))
+    assert gap["auc"].worst == min("FM", key=lambda v: found[v].auc.value)
+
+
+def test_patient_scores_are_pooled_and_patients_of_several_classes_counted():
+    p = np.array([[0.2, 0.8, 0], [0.4, 0.6, 0], [0.1, 0.1, 0.8], [0.9, 0.1, 0], [0.3, 0.3, 0.4]])
+    truth = class_truth(np.array([1, 1, 2, 0, 1]), ("a", "b", "c"))
+    pooled, pooled_truth, mixed = by_group(p, truth, np.array([5, 5, 7, 9, 9]), "mean")
+    assert mixed == 1
+    assert pooled_truth.codes.tolist() == [1, 2]
+    assert pooled == pytest.approx(np.array([[0.3, 0.7, 0], [0.1, 0.1, 0.8]]))
+    highest, _, _ = by_group(p, truth, np.array([5, 5, 7, 9, 9]), "max")
+    assert highest[0] == pytest.approx(np.array([0.4, 0.8, 0]) / 1.2)
+    two = class_truth(np.array([0, 1, 0]), ("no", "yes"))
+    _, positive_if_any, mixed = by_group(p[:3, :2], two, np.array([0, 0, 1]), "mean")
+    assert (positive_if_any.codes.tolist(), mixed) == ([1, 0], 0)
