@@ -29,11 +29,11 @@ def main(shards: str, model_name: str, out: str) -> None:
     start, cpu = time.perf_counter(), sum(os.times()[:4])
     keys: list[str] = []
     vectors = []
-    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
-        for names, images in loader:
+    for names, images in loader:
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
             features = model.encode_image(images.to(device))
-            vectors.append(features.float().cpu().numpy())
-            keys.extend(names)
+        vectors.append(features.float().cpu().numpy())
+        keys.extend(names)
     np.save(Path(out) / "vectors.npy", np.concatenate(vectors))
     (Path(out) / "keys.json").write_text(json.dumps(keys))
     del loader  # its workers' time counts once they have ended

@@ -130,8 +130,8 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
     """(name, offset of the bytes, bytes) of each regular file. Raises NotATar, CutShard."""
     end: list[str] = []  # how the last header read ended
     try:
-        # bufsize keeps tarfile's own stream reader at a few large reads
-        archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_header_class(end), bufsize=1 << 20)  # noqa: SIM115
+        # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
+        archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
     except (tarfile.TarError, EOFError) as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -12,6 +13,7 @@ from indexer.types import Float16, Float32, Int64
 
 BLOCK_ROWS = 16_384
 SMALL = 65_536  # numbers: below this FAISS's threads cost more than they save
+FEW_QUERIES = 4
 GEMM_QUERIES = 64  # from here on decoding a block to float32 and one BLAS product beat the SIMD float16 scan
 
 Block = tuple[Int64, Float16]  # row ids (m,), vectors (m, dim)
@@ -94,6 +96,21 @@ def codes_of(vectors: Float16) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]
     return flat.view(np.uint8).reshape(len(flat), 2 * flat.shape[1])
 
 
+@contextmanager
+def threads_for(q: int) -> Iterator[None]:
+    """FAISS's threads for this call: one where there are few queries.
+
+    FAISS shares queries out, not rows, so more threads only wait for each other, milliseconds on a busy machine.
+    OpenMP keeps the number for each calling thread, so callers do not disturb one another.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if q >= FEW_QUERIES else 1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 class Resident:
     """Rows held in memory, ready to be scanned by many calls without being copied for each."""
 
@@ -109,7 +126,8 @@ class Resident:
         """The k best rows of each query (q, dim)."""
         if not len(self.row_ids) or len(queries) >= GEMM_QUERIES:
             return exact_topk([(self.row_ids, self.vectors)], queries, k)
-        scores, spots = self._codec.search(queries, min(spare(k), len(self.row_ids)))
+        with threads_for(len(queries)):
+            scores, spots = self._codec.search(queries, min(spare(k), len(self.row_ids)))
         return best(scores, self.row_ids[spots], k)
 
 
@@ -131,5 +149,6 @@ class _BlockScanner:
             return found
         self._codec.reset()
         self._codec.add_sa_codes(codes_of(vectors))
-        scores, spots = self._codec.search(self._queries, k)
+        with threads_for(len(self._queries)):
+            scores, spots = self._codec.search(self._queries, k)
         return scores, spots

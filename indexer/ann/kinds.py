@@ -11,7 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexer.ann.exact import Found, to_float32
+from indexer.ann.exact import Found, threads_for, to_float32
 from indexer.ann.vectors import Rows
 from indexer.types import Float32, Int64, UInt8
 
@@ -111,7 +111,8 @@ def nearest(index: Any, kind: Kind, queries: Float32, k: int, nprobe: int, bitma
         parameters = faiss.SearchParametersHNSW(efSearch=max(nprobe, k), **selector)
     else:
         parameters = faiss.SearchParameters(**selector)
-    scores, ids = index.search(queries, k, params=parameters)
+    with threads_for(len(queries)):
+        scores, ids = index.search(queries, k, params=parameters)
     return scores, ids
 
 
