@@ -36,9 +36,9 @@ def answer(request: Request, *, out: Path | None, as_json: bool) -> None:
     emit(result, as_json=as_json, text=result_text)
 
 
-def make_folder(out: Path) -> None:
-    """Raises ProbeError where something else than a former result lies there."""
-    if out.exists() and any(out.iterdir()) and not (out / RESULT).exists():
+def make_folder(out: Path, mark: str = RESULT) -> None:
+    """Raises ProbeError where files lie but not `mark`, the file of a former result."""
+    if out.exists() and any(out.iterdir()) and not (out / mark).exists():
         raise ProbeError(f"{out} holds other files. Name an empty or new folder with --out.")
     out.mkdir(parents=True, exist_ok=True)
 

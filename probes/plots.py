@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from probes.intervals import Difference
 from probes.records import ClassResult, Curves, FewShot, ProbeResult, SubgroupResult
 from probes.sweep import Selection
 
@@ -17,6 +18,7 @@ INK, GREY, ACCENT = "#1d2730", "#8a959e", "#0b62a4"
 COLOURS = ("#0b62a4", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#00868b", "#a0522d", "#708090")
 MOST_CURVES = 8
 MOST_CELLS = 30  # classes of a confusion matrix that is still legible
+ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}  # never over the data
 STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": GREY,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -101,7 +103,7 @@ def reliability(result: ProbeResult) -> str:
         observed = "share positive" if result.request.multilabel else "share right"
         axes.set(xlabel="probability given", ylabel=observed, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(loc="upper left")
+        axes.legend(**ABOVE)
 
     return svg(draw, name="reliability diagram; larger marks: more rows")
 
@@ -133,7 +135,7 @@ def label_efficiency(curve: FewShot) -> str:
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(n) for n in x])
         axes.set(xlabel="patients a class", ylabel="test AUC, mean ± SD of 5 draws")
-        axes.legend(loc="lower right")
+        axes.legend(**ABOVE)
 
     return svg(draw, name="label efficiency")
 
@@ -146,12 +148,12 @@ def penalty_sweep(selection: Selection) -> str:
         axes.axvline(selection.value, color=GREY, lw=0.9, ls="--", label=f"chosen: {selection.value:.3g}")
         axes.set_xscale("log")
         axes.set(xlabel=selection.parameter, ylabel=f"inner AUC ({selection.inner})")
-        axes.legend(loc="lower right")
+        axes.legend(**ABOVE)
 
     return svg(draw, name=f"inner AUC by {selection.parameter}")
 
 
-def differences(rows: Sequence[Any]) -> str:
+def differences(rows: Sequence[Difference], metric: str) -> str:
     """Paired differences with their intervals; right of 0 the first is better."""
 
     def draw(axes: Axes) -> None:
@@ -160,6 +162,6 @@ def differences(rows: Sequence[Any]) -> str:
             axes.plot(row.delta.value, i, "o", color=ACCENT, ms=5)
         axes.axvline(0, color=GREY, lw=0.9, ls=":")
         axes.set_yticks(range(len(rows)), [f"{r.first} - {r.second}" for r in rows])
-        axes.set(xlabel="difference in macro AUC, 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+        axes.set(xlabel=f"difference in {metric}, 95 % interval", ylim=(len(rows) - 0.5, -0.5))
 
     return svg(draw, width=6.0, height=1.0 + 0.35 * max(len(rows), 1), name="paired differences")

@@ -22,7 +22,7 @@ th, td { padding: 4px 12px; border-bottom: 1px solid #e3e6e9; text-align: right;
 th { font-weight: 600; background: #eef1f3 } th:first-child, td:first-child { text-align: left }
 table.words td { text-align: left; white-space: normal; vertical-align: top }
 .wide { overflow-x: auto } .plots { display: flex; flex-wrap: wrap; gap: 16px }
-figure { margin: 8px 0; background: #fff; padding: 8px; border-radius: 6px }
+figure { display: inline-block; margin: 8px 0; background: #fff; padding: 8px; border-radius: 6px }
 figcaption { font-size: 13px; color: #44505a } svg { max-width: 100%; height: auto }
 .flow { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin: 12px 0 }
 .flow div { background: #fff; border: 1px solid #d5dade; border-radius: 6px; padding: 6px 12px; text-align: center }
@@ -91,8 +91,8 @@ def _level(result: ProbeResult) -> str:
 def _flow(result: ProbeResult) -> str:
     flow = result.flow
     steps = [
-        ("images read", flow.embedded + flow.failed), ("not decoded", flow.failed), ("embedded", flow.embedded),
-        ("matched by --where", flow.matched), ("labelled", flow.labelled),
+        (f"images read, {flow.failed} failed", flow.embedded + flow.failed), ("embedded", flow.embedded),
+        *([("matched by --where", flow.matched)] if result.request.where else []), ("labelled", flow.labelled),
         *((f"{name}, {part.groups} groups", part.rows) for name, part in result.split.parts.items() if part.rows),
     ]  # fmt: skip
     boxes = [f"<div><b>{count}</b><span>{escape(name)}</span></div>" for name, count in steps]
@@ -204,12 +204,13 @@ def _operating(result: ProbeResult) -> str:
 def _subgroups(result: ProbeResult) -> str:
     if not result.subgroups:
         return ""
-    rows = [["subgroup", "rows", "positives", "AUC", "sensitivity", "specificity"]]
+    positives = "positives" if len(result.test.classes) == 2 else "of the rarest class"
+    rows = [["subgroup", "rows", positives, "AUC", "sensitivity", "specificity"]]
     for s in result.subgroups:
         numbers = [escape(s.note), "", ""] if s.note else [cell(v) for v in (s.auc, s.sensitivity, s.specificity)]
         rows.append([escape(f"{s.column} = {s.value}"), str(s.rows), str(s.positives), *numbers])
     gaps = "".join(
-        f"<li>{escape(g.metric)} by {escape(g.column)}: gap {number(g.gap)}, worst in {escape(g.worst)}</li>"
+        f"<li>{NAMES.get(g.metric, 'AUC')} by {escape(g.column)}: gap {number(g.gap)}, worst in {escape(g.worst)}</li>"
         for g in result.gaps
     )
     drawn = (

@@ -206,13 +206,16 @@ def _operating_table(result: ProbeResult) -> list[str]:
 def _subgroups(result: ProbeResult) -> list[str]:
     if not result.subgroups:
         return []
-    rows = [["subgroup", "rows", "positives", "AUC", "sensitivity", "specificity"]]
+    positives = "positives" if len(result.test.classes) == 2 else "of the rarest class"
+    rows = [["subgroup", "rows", positives, "AUC", "sensitivity", "specificity"]]
     for s in result.subgroups:
         numbers = [s.note, "", ""] if s.note else [with_interval(v) for v in (s.auc, s.sensitivity, s.specificity)]
         rows.append([f"{s.column} = {s.value}", str(s.rows), str(s.positives), *numbers])
     lines = table(rows)
     for gap in result.gaps:
-        lines.append(f"  largest gap in {gap.metric} by {gap.column}: {number(gap.gap)}, worst in {gap.worst}")
+        lines.append(
+            f"  largest gap in {NAMES.get(gap.metric, 'AUC')} by {gap.column}: {number(gap.gap)}, worst in {gap.worst}"
+        )
     return lines
 
 
@@ -232,7 +235,8 @@ def _few_shot(result: ProbeResult) -> list[str]:
     rows = [["patients a class", "test AUC, mean ± SD", "draws"]]
     for p in result.few_shot.points:
         size = "all" if p.patients_per_class == 0 else str(p.patients_per_class)
-        rows.append([size, f"{number(p.auc_mean)} ± {number(p.auc_sd)}", str(p.draws)])
+        spread = f" ± {number(p.auc_sd)}" if p.draws > 1 else ""
+        rows.append([size, number(p.auc_mean) + spread, str(p.draws)])
     return [
         *table(rows),
         f"  {result.few_shot.penalty_rule}; mean AUC over log₂ patients {number(result.few_shot.area)}",

@@ -1,0 +1,51 @@
+"""`probes compare`: is one encoder better than another on these images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer.options import emit
+from probes.options import class_weight_option, fit_options, make_request, probe_options
+
+
+@click.command("compare", short_help="The same probe on several tables: paired differences.")
+@probe_options
+@fit_options
+@class_weight_option
+@click.option("--tables", required=True, metavar="A,B,...", help="Tables of the same images; the first has the labels.")
+@click.option("--probe", default="linear", show_default=True, type=click.Choice(["linear", "knn", "prototype", "svm"]))
+@click.option(
+    "--metric",
+    default="auc_macro",
+    show_default=True,
+    type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
+)
+def command(*, tables: str, probe: str, metric: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Fit the same probe on each of --tables with the same rows, splits and bootstrap draws.
+
+    Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
+    """
+    from probes.answer import make_folder
+    from probes.compare import compare
+    from probes.compare_text import comparison_html, comparison_text
+    from probes.progress import Progress
+
+    if options["table"] is not None:
+        raise click.UsageError("name the tables with --tables, not --table.")
+    if out is not None:
+        make_folder(out, "comparison.json")
+    names = [name.strip() for name in tables.split(",") if name.strip()]
+    found = compare(make_request(probe, options), names, metric, Progress())
+    if out is not None:
+        import json
+
+        from indexer.options import jsonable
+
+        (out / "comparison.json").write_text(
+            json.dumps(jsonable(found), ensure_ascii=False, indent=1), encoding="utf-8"
+        )
+        (out / "comparison.html").write_text(comparison_html(found), encoding="utf-8")
+    emit(found, as_json=as_json, text=comparison_text)
