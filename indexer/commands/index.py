@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -50,6 +51,12 @@ REFRESH_SECONDS = 0.2
     show_default=True,
     help="Stop early when a larger share of the images fails.",
 )
+@click.option(
+    "--commit-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Commit finished shards once they hold N rows (default 8192): a crash then costs less, and a run more.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -69,6 +76,7 @@ def command(
     hash_content: bool,
     workers: int | None,
     max_failures: float,
+    commit_rows: int | None,
     as_json: bool,
 ) -> None:
     """Embed SHARDS into the table of database DB, each readable image once.
@@ -90,6 +98,8 @@ def command(
     encoder = load(name, weights=weights, precision=precision, device=device, fit=fit, window=window, seed=seed)
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
     options = RunOptions(frames=frames, changed=changed, workers=workers, max_failures=max_failures)
+    if commit_rows is not None:
+        options = replace(options, commit_rows=commit_rows)
     check = None if precision == "fp32" else lambda pictures: precision_check(encoder, pictures)
     with progress_bar() as on_progress:
         report = index(found.shards, store, encoder, options, Hooks(on_progress, check))
