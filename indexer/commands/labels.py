@@ -26,6 +26,7 @@ def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> N
     With --on patient, every row of a patient gets the patient's labels. Rows that FILE does not name keep what
     they had.
     """
+    from indexer.store.labels import add_columns
     from indexer.store.store import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
@@ -34,7 +35,7 @@ def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> N
         raise InputError(f"{file} has no column {on!r}; it has: {', '.join(labels.column_names)}. Name one with --on.")
     if on != "key" and on not in store.columns():
         raise InputError(f"table {store.name} has no column {on!r}; it has: key, {', '.join(store.columns())}.")
-    rows = store.add_columns(labels, on=on)
+    rows = add_columns(store, labels, on=on)
     facts: dict[str, Any] = {
         "table": store.name,
         "columns": [c for c in labels.column_names if c != on],

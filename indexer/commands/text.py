@@ -30,7 +30,8 @@ def command(
     `probes zero-shot` scores the stored images with them, without the model. A set of the same name is replaced.
     """
     from indexer.encoders.prompts import class_vectors, read_prompts
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.store import EmbeddingStore, TextVectors
+    from indexer.store.text import write_text
 
     classes = read_prompts(prompts)
     store = EmbeddingStore.open(db, table)
@@ -40,7 +41,7 @@ def command(
     vectors = class_vectors(encoder, classes)
     scale = 1.0 if encoder.logit_scale is None else encoder.logit_scale
     name = task or prompts.stem
-    store.write_text(name, list(classes), vectors, logit_scale=scale, logit_bias=encoder.logit_bias)
+    write_text(store, name, TextVectors(tuple(classes), vectors, scale, encoder.logit_bias))
     facts = {
         "table": store.name,
         "task": name,

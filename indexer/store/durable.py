@@ -8,6 +8,7 @@ written after its rows have been synced, so nothing that a ledger row promises c
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from indexer.store.filters import first_line
 
 RECENT_SECONDS = 3600.0  # older files were flushed by the system long ago
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, so that the newest sorts first
-IN_DOUBT = 3  # versions; a commit of ours makes at most so many before it is synced
+IN_DOUBT = 16  # versions; we make fewer before they are synced
+FOOTER = b"LANC"  # the last bytes of a whole data file
 
 
 class DiskSync:
@@ -39,9 +41,8 @@ class DiskSync:
         for directory, folders, files in os.walk(root, topdown=False):
             fresh = [entry for entry in (*files, *folders) if self._is_new(Path(directory, entry), recent)]
             for name in fresh:
-                path = Path(directory, name)
                 if name in files:
-                    fsync(path)
+                    fsync(Path(directory, name))
             if fresh:
                 fsync(Path(directory))
         self._seen.add(known)
@@ -65,6 +66,23 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def make_directory(path: Path) -> None:
+    """Make it and its parents, each known to the disk."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        fsync(made.parent)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file: whole and on the disk, or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    fsync(partial)
+    partial.replace(path)
+    fsync(path.parent)
+
+
 @contextmanager
 def writing(what: str) -> Iterator[None]:
     """Lance's errors of a write become one line of ours. Nothing is committed twice: a rerun looks what is there."""
@@ -83,39 +101,78 @@ def writing(what: str) -> Iterator[None]:
 def mend(path: Path) -> int:
     """Take back the newest versions of a table whose files are not whole; returns how many.
 
-    Only the holder of the writer's lock may call it. Raises StoreError where no older version is whole either.
+    Only the holder of the writer's lock may call it. Raises StoreError where no older version is whole either,
+    and where the files cannot be looked at.
     """
-    manifests = [m for m in _manifests(path) if len(m.stem) == MANIFEST_DIGITS]
+    read_tags(path, drop_broken=True)
+    manifests = _manifests(path)
     broken: list[Path] = []
     cause: str | None = None
     for manifest in manifests[: IN_DOUBT + 1]:
-        cause = damage(path, 2**64 - 1 - int(manifest.stem)) or None
+        cause = damage(path, _version_of(manifest))
         if cause is None:
             break
         broken.append(manifest)
     if cause is not None and len(broken) > IN_DOUBT:
         raise StoreError(f"{path} is damaged in its last {len(broken)} versions ({cause}). Restore it from a backup.")
     for manifest in broken:  # also the only one: then the table was never finished
-        manifest.rename(manifest.with_suffix(".damaged"))
+        manifest.replace(manifest.with_suffix(".damaged"))
     if broken:
         fsync(path / "_versions")
     return len(broken)
 
 
+def newest_damage(path: Path) -> str | None:
+    """Why the newest version cannot be read; None where it is whole or there is none."""
+    manifests = _manifests(path)
+    return damage(path, _version_of(manifests[0])) if manifests else None
+
+
 def damage(path: Path, version: int) -> str | None:
-    """Why this version cannot be read, or None where all its files are there and have their sizes."""
+    """Why this version cannot be read, or None where all its files are there and whole.
+
+    Raises StoreError where that cannot be told, as without permission: such a version must not be taken back.
+    """
     try:
         dataset = lance.dataset(str(path), version=version)
+        if dataset.version != version:  # a manifest of zeros reads as version 0
+            return f"the manifest of version {version} is empty"
         for fragment in dataset.get_fragments():
             for file in fragment.data_files():
-                nbytes = (path / "data" / file.path).stat().st_size
-                if file.file_size_bytes and nbytes != file.file_size_bytes:
-                    return f"{file.path} has {nbytes} bytes, not {file.file_size_bytes}"
+                cause = _file_damage(path / "data" / file.path, file.file_size_bytes)
+                if cause is not None:
+                    return cause
             if fragment.metadata.deletion_file is not None:
                 fragment.to_table(columns=[], with_row_id=True)
     except (ValueError, OSError) as error:
+        denied = "os error" in str(error) and "os error 2)" not in str(error)
+        if denied or isinstance(error, PermissionError):
+            raise StoreError(f"{path} cannot be read ({first_line(error)}).") from error
         return first_line(error)
     return None
+
+
+def _file_damage(file: Path, nbytes: int | None) -> str | None:
+    with file.open("rb") as stream:
+        found = stream.seek(0, os.SEEK_END)
+        if nbytes and found != nbytes:
+            return f"{file.name} has {found} bytes, not {nbytes}"
+        stream.seek(max(found - len(FOOTER), 0))
+        return None if stream.read() == FOOTER else f"{file.name} has no footer"
+
+
+def read_tags(path: Path, *, drop_broken: bool = False) -> dict[str, int]:
+    """Tag → version. Lance can neither list nor update tags while one file among them is broken."""
+    tags: dict[str, int] = {}
+    for file in sorted((path / "_refs" / "tags").glob("*.json")):
+        try:
+            tags[file.stem] = int(json.loads(file.read_bytes())["version"])
+        except (ValueError, KeyError, TypeError):
+            if drop_broken:
+                file.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue
+    return tags
 
 
 def exists(path: Path) -> bool:
@@ -125,4 +182,8 @@ def exists(path: Path) -> bool:
 
 def _manifests(path: Path) -> list[Path]:
     """Newest first."""
-    return sorted((path / "_versions").glob("*.manifest"))
+    return sorted(m for m in (path / "_versions").glob("*.manifest") if len(m.stem) == MANIFEST_DIGITS)
+
+
+def _version_of(manifest: Path) -> int:
+    return 2**64 - 1 - int(manifest.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from indexer.errors import BadFilter, EncoderMismatch, InputError, RowNotFound, StoreError, StoreNotFound
-from indexer.store.schema import COLUMN_NAME, SYSTEM_COLUMNS, spec_from, table_schema
+from indexer.errors import EncoderMismatch, InputError, RowNotFound, StoreError, StoreNotFound
+from indexer.store.create import ensure_table, make_table, table_lock
+from indexer.store.durable import DiskSync, exists, read_tags, writing
+from indexer.store.filters import expression, first_line, reading
+from indexer.store.schema import SYSTEM_COLUMNS, spec_from
 from indexer.types import EncoderSpec, Float16, Float32, Int64, Place
 
 SIDE_TABLES = ("shards", "failures", "text")
@@ -42,7 +45,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class TextVectors:
-    """Class-text vectors of one task (D14), unit rows, by the same encoder as the table."""
+    """Class-text vectors of one task, unit rows, by the same encoder as the table."""
 
     classes: tuple[str, ...]
     vectors: Float32  # (c, dim)
@@ -69,7 +72,7 @@ def table_names(uri: str) -> list[str]:
         root = Path(uri)
         if not root.is_dir():  # lancedb.connect would create it
             raise StoreNotFound(f"no database directory {uri}. Name an existing one, or make it with `indexer index`.")
-        names = sorted(p.name.removesuffix(".lance") for p in root.glob("*.lance"))
+        names = sorted(p.name.removesuffix(".lance") for p in root.glob("*.lance") if exists(p))
     return [n for n in names if not any(n.endswith(f".{side}") for side in SIDE_TABLES)]
 
 
@@ -95,18 +98,21 @@ class EmbeddingStore:
             table = names[0]
         if table not in names:
             raise StoreNotFound(f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}.")
-        return cls(uri, table, lance.dataset(join(uri, f"{table}.lance")))
+        with reading(None, table):
+            return cls(uri, table, lance.dataset(join(uri, f"{table}.lance")))
 
     @classmethod
     def create(cls, uri: str, table: str, spec: EncoderSpec) -> EmbeddingStore:
-        """Make an empty table for this encoder, with stable row ids. An existing one must be of the same encoder."""
-        check_table_name(table)
-        exists = (is_remote(uri) or Path(uri).is_dir()) and table in table_names(uri)
-        if not exists:
-            import lancedb
+        """Make an empty table for this encoder, with stable row ids. An existing one must be of the same encoder.
 
-            options = {"new_table_enable_stable_row_ids": "true"}
-            lancedb.connect(uri, storage_options=options).create_table(table, schema=table_schema(spec))
+        What a crash left of a table, or of its newest version, is mended first. Raises StoreLocked, EncoderMismatch.
+        """
+        check_table_name(table)
+        if is_remote(uri):
+            if table not in table_names(uri):
+                make_table(uri, table, spec)
+        else:
+            ensure_table(uri, table, spec)
         store = cls.open(uri, table)
         store.require(spec)
         return store
@@ -128,6 +134,15 @@ class EmbeddingStore:
         return int(self._dataset.version)
 
     @property
+    def path(self) -> Path | None:
+        """The table's directory; None in an object store, where each write is whole and lasting by itself."""
+        return None if is_remote(self.uri) else Path(join(self.uri, f"{self.name}.lance"))
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Hold it while writing; a second writer gets StoreLocked. In an object store it locks nothing."""
+        return nullcontext() if is_remote(self.uri) else table_lock(self.uri, self.name)
+
+    @property
     def index_directory(self) -> Path:
         """Where this table's FAISS index lies. Object stores keep theirs on the machine that built it."""
         if is_remote(self.uri):
@@ -138,7 +153,7 @@ class EmbeddingStore:
 
     def refresh(self) -> int:
         """See commits made since; returns the version now held."""
-        with self._lock:
+        with self._lock, reading(None, self.name):
             self._dataset.checkout_latest()
         return self.version
 
@@ -147,15 +162,16 @@ class EmbeddingStore:
         try:
             return EmbeddingStore(self.uri, self.name, self._dataset.checkout_version(version))
         except (ValueError, OSError) as error:
-            raise StoreError(f"version {version} of {self.name} is gone ({_first_line(error)}).") from error
+            raise StoreError(f"version {version} of {self.name} is gone ({first_line(error)}).") from error
 
     def columns(self) -> dict[str, pa.DataType]:
         """The typed metadata and label columns, in table order."""
         return {f.name: f.type for f in self._dataset.schema if f.name not in SYSTEM_COLUMNS}
 
     def count(self, where: str | None = None) -> int:
-        with self._filtering(where):
-            return int(self._dataset.count_rows(filter=where))
+        condition = expression(where, self.name)
+        with reading(where, self.name):
+            return int(self._dataset.count_rows(filter=condition))
 
     def fragments(self) -> int:
         return len(self._dataset.get_fragments())
@@ -169,11 +185,16 @@ class EmbeddingStore:
     ) -> Iterator[pa.RecordBatch]:
         """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError for a column."""
         names = self._columns_with(columns, vectors=vectors)
-        with self._filtering(where):
+        condition = expression(where, self.name)
+        with reading(where, self.name):
             scanner = self._dataset.scanner(
-                columns=names, filter=where, prefilter=True, with_row_id=True, batch_size=batch_rows
+                columns=names, filter=condition, prefilter=True, with_row_id=True, batch_size=batch_rows
             )
             yield from (batch.select(["_rowid", *names]) for batch in scanner.to_batches())
+
+    def empty(self, columns: Sequence[str]) -> pa.Table:
+        """These columns, without rows."""
+        return self._dataset.schema.empty_table().select(list(columns))
 
     def vectors(self, where: str | None = None, columns: Sequence[str] = ()) -> VectorRows:
         """All matching vectors in one read of one version. Takes n·dim·2 bytes."""
@@ -188,7 +209,7 @@ class EmbeddingStore:
             ids[rows] = batch.column("_rowid").to_numpy()
             parts.append(batch.select(list(columns)))
             done += batch.num_rows
-        table = pa.Table.from_batches(parts) if parts else self._dataset.schema.empty_table().select(list(columns))
+        table = pa.Table.from_batches(parts) if parts else self.empty(columns)
         return VectorRows(ids, out, table, self.version)
 
     def take(self, row_ids: Int64, columns: Sequence[str], *, vectors: bool = False) -> tuple[Any, pa.Table]:
@@ -199,10 +220,11 @@ class EmbeddingStore:
         names = self._columns_with(columns, vectors=vectors)
         ids = np.asarray(row_ids, np.int64)
         if not len(ids):
-            return np.zeros(0, bool), self._dataset.schema.empty_table().select(names)
+            return np.zeros(0, bool), self.empty(names)
         unique = np.unique(ids)
         # Lance keeps neither order nor missing ids, so the ids come along and we realign.
-        got = self._dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*names, "_rowid"])
+        with reading(None, self.name):
+            got = self._dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*names, "_rowid"])
         have = got.column("_rowid").to_numpy().astype(np.int64)
         order = np.argsort(have)
         spot = np.searchsorted(have, ids, sorter=order)
@@ -232,40 +254,51 @@ class EmbeddingStore:
         )
 
     def tag(self, name: str, version: int) -> None:
-        """Keep `version` from clean-up under this name; moves the name where it exists."""
+        """Keep `version` from clean-up under this name; moves the name where it exists. Both are on the disk then."""
+        if self.path is not None:
+            read_tags(self.path, drop_broken=True)
         tags = self._dataset.tags
-        if name in tags.list():
-            tags.update(name, version)
-        else:
-            tags.create(name, version)
+        with writing(f"tag {name} of table {self.name}"):
+            if name in tags.list():
+                tags.update(name, version)
+            else:
+                tags.create(name, version)
+            if self.path is not None:
+                DiskSync().sync(self.path)
 
     def untag(self, name: str) -> None:
-        if name in self._dataset.tags.list():
+        if name in self.tags():
             self._dataset.tags.delete(name)
 
     def tags(self) -> dict[str, int]:
+        if self.path is not None:
+            return read_tags(self.path)
         return {name: int(tag["version"]) for name, tag in self._dataset.tags.list().items()}
 
     def ledger(self) -> pa.Table:
         """One row a finished shard, as in LEDGER_SCHEMA."""
-        return self._side("shards").to_table()
+        with reading(None, f"{self.name}.shards"):
+            return self._side("shards").to_table()
 
     def failures(self, where: str | None = None) -> pa.Table:
-        with self._filtering(where):
-            return self._side("failures").to_table(filter=where)
+        condition = expression(where, self.name)
+        with reading(where, self.name):
+            return self._side("failures").to_table(filter=condition)
 
     def urls(self) -> dict[str, str]:
         """Where each shard's bytes can be read now, by shard name."""
-        rows = self._side("shards").to_table(columns=["shard", "url"]).to_pydict()
+        with reading(None, f"{self.name}.shards"):
+            rows = self._side("shards").to_table(columns=["shard", "url"]).to_pydict()
         return dict(zip(rows["shard"], rows["url"], strict=True))
 
     def read_text(self, task: str) -> TextVectors:
         """Class-text vectors stored by `indexer text`. Raises StoreError where there are none of that task."""
         path = join(self.uri, f"{self.name}.text.lance")
         missing = f"no text vectors for task {task!r} beside table {self.name}. Store them with `indexer text`."
-        if not is_remote(path) and not Path(path).is_dir():
+        if not is_remote(path) and not exists(Path(path)):
             raise StoreError(missing)
-        rows = lance.dataset(path).to_table(filter=f"task = {quoted(task)}")
+        with reading(None, f"{self.name}.text"):
+            rows = lance.dataset(path).to_table(filter=f"task = {quoted(task)}")
         if not rows.num_rows:
             raise StoreError(missing)
         kept = np.stack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
@@ -274,77 +307,13 @@ class EmbeddingStore:
             tuple(rows.column("class").to_pylist()), kept, float(rows.column("logit_scale")[0].as_py()), bias
         )
 
-    def write_text(
-        self,
-        task: str,
-        classes: Sequence[str],
-        vectors: Float32,
-        *,
-        logit_scale: float,
-        logit_bias: float | None = None,
-    ) -> None:
-        """Store class-text vectors (c, dim), unit rows, beside the table; a former set of this task is replaced."""
-        if vectors.shape != (len(classes), self.dim):
-            raise InputError(
-                f"text vectors have shape {vectors.shape}, table {self.name} needs ({len(classes)}, {self.dim})."
-            )
-        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-        rows = pa.table(
-            {
-                "task": [task] * len(classes),
-                "class": list(classes),
-                "vector": pa.FixedSizeListArray.from_arrays(flat, self.dim),
-                "logit_scale": pa.array([logit_scale] * len(classes), pa.float64()),
-                "logit_bias": pa.array([logit_bias] * len(classes), pa.float64()),
-                "fingerprint": [self.spec.fingerprint] * len(classes),
-            }
-        )
-        path = join(self.uri, f"{self.name}.text.lance")
-        if not is_remote(path) and not Path(path).is_dir():
-            lance.write_dataset(rows, path)
-            return
-        dataset = lance.dataset(path)
-        old = dataset.to_table(filter=f"task <> {quoted(task)}")
-        lance.write_dataset(pa.concat_tables([old, rows.cast(old.schema)]), dataset, mode="overwrite")
-
-    def add_columns(self, labels: pa.Table, on: str = "key") -> int:
-        """Join label columns to the rows by `on`, without rewriting a vector; returns how many rows matched.
-
-        A column that exists keeps its value in rows that `labels` does not name. Raises InputError.
-        """
-        names = [c for c in labels.column_names if c != on]
-        for name in names:
-            if name in SYSTEM_COLUMNS or not COLUMN_NAME.fullmatch(name):
-                raise InputError(
-                    f"{name!r} cannot be a label column: use letters, digits and '_', and no name of the table's own."
-                )
-        given = labels.column(on)
-        if pc.count_distinct(given).as_py() != len(given) or given.null_count:
-            raise InputError(f"column {on!r} of the labels must name each row once: it has nulls or repeats.")
-        self.refresh()
-        known = [c for c in names if c in self._dataset.schema.names]
-        parts = list(self.scan(["key", *dict.fromkeys([*known, *([on] if on != "key" else [])])]))
-        rows = pa.Table.from_batches(parts) if parts else self._dataset.schema.empty_table().select(["key", *known])
-        spot = pc.index_in(rows.column(on), given.combine_chunks())
-        merged = {"key": rows.column("key")}
-        for name in names:
-            new = labels.column(name).take(spot)
-            old = rows.column(name) if name in known else None
-            same = old is not None and old.type == new.type
-            merged[name] = pc.if_else(pc.is_null(spot), old, new) if same else new
-        if known:
-            self._dataset.drop_columns(known)
-        self._dataset.merge(pa.table(merged), left_on="key", right_on="key")
-        self.refresh()
-        return len(spot) - int(spot.null_count)
-
     def _side(self, kind: str) -> Any:
         path = join(self.uri, f"{self.name}.{kind}.lance")
         try:
             return lance.dataset(path)
         except (ValueError, OSError) as error:
             raise StoreError(
-                f"table {self.name} lacks its {kind} table ({_first_line(error)}). Run `indexer index`."
+                f"table {self.name} lacks its {kind} table ({first_line(error)}). Run `indexer index`."
             ) from error
 
     def _columns_with(self, columns: Sequence[str], *, vectors: bool) -> list[str]:
@@ -356,23 +325,6 @@ class EmbeddingStore:
             if name not in known:
                 raise InputError(f"no column {name!r} in table {self.name}; it has: {', '.join(known)}.")
         return names
-
-    def _filtering(self, where: str | None) -> _Filtering:
-        return _Filtering(where, self.name)
-
-
-class _Filtering:
-    """Turns Lance's ValueError about a filter into BadFilter; without a filter it lets everything pass."""
-
-    def __init__(self, where: str | None, table: str) -> None:
-        self._where, self._table = where, table
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
-        if isinstance(error, (ValueError, OSError)) and self._where is not None:
-            raise BadFilter(f"--where {self._where!r} on table {self._table}: {_first_line(error)}") from error
 
 
 def check_table_name(name: str) -> None:
@@ -403,9 +355,3 @@ def place_of(row: dict[str, Any]) -> Place:
 def _row_ids(reader: Any) -> Int64:
     parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in reader]  # whole rows: never all at once
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _first_line(error: BaseException) -> str:
-    """Lance's own words without its source positions and prefixes."""
-    line = str(error).splitlines()[0].split(", /")[0] if str(error) else type(error).__name__
-    return line.removeprefix("Invalid user input: ").removeprefix("Schema error: ")

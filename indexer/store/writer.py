@@ -2,35 +2,36 @@
 
 A commit group is written in this order, so that a crash after any step leaves a state the next run mends:
 1. replaced shards lose their ledger row, then their rows; 2. the group's former failures go, its failures come;
-3. ONE append holds all rows of the group; 4. the ledger rows say "done". Rows of a shard without a ledger row are
-what a crash between 3 and 4 left: `recover` deletes them before anything is embedded again.
+3. ONE append holds all rows of the group; 4. the ledger rows say "done". Each step is on the disk before the next
+begins. Rows of a shard without a ledger row are what a crash between 3 and 4 left: they are deleted before anything
+is embedded again.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import lance
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from indexer.errors import StoreError
-from indexer.store.lock import WriterLock
+from indexer.store.durable import DiskSync, mend, writing
+from indexer.store.keys import KeySet
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
-from indexer.store.store import EmbeddingStore, is_remote, join, quoted, vector_block
+from indexer.store.store import EmbeddingStore, join, quoted, vector_block
+from indexer.store.tables import append, chunks, delete, open_or_create
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
 COMPACT_FRAGMENTS = 64  # small fragments gathered before they are merged; readers slow down past ~100
 RUN_FRAGMENTS = 8  # left as they are at the end of a run: merging rewrites up to a million rows
 ROWS_PER_FRAGMENT = 1_048_576
 KEEP_VERSIONS = datetime.timedelta(days=1)
-IN_LIST = 500  # names in one SQL list
 
 
 @dataclass(frozen=True)
@@ -57,30 +58,25 @@ class StoreWriter:
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.store = store
-        self._lock = (
-            None
-            if is_remote(store.uri)
-            else WriterLock(Path(store.uri) / f"{store.name}.lock", what=f"table {store.name} in {store.uri}")
-        )
         self._keys = KeySet()
+        self._disk = DiskSync()
+        self._held = ExitStack()
 
     def __enter__(self) -> StoreWriter:
-        if self._lock:
-            self._lock.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self.store.lock())
+            mended = self._mend()
             self.store.refresh()
-            self._ledger = _open_or_create(self._path("shards"), LEDGER_SCHEMA)
-            self._failures = _open_or_create(self._path("failures"), FAILURE_SCHEMA)
+            self._ledger = open_or_create(self._path("shards"), LEDGER_SCHEMA)
+            self._failures = open_or_create(self._path("failures"), FAILURE_SCHEMA)
+            self._sync("lance", "shards.lance", "failures.lance")
             self.entries = _entries(self._ledger)
-            self.recovered = self._recover()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            self.recovered = self._recover(mended=mended)
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._lock:
-            self._lock.__exit__(kind, error, tb)
+        self._held.close()
 
     def commit(self, results: Sequence[ShardResult]) -> Committed:
         """Write a group of shards. Rows whose key the table already holds become failures."""
@@ -90,10 +86,12 @@ class StoreWriter:
         batches, duplicates = self._without_duplicates(results)
         failures = [f for r in results for f in r.failures] + duplicates
         names = [r.shard.name for r in results]
-        _delete(self._failures, "shard", names)
+        changed = delete(self._failures, "shard", names)
         if failures:
-            self._failures = lance.write_dataset(failures_table(failures), self._failures, mode="append")
-        rows, skipped = self._append([b for batches_of in batches for b in batches_of])
+            self._failures = append(self._failures, failures_table(failures))
+        if failures or changed:
+            self._sync("failures.lance")
+        rows, skipped = self._append_rows([b for batches_of in batches for b in batches_of])
         self._write_ledger(results, batches, failures)
         return Committed(rows, len(duplicates), tuple(failures), skipped)
 
@@ -103,20 +101,21 @@ class StoreWriter:
         Rows come first: a crash in between leaves failures whose key is in the table, and the next retry drops them.
         """
         batches, _ = self._without_duplicates(results)
-        rows, skipped = self._append([b for own in batches for b in own])
+        rows, skipped = self._append_rows([b for own in batches for b in own])
         for result in results:
             keys = [row.key for b in result.batches for row in b.rows] + [f.key for f in result.failures]
-            for chunk in _chunks(keys):
-                listed = ", ".join(map(quoted, chunk))
-                self._failures.delete(f"shard = {quoted(result.shard.name)} AND stage <> 'store' AND key IN ({listed})")
+            of_shard = f"shard = {quoted(result.shard.name)} AND stage <> 'store'"
+            delete(self._failures, "key", keys, of_shard)
         failures = [f for r in results for f in r.failures]
         if failures:
-            self._failures = lance.write_dataset(failures_table(failures), self._failures, mode="append")
-        for result, own in zip(results, batches, strict=True):
-            better = sum(len(b.rows) for b in own)
+            self._failures = append(self._failures, failures_table(failures))
+        self._sync("failures.lance")
+        for result in results:  # counted, not added up: a retry that died may have stored some of the rows
             where = f"shard = {quoted(result.shard.name)}"
-            if better:
-                self._ledger.update({"embedded": f"embedded + {better}", "failed": f"failed - {better}"}, where=where)
+            embedded, failed = self.store.count(where), self._failures.count_rows(filter=where)
+            with writing(f"the ledger of table {self.store.name}"):
+                self._ledger.update({"embedded": str(embedded), "failed": str(failed)}, where=where)
+        self._sync("shards.lance")
         return Committed(rows, 0, tuple(failures), skipped)
 
     def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
@@ -133,41 +132,74 @@ class StoreWriter:
 
     def tidy_when_due(self) -> None:
         """Merge small fragments once there are many: readers slow down past about a hundred."""
-        for dataset in (self.store._dataset, self._ledger, self._failures):
-            if len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
-                _compact(dataset)
-        self.store.refresh()
+        self._compact(COMPACT_FRAGMENTS)
 
     def tidy(self) -> None:
         """At the end of a run, when no commit waits for it."""
-        for dataset in (self.store._dataset, self._ledger, self._failures):
-            if len(dataset.get_fragments()) > RUN_FRAGMENTS:
-                _compact(dataset)
-        self.store.refresh()
+        self._compact(RUN_FRAGMENTS)
 
     def optimize(self) -> None:
         """Merge fragments whatever their number, and drop old versions that no tag holds."""
-        for dataset in (self.store._dataset, self._ledger, self._failures):
-            _compact(dataset)
+        self._compact(0)
+
+    def _compact(self, most: int) -> None:
+        """Merge the fragments of each table that has more; drop versions older than a day that no tag holds."""
+        tables = {"lance": self.store._dataset, "shards.lance": self._ledger, "failures.lance": self._failures}
+        for kind, dataset in tables.items():
+            if len(dataset.get_fragments()) > most:
+                with writing(f"table {self.store.name}, whose fragments were to be merged,"):
+                    dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
+                self._sync(kind)  # the merged files are on the disk before those they stand for go
+                with writing(f"table {self.store.name}, whose old versions were to go,"):
+                    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
         self.store.refresh()
 
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 
-    def _recover(self) -> int:
-        """Delete rows that a crash left without a ledger row, and learn the keys of all others."""
-        orphans: set[str] = set()
+    def _mend(self) -> bool:
+        """Take back what a power failure broke of the three tables; whether there was something."""
+        if self.store.path is None:
+            return False
+        mended = [mend(Path(path)) for path in (str(self.store.path), self._path("shards"), self._path("failures"))]
+        return any(mended)
+
+    def _sync(self, *kinds: str) -> None:
+        if self.store.path is None:
+            return
+        with writing(f"table {self.store.name}"):
+            for kind in kinds:
+                self._disk.sync(Path(self.store.uri) / f"{self.store.name}.{kind}")
+
+    def _recover(self, *, mended: bool) -> int:
+        """Delete rows and failures that a crash left without a ledger row, and learn the keys of all others."""
+        rows: Counter[str] = Counter()
         for batch in self.store.scan(["key", "shard"]):
-            shards = batch.column("shard")
-            orphans.update(name for name in shards.unique().to_pylist() if name not in self.entries)
+            for count in pc.value_counts(batch.column("shard")):
+                rows[count["values"].as_py()] += count["counts"].as_py()
             self._keys.add(batch.column("key").to_pylist())
-        if not orphans:
-            return 0
-        rows = self.store.count()
-        _delete(self.store._dataset, "shard", sorted(orphans))
-        self.store.refresh()
-        self._relearn_keys()
-        return rows - self.store.count()
+        if mended:
+            self._disown_lost(rows)
+        strays = set(self._failures.to_table(columns=["shard"]).column("shard").unique().to_pylist())
+        if delete(self._failures, "shard", sorted(strays - self.entries.keys())):
+            self._sync("failures.lance")
+        orphans = sorted(rows.keys() - self.entries.keys())
+        if orphans:
+            delete(self.store._dataset, "shard", orphans)
+            self._sync("lance")
+            self.store.refresh()
+            self._relearn_keys()
+        return sum(rows[name] for name in orphans)
+
+    def _disown_lost(self, rows: Counter[str]) -> None:
+        """Where a version was taken back, a shard with fewer rows or failures than its ledger row says is not done."""
+        failures = Counter(self._failures.to_table(columns=["shard"]).column("shard").to_pylist())
+        ledger = self._ledger.to_table(columns=["shard", "embedded", "failed"]).to_pylist()
+        lost = [e["shard"] for e in ledger if rows[e["shard"]] < e["embedded"] or failures[e["shard"]] < e["failed"]]
+        if delete(self._ledger, "shard", lost):
+            self._sync("shards.lance")
+        for name in lost:
+            del self.entries[name]
 
     def _relearn_keys(self) -> None:
         self._keys = KeySet()
@@ -175,14 +207,16 @@ class StoreWriter:
             self._keys.add(batch.column("key").to_pylist())
 
     def _forget(self, names: list[str]) -> None:
-        _delete(self._ledger, "shard", names)
+        delete(self._ledger, "shard", names)
+        self._sync("shards.lance")
         keys = [
             key
-            for chunk in _chunks(names)
+            for chunk in chunks(names)
             for batch in self.store.scan(["key"], f"shard IN ({', '.join(map(quoted, chunk))})")
             for key in batch.column("key").to_pylist()
         ]
-        _delete(self.store._dataset, "shard", names)
+        delete(self.store._dataset, "shard", names)
+        self._sync("lance")
         self.store.refresh()
         self._keys.discard(keys)
 
@@ -225,19 +259,21 @@ class StoreWriter:
     def _stored_keys(self, suspects: set[str]) -> set[str]:
         """Which of the suspects (equal hashes) really are in the table."""
         found: set[str] = set()
-        for chunk in _chunks(sorted(suspects)):
+        for chunk in chunks(sorted(suspects)):
             for batch in self.store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
                 found.update(batch.column("key").to_pylist())
         return found
 
-    def _append(self, batches: list[EmbeddingBatch]) -> tuple[int, Counter[str]]:
+    def _append_rows(self, batches: list[EmbeddingBatch]) -> tuple[int, Counter[str]]:
         if not any(b.rows for b in batches):
             return 0, Counter()
         dataset = self.store._dataset
         table, extra, skipped = rows_table(batches, dataset.schema)
         if extra:  # a column of nulls is metadata only; no row is rewritten
-            dataset.add_columns(pa.schema(extra))
-        lance.write_dataset(table, dataset, mode="append")
+            with writing(f"table {self.store.name}"):
+                dataset.add_columns(pa.schema(extra))
+        append(dataset, table)
+        self._sync("lance")
         self.store.refresh()
         self._keys.add(table.column("key").to_pylist())
         return table.num_rows, skipped
@@ -247,7 +283,7 @@ class StoreWriter:
     ) -> None:
         failed = Counter(f.shard for f in failures)
         names = [r.shard.name for r in results]
-        _delete(self._ledger, "shard", [n for n in names if n in self.entries])
+        delete(self._ledger, "shard", [n for n in names if n in self.entries])
         columns: dict[str, Any] = {
             "shard": names,
             "url": [r.shard.url for r in results],
@@ -259,69 +295,12 @@ class StoreWriter:
             "table_version": [self.store.version] * len(results),
             "finished_at": [datetime.datetime.now(datetime.UTC)] * len(results),
         }
-        self._ledger = lance.write_dataset(pa.table(columns, schema=LEDGER_SCHEMA), self._ledger, mode="append")
+        self._ledger = append(self._ledger, pa.table(columns, schema=LEDGER_SCHEMA))
+        self._sync("shards.lance")
         for r, status in zip(results, columns["status"], strict=True):
             self.entries[r.shard.name] = LedgerEntry(r.shard.url, r.shard.identity, status)
-
-
-class KeySet:
-    """The keys of a table as 8 bytes each: 40 million take 320 MB. Equal hashes are only a suspicion."""
-
-    MERGE = 1 << 20
-
-    def __init__(self) -> None:
-        self._sorted = np.empty(0, np.int64)
-        self._recent: set[int] = set()
-
-    def add(self, keys: Iterable[str]) -> None:
-        self._recent.update(map(hash, keys))
-        if len(self._recent) >= self.MERGE:
-            recent = np.fromiter(self._recent, np.int64, len(self._recent))
-            self._sorted = np.union1d(self._sorted, recent)
-            self._recent = set()
-
-    def discard(self, keys: Iterable[str]) -> None:
-        gone = np.fromiter(map(hash, keys), np.int64)
-        self._recent.difference_update(gone.tolist())
-        self._sorted = np.setdiff1d(self._sorted, gone, assume_unique=True)
-
-    def suspects(self, keys: Sequence[str]) -> set[str]:
-        """Keys whose hash is known, or that occur twice in `keys`."""
-        hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
-        spots = np.searchsorted(self._sorted, hashes)
-        known = np.zeros(len(keys), bool)
-        if len(self._sorted):
-            known = self._sorted[np.minimum(spots, len(self._sorted) - 1)] == hashes
-        twice = {key for key, n in Counter(keys).items() if n > 1}
-        return twice | {k for k, h, old in zip(keys, hashes.tolist(), known, strict=True) if old or h in self._recent}
-
-
-def _open_or_create(path: str, schema: pa.Schema) -> Any:
-    try:
-        return lance.dataset(path)
-    except (ValueError, OSError) as error:
-        if "not found" not in str(error).lower():
-            raise StoreError(f"{path} cannot be opened: {str(error).splitlines()[0]}") from error
-        return lance.write_dataset(schema.empty_table(), path, schema=schema)
-
-
-def _compact(dataset: Any) -> None:
-    """Merge small fragments; drop versions older than a day that no tag holds."""
-    dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
-    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
 
 def _entries(ledger: Any) -> dict[str, LedgerEntry]:
     rows = ledger.to_table(columns=["shard", "url", "identity", "status"]).to_pylist()
     return {r["shard"]: LedgerEntry(r["url"], r["identity"], r["status"]) for r in rows}
-
-
-def _delete(dataset: Any, column: str, values: Sequence[str]) -> None:
-    for chunk in _chunks(values):
-        where = f"{column} IN ({', '.join(map(quoted, chunk))})"
-        if dataset.count_rows(filter=where):  # an empty delete would still be a version
-            dataset.delete(where)
-
-
-def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (values[i : i + IN_LIST] for i in range(0, len(values), IN_LIST))

@@ -42,6 +42,7 @@ def command(
     """
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
+    from indexer.store.labels import add_columns
     from indexer.store.store import EmbeddingStore
     from probes.bundle import read_bundle
     from probes.predict import as_columns, predict_images, predict_table, predictions
@@ -54,7 +55,7 @@ def command(
         rows = predictions(probe, keys, p)
     else:
         rows = [row for keys, p in predict_table(probe, store, where) for row in predictions(probe, keys, p)]
-    written = store.add_columns(as_columns(write, rows)) if write and rows else 0
+    written = add_columns(store, as_columns(write, rows)) if write and rows else 0
     if as_json:
         emit({"rows": rows, "unread": unread, "written": written}, as_json=True)
     else:

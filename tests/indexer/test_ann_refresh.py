@@ -18,6 +18,7 @@ from indexer.ann.build import CANDIDATES, EXACT, Goal
 from indexer.ann.index import load
 from indexer.search.maintain import build_index, refresh_index
 from indexer.search.searcher import Searcher, SearchOptions
+from indexer.store.labels import add_columns
 from indexer.store.store import EmbeddingStore
 from tests.tables import add_shard, all_row_ids, keys_of, make_table, nearest_keys, unit_rows
 
@@ -84,7 +85,7 @@ def test_refreshing_an_unchanged_table_writes_nothing(tmp_path: Path) -> None:
 def test_a_label_import_rebinds_the_same_files_to_the_new_version(tmp_path: Path) -> None:
     store = make_table(tmp_path, VECTORS[:300])
     before = build_index(store, Goal(kind="ivf-fp16")).manifest
-    store.add_columns(pa.table({"key": KEYS[:300], "grade": list(range(300))}))
+    add_columns(store, pa.table({"key": KEYS[:300], "grade": list(range(300))}))
     report = refresh_index(store, Goal())
     assert report.action == "rebound"
     assert report.manifest.version == store.version

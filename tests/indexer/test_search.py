@@ -14,6 +14,7 @@ from indexer.errors import BadFilter, EncoderMismatch, InputError, RowNotFound
 from indexer.search.maintain import build_index
 from indexer.search.queries import QueryImage, load_vectors
 from indexer.search.searcher import Searcher, SearchOptions
+from indexer.store.labels import add_columns
 from indexer.store.store import EmbeddingStore
 from tests.fakes import FakeEncoder
 from tests.tables import add_shard, keys_of, make_table, nearest_keys, unit, unit_rows
@@ -213,7 +214,7 @@ def test_a_label_import_leaves_every_hit_in_place(tmp_path: Path) -> None:
     build_index(store, Goal(kind="ivf-fp16"))
     searcher = Searcher(store)
     before = [keys_of(h) for h in searcher.by_vector(QUERIES[:5])]
-    store.add_columns(pa.table({"key": KEYS[:300], "grade": list(range(300))}))
+    add_columns(store, pa.table({"key": KEYS[:300], "grade": list(range(300))}))
     after = searcher.by_vector(QUERIES[:5], SearchOptions(columns=("grade",)))
     assert [keys_of(h) for h in after] == before
     assert all(hit.columns["grade"] == int(hit.key[1:]) for hits in after for hit in hits)

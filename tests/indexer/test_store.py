@@ -7,8 +7,11 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import BadFilter, InputError, NewerFormat, RowNotFound, StoreError, StoreNotFound
-from indexer.store.store import EmbeddingStore, place_of, table_names
-from indexer.store.writer import KeySet, StoreWriter
+from indexer.store.keys import KeySet
+from indexer.store.labels import add_columns
+from indexer.store.store import EmbeddingStore, TextVectors, place_of, table_names
+from indexer.store.text import write_text
+from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
 
 DIM = 8
@@ -93,7 +96,7 @@ def test_row_ids_outlive_compaction_and_label_imports(store):
         assert store_keys
         writer.tidy()
     assert store.fragments() < 3
-    store.add_columns(pa.table({"key": ["k1"], "grade": [3]}))
+    add_columns(store, pa.table({"key": ["k1"], "grade": [3]}))
     assert dict(zip(*keys_and_ids(store), strict=True)) == before
 
 
@@ -117,14 +120,14 @@ def test_labels_must_name_rows_once_and_by_plain_names(store):
         pa.table({"key": ["k1"], "a b": [1]}),
     ):
         with pytest.raises(InputError):
-            store.add_columns(labels)
+            add_columns(store, labels)
 
 
 def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
     eye = np.eye(DIM, dtype=np.float32)
-    store.write_text("lesion", ["a", "b"], eye[:2], logit_scale=100.0)
-    store.write_text("site", ["x"], eye[:1], logit_scale=10.0, logit_bias=-3.0)
-    store.write_text("lesion", ["c"], eye[2:3], logit_scale=50.0)
+    write_text(store, "lesion", TextVectors(("a", "b"), eye[:2], 100.0, None))
+    write_text(store, "site", TextVectors(("x",), eye[:1], 10.0, -3.0))
+    write_text(store, "lesion", TextVectors(("c",), eye[2:3], 50.0, None))
     lesion, site = store.read_text("lesion"), store.read_text("site")
     assert (lesion.classes, lesion.logit_scale, lesion.logit_bias) == (("c",), 50.0, None)
     np.testing.assert_array_equal(lesion.vectors, eye[2:3])
@@ -133,7 +136,7 @@ def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
     with pytest.raises(StoreError, match="indexer text"):
         store.read_text("nope")
     with pytest.raises(InputError):
-        store.write_text("t", ["a"], eye[:2], logit_scale=1.0)
+        write_text(store, "t", TextVectors(("a",), eye[:2], 1.0, None))
 
 
 def test_a_mistyped_database_or_key_is_named_and_creates_nothing(store, tmp_path):
@@ -180,8 +183,8 @@ def test_many_small_commits_leave_few_fragments(tmp_path):
 
 def test_key_sets_suspect_every_known_or_repeated_key_and_forget_what_is_discarded():
     keys = KeySet()
-    keys.MERGE = 100
-    keys.add(f"a{i}" for i in range(250))
+    for part in range(0, 250, 10):  # many small runs, merged again and again
+        keys.add(f"a{i}" for i in range(part, part + 10))
     keys.add(f"b{i}" for i in range(30))
     assert keys.suspects(["a7", "a249", "b3", "new", "twice", "twice"]) == {"a7", "a249", "b3", "twice"}
     keys.discard(["a7", "b3"])

@@ -1,0 +1,37 @@
+"""Making a table, and its one lock. What a crash left half made is made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from indexer.store.durable import DiskSync, exists, make_directory, mend, newest_damage, writing
+from indexer.store.lock import WriterLock
+from indexer.store.schema import table_schema
+from indexer.types import EncoderSpec
+
+
+def table_lock(uri: str, table: str) -> WriterLock:
+    """Hold it while writing anything of this table, its side tables included."""
+    return WriterLock(Path(uri) / f"{table}.lock", what=f"table {table} in {uri}")
+
+
+def ensure_table(uri: str, table: str, spec: EncoderSpec) -> None:
+    """A whole table in this local database, made or mended under its lock where it is not. Raises StoreLocked."""
+    path = Path(uri) / f"{table}.lance"
+    if exists(path) and newest_damage(path) is None:
+        return
+    with writing(f"database {uri}"):
+        make_directory(Path(uri))
+    with table_lock(uri, table):
+        mend(path)
+        if not exists(path):
+            with writing(f"table {table} in {uri}"):
+                make_table(uri, table, spec)
+                DiskSync().sync(path)
+
+
+def make_table(uri: str, table: str, spec: EncoderSpec) -> None:
+    import lancedb
+
+    options = {"new_table_enable_stable_row_ids": "true"}
+    lancedb.connect(uri, storage_options=options).create_table(table, schema=table_schema(spec))

@@ -1,0 +1,51 @@
+"""The writer's calls of Lance, with our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from indexer.errors import StoreError
+from indexer.store.durable import exists, writing
+from indexer.store.filters import first_line
+from indexer.store.store import is_remote, quoted
+
+IN_LIST = 1000  # names in one SQL list
+
+
+def open_or_create(path: str, schema: pa.Schema) -> Any:
+    if is_remote(path):
+        try:
+            return lance.dataset(path)
+        except (ValueError, OSError) as error:
+            if "not found" not in str(error).lower():
+                raise StoreError(f"{path} cannot be opened: {first_line(error)}") from error
+    elif exists(Path(path)):
+        return lance.dataset(path)
+    with writing(path):
+        return lance.write_dataset(schema.empty_table(), path, schema=schema)
+
+
+def append(dataset: Any, table: pa.Table) -> Any:
+    with writing(dataset.uri):
+        return lance.write_dataset(table, dataset, mode="append")
+
+
+def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE") -> bool:
+    """Delete the rows whose column has one of the values; whether there were any."""
+    deleted = False
+    for chunk in chunks(values):
+        where = f"({also}) AND {column} IN ({', '.join(map(quoted, chunk))})"
+        if dataset.count_rows(filter=where):  # an empty delete would still be a version
+            with writing(dataset.uri):
+                dataset.delete(where)
+            deleted = True
+    return deleted
+
+
+def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[i : i + IN_LIST] for i in range(0, len(values), IN_LIST))

@@ -1,0 +1,48 @@
+"""Storing class-text vectors beside a table, for zero-shot probes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from indexer.errors import InputError
+from indexer.store.durable import DiskSync, exists, mend, writing
+from indexer.store.store import EmbeddingStore, TextVectors, is_remote, join, quoted
+
+
+def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
+    """Store class-text vectors beside the table; a former set of this task is replaced. Raises StoreLocked."""
+    if text.vectors.shape != (len(text.classes), store.dim):
+        raise InputError(
+            f"text vectors have shape {text.vectors.shape}, table {store.name} needs "
+            f"({len(text.classes)}, {store.dim})."
+        )
+    n = len(text.classes)
+    flat = pa.array(np.ascontiguousarray(text.vectors, np.float32).reshape(-1))
+    rows = pa.table(
+        {
+            "task": [task] * n,
+            "class": list(text.classes),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, store.dim),
+            "logit_scale": pa.array([text.logit_scale] * n, pa.float64()),
+            "logit_bias": pa.array([text.logit_bias] * n, pa.float64()),
+            "fingerprint": [store.spec.fingerprint] * n,
+        }
+    )
+    path = join(store.uri, f"{store.name}.text.lance")
+    with store.lock():
+        local = None if is_remote(path) else Path(path)
+        if local is not None:
+            mend(local)
+        with writing(f"the text vectors of table {store.name}"):
+            if local is not None and not exists(local):
+                lance.write_dataset(rows, path)
+            else:
+                dataset = lance.dataset(path)
+                old = dataset.to_table(filter=f"task <> {quoted(task)}")
+                lance.write_dataset(pa.concat_tables([old, rows.cast(old.schema)]), dataset, mode="overwrite")
+            if local is not None:
+                DiskSync().sync(local)
