@@ -67,6 +67,16 @@ def require_network(url: str, what: str) -> None:
         raise WeightsNotFound(f"{what} is not on this machine, and {parts.netloc} does not answer. {WAYS_OUT}")
 
 
+def reach() -> tuple[bool, str]:
+    """Whether the model hub can be asked now, and in words what was found; known within PROBE_SECONDS."""
+    parts = urlsplit(_endpoint())
+    if _offline():
+        return False, "switched off: HF_HUB_OFFLINE is set"
+    if _answers(f"{parts.scheme}://{parts.netloc}"):
+        return True, f"{parts.netloc} answers"
+    return False, f"{parts.netloc} does not answer"
+
+
 def _offline() -> bool:
     from huggingface_hub.constants import is_offline_mode
 

@@ -1,0 +1,119 @@
+"""`indexer doctor`: what this machine can decode, compute and reach."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from indexer.commands.index import DEFAULT_ENCODER
+from indexer.options import device_option, emit, json_option
+
+if TYPE_CHECKING:
+    from indexer.doctor.machine import Machine
+    from indexer.doctor.report import DoctorReport
+    from indexer.doctor.trial import Trial
+    from indexer.types import Shard
+
+
+@click.command("doctor", short_help="What this machine can decode, compute and reach.")
+@click.argument("shards", nargs=-1, metavar="[SHARDS]...")
+@click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="Of the trial.")
+@click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
+@device_option
+@click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
+@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="In the trial.")
+@click.option("--strict", is_flag=True, help="Exit 1 if there is a problem.")
+@json_option
+def command(
+    *,
+    shards: tuple[str, ...],
+    name: str,
+    weights: str | None,
+    device: str,
+    precision: str,
+    images: int,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Try every decoder on a tiny file of its own, multiply matrices on every device, look for room and the hub.
+
+    With SHARDS (as `indexer index` takes them), also read, decode and embed a few hundred of their images, spread
+    over the archive, and say how fast a whole run would be and what it would wait for. Nothing is written.
+    """
+    plan: tuple[Shard, ...] = ()
+    if shards:
+        from indexer.shards import find_shards
+
+        found = find_shards(shards)  # before the slow part: a typo is told at once
+        for note in found.notes:
+            click.echo(f"note: {note}", err=True)
+        plan = found.shards
+    from indexer.doctor.report import examine
+
+    report = examine([("shards", Path(source)) for source in shards if Path(source).exists()])
+    if plan:
+        from indexer.doctor.trial import trial
+        from indexer.encoders import load
+
+        encoder = load(name, weights=weights, precision=precision, device=device)
+        report = replace(report, trial=trial(plan, encoder, images))
+    emit(report, as_json=as_json, text=_text)
+    if strict and report.problems:
+        sys.exit(1)
+
+
+def _text(report: DoctorReport) -> str:
+    lines = [
+        *_machine(report.machine),
+        *_table("formats", [(f.name, f.works, f.decoder, f.detail) for f in report.formats]),
+        *_table(
+            "DICOM transfer syntaxes",
+            [(f"{s.uid:<24}{s.name}", s.works, s.decoder, s.detail) for s in report.transfer_syntaxes],
+        ),
+        "room",
+        *(f"  {d.free_bytes / 1e9:9.1f} GB free  {d.what}: {d.path}" for d in report.machine.disks),
+        f"model hub: {report.hub}",
+        f"encoders with weights here: {', '.join(report.encoders_here) or 'none'}",
+    ]
+    if report.trial:
+        lines += _trial(report.trial)
+    lines += [f"problem: {problem}" for problem in report.problems] or ["no problems found"]
+    return "\n".join(lines)
+
+
+def _machine(machine: Machine) -> list[str]:
+    lines = [f"{machine.system}, Python {machine.python}, {machine.cores} cores for us", "devices"]
+    for device in machine.devices:
+        chosen = " (taken by --device auto)" if device.name in machine.default_device.split(",") else ""
+        speeds = ", ".join(f"{precision} {speed:,.0f}" for precision, speed in device.gflops.items())
+        computes = device.trouble or f"{speeds} GFLOP/s: quickest in {device.quickest}"
+        lines.append(f"  {device.name}{chosen}  {device.model}, {device.memory_bytes / 2**30:.0f} GiB; {computes}")
+    here = [f"{name} {version}" for name, version in machine.versions.items() if version]
+    absent = [name for name, version in machine.versions.items() if not version]
+    lines.append(f"versions: {', '.join(here)}")
+    return lines + ([f"not installed: {', '.join(absent)}"] if absent else [])
+
+
+def _table(title: str, rows: list[tuple[str, bool, str, str]]) -> list[str]:
+    width = max((len(name) for name, *_ in rows), default=0)
+    drawn = [
+        f"  {'yes' if works else 'NO ':<3}  {name:<{width}}  {decoder}{'  ' if decoder and detail else ''}{detail}"
+        for name, works, decoder, detail in rows
+    ]
+    return [title, *(drawn or ["  none"])]
+
+
+def _trial(trial: Trial) -> list[str]:
+    failed = ", ".join(f"{n} x {reason}" for reason, n in trial.reasons.items())
+    return [
+        f"trial of {trial.images} images with {trial.encoder} on {trial.device} ({trial.threads} threads)",
+        *([f"  failed: {failed}"] if failed else []),
+        f"  reading {trial.read_per_second:,.1f} images/s, decoding {trial.decode_per_second:,.1f}, "
+        f"model {trial.model_per_second:,.1f}",
+        f"  expected: {trial.expected_per_second:,.1f} images/s, a million in {trial.hours_a_million:,.1f} hours",
+        f"  {trial.bottleneck}",
+    ]

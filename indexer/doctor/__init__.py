@@ -1,0 +1,1 @@
+"""What this machine can decode, compute and reach: each thing tried, none assumed."""

