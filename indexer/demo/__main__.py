@@ -55,12 +55,14 @@ def demo(out: Path, seed: int) -> None:
     _write_labels(db, out / "labels.csv")
     _step("indexer", "labels", db, str(out / "labels.csv"))
     probes = {}
-    for kind in ("linear", "knn"):
+    for kind, more in (("linear", ["--few-shot"]), ("knn", [])):
         where = "image_orientation = 'axial'"
-        probes[kind] = _json_step(
+        folder = out / f"probe-{kind}"
+        _step(
             "probes", kind, db, "--label", "level", "--group", "slab", "--where", where, "--split", "stratified",
-            "--seed", str(seed), "--out", str(out / f"probe-{kind}"),
+            "--seed", str(seed), *more, "--out", str(folder),
         )  # fmt: skip
+        probes[kind] = json.loads((folder / "result.json").read_text())
     page = write_page(out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes)
     click.secho(f"\nThe page: {page.resolve()}   ({time.monotonic() - start:.0f} s)", bold=True)
 
@@ -86,13 +88,6 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
     if done.returncode:
         raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; its own words stand above.")
     return done.stdout or ""
-
-
-def _json_step(program: str, *arguments: str) -> dict[str, Any]:
-    """The command as a person sees it, then again for its data."""
-    _step(program, *arguments)
-    parsed: dict[str, Any] = json.loads(_step(program, *arguments, "--json", capture=True))
-    return parsed
 
 
 def _search(db: str, paths: Sequence[str], k: int = 5) -> dict[str, list[dict[str, Any]]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from indexer.demo import probe_page
+from indexer.demo.probe_page import probe_part
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
 from indexer.pixels import decode
@@ -66,12 +68,12 @@ def write_page(
         _share_table(*shares),
         "<h2>Queries and their nearest slices</h2>",
         *_gallery(store, queries, hits),
-        *(part for kind, result in probes.items() for part in _probe(kind, result)),
+        *(part for kind, result in probes.items() for part in probe_part(kind, result, f"probe-{kind}")),
         "<footer>Not for clinical use. Made by <code>make demo</code>; every number on this page was computed "
         "in that run.</footer>",
     ]
     title = "<title>Embedding indexer demo</title>"
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{STYLE}</style>"
+    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{STYLE}{probe_page.STYLE}</style>"
     path.write_text(f"{head}<main>{''.join(body)}</main></html>", encoding="utf-8")
     return path
 
@@ -126,56 +128,3 @@ def _figure(pixels: UInt8, caption: str, kind: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     image = f"<img alt='' src='data:image/png;base64,{data}'>"
     return f"<figure class='{kind}'>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _probe(kind: str, result: Mapping[str, Any]) -> list[str]:
-    """One probe: its split, a table of metrics with intervals beside the baselines, and its ROC curves."""
-    test = result["test"]
-    baselines = result["baselines"]
-    rows = []
-    for name, value in test["metrics"].items():
-        luck = "".join(f"<td>{_number(values.get(name))}</td>" for values in baselines.values())
-        span = f"{_number(value['low'])} to {_number(value['high'])}"
-        rows.append(f"<tr><td>{escape(name)}</td><td><b>{_number(value['value'])}</b></td><td>{span}</td>{luck}</tr>")
-    heads = "".join(f"<th>{escape(n)}</th>" for n in ("metric", "test", "95 % interval", *baselines))
-    return [
-        f"<h2>Probe: {escape(kind)}, the anatomical level of axial slices</h2>",
-        f"<p>{escape(result['split']['statement'])} {test['rows']} test slices in {test['groups']} groups.</p>",
-        f"<table><tr>{heads}</tr>{''.join(rows)}</table>",
-        _roc(result["curves"]),
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _roc(curves: Sequence[Mapping[str, Any]]) -> str:
-    """One line a class: true against false positive rate on the test slices."""
-    side, left, top = 260, 50, 14
-    colours = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285", "#5c940d", "#495057")
-
-    def at(x: float, y: float) -> str:
-        return f"{left + side * x:.1f},{top + side * (1 - y):.1f}"
-
-    parts = [
-        f"<rect x='{left}' y='{top}' width='{side}' height='{side}' fill='none' stroke='#c8ced3'/>",
-        f"<polyline points='{at(0, 0)} {at(1, 1)}' stroke='#c8ced3' stroke-dasharray='4 4' fill='none'/>",
-        f"<text x='{left + side / 2}' y='{top + side + 34}' text-anchor='middle'>false positive rate</text>",
-        f"<text transform='translate(14 {top + side / 2}) rotate(-90)' text-anchor='middle'>true positive rate</text>",
-    ]
-    for tick in (0, 0.5, 1):
-        x, y = at(tick, tick).split(",")
-        parts.append(f"<text x='{x}' y='{top + side + 16}' text-anchor='middle'>{tick:g}</text>")
-        parts.append(f"<text x='{left - 6}' y='{float(y) + 4}' text-anchor='end'>{tick:g}</text>")
-    for i, curve in enumerate(curves):
-        colour = colours[i % len(colours)]
-        line = " ".join(at(x, y) for x, y in zip(curve["fpr"], curve["tpr"], strict=True))
-        parts.append(f"<polyline points='{line}' stroke='{colour}' stroke-width='1.8' fill='none'/>")
-        parts.append(
-            f"<text x='{left + side + 16}' y='{top + 14 + 18 * i}' fill='{colour}'>{escape(curve['name'])}</text>"
-        )
-    size = f"width='{left + side + 150}' height='{top + side + 44}'"
-    return (
-        f"<svg {size} role='img' aria-label='ROC curves' font-size='12' font-family='system-ui'>{''.join(parts)}</svg>"
-    )
