@@ -8,7 +8,6 @@ import numpy as np
 
 from indexer.errors import ProbeError
 from indexer.options import emit
-from probes.presets import with_preset
 from probes.progress import Progress
 from probes.records import ProbeResult, Request
 from probes.run import Outcome, run
@@ -21,7 +20,7 @@ def answer(request: Request, *, out: Path | None, as_json: bool) -> None:
     """Run the request, write the folder, print the result. Raises ProbeError before the run for a bad folder."""
     if out is not None:
         make_folder(out)
-    request, progress = with_preset(request), Progress()
+    progress = Progress()
     if request.split == "nested":
         from probes.nested import run_nested
 

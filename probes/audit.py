@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class Audit:
     """The near-duplicate audit of one split."""
 
     test_rows: int
-    fitted_rows: int
+    fitted_rows: int  # of several folds: the most
     tau: float
     flagged: int  # test rows at or above tau
     chance_agreement: float  # Σ p_c² over the test classes
@@ -50,9 +51,9 @@ def near_duplicates(
 
 
 def audit(cosine: Float32, nearest: Int64, test: Truth, fitted: Truth, tau: float = TAU) -> Audit:
-    """Count what `near_duplicates` found at each threshold, with the agreement of labels."""
+    """Count what `near_duplicates` found at each threshold and at tau, with the agreement of labels."""
     levels = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, tau}, reverse=True):
         hit = np.flatnonzero(cosine >= threshold)
         agreement = float("nan")
         if len(hit) and test.codes is not None and fitted.codes is not None:
@@ -62,3 +63,21 @@ def audit(cosine: Float32, nearest: Int64, test: Truth, fitted: Truth, tau: floa
     if test.codes is not None and test.n:
         chance = float(((np.bincount(test.codes) / test.n) ** 2).sum())
     return Audit(test.n, fitted.n, tau, int((cosine >= tau).sum()), chance, tuple(levels))
+
+
+def combine(audits: Sequence[Audit]) -> Audit:
+    """Several audits of disjoint test rows as one: counts added, agreements weighted by their rows."""
+    levels = []
+    for same in zip(*(found.levels for found in audits), strict=True):
+        rows = sum(level.rows for level in same)
+        agreeing = sum(level.rows * level.label_agreement for level in same if level.rows)
+        levels.append(Level(same[0].cosine, rows, agreeing / rows if rows else float("nan")))
+    tested = sum(found.test_rows for found in audits)
+    return Audit(
+        tested,
+        max(found.fitted_rows for found in audits),
+        audits[0].tau,
+        sum(found.flagged for found in audits),
+        sum(found.test_rows * found.chance_agreement for found in audits) / tested,
+        tuple(levels),
+    )

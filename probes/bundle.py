@@ -15,7 +15,7 @@ from probes.intervals import Interval
 from probes.models import Model
 from probes.records import FORMAT, Request, Source
 from probes.results import decode
-from probes.run import Outcome
+from probes.run import Outcome, applied_temperature
 from probes.scaling import Scaler
 
 SPEC, WEIGHTS = "probe.json", "weights.npz"
@@ -61,7 +61,7 @@ def bundle_of(outcome: Outcome) -> Bundle:
         scaler=trained.scaler.kind,
         classes=outcome.experiment.data.truth.classes,
         multilabel=outcome.experiment.data.truth.multilabel,
-        temperature=result.temperature,
+        temperature=applied_temperature(result.request, result.temperature),
         thresholds={o.column: o.threshold for o in result.operating},
         parameter=result.selection.parameter,
         value=result.selection.value,

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.errors import ProbeError
 from indexer.store.store import EmbeddingStore
-from indexer.types import Float32, Int64
-from probes.data import ProbeData, load, open_store, source_of
+from indexer.types import Int64
+from probes.cache import cached_vectors
+from probes.data import ProbeData, check_vectors, load, open_store, source_of
 from probes.delong import delong
 from probes.experiment import Experiment, prepare
 from probes.intervals import Difference, holm, interval, paired_p, replicate
@@ -20,7 +22,8 @@ from probes.progress import Progress
 from probes.records import FORMAT, ProbeResult, Request
 from probes.run import Outcome, run_prepared
 from probes.scaling import Vectors
-from probes.scoring import compact, hide_absent
+from probes.scoring import compact
+from probes.truth import hide_absent
 
 METRICS = ("auc_macro", "balanced_accuracy", "ap_macro")
 
@@ -33,68 +36,90 @@ class Comparison:
     statement: str
     metric: str
     rows: int  # labelled rows that every table holds
-    unmatched: dict[str, int]  # table → its rows that are not among them
+    unmatched: dict[str, int]  # table → rows without a partner: labelled ones of the first, all of the others
     results: tuple[ProbeResult, ...]  # in the order of the tables asked for
     differences: tuple[Difference, ...]
     delong_p: tuple[float, ...]  # of each difference in AUC; empty unless two classes and one row a group
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """The first table's data cut to the keys that all tables hold, and every table's vectors of those rows."""
+
+    data: ProbeData
+    vectors: tuple[Vectors, ...]
+    unmatched: dict[str, int]
+    other_bytes: dict[str, int]  # table → rows whose image bytes differ from the first table's
+
+
 def compare(request: Request, tables: Sequence[str], metric: str, progress: Progress) -> Comparison:
     """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError."""
-    if len(set(tables)) < 2:
-        raise ProbeError("a comparison needs two tables or more: --tables A,B.")
-    if request.split == "nested" or request.probe == "zero-shot":
-        raise ProbeError(
-            "a comparison needs one test split and a fitted probe. Use --split hash, stratified or a column."
-        )
+    _check(request, tables)
     stores = [open_store(replace(request, table=name)) for name in tables]
     with progress.stage("reading"):
-        data = load(stores[0], replace(request, table=tables[0]))
-        data, others, unmatched = _join(data, stores, with_norms=request.scaling == "raw")
-        experiment = prepare(replace(request, table=tables[0]), data)
+        joined = _join(load(stores[0], replace(request, table=tables[0])), stores, raw=request.scaling == "raw")
+        experiment = prepare(replace(request, table=tables[0]), joined.data)
     outcomes = []
-    for store, vectors in zip(stores, [data.vectors, *others], strict=True):
-        own_data = replace(experiment.data, vectors=vectors, source=source_of(store))
-        own = Experiment(replace(request, table=store.name), own_data, experiment.split, experiment.facts)
-        outcomes.append(run_prepared(own, store, progress))
+    for store, vectors in zip(stores, joined.vectors, strict=True):
+        progress.name(store.name)
+        outcomes.append(run_prepared(_of_table(experiment, store, vectors), store, progress))
         progress.seconds = {}
+    progress.name("all tables")
     with progress.stage("paired differences"):
-        differences, delong_p = _differences(outcomes, tables, metric, request)
+        differences, delong_p = _differences(outcomes, tables, metric)
     return Comparison(
         FORMAT,
         experiment.facts.statement,
         metric,
-        len(data.keys),
-        unmatched,
+        len(joined.data.keys),
+        joined.unmatched,
         tuple(o.result for o in outcomes),
         differences,
         delong_p,
-        tuple(f"{count} rows of {name} have no partner in every table" for name, count in unmatched.items() if count),
+        _warnings(joined),
     )
 
 
-def _join(
-    data: ProbeData, stores: Sequence[EmbeddingStore], *, with_norms: bool
-) -> tuple[ProbeData, list[Vectors], dict[str, int]]:
-    """The first table's data cut to the keys that all have, and the others' vectors in that order."""
-    found = []
-    for store in stores[1:]:
-        rows = store.vectors(None, ["key", "norm"])
-        place = {key: i for i, key in enumerate(rows.columns.column("key").to_pylist())}
-        norms: Float32 = rows.columns.column("norm").to_numpy().astype(np.float32)
-        found.append((rows.vectors, norms, place))
-    kept = np.array([i for i, key in enumerate(data.keys) if all(key in place for _, _, place in found)], np.int64)
+def _check(request: Request, tables: Sequence[str]) -> None:
+    if len(tables) < 2:
+        raise ProbeError("a comparison needs two tables or more: --tables A,B.")
+    repeated = next((name for i, name in enumerate(tables) if name in tables[:i]), None)
+    if repeated is not None:
+        raise ProbeError(f"table {repeated} is named twice in --tables: a table compared with itself says nothing.")
+    if request.split == "nested" or request.probe == "zero-shot":
+        raise ProbeError(
+            "a comparison needs one test split and a fitted probe. Use --split hash, stratified or a column."
+        )
+
+
+def _join(data: ProbeData, stores: Sequence[EmbeddingStore], *, raw: bool) -> _Joined:
+    columns = ["key", "content", *(["norm"] if raw else [])]
+    others = [pa.Table.from_batches(list(store.scan(columns))) if store.count() else None for store in stores[1:]]
+    places = [{} if o is None else {k: i for i, k in enumerate(o.column("key").to_pylist())} for o in others]
+    kept = np.array([i for i, key in enumerate(data.keys) if all(key in place for place in places)], np.int64)
     if not len(kept):
         raise ProbeError("the tables share no key. They must hold the same images, indexed under the same names.")
-    cut = _cut(data, kept)
-    others = []
-    unmatched = {stores[0].name: len(data.keys) - len(kept)}
-    for store, (unit, norms, place) in zip(stores[1:], found, strict=True):
+    cut, first = _cut(data, kept), _content(stores[0])
+    vectors, unmatched, other_bytes = [cut.vectors], {stores[0].name: len(data.keys) - len(kept)}, {}
+    for store, rows, place in zip(stores[1:], others, places, strict=True):
+        if rows is None:
+            continue
         at = np.array([place[key] for key in cut.keys])
-        others.append(Vectors(unit[at], norms[at] if with_norms else None))
-        unmatched[store.name] = len(place) - len(kept)
-    return cut, others, unmatched
+        row_ids = rows.column("_rowid").to_numpy().astype(np.int64)
+        norms = rows.column("norm").to_numpy().astype(np.float32)[at] if raw else None
+        vectors.append(Vectors(cached_vectors(store, None, row_ids)[at], norms))
+        check_vectors(vectors[-1], cut.keys)
+        unmatched[store.name] = len(place.keys() - first.keys())
+        own = rows.column("content").take(pa.array(at)).to_pylist()
+        other_bytes[store.name] = sum(a != first[key] for a, key in zip(own, cut.keys, strict=True))
+    return _Joined(cut, tuple(vectors), unmatched, other_bytes)
+
+
+def _content(store: EmbeddingStore) -> dict[str, str]:
+    """Every key of the table → sha256 of its image bytes."""
+    batches = list(store.scan(["key", "content"]))
+    return {k: v for b in batches for k, v in zip(*(b.column(c).to_pylist() for c in ("key", "content")), strict=True)}
 
 
 def _cut(data: ProbeData, rows: Int64) -> ProbeData:
@@ -115,11 +140,19 @@ def _cut(data: ProbeData, rows: Int64) -> ProbeData:
     )
 
 
+def _of_table(experiment: Experiment, store: EmbeddingStore, vectors: Vectors) -> Experiment:
+    """The same rows and split, with this table's vectors and its own counts of images."""
+    flow = replace(experiment.data.flow, embedded=store.count(), failed=store.failures().num_rows)
+    data = replace(experiment.data, vectors=vectors, source=source_of(store), flow=flow)
+    return Experiment(replace(experiment.request, table=store.name), data, experiment.split, experiment.facts)
+
+
 def _differences(
-    outcomes: Sequence[Outcome], tables: Sequence[str], metric: str, request: Request
+    outcomes: Sequence[Outcome], tables: Sequence[str], metric: str
 ) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
+    """Every pair's difference on the same test rows and the same draws, with p values corrected by Holm over pairs."""
     experiment = outcomes[0].experiment
-    test = experiment.split.test
+    request, test = experiment.request, experiment.split.test
     truth = hide_absent(experiment.data.truth.take(test), experiment.absent)
     groups = compact(experiment.data.groups[test])
     points, drawn = [], []
@@ -138,3 +171,17 @@ def _differences(
         return differences, ()
     paired = delong(truth.positive[:, 1], np.stack([o.p[:, 1] for o in outcomes]))
     return differences, tuple(paired.test(i, j)[1] for i, j in pairs)
+
+
+def _warnings(joined: _Joined) -> tuple[str, ...]:
+    first, *_ = joined.unmatched
+    out = []
+    for name, count in joined.unmatched.items():
+        if count and name == first:
+            out.append(f"{count} labelled rows of {name} left out: not every table holds their keys")
+        elif count:
+            out.append(f"{count} rows of {name} left out: {first} does not hold their keys")
+    for name, count in joined.other_bytes.items():
+        if count:
+            out.append(f"{count} rows of {name} have the key of a row of {first} but other image bytes")
+    return tuple(out)

@@ -60,7 +60,7 @@ def load(store: EmbeddingStore, request: Request, classes: tuple[str, ...] | Non
     if len(labelled) < table.num_rows:
         vectors = Vectors(vectors.unit[labelled], vectors.norms)
     keys = tuple(kept.column("key").to_pylist())
-    _check_vectors(vectors, keys)
+    check_vectors(vectors, keys)
     return ProbeData(
         vectors,
         truth,
@@ -217,7 +217,7 @@ def _text(column: pa.ChunkedArray) -> list[str | None]:
     return [None if v is None else _word(v) for v in column.to_pylist()]
 
 
-def _check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
+def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
     """Raise ProbeError for NaN or zero rows; the message lists their keys."""
     bad: list[int] = []
     for start in range(0, len(keys), BLOCK):

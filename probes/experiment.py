@@ -20,7 +20,7 @@ from probes.splits import (
     stratified_split,
     without_duplicates,
 )
-from probes.truth import Truth, class_truth
+from probes.truth import Truth, class_truth, lacking
 
 IMAGE_LEVEL = "image-level split: results may be inflated"
 
@@ -40,14 +40,9 @@ class Experiment:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Columns without a metric, because the fitted or the tested rows lack them."""
-        lacking = {name for part in ("fitted", "test") for name in self.facts.absent[part]}
+        """Columns without a metric, because train or test lacks them (D1)."""
+        lacking = {name for part in ("train", "test") for name in self.facts.absent[part]}
         return tuple(name for name in self.data.truth.classes if name in lacking)
-
-    @property
-    def classless(self) -> tuple[str, ...]:
-        """Columns that no fitted row shows."""
-        return self.facts.absent["fitted"]
 
     def inner_folds(self) -> list[tuple[Int64, Int64]]:
         """(fit, held-out) positions within the fit rows: the val split, or five grouped folds of train (D5)."""
@@ -77,14 +72,12 @@ def make_split(request: Request, data: ProbeData) -> Split:
 
 def split_facts(request: Request, data: ProbeData, split: Split) -> SplitFacts:
     parts = {name: part_facts(data.truth, data.groups, getattr(split, name)) for name in PARTS}
-    fitted = np.concatenate([split.train, split.val])
-    absent = {"fitted": lacking(data.truth.take(fitted)), "test": lacking(data.truth.take(split.test))}
     return SplitFacts(
         statement(request, data),
         request.split if request.split in OWN_SPLITS else f"column {request.split}",
         data.level,
         parts,
-        absent,
+        absent_classes(data.truth, split, fitted=request.probe != "zero-shot"),
         split_sha256(data.keys, split.part_of(len(data.keys)).tolist()),
     )
 
@@ -101,13 +94,15 @@ def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
     return PartFacts(len(rows), len(np.unique(groups[rows])), named)
 
 
-def lacking(truth: Truth) -> tuple[str, ...]:
-    """Classes without a row; labels without both a positive and a negative one."""
-    positive = (truth.positive & truth.known).sum(0)
-    if not truth.multilabel:
-        return tuple(name for name, count in zip(truth.classes, positive, strict=True) if count == 0)
-    negative = truth.known.sum(0) - positive
-    return tuple(n for n, p, m in zip(truth.classes, positive, negative, strict=True) if p == 0 or m == 0)
+def absent_classes(truth: Truth, split: Split, *, fitted: bool = True) -> dict[str, tuple[str, ...]]:
+    """D1: every class should stand in train and in test; those that do not are named, and their metrics are NaN.
+
+    A probe that is not `fitted` needs no train rows.
+    """
+    return {
+        "train": lacking(truth.take(split.train)) if fitted else (),
+        "test": lacking(truth.take(split.test)),
+    }
 
 
 def shuffled(truth: Truth, seed: int) -> Truth:

@@ -11,13 +11,12 @@ from probes.fitting import Features, Recipe, fit
 from probes.metrics import macro_auc
 from probes.models import Model
 from probes.progress import Progress
-from probes.records import FewShot, FewShotPoint
+from probes.records import FewShot, FewShotPoint, Request
 from probes.scaling import features, fit_scaler
-from probes.scoring import hide_absent
 from probes.select import PARAMETER, choose_penalty
 from probes.splits import FOLDS, grouped_folds
 from probes.train import recipe_of
-from probes.truth import Truth, probabilities
+from probes.truth import Truth, hide_absent, probabilities
 
 DRAWS = 5
 SWEEP_FROM = 16  # patients a class
@@ -52,7 +51,7 @@ def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) 
     x, x_test = features(data.vectors, split.train, scaler), features(data.vectors, split.test, scaler)
     held = hide_absent(data.truth.take(split.test), experiment.absent)
     groups, recipe = data.groups[split.train], recipe_of(request)
-    sizes = _sizes(truth.codes, groups, len(truth.classes))
+    sizes = _sizes(truth.codes, groups)
     points = []
     for n in sizes:
         progress.step(f"{n} patients a class")
@@ -65,19 +64,35 @@ def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) 
             penalties.append(penalty)
         points.append(FewShotPoint(n, float(np.mean(areas)), float(np.std(areas, ddof=1)), DRAWS, tuple(penalties)))
     whole = fit(recipe, x, truth, penalty_of_all).model
-    points.append(FewShotPoint(0, _test_auc(whole, x_test, held), float("nan"), 1, (penalty_of_all,)))
-    rule = f"{PARAMETER[recipe.probe]} = {FIXED:g} below {SWEEP_FROM} patients a class, from there on by inner folds"
-    rule = "no penalty to choose" if recipe.probe == "prototype" else rule
-    return FewShot(tuple(points), _area([p.patients_per_class for p in points[:-1]], points), rule)
+    most = _most_patients(truth.codes, groups)
+    points.append(FewShotPoint(most, _test_auc(whole, x_test, held), float("nan"), 1, (penalty_of_all,)))
+    return FewShot(tuple(points), _area(points), _rule(recipe, request))
 
 
 def _test_auc(model: Model, x_test: Features, held: Truth) -> float:
     return macro_auc(probabilities(model.logits(x_test), held.multilabel), held)
 
 
-def _sizes(codes: Int64, groups: Int64, classes: int) -> list[int]:
+def _rule(recipe: Recipe, request: Request) -> str:
+    """How C was set and what the draws were scaled by, in words."""
+    rule = (
+        f"{PARAMETER[recipe.probe]} = {FIXED:g} (scaling {request.scaling}) below {SWEEP_FROM} patients a class, "
+        "from there on by inner folds"
+    )
+    if recipe.probe == "prototype":
+        rule = "no penalty to choose"
+    if request.scaling in ("zscore", "center_l2"):
+        rule += f"; the {request.scaling} scaling saw the vectors of all of train, without their labels"
+    return rule
+
+
+def _most_patients(codes: Int64, groups: Int64) -> int:
+    return max(len(np.unique(groups[codes == c])) for c in np.unique(codes))
+
+
+def _sizes(codes: Int64, groups: Int64) -> list[int]:
     """1, 2, 4, … below the patients of the largest class."""
-    most = max(len(np.unique(groups[codes == c])) for c in range(classes))
+    most = _most_patients(codes, groups)
     return [2**i for i in range(most.bit_length()) if 2**i < most]
 
 
@@ -88,9 +103,9 @@ def _penalty(recipe: Recipe, drawn: tuple[Features, Truth, Int64], n: int, seed:
     return choose_penalty(recipe, x, truth, grouped_folds(truth.strata(), groups, seed)).selection.value
 
 
-def _area(sizes: list[int], points: list[FewShotPoint]) -> float:
-    """Area under mean AUC over log₂ n, divided by its width: a mean AUC. The last point, all, is not part of it."""
-    if len(sizes) < 2:
+def _area(points: list[FewShotPoint]) -> float:
+    """Area under mean AUC over log₂ n, divided by its width: a mean AUC, all of train included."""
+    if len(points) < 2:
         return float("nan")
-    x, y = np.log2(sizes), np.array([p.auc_mean for p in points[: len(sizes)]])
+    x, y = np.log2([p.patients_per_class for p in points]), [p.auc_mean for p in points]
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))

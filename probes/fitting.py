@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
 SWEEP_TOL, SWEEP_ITERATIONS = 1e-4, 1000
 FINAL_TOL, FINAL_ITERATIONS = 1e-8, 5000  # in float64: float32 stalls near 1e-3 in probability
 HIDDEN_UNITS = 256
+SMALL = 4_000_000  # numbers of a matrix whose products one thread does in a few milliseconds
 KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the rows
 
 
@@ -50,7 +52,20 @@ def fit(
     if truth.codes is not None and len(np.unique(truth.codes)) < 2:
         only = truth.classes[int(truth.codes[0])] if truth.n else "no class"
         raise ProbeError(f"the rows to fit on hold one class only ({only}). Choose another split or --where.")
-    return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
+    with _few_threads(x):
+        return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
+
+
+@contextmanager
+def _few_threads(x: Features) -> Iterator[None]:
+    """One thread for a small matrix: waiting for each other on a busy machine, two made 118 rows 100 times slower."""
+    if x.size >= SMALL:
+        yield
+        return
+    from threadpoolctl import ThreadpoolController
+
+    with ThreadpoolController().limit(limits=1):
+        yield
 
 
 def _linear(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:

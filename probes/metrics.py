@@ -45,7 +45,7 @@ class Evaluator:
         values = {"auc": auc, "ap": ap, "auc_macro": nan_mean(auc), "ap_macro": nan_mean(ap)}
         with np.errstate(invalid="ignore", divide="ignore"):
             values["auc_weighted"] = _weighted_mean(auc, parts["positive"])
-            values.update(_label_metrics(parts) if self.truth.multilabel else _class_metrics(parts, self.truth.ordinal))
+            values.update(_label_metrics(parts) if self.truth.multilabel else _class_metrics(parts, self.truth))
         return values
 
     def point(self) -> Values:
@@ -104,20 +104,21 @@ def _label_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
     return {k: np.asarray(v, np.float64) for k, v in rows.items()}
 
 
-def _class_metrics(parts: Values, ordinal: bool) -> Values:
+def _class_metrics(parts: Values, truth: Truth) -> Values:
     positive, called, right = parts["positive"], parts["called"], parts["right"]
     n = positive.sum(1)
-    f1 = np.where(positive > 0, 2 * right / (positive + called), np.nan)
+    usable = (positive > 0) & truth.known.any(0)  # a class that no fitted row shows is in no mean (D1)
+    f1 = np.where(usable, 2 * right / (positive + called), np.nan)
     gap = np.abs(parts["bin_correct"] - parts["bin_confidence"])
     values = {
         "accuracy": right.sum(1) / n,
-        "balanced_accuracy": nan_mean(right / positive),
+        "balanced_accuracy": nan_mean(np.where(usable, right / positive, np.nan)),
         "f1_macro": nan_mean(f1),
         "brier": parts["brier"][:, 0] / n,
         "log_loss": parts["log_loss"][:, 0] / n,
         "ece": gap.sum(1) / n,
     }
-    if ordinal:
+    if truth.ordinal:
         values["kappa_quadratic"] = _kappa(positive, called, parts["distance"][:, 0])
     return values
 

@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from indexer.errors import ProbeError
-from indexer.types import Int64
+from indexer.store.store import EmbeddingStore
+from indexer.types import Float64, Int64
+from probes.audit import Audit, combine
 from probes.calibration import fit_temperature
 from probes.data import ProbeData, open_store
-from probes.experiment import Experiment, part_facts, statement
+from probes.experiment import Experiment, absent_classes, part_facts, statement
 from probes.intervals import Interval
 from probes.metrics import HEADLINE, Values, evaluator
 from probes.progress import Progress
-from probes.records import (
-    FORMAT,
-    ClassResult,
-    FoldResult,
-    ProbeResult,
-    Request,
-    Scored,
-    SplitFacts,
-)
+from probes.records import FORMAT, ClassResult, FoldResult, ProbeResult, Request, Scored, SplitFacts
 from probes.run import audit_split, package_versions, read
-from probes.scoring import baselines, hide_absent
+from probes.scoring import baselines, by_group
 from probes.splits import FOLDS, Split, check_groups, grouped_folds, split_sha256, without_duplicates
 from probes.sweep import Selection
-from probes.train import Trained, train
-from probes.truth import probabilities
+from probes.train import train
+from probes.trained import Trained
+from probes.truth import Truth, hide_absent, probabilities
 
 NOTE = "mean over outer folds; low and high are mean - SD and mean + SD, not a confidence interval"
+Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """One outer fold, scored: all held-out rows, those without a near-twin, and one row a patient."""
+
+    result: FoldResult
+    point: Values
+    distinct: Values
+    distinct_rows: int
+    patients: Values | None
+    patient_rows: int
+    baselines: dict[str, dict[str, float]]
+    audit: Audit
+    duplicates: int
+    absent: tuple[str, ...]
+    shuffled_auc: float | None
 
 
 def run_nested(request: Request, progress: Progress) -> ProbeResult:
     """Five outer grouped folds, each with its own choice on five inner ones; scores are never pooled.
 
-    Raises ProbeError for zero-shot, which fits nothing.
+    Raises ProbeError for what needs one test split, or for zero-shot, which fits nothing.
     """
-    if request.probe == "zero-shot":
-        raise ProbeError("zero-shot fits nothing: there is no cross-validation. Use --split hash or a column.")
+    _check(request)
     store = open_store(request)
     with progress.stage("reading"):
         data = read(store, request)
     folds = grouped_folds(data.truth.strata(), data.groups, request.seed)
-    results, points, base, flagged, duplicates = [], [], [], 0, 0
-    for number, (fitted, held) in enumerate(folds, 1):
-        progress.step(f"outer fold {number} of {len(folds)}")
-        experiment = _fold(request, data, (fitted, held))
-        with progress.stage("near-duplicate audit"):
-            flagged += audit_split(experiment, progress)[1].flagged
-        duplicates += len(experiment.split.duplicates)
-        trained = train(experiment, store, progress)
-        point = _score(experiment, trained)
-        points.append(point)
-        results.append(_fold_result(number, experiment, trained, point))
-        truth = data.truth.take(held)
-        base.append(baselines(data.truth.take(experiment.fit_rows), truth, request.seed))
-    return _result(request, data, (folds, results, points, base), (flagged, duplicates), progress)
+    outer = []
+    for number, rows in enumerate(folds, 1):
+        progress.name(f"outer fold {number} of {len(folds)}")
+        outer.append(_run_fold(number, _fold(request, data, rows), store, progress))
+    return _result(request, data, [held for _, held in folds], outer, progress)
+
+
+def _check(request: Request) -> None:
+    if request.probe == "zero-shot":
+        raise ProbeError("zero-shot fits nothing: there is no cross-validation. Use --split hash or a column.")
+    asked = {
+        "--subgroup": request.subgroups,
+        "--few-shot": request.few_shot,
+        "--prevalence": request.prevalence is not None,
+    }
+    for option, given in asked.items():
+        if given:
+            raise ProbeError(
+                f"{option} needs one test split, --split nested has none. Use hash, stratified or a column."
+            )
 
 
 def _fold(request: Request, data: ProbeData, rows: tuple[Int64, Int64]) -> Experiment:
@@ -65,16 +84,51 @@ def _fold(request: Request, data: ProbeData, rows: tuple[Int64, Int64]) -> Exper
     none = np.empty(0, np.int64)
     split = without_duplicates(Split(rows[0], none, rows[1], none, none), data.content)
     check_groups(split, data.groups, data.group_names)
-    return Experiment(replace(request, shuffle_control=False), data, split, _facts(request, data, [rows]))
+    absent = absent_classes(data.truth, split)
+    return Experiment(request, data, split, SplitFacts(statement(request, data), "nested", data.level, {}, absent, ""))
 
 
-def _score(experiment: Experiment, trained: Trained) -> Values:
+def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progress: Progress) -> _Outer:
+    data, test = experiment.data, experiment.split.test
+    with progress.stage("near-duplicate audit"):
+        cosine, found = audit_split(experiment, progress)
+    trained = train(experiment, store, progress)
+    held = _score(experiment, trained)
+    distinct = ~(cosine >= experiment.request.tau)
+    pooled = _by_patient(experiment, held)
+    point = _point(*held[:2])
+    return _Outer(
+        _fold_result(number, experiment, trained, point),
+        point,
+        _point(held[0][distinct], held[1].take(np.flatnonzero(distinct))),
+        int(distinct.sum()),
+        None if pooled is None else _point(*pooled),
+        0 if pooled is None else pooled[1].n,
+        baselines(data.truth.take(experiment.fit_rows), data.truth.take(test), experiment.request.seed),
+        found,
+        len(experiment.split.duplicates),
+        experiment.absent,
+        trained.shuffled_auc,
+    )
+
+
+def _score(experiment: Experiment, trained: Trained) -> Held:
     data, test = experiment.data, experiment.split.test
     truth = hide_absent(data.truth.take(test), experiment.absent)
-    temperature = fit_temperature(trained.inner_logits, data.truth.take(trained.inner_rows))
-    return evaluator(
-        probabilities(trained.test_logits, truth.multilabel, temperature), truth, np.arange(truth.n)
-    ).point()
+    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
+    temperature = fit_temperature(trained.inner_logits, inner)
+    return probabilities(trained.test_logits, truth.multilabel, temperature), truth, data.groups[test]
+
+
+def _by_patient(experiment: Experiment, held: Held) -> tuple[Float64, Truth] | None:
+    """D15 within a fold; None where each group has one row."""
+    if experiment.data.level == "image" or experiment.data.flow.groups == experiment.data.truth.n:
+        return None
+    return by_group(*held, experiment.request.pooling)[:2]
+
+
+def _point(p: Float64, truth: Truth) -> Values:
+    return evaluator(p, truth, np.arange(truth.n)).point()
 
 
 def _fold_result(number: int, experiment: Experiment, trained: Trained, point: Values) -> FoldResult:
@@ -85,67 +139,82 @@ def _fold_result(number: int, experiment: Experiment, trained: Trained, point: V
     )
 
 
-def _facts(request: Request, data: ProbeData, folds: list[tuple[Int64, Int64]]) -> SplitFacts:
-    """Of one fold for its checks, or of all for the result: the parts are then the outer folds' held-out rows."""
-    truth = data.truth
-    if len(folds) == 1:
-        from probes.experiment import lacking
-
-        absent = {"fitted": lacking(truth.take(folds[0][0])), "test": lacking(truth.take(folds[0][1]))}
-        return SplitFacts(statement(request, data), "nested", data.level, {}, absent, "")
-    parts = {f"fold {i}": part_facts(truth, data.groups, held) for i, (_, held) in enumerate(folds, 1)}
-    names = np.full(truth.n, "", dtype="<U8")
-    for i, (_, held) in enumerate(folds, 1):
-        names[held] = f"fold {i}"
+def _facts(request: Request, data: ProbeData, held: Sequence[Int64]) -> SplitFacts:
+    """The parts are the outer folds' held-out rows."""
+    parts = {f"fold {i}": part_facts(data.truth, data.groups, rows) for i, rows in enumerate(held, 1)}
+    names = np.full(data.truth.n, "", dtype="<U8")
+    for i, rows in enumerate(held, 1):
+        names[rows] = f"fold {i}"
     digest = split_sha256(data.keys, names.tolist())
     return SplitFacts(statement(request, data), f"nested, {FOLDS} outer folds", data.level, parts, {}, digest)
 
 
 def _result(
-    request: Request,
-    data: ProbeData,
-    folds: tuple[list[tuple[Int64, Int64]], list[FoldResult], list[Values], list[dict[str, dict[str, float]]]],
-    found: tuple[int, int],
-    progress: Progress,
+    request: Request, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Progress
 ) -> ProbeResult:
-    rows, results, points, base = folds
-    metrics = {name: mean_sd([float(p[name]) for p in points]) for name in HEADLINE if name in points[0]}
-    classes = tuple(_class(data, j, points) for j in range(len(data.truth.classes)))
-    facts = _facts(request, data, rows)
-    checks = (
-        (data.level == "image", facts.statement),
-        (data.source.random_weights, f"{data.source.encoder} has random weights: the vectors mean nothing"),
-        (found[0] > 0, f"{found[0]} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the fitted rows"),
-        (found[1] > 0, f"{found[1]} fitted rows left out: their image bytes stand among the held-out rows"),
-        (any(r.at_edge for r in results), "in a fold the best penalty lies at the edge of the search"),
-        (not all(r.converged for r in results), "in a fold the final fit did not reach its tolerance"),
-    )
-    first = next(iter(base))
+    facts = _facts(request, data, held)
+    found = combine([fold.audit for fold in outer])
+    duplicates = sum(fold.duplicates for fold in outer)
+    classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))
+    distinct = _scored([fold.distinct for fold in outer], sum(fold.distinct_rows for fold in outer))
+    patients = [fold.patients for fold in outer if fold.patients is not None]
+    controls = [fold.shuffled_auc for fold in outer if fold.shuffled_auc is not None]
     return ProbeResult(
         format=FORMAT,
         request=request,
         source=data.source,
         flow=data.flow,
         split=facts,
-        audit=None,
+        audit=found,
         selection=Selection("none", float("nan"), "grouped folds inside each outer fold", at_edge=False, candidates=()),
-        converged=all(r.converged for r in results),
-        baselines={name: {m: _mean([b[name][m] for b in base]) for m in first[name]} for name in first},
-        test=Scored(
-            data.truth.n, data.flow.groups, metrics, classes,
-            tuple(c.name for c in classes if np.isnan(c.auc.value)), (NOTE,),
+        converged=all(fold.result.converged for fold in outer),
+        baselines=_baselines(outer),
+        test=replace(
+            _scored([fold.point for fold in outer], data.truth.n), groups=data.flow.groups, classes=classes,
+            excluded=tuple(c.name for c in classes if np.isnan(c.auc.value)),
         ),
-        folds=tuple(results),
-        warnings=tuple(text for holds, text in checks if holds),
+        without_duplicates=distinct if found.flagged else None,
+        patients=_scored(patients, sum(fold.patient_rows for fold in outer)) if patients else None,
+        shuffled_auc=_mean(controls) if controls else None,
+        folds=tuple(fold.result for fold in outer),
+        warnings=_warnings(request, data, (found, duplicates), outer),
         packages=package_versions(),
         seconds=progress.seconds,
     )  # fmt: skip
 
 
-def _class(data: ProbeData, j: int, points: list[Values]) -> ClassResult:
+def _warnings(request: Request, data: ProbeData, leaks: tuple[Audit, int], outer: Sequence[_Outer]) -> tuple[str, ...]:
+    found, duplicates = leaks
+    absent = {name for fold in outer for name in fold.absent}
+    named = ", ".join(name for name in data.truth.classes if name in absent)
+    checks = (
+        (data.level == "image", statement(request, data)),
+        (data.source.random_weights, f"{data.source.encoder} has random weights: the vectors mean nothing"),
+        (bool(named), f"a fold has no fitted or no held-out row of: {named}; their metrics are NaN in that fold"),
+        (found.flagged > 0, f"{found.flagged} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the "
+                            "fitted rows"),
+        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes stand among the held-out rows"),
+        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
+        (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
+    )  # fmt: skip
+    return tuple(text for holds, text in checks if holds)
+
+
+def _scored(points: Sequence[Values], rows: int) -> Scored:
+    """Mean and SD over the folds of every headline metric."""
+    metrics = {name: mean_sd([float(p[name]) for p in points]) for name in HEADLINE if name in points[0]}
+    return Scored(rows, rows, metrics, (), (), (NOTE,))
+
+
+def _baselines(outer: Sequence[_Outer]) -> dict[str, dict[str, float]]:
+    first = outer[0].baselines
+    return {name: {m: _mean([fold.baselines[name][m] for fold in outer]) for m in first[name]} for name in first}
+
+
+def _class(data: ProbeData, j: int, outer: Sequence[_Outer]) -> ClassResult:
     known = data.truth.known[:, j]
     positive = data.truth.positive[known, j]
-    auc, ap = (mean_sd([float(p[name][j]) for p in points]) for name in ("auc", "ap"))
+    auc, ap = (mean_sd([float(fold.point[name][j]) for fold in outer]) for name in ("auc", "ap"))
     return ClassResult(data.truth.classes[j], int(positive.sum()), int(known.sum()), float(positive.mean()), auc, ap)
 
 

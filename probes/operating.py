@@ -25,7 +25,7 @@ class OperatingPoint:
     validation_specificity: float
     rates: dict[str, Interval]  # RATES on the test rows
     prevalence: float | None  # the user's, for the last field
-    ppv_at_prevalence: float
+    ppv_at_prevalence: Interval | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) 
     return evaluate
 
 
-def ppv_at(sensitivity: float, specificity: float, prevalence: float) -> float:
-    """sens·π / (sens·π + (1 - spec)(1 - π)); NaN where nothing would be called positive."""
-    below = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
-    return sensitivity * prevalence / below if below > 0 else float("nan")
+def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:
+    """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where nothing would be called positive."""
+    called = sensitivity * prevalence
+    below = called + (1 - specificity) * (1 - prevalence)
+    return np.divide(called, below, out=np.full_like(below, np.nan), where=below > 0)

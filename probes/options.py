@@ -50,9 +50,12 @@ _SCORE = [
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
 ]  # fmt: skip
+shuffle_option = click.option(
+    "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
+)
 _FIT = [
     click.option("--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help="Default: l2."),
-    click.option("--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."),
+    shuffle_option,
 ]
 class_weight_option = click.option(
     "--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row."
@@ -78,11 +81,38 @@ def _all(decorators: Sequence[Callable[[Command], Command]], command: Command) -
 
 
 def make_request(probe: str, options: dict[str, Any]) -> Request:
-    """A Request from click's values; what was not given keeps the record's default. An unknown name is a TypeError."""
+    """A Request from click's values; what was not given keeps the record's default. An unknown name is a TypeError.
+
+    Raises UsageError for options that exclude each other.
+    """
+    from probes.presets import PRESETS, SCALING
     from probes.records import Request
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")
-    labels = tuple(s.strip() for s in label.split(",")) if given.get("multilabel") else (label,)
+    _check_together(probe, label, given)
+    fixed = PRESETS[given["preset"]] if "preset" in given else {}
+    for name in fixed:
+        if name in given:
+            raise click.UsageError(f"--preset {given['preset']} fixes --{name}: leave one of the two out.")
+    labels = tuple(s.strip() for s in label.split(",") if s.strip())
     given["subgroups"] = tuple(s.strip() for s in given.pop("subgroup", "").split(",") if s.strip())
-    return Request(probe=probe, labels=labels, **given)
+    if probe in SCALING:
+        given.setdefault("scaling", SCALING[probe])
+    return Request(probe=probe, labels=labels, **(given | fixed))
+
+
+def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:
+    multilabel = "multilabel" in given
+    wrong = (
+        ("," in label and not multilabel, "--label names several columns: that takes --multilabel."),
+        (multilabel and "ordinal" in given, "--ordinal takes one column of grades: leave --multilabel out."),
+        ("salt" in given and given.get("split", "hash") != "hash", "--salt is of --split hash only."),
+        (
+            "class_weight" in given and probe in ("knn", "prototype"),
+            f"--class-weight is of fitted losses: {probe} has none.",
+        ),
+    )
+    for holds, text in wrong:
+        if holds:
+            raise click.UsageError(text)

@@ -18,8 +18,8 @@ from indexer.errors import EncoderMismatch, ProbeError
 from indexer.store.store import EmbeddingStore, vector_block
 from indexer.types import Float16, Float32, Float64, Int64
 from probes.bundle import Bundle
+from probes.neighbours import group_ids
 from probes.scaling import scale
-from probes.train import group_ids
 from probes.truth import probabilities
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,22 +21,34 @@ class Progress:
 
     def __init__(self, *, shown: bool | None = None) -> None:
         self._shown = sys.stderr.isatty() if shown is None else shown
-        self._name, self._start = "", 0.0
+        self._part, self._name = "", ""
+        self._text, self._done = "", 0.0
+        self._stage = 0  # the number of the one that runs; a late timer of an ended one draws nothing
+        self._lock = threading.Lock()  # the bar is begun by a timer and moved by the caller
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self.seconds: dict[str, float] = {}
 
+    def name(self, part: str) -> None:
+        """What the stages that follow belong to, e.g. a fold or a table."""
+        self._part = f"{part}: "
+
     @contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        self._name, self._start = name, time.monotonic()
+        self._name, self._text, self._done = self._part + name, self._part + name, 0.0
+        start = time.monotonic()
+        self._stage += 1
+        timer = threading.Timer(QUIET_SECONDS, self._begin, (self._stage,))
+        timer.daemon = True
+        if self._shown:
+            timer.start()
         try:
             yield self
         finally:
-            taken = time.monotonic() - self._start
+            timer.cancel()
+            taken = time.monotonic() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 3)
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
+            self._end()
 
     def share(self, done: float) -> None:
         """The share of the stage that is done, 0 … 1."""
@@ -43,17 +56,34 @@ class Progress:
 
     def step(self, text: str) -> None:
         """What the stage is at, where its length is not known."""
-        self._update(f"{self._name}: {text}", None)
+        self._update(f"{self._name}: {text}", 0.0)
 
-    def _update(self, text: str, done: float | None) -> None:
-        if not self._shown or time.monotonic() - self._start < QUIET_SECONDS:
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress as RichBar
+    def _update(self, text: str, done: float) -> None:
+        with self._lock:
+            self._text, self._done = text, done
+            self._draw()
 
+    def _begin(self, stage: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress as RichBar
+
+        with self._lock:
+            if stage != self._stage:
+                return
             self._bar = RichBar(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(text, total=1.0 if done is not None else None)
+            self._task = self._bar.add_task(self._text, total=None)
             self._bar.start()
-        if self._task is not None:
-            self._bar.update(self._task, description=text, completed=done)
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task, description=self._text, completed=self._done, total=1.0 if self._done else None
+            )
+
+    def _end(self) -> None:
+        with self._lock:
+            self._stage += 1
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar, self._task = None, None

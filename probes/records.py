@@ -31,6 +31,7 @@ class Request:
     scaling: str = "l2"
     class_weight: str | None = None
     penalty: float | None = None  # C or alpha; None: chosen by D5
+    search: str = "decades"  # of C: decades (D5) | halving (preset clip)
     k: int | None = None  # neighbours; None: chosen on val
     temperature: float = 0.07  # of the neighbours' votes
     vote: str = "softmax"  # softmax | uniform
@@ -164,7 +165,7 @@ class SubgroupGap:
 class FewShotPoint:
     """One size of the label-efficiency curve."""
 
-    patients_per_class: int  # 0: all
+    patients_per_class: int  # of the last point: all of the largest class
     auc_mean: float
     auc_sd: float
     draws: int
@@ -175,7 +176,7 @@ class FewShotPoint:
 class FewShot:
     """D12. `area` is the mean AUC over log₂ of the patients a class."""
 
-    points: tuple[FewShotPoint, ...]
+    points: tuple[FewShotPoint, ...]  # ascending; the last is all of train
     area: float
     penalty_rule: str
 
@@ -221,7 +222,7 @@ class ProbeResult:
     confusion: tuple[tuple[int, ...], ...] = ()
     curves: tuple[Curves, ...] = ()
     calibration: dict[str, Calibration] = field(default_factory=dict)  # before, after
-    temperature: float = 1.0
+    temperature: float = 1.0  # fitted on held-out rows (D8); applied, but for zero-shot (D14)
     operating: tuple[OperatingPoint, ...] = ()
     subgroups: tuple[SubgroupResult, ...] = ()
     gaps: tuple[SubgroupGap, ...] = ()

@@ -196,7 +196,7 @@ def _operating(result: ProbeResult) -> str:
     rows += [[escape(o.column), number(o.threshold, 4), *(cell(o.rates[n]) for n in names)] for o in result.operating]
     text = f"Thresholds chosen on held-out fitted rows for specificity ≥ {first.target_specificity:g}, then frozen."
     if first.prevalence is not None:
-        ppv = ", ".join(f"{escape(o.column)} {number(o.ppv_at_prevalence)}" for o in result.operating)
+        ppv = ", ".join(f"{escape(o.column)} {cell(o.ppv_at_prevalence)}" for o in result.operating)
         text += f" PPV at a prevalence of {first.prevalence:g}: {ppv}."
     return f"<h2>Operating points</h2><p>{text}</p>{html_table(rows)}"
 

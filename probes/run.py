@@ -15,16 +15,16 @@ from probes.calibration import Calibration, calibration, fit_temperature
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
 from probes.few_shot import few_shot
-from probes.intervals import interval, replicate
 from probes.metrics import confusion
-from probes.operating import RATES, OperatingPoint, choose_threshold, ppv_at, rates_evaluator
 from probes.progress import Progress
 from probes.records import FORMAT, ProbeResult, Request, Scored, SubgroupResult
 from probes.scaling import features, fit_scaler
-from probes.scoring import Resampling, baselines, by_group, compact, curves, hide_absent, score
+from probes.scoring import Resampling, baselines, by_group, curves, score
 from probes.subgroups import gaps, subgroup_results
-from probes.train import Trained, train
-from probes.truth import Truth, probabilities
+from probes.thresholds import global_threshold, operating_points
+from probes.train import train
+from probes.trained import Trained
+from probes.truth import Truth, hide_absent, probabilities
 
 PACKAGES = ("embedding-indexer", "numpy", "scipy", "scikit-learn", "pyarrow", "pylance")
 
@@ -57,7 +57,9 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
 
 
 def read(store: EmbeddingStore, request: Request) -> ProbeData:
-    """The rows; for zero-shot the classes are those of the stored text vectors."""
+    """The rows; for zero-shot the classes are those of the stored text vectors. Raises ProbeError."""
+    if request.probe == "zero-shot" and request.multilabel:
+        raise ProbeError("zero-shot takes one class a row. Name one 0/1 column, with texts for its classes 0 and 1.")
     classes = store.read_text(request.task or "").classes if request.probe == "zero-shot" else None
     return load(store, request, classes)
 
@@ -90,18 +92,17 @@ def _assemble(
 ) -> Outcome:
     request, data, test = experiment.request, experiment.data, experiment.split.test
     how = Resampling(request.replicates, request.seed)
-    truth, groups = hide_absent(data.truth.take(test), experiment.absent), data.groups[test]
-    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.classless)
+    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
     temperature = fit_temperature(trained.inner_logits, inner)
-    p = probabilities(trained.test_logits, truth.multilabel, temperature)
-    before = probabilities(trained.test_logits, truth.multilabel)
-    inner_p = probabilities(trained.inner_logits, truth.multilabel, temperature)
-    scored, _ = score(p, truth, groups, how)
-    operating = operating_points((inner_p, inner), (p, truth, groups), request, how)
-    threshold = (
-        operating[-1].threshold if len(truth.classes) == 2 and not truth.multilabel and operating else float("nan")
+    inner_p, p = (
+        probabilities(logits, inner.multilabel, applied_temperature(request, temperature))
+        for logits in (trained.inner_logits, trained.test_logits)
     )
-    sub = _subgroups(experiment, (p, truth, groups), threshold, how)
+    truth = hide_absent(data.truth.take(test), experiment.absent)
+    scored = p, truth, data.groups[test]
+    found, _ = score(*scored, how)
+    operating = operating_points((inner_p, inner), scored, request, how)
+    sub = _subgroups(experiment, scored, global_threshold(operating, truth), how)
     result = ProbeResult(
         format=FORMAT,
         request=request,
@@ -112,27 +113,36 @@ def _assemble(
         selection=trained.selection,
         converged=trained.converged,
         baselines=baselines(data.truth.take(experiment.fit_rows), truth, request.seed),
-        test=scored,
-        without_duplicates=_without(near[0], request.tau, (p, truth, groups), how),
-        patients=_patients(experiment, (p, truth, groups), how),
+        test=found,
+        without_duplicates=_without(near[0], request.tau, scored, how),
+        patients=_patients(experiment, scored, how),
         confusion=tuple(map(tuple, confusion(p, truth).tolist())),
         curves=curves(p, truth),
-        calibration=_calibrations(before, p, truth),
+        calibration=_calibrations(trained, truth, temperature),
         temperature=temperature,
         operating=operating,
         subgroups=sub,
         gaps=gaps(sub),
         neighbours=trained.neighbours,
         shuffled_auc=trained.shuffled_auc,
-        warnings=warnings_of(experiment, trained, near[1], scored),
+        warnings=warnings_of(experiment, trained, near[1], found),
         packages=package_versions(),
         seconds=progress.seconds,
     )
     return Outcome(result, experiment, trained, p)
 
 
-def _calibrations(before: Float64, after: Float64, truth: Truth) -> dict[str, Calibration]:
-    return {"before": calibration(before, truth), "after": calibration(after, truth)}
+def applied_temperature(request: Request, fitted: float) -> float:
+    """D14: a zero-shot score is the checkpoint's own; its fitted temperature is reported, not applied."""
+    return 1.0 if request.probe == "zero-shot" else fitted
+
+
+def _calibrations(trained: Trained, truth: Truth, temperature: float) -> dict[str, Calibration]:
+    """D8: before and after the temperature."""
+    named = {"before": 1.0, "after": temperature}
+    return {
+        name: calibration(probabilities(trained.test_logits, truth.multilabel, t), truth) for name, t in named.items()
+    }
 
 
 def _without(
@@ -163,53 +173,6 @@ def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how:
     return Scored(result.rows, result.groups, result.metrics, result.classes, result.excluded, notes + result.notes)
 
 
-def operating_points(
-    inner: tuple[Float64, Truth],
-    scored: tuple[Float64, Truth, Int64],
-    request: Request,
-    how: Resampling,
-) -> tuple[OperatingPoint, ...]:
-    """D11 for the positive class of two (the last), else for every class or label."""
-    p, truth, groups = scored
-    groups = compact(groups)
-    columns = range(len(truth.classes))
-    return tuple(
-        _operating_point(j, inner, (p, truth, groups), request, how)
-        for j in (columns[-1:] if len(columns) == 2 and not truth.multilabel else columns)
-    )
-
-
-def _operating_point(
-    j: int, inner: tuple[Float64, Truth], scored: tuple[Float64, Truth, Int64], request: Request, how: Resampling
-) -> OperatingPoint:
-    inner_p, inner_truth = inner
-    p, truth, groups = scored
-    known = inner_truth.known[:, j]
-    chosen = choose_threshold(inner_truth.positive[known, j], inner_p[known, j], request.specificity)
-    rows = np.flatnonzero(truth.known[:, j]) if not np.isnan(chosen.value) else np.empty(0, np.int64)
-    own = compact(groups[rows])
-    n_groups = int(own.max()) + 1 if len(own) else 0
-    rates = rates_evaluator(truth.positive[rows, j], p[rows, j] >= chosen.value, own, n_groups)
-    point = rates(np.ones((1, n_groups), np.int64))
-    drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
-    nothing = np.full(how.replicates, np.nan)
-    values = {name: interval(float(point[name][0]), drawn.get(name, nothing)) for name in RATES}
-    prevalence = request.prevalence
-    ppv = float("nan")
-    if prevalence is not None:
-        ppv = ppv_at(values["sensitivity"].value, values["specificity"].value, prevalence)
-    return OperatingPoint(
-        truth.classes[j],
-        request.specificity,
-        chosen.value,
-        chosen.sensitivity,
-        chosen.specificity,
-        values,
-        prevalence,
-        ppv,
-    )
-
-
 def _subgroups(
     experiment: Experiment, scored: tuple[Float64, Truth, Int64], threshold: float, how: Resampling
 ) -> tuple[SubgroupResult, ...]:
@@ -227,8 +190,7 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
     checks = (
         (experiment.data.level == "image", experiment.facts.statement),
         (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
-        (bool(facts.absent["fitted"]), f"no fitted row of: {', '.join(facts.absent['fitted'])}; metrics NaN"),
-        (bool(facts.absent["test"]), f"no test row of: {', '.join(facts.absent['test'])}; metrics NaN"),
+        *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
         (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
@@ -242,7 +204,8 @@ def _flagged(found: Audit | None) -> str:
     if found is None:
         return ""
     share = f"{found.flagged} of {found.test_rows} test rows"
-    return f"{share} have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows"
+    rest = "; nothing is left to score without them" if found.flagged == found.test_rows else ""
+    return f"{share} have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows{rest}"
 
 
 def package_versions() -> dict[str, str]:

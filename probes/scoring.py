@@ -68,15 +68,6 @@ def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
-    """The same truth with the columns that no fitted row has marked unknown, so that their metrics are NaN (D1)."""
-    if not absent:
-        return truth
-    known = truth.known.copy()
-    known[:, [truth.classes.index(name) for name in absent]] = False
-    return Truth(truth.classes, truth.positive, known, truth.codes, truth.ordinal)
-
-
 def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:
     """D7: always the fitted rows' majority class, and classes drawn by their frequency in the fitted rows."""
     n, c = test.n, len(test.classes)

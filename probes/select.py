@@ -11,10 +11,11 @@ from indexer.types import Float64, Int64
 from probes.fitting import Features, Fitted, Recipe, fit
 from probes.metrics import macro_auc
 from probes.models import Model
-from probes.sweep import Candidate, Selection, fixed, mean, sweep_decades, sweep_values
-from probes.truth import Truth, probabilities
+from probes.sweep import Candidate, Selection, fixed, mean, sweep_decades, sweep_halving, sweep_values
+from probes.truth import Truth, hide_absent, lacking, probabilities
 
 PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "prototype": "none"}
+SEARCHES = {"decades": sweep_decades, "halving": sweep_halving}
 SHORT_LISTS = {"svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1)}  # too slow for the decades of D5
 
 Folds = Sequence[tuple[Int64, Int64]]  # (fit rows, held-out rows)
@@ -37,9 +38,13 @@ def choose_penalty(
     folds: Folds,
     *,
     value: float | None = None,
+    search: str = "decades",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Inner:
-    """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given."""
+    """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given.
+
+    `search` is "decades" (D5) or "halving" (Radford 2021).
+    """
     trial = _Trial(recipe, x, truth, folds, progress)
     parameter = PARAMETER[recipe.probe]
     inner = "val split" if len(folds) == 1 else f"{len(folds)} grouped folds of train"
@@ -49,7 +54,7 @@ def choose_penalty(
     elif recipe.probe in SHORT_LISTS:
         selection = sweep_values(parameter, inner, SHORT_LISTS[recipe.probe], trial)
     else:
-        selection = sweep_decades(parameter, inner, trial)
+        selection = SEARCHES[search](parameter, inner, trial)
     rows = np.concatenate([held for _, held in folds])
     return Inner(selection, rows, trial.logits[selection.value], trial.models[selection.value][-1])
 
@@ -73,7 +78,7 @@ class _Trial:
             start = None if near is None else self.models[near][i]
             fits.append(fit(self._recipe, _rows(self._x, rows), self._truth.take(rows), value, start=start))
             scored = fits[-1].model.logits(_rows(self._x, held))
-            inside = self._truth.take(held)
+            inside = hide_absent(self._truth.take(held), lacking(self._truth.take(rows)))
             areas.append(macro_auc(probabilities(scored, inside.multilabel), inside))
             logits.append(scored)
         self.models[value] = [f.model for f in fits]

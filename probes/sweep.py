@@ -11,6 +11,8 @@ import numpy as np
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log10
 REFINE = (1.0, -1.0, 0.5, -0.5, 0.25, -0.25)  # decades around the best
 EXTENSIONS = 2
+HALVING = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log10, where Radford 2021 (A.3) starts
+FINEST = 0.125  # decades: eight steps a decade
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,21 @@ def sweep_decades(parameter: str, inner: str, evaluate: Callable[[float], Candid
     edge = found in (min(tried), max(tried))
     ordered = tuple(tried[e] for e in sorted(tried))
     return Selection(parameter, choose(list(ordered)).value, inner, edge, ordered)
+
+
+def sweep_halving(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
+    """Radford 2021, A.3: a grid of two decades, then the interval around the peak is halved down to 1/8 decade."""
+    tried = {exponent: evaluate(10.0**exponent) for exponent in HALVING}
+    step = 1.0
+    while step >= FINEST:
+        peak = round(math.log10(choose(list(tried.values())).value), 6)
+        for exponent in (peak + step, peak - step):
+            if HALVING[0] <= exponent <= HALVING[-1] and exponent not in tried:
+                tried[exponent] = evaluate(10.0**exponent)
+        step /= 2
+    ordered = tuple(tried[e] for e in sorted(tried))
+    best = choose(list(ordered))
+    return Selection(parameter, best.value, inner, best in (ordered[0], ordered[-1]), ordered)
 
 
 def sweep_values(

@@ -186,7 +186,7 @@ def _operating(result: ProbeResult) -> list[str]:
         *table([(NAMES[name], with_interval(value)) for name, value in point.rates.items()]),
     ]
     if point.prevalence is not None:
-        lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {number(point.ppv_at_prevalence)}")
+        lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {with_interval(point.ppv_at_prevalence)}")
     return lines
 
 
@@ -234,7 +234,7 @@ def _few_shot(result: ProbeResult) -> list[str]:
         return []
     rows = [["patients a class", "test AUC, mean ± SD", "draws"]]
     for p in result.few_shot.points:
-        size = "all" if p.patients_per_class == 0 else str(p.patients_per_class)
+        size = str(p.patients_per_class) if p.draws > 1 else f"all (at most {p.patients_per_class})"
         spread = f" ± {number(p.auc_sd)}" if p.draws > 1 else ""
         rows.append([size, number(p.auc_mean) + spread, str(p.draws)])
     return [

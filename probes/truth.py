@@ -53,6 +53,24 @@ def label_truth(values: Float64, labels: tuple[str, ...]) -> Truth:
     return Truth(labels, known & (values == 1), known, None)
 
 
+def lacking(truth: Truth) -> tuple[str, ...]:
+    """Classes without a row; labels without both a positive and a negative one."""
+    positive = (truth.positive & truth.known).sum(0)
+    if not truth.multilabel:
+        return tuple(name for name, count in zip(truth.classes, positive, strict=True) if count == 0)
+    negative = truth.known.sum(0) - positive
+    return tuple(n for n, p, m in zip(truth.classes, positive, negative, strict=True) if p == 0 or m == 0)
+
+
+def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
+    """The same truth with these columns marked unknown, so that their metrics are NaN and in no mean (D1, D7)."""
+    if not absent:
+        return truth
+    known = truth.known.copy()
+    known[:, [truth.classes.index(name) for name in absent]] = False
+    return Truth(truth.classes, truth.positive, known, truth.codes, truth.ordinal)
+
+
 def probabilities(logits: Float64, truth_is_multilabel: bool, temperature: float = 1.0) -> Float64:
     """Softmax of logits (n, c) / temperature, or the logistic function a label. Rows of a softmax sum to 1."""
     scaled = np.asarray(logits, np.float64) / temperature

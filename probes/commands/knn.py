@@ -7,16 +7,19 @@ from typing import Any
 
 import click
 
-from probes.options import make_request, probe_options
+from probes.options import make_request, probe_options, shuffle_option
 
 
 @click.command("knn", short_help="k nearest neighbours, every k from one exact search.")
 @probe_options
-@click.option("-k", "--k", type=click.IntRange(1), help="Fix k instead of choosing it on validation rows.")
+@click.option("-k", "--k", type=click.IntRange(1), help="Fix k instead of choosing it; every k is reported.")
 @click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help="Default: none (unit rows).")
 @click.option("--vote", type=click.Choice(["softmax", "uniform"]), help="Default: softmax at --temperature.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax vote. Default: 0.07.")
-@click.option("--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol, whole.")
+@shuffle_option
+@click.option(
+    "--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol; fixes scaling, vote and k."
+)
 def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
     """Classify each test row by its nearest fitted rows; neighbours of its own group never vote.
 
@@ -24,5 +27,4 @@ def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
     """
     from probes.answer import answer
 
-    options["scaling"] = options["scaling"] or "none"
     answer(make_request("knn", options), out=out, as_json=as_json)

@@ -1,0 +1,26 @@
+"""What fitting a probe gives: its numbers, and logits of rows that had no part in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from indexer.types import Float64, Int64
+from probes.models import Model
+from probes.records import NeighbourResult
+from probes.scaling import Scaler
+from probes.sweep import Selection
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted probe, with logits of rows that had no part in fitting it."""
+
+    model: Model
+    scaler: Scaler
+    selection: Selection
+    converged: bool
+    inner_rows: Int64  # rows of the data that were held out while choosing
+    inner_logits: Float64
+    test_logits: Float64  # of Experiment.split.test, by the final model
+    neighbours: tuple[NeighbourResult, ...] = ()
+    shuffled_auc: float | None = None
