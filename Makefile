@@ -19,6 +19,9 @@ demo: $(INSTALLED) ## real images to search and probes in under 3 minutes; write
 test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
+test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
 check: $(INSTALLED) ## ruff, mypy --strict, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +34,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test test-slow check bench clean

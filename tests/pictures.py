@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -96,3 +97,9 @@ def samples(folder: Path) -> dict[str, dict[str, Any]]:
             if name.endswith(".json"):
                 found[name.removesuffix(".json")] = json.loads(data)
     return found
+
+
+def listed(destination: Path) -> dict[str, dict[str, str]]:
+    """`pack`'s list of files: path → its row."""
+    with (destination / ".pack" / "files.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}

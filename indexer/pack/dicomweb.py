@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +20,10 @@ SCHEMES = ("dicomweb+http", "dicomweb+https")
 PAGE = 500  # matches asked for at once
 TIMEOUT = (10, 120)  # seconds to connect, and between two bytes
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_ROWS, _COLUMNS, _BITS, _FRAMES = "00280010", "00280011", "00280100", "00280008"
+_BLOCK = 1 << 20
+_AGAIN = "Run again: what is packed is kept."
+_EXTRA = "pip install 'embedding-indexer[dicomweb]'"
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as stored, never transcoded
 
 
@@ -35,14 +42,16 @@ class DicomWeb:
             raise InputError(f"{name} is not dicomweb+http://host:port/path, or dicomweb+https://….")
         if parts.username or parts.password:
             raise InputError("a password in a URL ends in logs. Put it into ~/.netrc, where it is found by host.")
+        filters = tuple(parse_qsl(parts.query, keep_blank_values=True))
+        _check_filters(filters)
         base = urlunsplit((parts.scheme.partition("+")[2], parts.netloc, parts.path.rstrip("/"), "", ""))
-        return cls(base, tuple(parse_qsl(parts.query, keep_blank_values=True)))
+        return cls(base, filters)
 
     def list(self) -> Iterator[Found]:
         for series in self._search("/series", self.filters):
             study, uid = _value(series, _STUDY), _value(series, _SERIES)
             for instance in self._search(f"/studies/{study}/series/{uid}/instances", ()):
-                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}")
+                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _about(instance))
 
     def scan(self, found: Found) -> Scanned:
         return Scanned(found, "dicom", "dcm", "", found.path.rpartition("/")[2])
@@ -51,12 +60,10 @@ class DicomWeb:
         """Raises OSError for an instance that the server refuses to give, ReadError where it does not answer."""
         study, series, instance = path.split("/")
         url = f"{self.url}/studies/{study}/series/{series}/instances/{instance}"
-        answer = self._get(url, (), _ACCEPT)
-        if 400 <= answer.status_code < 500:
-            raise OSError(answer.status_code, f"the server answers {answer.status_code}")
-        if len(answer.content) > MAX_BYTES:
-            raise OSError(0, "file too large")
-        return single_part(answer.content, answer.headers.get("Content-Type", ""))
+        with self._get(url, (), _ACCEPT) as answer:
+            if 400 <= answer.status_code < 500:
+                raise OSError(answer.status_code, f"the server answers {answer.status_code}")
+            return single_part(self._body(answer), answer.headers.get("Content-Type", ""))
 
     def sidecar(self, path: str) -> bytes:  # noqa: ARG002 - a server has nothing beside an instance
         return b""
@@ -65,28 +72,58 @@ class DicomWeb:
         offset = 0
         while True:
             query = (*filters, ("limit", str(PAGE)), ("offset", str(offset)))
-            answer = self._get(self.url + path, query, "application/dicom+json")
-            if answer.status_code >= 400:
-                raise InputError(f"{self.url}{path} answers {answer.status_code}: {answer.text[:200].strip()}")
+            with self._get(self.url + path, query, "application/dicom+json") as answer:
+                status, body = answer.status_code, self._body(answer)
+            if status >= 400:
+                words = body[:200].decode("utf-8", "replace").strip()
+                raise InputError(f"{self.url}{path} answers {status}: {words}. Is this the root of DICOMweb?")
             try:
-                matches = [] if answer.status_code == 204 else answer.json()
+                matches = json.loads(body) if body else []
             except ValueError as error:
                 raise InputError(f"{self.url}{path} answers no DICOM JSON. Is this the root of DICOMweb?") from error
+            if not isinstance(matches, list):
+                raise InputError(f"{self.url}{path} answers JSON that is no list of matches.")
             yield from matches
             if len(matches) < PAGE:
                 return
             offset += len(matches)
 
-    def _get(self, url: str, query: tuple[tuple[str, str], ...], accept: str) -> Any:
+    def _body(self, answer: Any) -> bytes:
+        """The answer's bytes, as long as they stay below the limit of one file. Raises OSError, ReadError."""
         import requests
 
+        blocks, nbytes = [], 0
         try:
-            answer = _session().get(url, params=query, headers={"Accept": accept}, timeout=TIMEOUT)
+            for block in answer.iter_content(_BLOCK):
+                nbytes += len(block)
+                if nbytes > MAX_BYTES:
+                    raise OSError(0, "file too large")
+                blocks.append(block)
         except requests.RequestException as error:
-            raise ReadError(f"{self.url} does not answer: {error}. Run again: what is packed is kept.") from error
+            raise ReadError(f"{self.url} broke off: {_root(error)}. {_AGAIN}") from error
+        return b"".join(blocks)
+
+    def _get(self, url: str, query: tuple[tuple[str, str], ...], accept: str) -> Any:
+        try:
+            import requests
+        except ImportError as error:
+            raise InputError(f"a DICOMweb source needs: {_EXTRA}") from error
+        try:
+            answer = _session().get(url, params=query, headers={"Accept": accept}, timeout=TIMEOUT, stream=True)
+        except requests.RequestException as error:
+            raise ReadError(
+                f"{self.url} does not answer: {_root(error)}. Run again: what is packed is kept."
+            ) from error
         if answer.status_code >= 500:
-            raise ReadError(f"{url} answers {answer.status_code}. Run again: what is packed is kept.")
+            raise ReadError(f"{url} answers {answer.status_code}. {_AGAIN}")
         return answer
+
+
+def _root(error: BaseException) -> str:
+    """The first cause: what wraps it repeats the URL three times."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @lru_cache(maxsize=1)
@@ -101,6 +138,31 @@ def _session() -> Any:
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     return session
+
+
+def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
+    """Raises InputError for a name that is no DICOM keyword: servers ignore those, and would give the whole archive."""
+    try:
+        from pydicom.datadict import DicomDictionary, tag_for_keyword
+    except ImportError as error:
+        raise InputError(f"a DICOMweb source needs: {_EXTRA}") from error
+    for name, _ in filters:
+        if tag_for_keyword(name) is None and not re.fullmatch(r"[0-9A-Fa-f]{8}", name):
+            near = difflib.get_close_matches(name, (entry[4] for entry in DicomDictionary.values()), 3)
+            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            raise InputError(f"{name} is no DICOM keyword, and a server may ignore it.{hint}")
+
+
+def _about(match: dict[str, Any]) -> int:
+    """Bytes of an instance's pixels before compression, by which shards are cut; 0 where the server does not tell."""
+    numbers = []
+    for tag, default in ((_ROWS, 0), (_COLUMNS, 0), (_BITS, 16), (_FRAMES, 1)):
+        try:
+            numbers.append(int(match[tag]["Value"][0]))
+        except (KeyError, IndexError, TypeError, ValueError):
+            numbers.append(default)
+    rows, columns, bits, frames = numbers
+    return max(0, rows * columns * bits // 8 * frames)
 
 
 def _value(match: dict[str, Any], tag: str) -> str:

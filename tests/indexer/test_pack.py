@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import hmac
 import io
@@ -28,7 +27,7 @@ from indexer.pixels.failing import quiet
 from indexer.reader import read_shard, split_name
 from indexer.shards import find_shards
 from indexer.types import Failure, PixelSpec, Sample
-from tests.pictures import DICOM, deep, dicom, encoded, members, samples, scene
+from tests.pictures import DICOM, deep, dicom, encoded, listed, members, samples, scene
 
 
 @pytest.fixture
@@ -49,11 +48,6 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
-
-
-def listed(destination: Path) -> dict[str, dict[str, str]]:
-    with (destination / ".pack" / "files.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["path"]: row for row in csv.DictReader(file)}
 
 
 def read_back(destination: Path) -> list[Sample | Failure]:
