@@ -41,6 +41,8 @@ def command(
         with progress_bar() as on_progress:
             report = retry(store, load_spec(store.spec, weights=weights, device=device), hooks=Hooks(on_progress))
         emit(report, as_json=as_json, text=report_text)
+        if report.interrupted:
+            click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
         ctx.exit(130 if report.interrupted else 0)
     rows = store.failures().select(["shard", "key", "stage", "reason", "detail"]).to_pylist()
     if summary:

@@ -123,7 +123,8 @@ def run_stages(
             stages.join()
     if stages.errors:
         raise stages.errors[0]
-    writer.tidy()
+    if not interrupted.is_set():  # merging fragments may take minutes; the next run does it
+        writer.tidy()
     report = _report(writer.store, stages, committer.totals, time.perf_counter() - start)
     return replace(report, precision_cosine=cosine, interrupted=interrupted.is_set())
 
@@ -195,8 +196,8 @@ class _Committer:
         self._rows = 0
         self._since = time.monotonic()
 
-    def gather(self) -> bool:
-        """Take one finished shard, if there is one; commit when the group is large or old enough."""
+    def gather(self, *, hold: bool = False) -> bool:
+        """Take one finished shard, if there is one; commit when the group is large or old enough, or `hold` it."""
         job = self.stages.finished()
         if job is not None:
             if not self._group:
@@ -204,7 +205,8 @@ class _Committer:
             self._group.append(job.result())
             self._rows += len(job.rows)
         age = time.monotonic() - self._since
-        if self._rows >= self.options.commit_rows or (self._group and age > self.options.commit_seconds):
+        due = self._rows >= self.options.commit_rows or (self._group and age > self.options.commit_seconds)
+        if due and not hold:
             self.commit()
         return job is not None
 
@@ -250,7 +252,7 @@ def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
                 f"{stages.failed} of the first {stages.resolved} images failed, more than --max-failures "
                 f"{committer.options.max_failures:g}. See `indexer failures --summary`; what was embedded is kept."
             )
-    while committer.gather():  # finished before the stop: keep it
+    while committer.gather(hold=True):  # finished before the stop: kept, with one commit, since somebody waits
         pass
     committer.commit()
     return cosine
