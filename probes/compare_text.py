@@ -6,7 +6,8 @@ from html import escape
 
 from probes import plots
 from probes.compare import Comparison
-from probes.report import LIMITS, STYLE, cell, figure, html_table
+from probes.page import cell, figure, html_table, whole_page
+from probes.report import limits
 from probes.text import NAMES, number, table, with_interval
 
 
@@ -63,8 +64,7 @@ def comparison_html(found: Comparison) -> str:
         "<h2>Each table</h2>", html_table(rows),
         "<h2>Paired differences</h2>", html_table(pairs),
         figure(plots.differences(found.differences, NAMES[found.metric]), "Right of 0 the first is better."),
-        "<h2>Limits</h2><ul>", *(f"<li>{escape(line)}</li>" for line in LIMITS), "</ul>",
+        "<h2>Limits</h2><ul>", *(f"<li>{escape(line)}</li>" for line in limits(first)), "</ul>",
         "<footer><b>Not for clinical use.</b></footer>",
     ]  # fmt: skip
-    head = "<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison of tables</title>"
-    return f"{head}<style>{STYLE}</style><main>{''.join(parts)}</main></html>"
+    return whole_page("Comparison of tables", parts)

@@ -204,17 +204,17 @@ def _ids(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tupl
         rank = np.empty(len(order) + 1, np.int64)
         rank[order], rank[-1] = np.arange(len(order)), -1
         ids, values = rank[ids], values.take(pa.array(order))
-    return ids, tuple(_word(v) for v in values.to_pylist())
+    return ids, tuple(word(v) for v in values.to_pylist())
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
 def _text(column: pa.ChunkedArray) -> list[str | None]:
-    return [None if v is None else _word(v) for v in column.to_pylist()]
+    return [None if v is None else word(v) for v in column.to_pylist()]
 
 
 def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:

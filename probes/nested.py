@@ -15,7 +15,7 @@ from probes.calibration import fit_temperature
 from probes.data import ProbeData, open_store
 from probes.experiment import Experiment, absent_classes, part_facts, statement
 from probes.intervals import Interval
-from probes.metrics import HEADLINE, Values, evaluator
+from probes.metrics import HEADLINE, Values, evaluator, macro_auc
 from probes.progress import Progress
 from probes.records import FORMAT, ClassResult, FoldResult, ProbeResult, Request, Scored, SplitFacts
 from probes.run import audit_split, package_versions, read
@@ -26,7 +26,7 @@ from probes.train import train
 from probes.trained import Trained
 from probes.truth import Truth, hide_absent, probabilities
 
-NOTE = "mean over outer folds; low and high are mean - SD and mean + SD, not a confidence interval"
+NOTE = "mean ± SD over outer folds, which share their fitted rows: no confidence interval"
 Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows
 
 
@@ -44,7 +44,7 @@ class _Outer:
     audit: Audit
     duplicates: int
     absent: tuple[str, ...]
-    shuffled_auc: float | None
+    control_auc: float | None
 
 
 def run_nested(request: Request, progress: Progress) -> ProbeResult:
@@ -108,7 +108,7 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
         found,
         len(experiment.split.duplicates),
         experiment.absent,
-        trained.shuffled_auc,
+        _control_auc(trained, held[1]),
     )
 
 
@@ -118,6 +118,12 @@ def _score(experiment: Experiment, trained: Trained) -> Held:
     inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
     temperature = fit_temperature(trained.inner_logits, inner)
     return probabilities(trained.test_logits, truth.multilabel, temperature), truth, data.groups[test]
+
+
+def _control_auc(trained: Trained, truth: Truth) -> float | None:
+    if trained.control_logits is None:
+        return None
+    return macro_auc(probabilities(trained.control_logits, truth.multilabel), truth)
 
 
 def _by_patient(experiment: Experiment, held: Held) -> tuple[Float64, Truth] | None:
@@ -158,7 +164,7 @@ def _result(
     classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))
     distinct = _scored([fold.distinct for fold in outer], sum(fold.distinct_rows for fold in outer))
     patients = [fold.patients for fold in outer if fold.patients is not None]
-    controls = [fold.shuffled_auc for fold in outer if fold.shuffled_auc is not None]
+    controls = [fold.control_auc for fold in outer if fold.control_auc is not None]
     return ProbeResult(
         format=FORMAT,
         request=request,
@@ -175,7 +181,7 @@ def _result(
         ),
         without_duplicates=distinct if found.flagged else None,
         patients=_scored(patients, sum(fold.patient_rows for fold in outer)) if patients else None,
-        shuffled_auc=_mean(controls) if controls else None,
+        shuffled_auc=mean_sd(controls) if controls else None,
         folds=tuple(fold.result for fold in outer),
         warnings=_warnings(request, data, (found, duplicates), outer),
         packages=package_versions(),

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probes.intervals import Difference
-from probes.records import ClassResult, Curves, FewShot, ProbeResult, SubgroupResult
+from probes.intervals import Difference, Interval
+from probes.operating import OperatingPoint
+from probes.records import ClassResult, Curves, FewShot, ProbeResult
 from probes.sweep import Selection
 
 if TYPE_CHECKING:
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 INK, GREY, ACCENT = "#1d2730", "#8a959e", "#0b62a4"
 COLOURS = ("#0b62a4", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#00868b", "#a0522d", "#708090")
 MOST_CURVES = 8
+MOST_SHARES = 12  # classes of one whose cells have room for a per cent
 MOST_CELLS = 30  # classes of a confusion matrix that is still legible
-ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}  # never over the data
+ABOVE: dict[str, Any] = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0, 1.01),
+    "borderaxespad": 0,
+    "alignment": "left",
+}  # never over the data
 STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": GREY,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -44,18 +51,23 @@ def svg(draw: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.6
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def roc(curves: Sequence[Curves], classes: Sequence[ClassResult]) -> str:
-    area = {c.name: c.auc.value for c in classes}
+def roc(curves: Sequence[Curves], classes: Sequence[ClassResult], points: Sequence[OperatingPoint] = ()) -> str:
+    area = {c.name: c.auc for c in classes}
+    chosen = {p.column: p for p in points}
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":")
         for colour, curve in zip(COLOURS, curves, strict=False):
-            axes.plot(curve.fpr, curve.tpr, color=colour, lw=1.5, label=f"{curve.name}  {area[curve.name]:.3f}")
+            own = area[curve.name]
+            axes.plot(curve.fpr, curve.tpr, color=colour, lw=1.5, label=f"{curve.name}: {_interval(own)}")
+            if curve.name in chosen:
+                rates = chosen[curve.name].rates
+                axes.plot(1 - rates["specificity"].value, rates["sensitivity"].value, "o", color=colour, ms=5)
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(title="AUC", loc="lower right")
+        axes.legend(title="AUC (95 % interval)", **ABOVE)
 
-    return svg(draw, name="ROC curves")
+    return svg(draw, height=_with_legend(len(curves)), name="ROC curves")
 
 
 def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -> str:
@@ -64,14 +76,25 @@ def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -
     def draw(axes: Axes) -> None:
         for colour, curve in zip(COLOURS, curves, strict=False):
             own = facts[curve.name]
-            axes.axhline(own.prevalence, color=colour, lw=0.7, ls=":")
+            axes.axhline(own.prevalence, color=colour, lw=0.9, ls=":")
             axes.step(curve.recall, curve.precision, where="post", color=colour, lw=1.5,
-                      label=f"{curve.name}  {own.ap.value:.3f}")  # fmt: skip
+                      label=f"{curve.name}: {_interval(own.ap)}")  # fmt: skip
         axes.set(xlabel="sensitivity (recall)", ylabel="PPV (precision)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(title="average precision", loc="lower left")
+        axes.legend(title="average precision (95 % interval)", **ABOVE)
 
-    return svg(draw, name="precision-recall curves; dotted: prevalence")
+    return svg(draw, height=_with_legend(len(curves)), name="precision-recall curves; dotted: prevalence")
+
+
+def _interval(value: Interval) -> str:
+    if math.isnan(value.low):
+        return f"{value.value:.3f}"
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _with_legend(lines: int) -> float:
+    """Height in inches of a square plot with a legend of so many lines above it."""
+    return 3.9 + 0.17 * lines
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -82,9 +105,11 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for i, row in enumerate(counts):
             for j, cell in enumerate(row):
-                axes.text(j, i, str(cell), ha="center", va="center", color="white" if shares[i][j] > 0.55 else INK)
+                text = f"{cell}\n{shares[i][j]:.0%}" if len(classes) <= MOST_SHARES else str(cell)
+                axes.text(j, i, text, ha="center", va="center", color="white" if shares[i][j] > 0.55 else INK)
         names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        long = max(map(len, names)) > 6
+        axes.set_xticks(range(len(names)), names, rotation=35 if long else 0, ha="right" if long else "center")
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel="called", ylabel="true")
 
@@ -98,8 +123,9 @@ def reliability(result: ProbeResult) -> str:
             found = result.calibration[name]
             sizes = [8 + 60 * b.rows / max(x.rows for x in found.bins) for b in found.bins]
             x, y = [b.confidence for b in found.bins], [b.observed for b in found.bins]
-            axes.plot(x, y, color=colour, lw=1)
-            axes.scatter(x, y, s=sizes, color=colour, marker=marker, label=f"{name} temperature, ECE {found.ece:.3f}")
+            axes.plot(x, y, color=colour, lw=1, alpha=0.5)
+            axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.9,
+                         label=f"{name} temperature, ECE {found.ece:.3f}")  # fmt: skip
         observed = "share positive" if result.request.multilabel else "share right"
         axes.set(xlabel="probability given", ylabel=observed, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
@@ -108,10 +134,11 @@ def reliability(result: ProbeResult) -> str:
     return svg(draw, name="reliability diagram; larger marks: more rows")
 
 
-def subgroups(results: Sequence[SubgroupResult]) -> str:
-    shown = [s for s in results if s.auc is not None]
+def subgroups(result: ProbeResult) -> str:
+    shown = [s for s in result.subgroups if s.auc is not None]
 
     def draw(axes: Axes) -> None:
+        axes.axvline(result.test.metrics["auc_macro"].value, color=GREY, lw=0.9, ls="--")
         for i, s in enumerate(shown):
             if s.auc is not None:
                 axes.plot([s.auc.low, s.auc.high], [i, i], color=ACCENT, lw=1.5)
@@ -147,6 +174,9 @@ def penalty_sweep(selection: Selection) -> str:
         axes.plot([c.value for c in tried], [c.auc for c in tried], "o-", color=ACCENT, lw=1, ms=4)
         axes.axvline(selection.value, color=GREY, lw=0.9, ls="--", label=f"chosen: {selection.value:.3g}")
         axes.set_xscale("log")
+        if selection.parameter == "k":
+            axes.set_xticks([c.value for c in tried], [f"{c.value:g}" for c in tried])
+            axes.minorticks_off()
         axes.set(xlabel=selection.parameter, ylabel=f"inner AUC ({selection.inner})")
         axes.legend(**ABOVE)
 

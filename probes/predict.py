@@ -18,6 +18,7 @@ from indexer.errors import EncoderMismatch, ProbeError
 from indexer.store.store import EmbeddingStore, vector_block
 from indexer.types import Float16, Float32, Float64, Int64
 from probes.bundle import Bundle
+from probes.data import word
 from probes.neighbours import group_ids
 from probes.scaling import scale
 from probes.truth import probabilities
@@ -58,14 +59,14 @@ def score_rows(bundle: Bundle, unit: Float16, norms: Float32 | None = None, grou
 def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> Iterator[tuple[list[str], Float64]]:
     """Keys and probabilities, batch by batch, of the table's rows. Raises EncoderMismatch, BadFilter."""
     check_encoder(bundle, store)
-    group = bundle.facts.request.group
-    grouped = bundle.model.kind == "knn" and group in store.columns()
+    group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
+    grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
     columns = ["key", "norm", *([group] if grouped else [])]
     for batch in store.scan(columns, where, vectors=True):
         groups = None
         if grouped:
             names = batch.column(group).to_pylist()
-            groups = group_ids(tuple("" if v is None else str(v) for v in names))
+            groups = group_ids(tuple("" if v is None else word(v) for v in names))
         norms = batch.column("norm").to_numpy().astype(np.float32)
         yield batch.column("key").to_pylist(), score_rows(bundle, vector_block(batch), norms, groups)
 
@@ -109,7 +110,10 @@ def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:
     stem = f"pred_{_plain(name)}"
     columns: dict[str, list[object]] = {"key": [r.key for r in rows], stem: [r.called for r in rows]}
     for label in rows[0].probabilities if rows else ():
-        columns[f"{stem}_p_{_plain(label)}"] = [r.probabilities[label] for r in rows]
+        own = f"{stem}_p_{_plain(label)}"
+        while own in columns:  # two classes may differ in signs only
+            own += "_"
+        columns[own] = [r.probabilities[label] for r in rows]
     return pa.table(columns)
 
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from html import escape
 
 from probes import plots
 from probes.checklist import items
 from probes.intervals import Interval
+from probes.page import cell, figure, html_table, spread_cell, whole_page
 from probes.records import ProbeResult, Scored
-from probes.text import NAMES, number
+from probes.text import NAMES, metric_name, number, plus_minus, with_interval
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2730; background: #f6f7f8; margin: 0 }
-main { max-width: 1020px; margin: 0 auto; padding: 24px }
-h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 8px }
-p.warning { background: #fff4d6; border-left: 4px solid #d99a00; padding: 6px 12px; margin: 6px 0 }
-p.level { background: #e3f1e7; border-left: 4px solid #1b7f3b; padding: 6px 12px }
-table { border-collapse: collapse; background: #fff; margin: 8px 0; font-variant-numeric: tabular-nums }
-th, td { padding: 4px 12px; border-bottom: 1px solid #e3e6e9; text-align: right; white-space: nowrap }
-th { font-weight: 600; background: #eef1f3 } th:first-child, td:first-child { text-align: left }
-table.words td { text-align: left; white-space: normal; vertical-align: top }
-.wide { overflow-x: auto } .plots { display: flex; flex-wrap: wrap; gap: 16px }
-figure { display: inline-block; margin: 8px 0; background: #fff; padding: 8px; border-radius: 6px }
-figcaption { font-size: 13px; color: #44505a } svg { max-width: 100%; height: auto }
-.flow { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin: 12px 0 }
-.flow div { background: #fff; border: 1px solid #d5dade; border-radius: 6px; padding: 6px 12px; text-align: center }
-.flow b { display: block; font-size: 18px } .flow span { color: #65717b; font-size: 13px }
-.ci { color: #44505a } .dim { color: #65717b } footer { margin-top: 40px; color: #65717b; font-size: 13px }
-"""
+FEW_GROUPS = 30  # below, percentile intervals are known to cover too little
 LIMITS = (
     "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
     "The encoder was not trained here; what it saw may overlap with these images.",
@@ -41,46 +25,24 @@ def report_html(result: ProbeResult) -> str:
     """The whole page; it loads nothing."""
     what = ", ".join(result.request.labels)
     parts = [
+        _level(result) if result.split.level == "image" else "",  # D0: the first line of the report
         f"<h1>{escape(result.request.probe)} probe: {escape(what)}</h1>",
         f"<p class='dim'>{escape(result.source.encoder)} · table {escape(result.source.table)}, version "
         f"{result.source.version} · fingerprint {result.source.fingerprint} · weights' licence "
         f"{escape(result.source.licence)}</p>",
-        _level(result),
+        _level(result) if result.split.level != "image" else "",
         *(f"<p class='warning'>{escape(w)}</p>" for w in result.warnings if w != result.split.statement),
         "<h2>Where the rows come from</h2>", _flow(result), _split(result),
         _audit(result),
-        "<h2>Results on rows that chose nothing</h2>", _metrics(result), _classes(result.test),
+        "<h2>Results on rows that chose nothing</h2>", _metrics(result), _classes(result),
         _curves(result), _confusion(result), _calibration(result), _operating(result), _subgroups(result),
         _choice(result), _few_shot(result),
-        "<h2>Limits</h2><ul>", *(f"<li>{escape(line)}</li>" for line in LIMITS), "</ul>",
+        "<h2>Limits</h2><ul>", *(f"<li>{escape(line)}</li>" for line in limits(result)), "</ul>",
         "<h2>Reporting items (CLAIM, TRIPOD+AI)</h2>", _items(result),
         "<footer><b>Not for clinical use.</b> Research use only. Made from the stored vectors; seed "
         f"{result.request.seed}; {escape(', '.join(f'{k} {v}' for k, v in result.packages.items()))}.</footer>",
     ]  # fmt: skip
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Probe: {escape(what)}</title>"
-    return f"{head}<style>{STYLE}</style><main>{''.join(parts)}</main></html>"
-
-
-def html_table(rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Rows of ready HTML cells, the first one the header."""
-    header, *body = [list(row) for row in rows]
-    top = "".join(f"<th>{cell}</th>" for cell in header)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
-    return f"<div class='wide'><table class='{kind}'><tr>{top}</tr>{lines}</table></div>"
-
-
-def cell(value: Interval | None) -> str:
-    """Value and interval."""
-    if value is None:
-        return "–"
-    if value.low != value.low:
-        return number(value.value)
-    doubt = "" if value.reliable else " unreliable"
-    return f"<b>{number(value.value)}</b> <span class='ci'>({number(value.low)} to {number(value.high)}{doubt})</span>"
-
-
-def figure(drawn: str, caption: str) -> str:
-    return f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
+    return whole_page(f"Probe: {what}", parts)
 
 
 def _level(result: ProbeResult) -> str:
@@ -88,42 +50,63 @@ def _level(result: ProbeResult) -> str:
     return f"<p class='{kind}'>{escape(result.split.statement)}</p>"
 
 
+def limits(result: ProbeResult) -> tuple[str, ...]:
+    """What the numbers do not say; of a small test split also that."""
+    own = []
+    if result.test.groups < FEW_GROUPS:
+        own.append(
+            f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
+        )
+    if result.split.level == "image":
+        own.append("Rows of one patient may stand on both sides of the split, and intervals take rows as independent.")
+    return (*LIMITS, *own)
+
+
 def _flow(result: ProbeResult) -> str:
     flow = result.flow
     steps = [
-        (f"images read, {flow.failed} failed", flow.embedded + flow.failed), ("embedded", flow.embedded),
-        *([("matched by --where", flow.matched)] if result.request.where else []), ("labelled", flow.labelled),
-        *((f"{name}, {part.groups} groups", part.rows) for name, part in result.split.parts.items() if part.rows),
+        ("images read", flow.embedded + flow.failed), (f"decoded and embedded, {flow.failed} failed", flow.embedded),
+        *([("matched by --where", flow.matched)] if result.request.where else []),
+        (f"labelled, {flow.groups} groups", flow.labelled),
     ]  # fmt: skip
-    boxes = [f"<div><b>{count}</b><span>{escape(name)}</span></div>" for name, count in steps]
+    boxes = [_box(count, name) for name, count in steps]
+    parts = [_box(part.rows, f"{name}, {part.groups} groups") for name, part in result.split.parts.items() if part.rows]
     left = (
         f"left out: {flow.unlabelled} without a label, {flow.unassigned} without a split, "
         f"{flow.duplicates} duplicates of a later split"
     )
-    return f"<div class='flow'>{' → '.join(boxes)}</div><p class='dim'>{left}</p>"
+    drawn = " → ".join([*boxes, f"<div class='parts'>{''.join(parts)}</div>"])
+    return f"<div class='flow'>{drawn}</div><p class='dim'>{left}</p>"
+
+
+def _box(count: int, name: str) -> str:
+    return f"<div><b>{count}</b><span>{escape(name)}</span></div>"
 
 
 def _split(result: ProbeResult) -> str:
     names = [c.name for c in result.test.classes]
-    rows = [[f"split {escape(result.split.kind)}", "rows", "groups", *map(escape, names)]]
+    unit = "groups" if result.split.level == "image" else f"groups ({escape(result.request.group)})"
+    rows = [[f"split: {escape(result.split.kind)}", "rows", unit, *map(escape, names)]]
     for name, part in result.split.parts.items():
         if part.rows:
             rows.append([name, str(part.rows), str(part.groups), *(str(part.classes.get(n, 0)) for n in names)])
-    return html_table(rows)
+    counted = "positives of each label" if result.request.multilabel else "rows of each class"
+    return html_table(rows) + f"<p class='dim'>Right of the groups: {counted}.</p>"
 
 
 def _audit(result: ProbeResult) -> str:
     audit = result.audit
     if audit is None:
-        return ""
-    rows = [["cosine to the nearest fitted row of another group", "test rows", "same label"]]
-    rows += [
-        [f"≥ {level.cosine:g}", str(level.rows), number(level.label_agreement) if level.rows else "–"]
-        for level in audit.levels
-    ]
+        return "<h2>Leakage audit</h2><p>Nothing was fitted on these images: no row can have leaked.</p>"
+    alike = not result.request.multilabel
+    rows = [["cosine to the nearest fitted row of another group", "test rows", *(["same label"] if alike else [])]]
+    for level in audit.levels:
+        agreement = [number(level.label_agreement) if level.rows else "–"] if alike else []
+        rows.append([f"≥ {level.cosine:g}", str(level.rows), *agreement])
+    chance = f" By chance {number(audit.chance_agreement)} of them would have the same label." if alike else ""
     return (
-        f"<h2>Leakage audit</h2><p>{audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g}. "
-        f"Labels agree by chance in {number(audit.chance_agreement)}.</p>{html_table(rows)}"
+        f"<h2>Leakage audit</h2><p>{audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g} to one of "
+        f"{audit.fitted_rows} fitted rows.{chance}</p>{html_table(rows)}"
     )
 
 
@@ -132,37 +115,63 @@ def _metrics(result: ProbeResult) -> str:
     if result.without_duplicates:
         extra.append((f"without near-duplicates ({result.without_duplicates.rows} rows)", result.without_duplicates))
     if result.patients:
-        extra.append((f"by {result.request.group} ({result.patients.rows})", result.patients))
-    spread = "mean ± SD of the folds" if result.folds else "95 % interval"
-    rows = [["", f"value ({spread})", *result.baselines, *(escape(name) for name, _ in extra)]]
+        extra.append((f"by {result.request.group}, n = {result.patients.rows}", result.patients))
+    show = spread_cell if result.folds else cell
+    head = "mean ± SD of the folds" if result.folds else "value (95 % interval)"
+    rows = [["", head, *result.baselines, *(escape(name) for name, _ in extra)]]
     for name, value in result.test.metrics.items():
         base = [number(b[name]) if name in b else "" for b in result.baselines.values()]
-        rows.append([NAMES[name], cell(value), *base, *(cell(s.metrics[name]) for _, s in extra)])
-    notes = list(result.test.notes)
+        rows.append([metric_name(name, result), show(value), *base, *(show(s.metrics[name]) for _, s in extra)])
+    notes, words = list(result.test.notes), plus_minus if result.folds else with_interval
     if result.shuffled_auc is not None:
-        notes.append(f"the same probe fitted on shuffled labels: AUC {number(result.shuffled_auc)} (chance 0.500)")
+        notes.append(f"the same probe fitted on shuffled labels: AUC {words(result.shuffled_auc)}; chance is 0.500")
     return html_table(rows) + "".join(f"<p class='dim'>{escape(note)}</p>" for note in notes)
 
 
-def _classes(scored: Scored) -> str:
-    rows = [["class", "positives", "prevalence", "AUC", "average precision", "AUC, DeLong interval"]]
-    for c in scored.classes:
-        delong = "–" if c.delong is None else f"{number(c.delong[0])} to {number(c.delong[1])}"
-        rows.append(
-            [escape(c.name), f"{c.positives} of {c.rows}", number(c.prevalence), cell(c.auc), cell(c.ap), delong]
-        )
+def _classes(result: ProbeResult) -> str:
+    show = spread_cell if result.folds else cell
+    scored = result.test
     named = f"<p>In no mean, as undefined: {escape(', '.join(scored.excluded))}</p>" if scored.excluded else ""
-    return html_table(rows) + named
+    out = _class_table(scored, show, "class") + named
+    if result.patients and result.patients.classes:
+        notes = "; ".join(n for n in result.patients.notes)
+        out += f"<p class='dim'>One score a {escape(result.request.group)}: {escape(notes)}.</p>"
+        out += _class_table(result.patients, show, f"class, by {result.request.group}")
+    return out
+
+
+def _class_table(scored: Scored, show: Callable[[Interval | None], str], title: str) -> str:
+    exact = any(c.delong for c in scored.classes)
+    rows = [
+        [
+            escape(title),
+            "positives",
+            "prevalence",
+            "AUC",
+            *(["AUC, DeLong interval"] if exact else []),
+            "average precision",
+        ]
+    ]
+    for c in scored.classes:
+        own = [] if not exact else ["–" if c.delong is None else f"{number(c.delong[0])} to {number(c.delong[1])}"]
+        rows.append([escape(c.name), f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), *own, show(c.ap)])
+    return html_table(rows)
 
 
 def _curves(result: ProbeResult) -> str:
     if not result.curves:
         return ""
-    shown = result.curves[: plots.MOST_CURVES]
-    rest = f" First {len(shown)} of {len(result.curves)} classes." if len(result.curves) > len(shown) else ""
+    two = len(result.test.classes) == 2 and not result.request.multilabel
+    shown = result.curves[-1:] if two else result.curves[: plots.MOST_CURVES]  # of two classes one mirrors the other
+    rest = (
+        f" First {len(shown)} of {len(result.curves)} classes." if len(result.curves) > len(shown) and not two else ""
+    )
+    what = f"{shown[0].name} against {result.test.classes[0].name}" if two else "each against the rest"
+    marks = " Dots: the operating points below." if result.operating else ""
+    roc = plots.roc(shown, result.test.classes, result.operating)
     return (
         "<h2>Curves</h2><div class='plots'>"
-        + figure(plots.roc(shown, result.test.classes), f"ROC, each class against the rest.{rest}")
+        + figure(roc, f"ROC, {what}.{marks}{rest}")
         + figure(plots.precision_recall(shown, result.test.classes), f"Precision and recall; dotted: prevalence.{rest}")
         + "</div>"
     )
@@ -173,7 +182,9 @@ def _confusion(result: ProbeResult) -> str:
         return ""
     names = [c.name for c in result.test.classes]
     drawn = plots.confusion_matrix(result.confusion, names)
-    return f"<h2>Confusion matrix</h2>{figure(drawn, 'Rows of the test split; shade: share of the true class.')}"
+    return (
+        f"<h2>Confusion matrix</h2>{figure(drawn, 'Counts of test rows; shade and per cent: share of the true class.')}"
+    )
 
 
 def _calibration(result: ProbeResult) -> str:
@@ -191,14 +202,21 @@ def _operating(result: ProbeResult) -> str:
     if not result.operating:
         return ""
     first = result.operating[0]
-    names = list(first.rates)
-    rows = [["positive", "threshold", *(NAMES[n] for n in names)]]
-    rows += [[escape(o.column), number(o.threshold, 4), *(cell(o.rates[n]) for n in names)] for o in result.operating]
-    text = f"Thresholds chosen on held-out fitted rows for specificity ≥ {first.target_specificity:g}, then frozen."
-    if first.prevalence is not None:
-        ppv = ", ".join(f"{escape(o.column)} {cell(o.ppv_at_prevalence)}" for o in result.operating)
-        text += f" PPV at a prevalence of {first.prevalence:g}: {ppv}."
-    return f"<h2>Operating points</h2><p>{text}</p>{html_table(rows)}"
+    header = ["threshold", *(NAMES[name] for name in first.rates)]
+    header += [] if first.prevalence is None else [f"PPV at prevalence {first.prevalence:g}"]
+    columns = [[number(o.threshold, 4), *map(cell, o.rates.values())] for o in result.operating]
+    for o, column in zip(result.operating, columns, strict=True):
+        column += [] if o.prevalence is None else [cell(o.ppv_at_prevalence)]
+    named = [escape(o.column) for o in result.operating]
+    if len(columns) == 1:
+        table = html_table([["positive", *named], *zip(header, columns[0], strict=True)])
+    else:
+        table = html_table([["positive", *header], *([n, *c] for n, c in zip(named, columns, strict=True))], "below")
+    text = (
+        f"Thresholds chosen on held-out fitted rows for specificity ≥ {first.target_specificity:g}, then frozen; "
+        "rates on the test rows with 95 % intervals."
+    )
+    return f"<h2>Operating points</h2><p>{text}</p>{table}"
 
 
 def _subgroups(result: ProbeResult) -> str:
@@ -214,14 +232,17 @@ def _subgroups(result: ProbeResult) -> str:
         for g in result.gaps
     )
     drawn = (
-        figure(plots.subgroups(result.subgroups), "AUC by subgroup.") if any(s.auc for s in result.subgroups) else ""
+        figure(plots.subgroups(result), "AUC by subgroup, 95 % intervals; dashed: all test rows.")
+        if any(s.auc for s in result.subgroups)
+        else ""
     )
     return f"<h2>Subgroups</h2>{html_table(rows)}<ul>{gaps}</ul>{drawn}"
 
 
 def _choice(result: ProbeResult) -> str:
     if result.folds:
-        rows = [["outer fold", "rows", "penalty", "AUC", "balanced accuracy"]]
+        chosen = "k" if result.request.probe == "knn" else "penalty"
+        rows = [["outer fold", "rows", chosen, NAMES["auc_macro"], NAMES["balanced_accuracy"]]]
         for f in result.folds:
             numbers = [number(f.metrics.get(n)) for n in ("auc_macro", "balanced_accuracy")]
             rows.append([str(f.fold), str(f.rows), f"{f.penalty:.3g}", *numbers])

@@ -15,12 +15,13 @@ from probes.calibration import Calibration, calibration, fit_temperature
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
 from probes.few_shot import few_shot
+from probes.intervals import Interval
 from probes.metrics import confusion
 from probes.progress import Progress
 from probes.records import FORMAT, ProbeResult, Request, Scored, SubgroupResult
 from probes.scaling import features, fit_scaler
 from probes.scoring import Resampling, baselines, by_group, curves, score
-from probes.subgroups import gaps, subgroup_results
+from probes.subgroups import FEWEST, gaps, subgroup_results
 from probes.thresholds import global_threshold, operating_points
 from probes.train import train
 from probes.trained import Trained
@@ -124,12 +125,21 @@ def _assemble(
         subgroups=sub,
         gaps=gaps(sub),
         neighbours=trained.neighbours,
-        shuffled_auc=trained.shuffled_auc,
+        shuffled_auc=_control(trained, scored, how),
         warnings=warnings_of(experiment, trained, near[1], found),
         packages=package_versions(),
         seconds=progress.seconds,
     )
     return Outcome(result, experiment, trained, p)
+
+
+def _control(trained: Trained, scored: tuple[Float64, Truth, Int64], how: Resampling) -> Interval | None:
+    """Macro AUC of the probe fitted on shuffled labels, with the interval of the same draws."""
+    if trained.control_logits is None:
+        return None
+    _, truth, groups = scored
+    p = probabilities(trained.control_logits, truth.multilabel)
+    return score(p, truth, groups, how)[0].metrics["auc_macro"]
 
 
 def applied_temperature(request: Request, fitted: float) -> float:
@@ -187,10 +197,13 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
     """What a reader must know before the numbers."""
     source, selection, facts = experiment.data.source, trained.selection, experiment.facts
     flow = experiment.data.flow
+    val = facts.parts["val"]
+    few = [name for name, count in val.classes.items() if count < FEWEST and val.rows]
     checks = (
         (experiment.data.level == "image", experiment.facts.statement),
         (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
         *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
+        (bool(few), f"val has fewer than {FEWEST} rows of: {', '.join(few)}; what was chosen on it is unsure"),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
         (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),

@@ -69,22 +69,26 @@ def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
 
 
 def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:
-    """D7: always the fitted rows' majority class, and classes drawn by their frequency in the fitted rows."""
+    """D7: the fitted rows' frequencies for every row, which calls the majority class; and classes drawn by them.
+
+    A drawn class has no log-loss: it is certain, and often wrong.
+    """
     n, c = test.n, len(test.classes)
     share = (fitted.positive & fitted.known).sum(0) / np.maximum(fitted.known.sum(0), 1)
     rng = np.random.Generator(np.random.PCG64(seed))
     if test.multilabel:
-        constant = np.tile((share >= 0.5).astype(float), (n, 1))
+        constant = np.tile(share, (n, 1))
         random = (rng.random((n, c)) < share).astype(float)
     else:
-        constant = np.tile(np.eye(c)[share.argmax()], (n, 1))
+        constant = np.tile(share / share.sum(), (n, 1))
         random = np.eye(c)[rng.choice(c, n, p=share / share.sum())]
     zeros = np.arange(n)
     out: dict[str, dict[str, float]] = {}
-    shown = ("auc_macro", "balanced_accuracy", "f1_macro", "accuracy")
     for name, p in (("majority", constant), ("stratified random", random)):
         point = evaluator(p, test, zeros).point()
-        out[name] = {m: float(point[m]) for m in shown if m in point}
+        out[name] = {m: float(point[m]) for m in HEADLINE if m in point}
+    for certain in ("log_loss", "ece"):
+        out["stratified random"].pop(certain, None)
     return out
 
 

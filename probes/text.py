@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from probes.intervals import Interval
-from probes.records import ProbeResult, Scored
+from probes.records import ProbeResult
 
 NAMES = {
     "auc_macro": "AUC, macro",
@@ -16,7 +16,7 @@ NAMES = {
     "f1_macro": "F1, macro",
     "accuracy": "accuracy",
     "kappa_quadratic": "kappa, quadratic",
-    "brier": "Brier score",
+    "brier": "Brier score (0 to 2)",
     "log_loss": "log-loss",
     "ece": "calibration error (ECE)",
     "sensitivity": "sensitivity",
@@ -27,6 +27,7 @@ NAMES = {
     "lr_negative": "LR-",
 }
 SHOWN_CLASSES = 40
+VALUE = "value (95 % interval)"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -43,6 +44,18 @@ def with_interval(value: Interval | None) -> str:
     return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
 
 
+def plus_minus(value: Interval | None) -> str:
+    """Mean ± SD, of numbers whose low is the mean less the SD (nested folds)."""
+    if value is None:
+        return "-"
+    return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
+
+
+def metric_name(name: str, result: ProbeResult) -> str:
+    """A label's Brier score lies between 0 and 1, that of several classes between 0 and 2."""
+    return "Brier score (0 to 1)" if name == "brier" and result.request.multilabel else NAMES[name]
+
+
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
     """Left-aligned columns, two spaces apart."""
     rows = [list(row) for row in rows]
@@ -53,13 +66,14 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 def result_text(result: ProbeResult) -> str:
     """The whole result; read from the top, nothing that qualifies a number comes after it."""
     parts = [
-        [result.split.statement.upper() if result.split.level == "image" else result.split.statement],
+        [result.split.statement],
         [f"warning: {text}" for text in result.warnings if text != result.split.statement],
         _split(result),
         _audit(result),
         _choice(result),
         _metrics(result),
-        _classes(result.test),
+        _classes(result),
+        _folds(result),
         _neighbours(result),
         _operating(result),
         _subgroups(result),
@@ -132,7 +146,8 @@ def _choice(result: ProbeResult) -> list[str]:
 
 
 def _metrics(result: ProbeResult) -> list[str]:
-    header = ["on the test rows", "value (95 % interval)"]
+    header = ["on the held-out rows", "mean ± SD of the folds"] if result.folds else ["on the test rows", VALUE]
+    show = plus_minus if result.folds else with_interval
     less, patients = result.without_duplicates, result.patients
     sets = [(f"without near-duplicates, {less.rows} rows", less)] if less else []
     sets += [(f"by {result.request.group}, {patients.rows}", patients)] if patients else []
@@ -140,22 +155,19 @@ def _metrics(result: ProbeResult) -> list[str]:
     rows = [header]
     for name, value in result.test.metrics.items():
         base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
-        others = [with_interval(scored.metrics[name]) for _, scored in sets]
-        rows.append([NAMES[name], with_interval(value), *base, *others])
+        others = [show(scored.metrics[name]) for _, scored in sets]
+        rows.append([metric_name(name, result), show(value), *base, *others])
     lines = table(rows)
     if result.shuffled_auc is not None:
-        lines.append(f"  the same probe on shuffled labels: AUC {number(result.shuffled_auc)} (chance 0.500)")
-    if result.folds:
-        lines.append(f"  mean ± SD over {len(result.folds)} outer folds; no interval (folds share their fitted rows)")
+        lines.append(f"  the same probe on shuffled labels: AUC {show(result.shuffled_auc)}; chance is 0.500")
     return lines + [f"  note: {note}" for note in result.test.notes]
 
 
-def _classes(scored: Scored) -> list[str]:
-    if not scored.classes:
-        return []
+def _classes(result: ProbeResult) -> list[str]:
+    scored, show = result.test, plus_minus if result.folds else with_interval
     rows = [["class", "positives", "prevalence", "AUC", "average precision"]]
     rows += [
-        [c.name, f"{c.positives} of {c.rows}", number(c.prevalence), with_interval(c.auc), with_interval(c.ap)]
+        [c.name, f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), show(c.ap)]
         for c in scored.classes[:SHOWN_CLASSES]
     ]
     lines = table(rows)
@@ -164,6 +176,17 @@ def _classes(scored: Scored) -> list[str]:
     if scored.excluded:
         lines.append(f"  in no mean, as undefined: {', '.join(scored.excluded)}")
     return lines
+
+
+def _folds(result: ProbeResult) -> list[str]:
+    if not result.folds:
+        return []
+    chosen = "k" if result.request.probe == "knn" else "penalty"
+    rows = [["outer fold", "rows", chosen, NAMES["auc_macro"], NAMES["balanced_accuracy"]]]
+    for f in result.folds:
+        numbers = [number(f.metrics[name]) for name in ("auc_macro", "balanced_accuracy")]
+        rows.append([str(f.fold), str(f.rows), f"{f.penalty:.4g}", *numbers])
+    return table(rows)
 
 
 def _neighbours(result: ProbeResult) -> list[str]:

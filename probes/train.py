@@ -9,7 +9,6 @@ from indexer.store.store import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
 from probes.experiment import Experiment, shuffled
 from probes.fitting import FITTERS, Recipe, fit
-from probes.metrics import macro_auc
 from probes.models import Model
 from probes.neighbours import train_knn
 from probes.progress import Progress
@@ -18,7 +17,6 @@ from probes.scaling import BLOCK, Scaler, Vectors, features, fit_scaler
 from probes.select import choose_penalty
 from probes.sweep import fixed
 from probes.trained import Trained
-from probes.truth import hide_absent, probabilities
 
 
 def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Trained:
@@ -53,7 +51,7 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
     control = None
     if request.shuffle_control:
         with progress.stage("shuffled control"):
-            control = _shuffled_auc(experiment, recipe, x, (scaler, value))
+            control = _shuffled_logits(experiment, recipe, x, (scaler, value))
     del x  # the final fit needs twice its room
     with progress.stage("final fit"):
         final = fit(
@@ -71,13 +69,11 @@ def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Fl
     return np.concatenate([model.logits(features(vectors, block, scaler, np.float64)) for block in blocks])
 
 
-def _shuffled_auc(experiment: Experiment, recipe: Recipe, x: Float32, how: tuple[Scaler, float]) -> float:
+def _shuffled_logits(experiment: Experiment, recipe: Recipe, x: Float32, how: tuple[Scaler, float]) -> Float64:
     scaler, value = how
-    data, test = experiment.data, experiment.split.test
-    truth = shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed)
+    truth = shuffled(experiment.data.truth.take(experiment.fit_rows), experiment.request.seed)
     model = fit(recipe, x, truth, value).model
-    held = hide_absent(data.truth.take(test), experiment.absent)
-    return macro_auc(probabilities(logits_of(model, data.vectors, test, scaler), held.multilabel), held)
+    return logits_of(model, experiment.data.vectors, experiment.split.test, scaler)
 
 
 def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:

@@ -73,7 +73,7 @@ def _short(name: str) -> str:
 
 def _efficiency(result: Mapping[str, Any]) -> str:
     points = result["few_shot"]["points"]
-    names = [str(p["patients_per_class"]) if p["patients_per_class"] else "all" for p in points]
+    names = [str(p["patients_per_class"]) if p["draws"] > 1 else "all" for p in points]
 
     def draw(axes: Axes) -> None:
         spread = [p["auc_sd"] or 0.0 for p in points]
