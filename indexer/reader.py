@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,7 @@ from indexer.errors import CutShard, NotATar, ReadError
 from indexer.shards import image_suffix
 from indexer.types import Failure, Place, Sample, Shard
 
+DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # the compressions' own beside tar's
 METADATA_SUFFIXES = ("json", "txt", "cls")
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
@@ -38,7 +41,7 @@ def read_place(url: str, place: Place) -> bytes:
             else:
                 stream.seek(place.offset)
             data = _exactly(stream, place.nbytes)
-    except (OSError, EOFError) as error:
+    except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
     return data
 
@@ -132,12 +135,10 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
     try:
         # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
         archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
-    except (tarfile.TarError, EOFError) as error:
+    except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing
-        raise NotATar(f"{url} is no tar archive: {error}") from error
-    except OSError as error:
-        raise ReadError(f"{url} cannot be read: {error}") from error
+        raise _told(error, url, NotATar(f"{url} is no tar archive: {error}")) from error
     try:
         for member in archive:
             if member.isfile():
@@ -150,10 +151,16 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
                     raise CutShard(f"{url} ends inside {member.name}")
                 yield member.name, member.offset_data, data
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CutShard(f"{url} breaks off: {error}") from error
+    except DAMAGE as error:
+        raise _told(error, url, CutShard(f"{url} breaks off: {error}")) from error
     if "EOFHeaderError" not in end:
         raise CutShard(f"{url} breaks off: no end-of-archive mark")
+
+
+def _told(error: BaseException, url: str, damaged: ReadError) -> ReadError:
+    """`damaged`, unless it is the disk's or the network's error, which may pass. (A damaged gzip has no errno.)"""
+    trouble = isinstance(error, OSError) and error.errno is not None
+    return ReadError(f"{url} cannot be read: {error}") if trouble else damaged
 
 
 def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
@@ -206,10 +213,11 @@ def _open(url: str) -> Iterator[IO[bytes]]:
             raw = gopen(url, "rb")
         else:
             raw = Path(url).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
+        stream = raw if _is_remote(url) else _decompressed(raw)
     except (OSError, ValueError) as error:
         raise ReadError(f"{url} cannot be opened: {error}") from error
     try:
-        yield raw if _is_remote(url) else _decompressed(raw)
+        yield stream
     finally:
         raw.close()
 
@@ -231,8 +239,6 @@ def _decompressed(raw: IO[bytes]) -> Any:
 
         return bz2.BZ2File(raw)
     if magic == b"\xfd7zXZ\x00":
-        import lzma
-
         return lzma.LZMAFile(raw)
     return raw
 

@@ -283,7 +283,7 @@ def test_frames_of_one_file_become_rows_of_their_own(tmp_path):
 
 
 def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch):
-    import indexer.pipeline.stages as stages
+    import indexer.pipeline.worker as worker
     from indexer.errors import PixelError
 
     path = tmp_path / "s.tar"
@@ -296,7 +296,7 @@ def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch
         return decode(data, suffix, spec, frames=frames)
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "decode", weak)
+        patched.setattr(worker, "decode", weak)
         report = run(path, tmp_path / "db")
     assert (report.embedded, report.failed) == (1, 2)
     store = EmbeddingStore.open(str(tmp_path / "db"))
@@ -327,3 +327,18 @@ def test_a_plain_lancedb_session_opens_what_was_written(tmp_path):
     vector = EmbeddingStore.open(str(tmp_path / "db")).vectors("key = 'im7'").vectors[0]
     assert table.count_rows("sex = 'F'") == 15
     assert table.search(vector.astype(np.float32)).limit(1).to_list()[0]["key"] == "im7"
+
+
+def test_a_shard_that_could_not_be_opened_is_read_by_the_next_run_though_it_did_not_change(tmp_path):
+    source = archive(tmp_path)
+    found = find_shards([str(source)]).shards
+    encoder = FakeEncoder()
+    store = EmbeddingStore.create(str(tmp_path / "db"), "t", encoder.spec)
+    lost = source / "001.tar"
+    lost.rename(tmp_path / "aside")  # listed, then gone
+    report = index(found, store, encoder)
+    assert (report.embedded, report.reasons) == (20, {"shard cannot be opened": 1})
+    (tmp_path / "aside").rename(lost)
+    report = index(found, store, encoder)
+    assert (report.embedded, report.shards_partial, len(rows(tmp_path / "db"))) == (10, 0, 30)
+    assert store.failures().num_rows == 0
