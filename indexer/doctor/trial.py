@@ -13,8 +13,8 @@ import numpy as np
 
 from indexer.encoders.cpu import use_one_thread_beside_others
 from indexer.errors import InputError, PixelError, ReadError
+from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.report import bottleneck, stage_times
-from indexer.pipeline.stages import Encoder
 from indexer.pixels import decode
 from indexer.reader import read_shard
 from indexer.types import Failure, Sample, Shard, UInt8

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.run import Hooks, RunOptions, run_stages
-from indexer.pipeline.stages import Encoder
 from indexer.reader import read_shard
 from indexer.shards import find_shards
 from indexer.store.store import EmbeddingStore

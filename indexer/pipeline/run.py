@@ -14,8 +14,9 @@ from types import FrameType
 import numpy as np
 
 from indexer.errors import ShardChanged, TooManyFailures
+from indexer.pipeline.jobs import Encoder, ReadShard
 from indexer.pipeline.report import bottleneck, spread_warning, stage_times
-from indexer.pipeline.stages import Encoder, ReadShard, Stages
+from indexer.pipeline.stages import Stages
 from indexer.reader import read_shard
 from indexer.store.store import EmbeddingStore
 from indexer.store.writer import Committed, LedgerEntry, StoreWriter

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import psutil
 import indexer.pipeline.stages as stages
+import indexer.pipeline.worker as worker
 from indexer.pipeline.run import Hooks, RunOptions, index
 from indexer.store.store import EmbeddingStore
 from indexer.types import Picture, Sample, Shard
@@ -26,7 +27,7 @@ def decode(data, suffix, spec, *, frames):
     rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
     yield Picture(0, rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
 
-stages.read_shard, stages.decode = read, decode
+stages.read_shard, worker.decode = read, decode
 import indexer.pipeline.run as run
 run.read_shard = read
 encoder = FakeEncoder(dim=2048, batch_size=128)
