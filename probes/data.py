@@ -19,6 +19,7 @@ from probes.scaling import BLOCK, Vectors
 from probes.truth import Truth, class_truth, label_truth
 
 MAX_CLASSES = 1000
+ALIKE = 1 - 1e-6  # length of the mean vector in units of a row's, from which on rows differ by rounding only
 MAX_NUMERIC_CLASSES = 50  # a numeric column with more values is a measurement, not a class
 OWN_SPLITS = ("hash", "stratified", "nested")
 
@@ -218,11 +219,15 @@ def _text(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
-    """Raise ProbeError for NaN or zero rows; the message lists their keys."""
+    """Raise ProbeError for NaN or zero rows, listing their keys, and for vectors that are all the same."""
     bad: list[int] = []
+    total = np.zeros(vectors.dim)
     for start in range(0, len(keys), BLOCK):
-        squared = (vectors.unit[start : start + BLOCK].astype(np.float32) ** 2).sum(1)
-        bad.extend((np.flatnonzero(~(np.abs(squared - 1) < 0.05)) + start).tolist())
+        block = vectors.unit[start : start + BLOCK].astype(np.float32)
+        bad.extend((np.flatnonzero(~(np.abs((block**2).sum(1) - 1) < 0.05)) + start).tolist())
+        total += block.sum(0, dtype=np.float64)
     if bad:
         named = ", ".join(keys[i] for i in bad[:5])
         raise ProbeError(f"{len(bad)} vectors are zero or not finite (keys {named}). Index those images again.")
+    if len(keys) > 1 and np.linalg.norm(total) / len(keys) > ALIKE * np.linalg.norm(vectors.unit[0].astype(np.float64)):
+        raise ProbeError("all vectors are alike: the encoder says nothing about these images. Choose another encoder.")
