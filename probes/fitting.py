@@ -1,4 +1,7 @@
-"""Fitting one probe on scaled features with scikit-learn, and keeping only its arrays (D4)."""
+"""Fitting one probe on scaled features, and keeping only its arrays (D4).
+
+The estimators are scikit-learn's. The linear probe minimises scikit-learn's objective by `probes.softmax`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy.typing as npt
 from indexer.errors import ProbeError
 from indexer.types import Int64
 from probes.models import ABSENT, Model
+from probes.scaling import ScaledRows
 from probes.truth import Truth
 
 Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
@@ -43,17 +47,32 @@ class Fitted:
 
 
 def fit(
-    recipe: Recipe, x: Features, truth: Truth, value: float, *, start: Model | None = None, final: bool = False
+    recipe: Recipe,
+    x: Features | ScaledRows,
+    truth: Truth,
+    value: float,
+    *,
+    start: Model | None = None,
+    final: bool = False,
 ) -> Fitted:
     """Fit on features x (n, dim). `value` is C (or alpha, for mlp); `start` warm-starts where the probe can.
 
     `final` asks for the tight tolerance, which needs float64 features. Raises ProbeError with one class.
     """
+    if recipe.probe != "linear" and isinstance(x, ScaledRows):
+        x = x.whole()
+    check_two_classes(truth)
+    if isinstance(x, ScaledRows):
+        return _linear(recipe, x, truth, value, start, final)
+    with _few_threads(x):
+        return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
+
+
+def check_two_classes(truth: Truth) -> None:
+    """Raise ProbeError where the rows to fit on show fewer than two classes."""
     if truth.codes is not None and len(np.unique(truth.codes)) < 2:
         only = truth.classes[int(truth.codes[0])] if truth.n else "no class"
         raise ProbeError(f"the rows to fit on hold one class only ({only}). Choose another split or --where.")
-    with _few_threads(x):
-        return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
 
 
 @contextmanager
@@ -68,7 +87,7 @@ def _few_threads(x: Features) -> Iterator[None]:
         yield
 
 
-def _linear(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:
+def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:
     """D4: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C), or one such binary fit a label on its unmasked rows."""
     if truth.codes is not None:
         return _softmax_regression(recipe, x, truth.codes, len(truth.classes), (c, start, final))
@@ -81,7 +100,8 @@ def _linear(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | 
         if len(np.unique(codes)) < 2:
             continue  # the label's metrics are NaN, and the result names it
         before = None if start is None else Model("linear", {k: _two(v[j]) for k, v in start.arrays.items()})
-        one = _softmax_regression(recipe, x[rows], codes, 2, (c, before, final))
+        known = x.take(rows) if isinstance(x, ScaledRows) else x if len(rows) == len(x) else x[rows]
+        one = _softmax_regression(recipe, known, codes, 2, (c, before, final))
         weights[j] = one.model.arrays["W"][1]
         bias[j] = one.model.arrays["b"][1]
         converged &= one.converged
@@ -94,23 +114,24 @@ def _two(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _softmax_regression(
-    recipe: Recipe, x: Features, codes: Int64, classes: int, how: tuple[float, Model | None, bool]
+    recipe: Recipe, x: Any, codes: Int64, classes: int, how: tuple[float, Model | None, bool]
 ) -> Fitted:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.utils.class_weight import compute_sample_weight
 
-    c, start, final = how
+    from probes.softmax import Task, minimise
+
+    c, before, final = how
     tol, iterations = (FINAL_TOL, FINAL_ITERATIONS) if final else (SWEEP_TOL, SWEEP_ITERATIONS)
-    estimator = LogisticRegression(
-        C=c, tol=tol, max_iter=iterations, class_weight=recipe.class_weight, warm_start=start is not None
-    )
-    present = np.unique(codes)
-    if start is not None:
-        coef, intercept = start.arrays["W"][present], start.arrays["b"][present]
-        if len(present) == 2:  # scikit-learn fits one logistic row: the second class against the first
+    present, codes = np.unique(codes, return_inverse=True)
+    task = Task(x, codes, len(present), compute_sample_weight(recipe.class_weight, codes), c)
+    start = None
+    if before is not None:
+        coef, intercept = before.arrays["W"][present], before.arrays["b"][present]
+        if len(present) == 2:  # one logistic row: the second class against the first
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-        estimator.coef_, estimator.intercept_, estimator.classes_ = coef, intercept, present
-    converged = _quietly(lambda: estimator.fit(x, codes))
-    return Fitted(Model("linear", _spread(estimator.coef_, estimator.intercept_, present, classes)), converged)
+        start = coef, intercept
+    found = minimise(task, start, tol=tol, iterations=iterations)
+    return Fitted(Model("linear", _spread(found.coef, found.intercept, present, classes)), found.converged)
 
 
 def _spread(

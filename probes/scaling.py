@@ -63,11 +63,37 @@ def features(vectors: Vectors, rows: Int64, scaler: Scaler, dtype: Any = np.floa
     return out
 
 
+@dataclass(frozen=True)
+class ScaledRows:
+    """Float64 features (len(rows), dim) that are made a block at a time: the whole would take four times the table."""
+
+    vectors: Vectors
+    rows: Int64
+    scaler: Scaler
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.vectors.dim
+
+    def __getitem__(self, part: slice) -> Float64:
+        rows = self.rows[part]
+        norms = None if self.vectors.norms is None else self.vectors.norms[rows]
+        return scale(self.vectors.unit[rows], self.scaler, norms)
+
+    def take(self, rows: Int64) -> ScaledRows:
+        return ScaledRows(self.vectors, self.rows[rows], self.scaler)
+
+    def whole(self) -> Float64:
+        made: Float64 = features(self.vectors, self.rows, self.scaler, np.float64)
+        return made
+
+
 def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Float64:
     """Scaled features of stored rows (m, dim), in float64. `norms` (m,) are needed for `raw`."""
-    unit = _unit(stored).astype(np.float64)
+    unit = _unit(stored)
     if scaler.kind == "l2":
-        return np.asarray(unit * np.sqrt(unit.shape[1]))
+        unit *= np.sqrt(unit.shape[1])
+        return unit
     if scaler.kind == "zscore":
         return (unit - scaler.mean) / scaler.sd
     if scaler.kind == "center_l2":
@@ -83,4 +109,5 @@ def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Floa
 def _unit(stored: Float16) -> Float64:
     """float16 rows are unit to three digits only; make it exact."""
     rows = stored.astype(np.float64)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows

@@ -8,25 +8,24 @@ from indexer.errors import ProbeError
 from indexer.store.store import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
 from probes.experiment import Experiment, shuffled
-from probes.fitting import FITTERS, Recipe, fit
+from probes.fitting import FITTERS, Recipe, check_two_classes, fit
 from probes.models import Model
 from probes.neighbours import train_knn
 from probes.progress import Progress
 from probes.records import Request
-from probes.scaling import BLOCK, Scaler, Vectors, features, fit_scaler
+from probes.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
 from probes.select import choose_penalty
 from probes.sweep import fixed
 from probes.trained import Trained
 
 
 def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Trained:
-    """Fit what the request names."""
+    """Fit what the request names. Raises ProbeError where train shows one class only."""
     probe = experiment.request.probe
-    if probe == "knn":
-        return train_knn(experiment, progress)
     if probe == "zero-shot":
         return _train_text(experiment, store)
-    return _train_estimator(experiment, progress)
+    check_two_classes(experiment.data.truth.take(experiment.split.train))
+    return train_knn(experiment, progress) if probe == "knn" else _train_estimator(experiment, progress)
 
 
 def recipe_of(request: Request) -> Recipe:
@@ -52,11 +51,9 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
     if request.shuffle_control:
         with progress.stage("shuffled control"):
             control = _shuffled_logits(experiment, recipe, x, (scaler, value))
-    del x  # the final fit needs twice its room
+    del x  # the final fit makes its rows a block at a time
     with progress.stage("final fit"):
-        final = fit(
-            recipe, features(data.vectors, rows, scaler, np.float64), truth, value, start=inner.start, final=True
-        )
+        final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
         logits = logits_of(final.model, data.vectors, split.test, scaler)
     return Trained(
         final.model, scaler, inner.selection, final.converged, rows[inner.rows], inner.logits, logits, (), control
