@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,9 @@ from probes.splits import (
     stratified_split,
     without_duplicates,
 )
-from probes.truth import Truth, class_truth, lacking
+from probes.truth import Truth, lacking
 
+SHUFFLES = 20  # of the shuffled-label control: one alone strays far where rows of a patient are alike
 IMAGE_LEVEL = "image-level split: results may be inflated"
 
 
@@ -105,9 +107,8 @@ def absent_classes(truth: Truth, split: Split, *, fitted: bool = True) -> dict[s
     }
 
 
-def shuffled(truth: Truth, seed: int) -> Truth:
-    """The same labels in a random order: a probe fitted on them must score as chance does."""
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(truth.n)
-    if truth.codes is None:
-        return truth.take(order)
-    return class_truth(truth.codes[order], truth.classes, ordinal=truth.ordinal)
+def shuffled(truth: Truth, seed: int) -> Iterator[Truth]:
+    """The same labels in random orders: probes fitted on them must score as chance does, on average."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(SHUFFLES):
+        yield truth.take(rng.permutation(truth.n))

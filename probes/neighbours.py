@@ -58,7 +58,7 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
         as_logits(inner[k], multilabel=multilabel),
         as_logits(look.at(k), multilabel=multilabel),
         tuple(_result(each, look.at(each), held, areas[each]) for each in ks),
-        _control(look, k, request.seed) if request.shuffle_control else None,
+        _control(look, k, held, request.seed) if request.shuffle_control else (),
     )  # fmt: skip
 
 
@@ -133,7 +133,6 @@ def _result(k: int, p: Float64, truth: Truth, val_auc: float) -> NeighbourResult
     return NeighbourResult(k, float(point["auc_macro"]), float(point["balanced_accuracy"]), val_auc)
 
 
-def _control(look: _Look, k: int, seed: int) -> Float64:
+def _control(look: _Look, k: int, held: Truth, seed: int) -> tuple[float, ...]:
     """The same neighbours, with the fitted rows' labels in a random order."""
-    p = votes(look.found, shuffled(look.base, seed), k, look.vote)
-    return as_logits(p, multilabel=look.base.multilabel)
+    return tuple(macro_auc(votes(look.found, base, k, look.vote), held) for base in shuffled(look.base, seed))

@@ -15,7 +15,7 @@ from probes.calibration import fit_temperature
 from probes.data import ProbeData, open_store
 from probes.experiment import Experiment, absent_classes, part_facts, statement
 from probes.intervals import Interval
-from probes.metrics import HEADLINE, Values, evaluator, macro_auc
+from probes.metrics import HEADLINE, Values, evaluator
 from probes.progress import Progress
 from probes.records import FORMAT, ClassResult, FoldResult, ProbeResult, Request, Scored, SplitFacts
 from probes.run import audit_split, package_versions, read
@@ -44,7 +44,7 @@ class _Outer:
     audit: Audit
     duplicates: int
     absent: tuple[str, ...]
-    control_auc: float | None
+    control_aucs: tuple[float, ...]
 
 
 def run_nested(request: Request, progress: Progress) -> ProbeResult:
@@ -108,7 +108,7 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
         found,
         len(experiment.split.duplicates),
         experiment.absent,
-        _control_auc(trained, held[1]),
+        trained.control_aucs,
     )
 
 
@@ -118,12 +118,6 @@ def _score(experiment: Experiment, trained: Trained) -> Held:
     inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
     temperature = fit_temperature(trained.inner_logits, inner)
     return probabilities(trained.test_logits, truth.multilabel, temperature), truth, data.groups[test]
-
-
-def _control_auc(trained: Trained, truth: Truth) -> float | None:
-    if trained.control_logits is None:
-        return None
-    return macro_auc(probabilities(trained.control_logits, truth.multilabel), truth)
 
 
 def _by_patient(experiment: Experiment, held: Held) -> tuple[Float64, Truth] | None:
@@ -164,7 +158,7 @@ def _result(
     classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))
     distinct = _scored([fold.distinct for fold in outer], sum(fold.distinct_rows for fold in outer))
     patients = [fold.patients for fold in outer if fold.patients is not None]
-    controls = [fold.control_auc for fold in outer if fold.control_auc is not None]
+    controls = [_mean(list(fold.control_aucs)) for fold in outer if fold.control_aucs]
     return ProbeResult(
         format=FORMAT,
         request=request,

@@ -229,7 +229,7 @@ class ProbeResult:
     neighbours: tuple[NeighbourResult, ...] = ()
     folds: tuple[FoldResult, ...] = ()
     few_shot: FewShot | None = None
-    shuffled_auc: Interval | None = None  # of the same probe fitted on shuffled labels
+    shuffled_auc: Interval | None = None  # mean and 95 % range over SHUFFLES fits on shuffled labels
     warnings: tuple[str, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from html import escape
 
 from probes import plots
 from probes.checklist import items
+from probes.experiment import SHUFFLES
 from probes.intervals import Interval
 from probes.page import cell, figure, html_table, spread_cell, whole_page
 from probes.records import ProbeResult, Scored
@@ -124,7 +125,9 @@ def _metrics(result: ProbeResult) -> str:
         rows.append([metric_name(name, result), show(value), *base, *(show(s.metrics[name]) for _, s in extra)])
     notes, words = list(result.test.notes), plus_minus if result.folds else with_interval
     if result.shuffled_auc is not None:
-        notes.append(f"the same probe fitted on shuffled labels: AUC {words(result.shuffled_auc)}; chance is 0.500")
+        notes.append(
+            f"the same probe on labels shuffled {SHUFFLES} times: AUC {words(result.shuffled_auc)}; chance is 0.500"
+        )
     return html_table(rows) + "".join(f"<p class='dim'>{escape(note)}</p>" for note in notes)
 
 

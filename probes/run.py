@@ -15,12 +15,11 @@ from probes.calibration import Calibration, calibration, fit_temperature
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
 from probes.few_shot import few_shot
-from probes.intervals import Interval
 from probes.metrics import confusion
 from probes.progress import Progress
 from probes.records import FORMAT, ProbeResult, Request, Scored, SubgroupResult
 from probes.scaling import features, fit_scaler
-from probes.scoring import Resampling, baselines, by_group, curves, score
+from probes.scoring import Resampling, baselines, by_group, control_range, curves, score
 from probes.subgroups import FEWEST, gaps, subgroup_results
 from probes.thresholds import global_threshold, operating_points
 from probes.train import train
@@ -125,21 +124,12 @@ def _assemble(
         subgroups=sub,
         gaps=gaps(sub),
         neighbours=trained.neighbours,
-        shuffled_auc=_control(trained, scored, how),
+        shuffled_auc=control_range(trained.control_aucs),
         warnings=warnings_of(experiment, trained, near[1], found),
         packages=package_versions(),
         seconds=progress.seconds,
     )
     return Outcome(result, experiment, trained, p)
-
-
-def _control(trained: Trained, scored: tuple[Float64, Truth, Int64], how: Resampling) -> Interval | None:
-    """Macro AUC of the probe fitted on shuffled labels, with the interval of the same draws."""
-    if trained.control_logits is None:
-        return None
-    _, truth, groups = scored
-    p = probabilities(trained.control_logits, truth.multilabel)
-    return score(p, truth, groups, how)[0].metrics["auc_macro"]
 
 
 def applied_temperature(request: Request, fitted: float) -> float:

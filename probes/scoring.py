@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from probes.delong import delong
 from probes.intervals import Interval, interval, replicate
 from probes.metrics import HEADLINE, Values, evaluator
 from probes.records import ClassResult, Curves, Scored
+from probes.sweep import mean
 from probes.truth import Truth, class_truth
 
 CURVE_POINTS = 200
@@ -66,6 +68,11 @@ def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
     if not single:
         notes.append("no DeLong interval: groups have several rows, which are not independent")
     return tuple(notes)
+
+
+def control_range(areas: Sequence[float]) -> Interval | None:
+    """Mean and 95 % range of the AUCs of a shuffled-label control; None where none was asked for."""
+    return interval(mean(list(areas)), np.array(areas)) if areas else None
 
 
 def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from probes.experiment import SHUFFLES
 from probes.intervals import Interval
 from probes.records import ProbeResult
 
@@ -159,7 +160,9 @@ def _metrics(result: ProbeResult) -> list[str]:
         rows.append([metric_name(name, result), show(value), *base, *others])
     lines = table(rows)
     if result.shuffled_auc is not None:
-        lines.append(f"  the same probe on shuffled labels: AUC {show(result.shuffled_auc)}; chance is 0.500")
+        lines.append(
+            f"  the same probe on labels shuffled {SHUFFLES} times: AUC {show(result.shuffled_auc)}; chance is 0.500"
+        )
     return lines + [f"  note: {note}" for note in result.test.notes]
 
 

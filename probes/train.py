@@ -7,8 +7,9 @@ import numpy as np
 from indexer.errors import ProbeError
 from indexer.store.store import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
-from probes.experiment import Experiment, shuffled
+from probes.experiment import SHUFFLES, Experiment, shuffled
 from probes.fitting import FITTERS, Recipe, check_two_classes, fit
+from probes.metrics import macro_auc
 from probes.models import Model
 from probes.neighbours import train_knn
 from probes.progress import Progress
@@ -17,6 +18,7 @@ from probes.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_sca
 from probes.select import choose_penalty
 from probes.sweep import fixed
 from probes.trained import Trained
+from probes.truth import hide_absent, probabilities
 
 
 def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Trained:
@@ -47,10 +49,10 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
             value=request.penalty, search=request.search, progress=progress.step,
         )  # fmt: skip
     value = inner.selection.value
-    control = None
+    control: tuple[float, ...] = ()
     if request.shuffle_control:
         with progress.stage("shuffled control"):
-            control = _shuffled_logits(experiment, recipe, x, (scaler, value))
+            control = _control(experiment, recipe, x, (scaler, value), progress)
     del x  # the final fit makes its rows a block at a time
     with progress.stage("final fit"):
         final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
@@ -66,11 +68,18 @@ def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Fl
     return np.concatenate([model.logits(features(vectors, block, scaler, np.float64)) for block in blocks])
 
 
-def _shuffled_logits(experiment: Experiment, recipe: Recipe, x: Float32, how: tuple[Scaler, float]) -> Float64:
+def _control(
+    experiment: Experiment, recipe: Recipe, x: Float32, how: tuple[Scaler, float], progress: Progress
+) -> tuple[float, ...]:
     scaler, value = how
-    truth = shuffled(experiment.data.truth.take(experiment.fit_rows), experiment.request.seed)
-    model = fit(recipe, x, truth, value).model
-    return logits_of(model, experiment.data.vectors, experiment.split.test, scaler)
+    data, test = experiment.data, experiment.split.test
+    held = hide_absent(data.truth.take(test), experiment.absent)
+    areas = []
+    for truth in shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed):
+        model = fit(recipe, x, truth, value).model
+        areas.append(macro_auc(probabilities(logits_of(model, data.vectors, test, scaler), held.multilabel), held))
+        progress.share(len(areas) / SHUFFLES)
+    return tuple(areas)
 
 
 def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:

@@ -23,4 +23,4 @@ class Trained:
     inner_logits: Float64
     test_logits: Float64  # of Experiment.split.test, by the final model
     neighbours: tuple[NeighbourResult, ...] = ()
-    control_logits: Float64 | None = None  # of the test rows, by the same probe fitted on shuffled labels
+    control_aucs: tuple[float, ...] = ()  # macro, of the same probe fitted on labels shuffled again and again
