@@ -12,7 +12,7 @@ import numpy as np
 from indexer.ann.exact import Found
 from indexer.ann.index import VectorIndex, load
 from indexer.ann.manifest import NAME
-from indexer.errors import InputError, RowNotFound, StoreError
+from indexer.errors import IndexFileError, InputError, RowNotFound, StoreError
 from indexer.search.exclude import key_rows, rows_by_content, rows_of_values, same_value_rows
 from indexer.search.queries import QueryImage, image_vectors, unit
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
@@ -75,15 +75,27 @@ class Searcher:
             self._store.refresh()
             stamp = self._index_stamp()
             now = self._snapshot
-            if now is not None and now.version == self._store.version and stamp == self._stamp:
-                return now
-            view = self._store.at(self._store.version)
             if now is None or stamp != self._stamp:
-                now = first_snapshot(view, self._load_index(), self._memory)
-            else:
-                now = self._advanced(now, view)
-            self._snapshot, self._stamp = now, stamp
+                now = self._loaded()
+            elif now.version != self._store.version:
+                now = self._advanced(now, self._store.at(self._store.version))
+            self._snapshot = now
             return now
+
+    def _loaded(self) -> Snapshot:
+        """With the index as it is on disk now, however often a builder replaces it meanwhile."""
+        while True:
+            stamp = self._index_stamp()
+            try:
+                index = self._load_index()
+                self._store.refresh()  # after the index is read: a table older than its index has no way to it
+                made = first_snapshot(self._store.at(self._store.version), index, self._memory)
+            except (IndexFileError, StoreError):
+                if self._index_stamp() == stamp:
+                    raise
+                continue  # a builder replaced it, and dropped its tag, while we were reading
+            self._stamp = stamp
+            return made
 
     def by_vector(
         self, vectors: Float32, options: SearchOptions = DEFAULT, own: Sequence[Any] | None = None

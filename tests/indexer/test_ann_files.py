@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import faiss
@@ -16,6 +17,7 @@ from indexer.ann.index import load
 from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreLocked
 from indexer.search import maintain
+from indexer.search import searcher as searcher_module
 from indexer.search.maintain import build_index, refresh_index
 from indexer.search.searcher import Searcher
 from indexer.store.lock import WriterLock
@@ -163,6 +165,51 @@ def test_a_reader_overtaken_by_a_builder_takes_the_new_index(store: EmbeddingSto
     index = load(store.index_directory)
     assert index is not None
     assert index.manifest.kind == "ivf-sq8"
+
+
+@pytest.mark.parametrize("moment", ["before the index is read", "after the index is read"])
+def test_a_searcher_overtaken_by_new_rows_and_their_index_answers_from_these(
+    store: EmbeddingStore, monkeypatch, moment: str
+) -> None:
+    """The table grows, and a builder drops the former index and its tag, between two steps of one look-up."""
+    name = "load" if moment.startswith("before") else "first_snapshot"
+    real, done = getattr(searcher_module, name), []
+
+    def overtaken(*arguments: object) -> object:
+        if not done:
+            done.append(True)
+            add_shard(store, "second", ["new"], unit_rows(1, 16, seed=3))
+            build_index(store, Goal(kind="ivf-sq8"))
+        return real(*arguments)
+
+    monkeypatch.setattr(searcher_module, name, overtaken)
+    searcher = Searcher(EmbeddingStore.open(store.uri))
+    assert searcher.by_vector(unit_rows(1, 16, seed=3).astype(np.float32))[0][0].key == "new"
+    assert searcher.snapshot.version == store.version
+    assert searcher.snapshot.index is not None
+    assert searcher.snapshot.index.manifest.kind == "ivf-sq8"
+
+
+def test_tags_are_listed_while_another_process_drops_them(store: EmbeddingStore) -> None:
+    other, stop, wrong = EmbeddingStore.open(store.uri), threading.Event(), list[BaseException]()
+
+    def come_and_go() -> None:
+        try:
+            for i in range(60):
+                other.tag(f"t{i % 3}", other.version)
+                other.untag(f"t{i % 3}")
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    while not stop.is_set():
+        try:
+            assert any(tag.startswith("faiss-") for tag in store.tags())
+        except Exception as error:  # noqa: BLE001 - collected, and asserted empty below
+            wrong.append(error)
+    thread.join()
+    assert wrong == []
 
 
 def test_versions_under_the_index_survive_clean_up(store: EmbeddingStore) -> None:
