@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.run import Hooks, RunOptions, run_stages
 from indexer.reader import read_shard
 from indexer.shards import find_shards
 from indexer.store.store import EmbeddingStore
-from indexer.store.writer import StoreWriter
+from indexer.store.writer import RETRIED, StoreWriter
 from indexer.types import Failure, RunReport, Sample, Shard
-
-RETRIED_STAGES = ("decode", "encode")  # a bad member or a duplicate key stays what it is until its shard changes
 
 
 def retry(
@@ -25,7 +24,7 @@ def retry(
     """
     start = time.perf_counter()
     store.require(encoder.spec)
-    rows = store.failures(" OR ".join(f"stage = '{s}'" for s in RETRIED_STAGES)).select(["shard", "key"]).to_pylist()
+    rows = store.failures(RETRIED).select(["shard", "key"]).to_pylist()
     failed: dict[str, set[str]] = {}
     for row in rows:
         failed.setdefault(row["shard"], set()).add(row["key"])
@@ -34,14 +33,24 @@ def retry(
         wanted = failed[shard.name]
         return (s for s in read_shard(shard) if isinstance(s, Sample) and s.key in wanted)
 
-    urls = store.urls()
-    found = find_shards(sorted({urls[name] for name in failed})).shards if failed else ()
+    found = _found(store, failed)
     with StoreWriter(store) as writer:
-        plan = [
-            (shard, False)
-            for shard in found
-            if shard.name in failed and writer.entries[shard.name].identity == shard.identity
-        ]
-        return run_stages(
+        plan = [(shard, False) for shard in found if writer.entries[shard.name].identity == shard.identity]
+        report = run_stages(
             writer, plan, encoder, options or RunOptions(), hooks or Hooks(), read=read_failed, start=start
         )
+    changed = len(failed) - len(plan)
+    words = f"{changed} shards with failures changed since they were indexed: take them with `index --changed replace`"
+    return replace(report, warnings=(*report.warnings, words)) if changed else report
+
+
+def _found(store: EmbeddingStore, failed: Collection[str]) -> list[Shard]:
+    """These shards as they are now, each with its identity of the kind that the ledger holds: of times, or of bytes."""
+    ledger = {row["shard"]: row for row in store.ledger().to_pylist()}
+    by_name: dict[str, Shard] = {}
+    for hash_content in (False, True):
+        urls = {ledger[name]["url"] for name in failed if name not in by_name}
+        for shard in find_shards(sorted(urls), hash_content=hash_content).shards if urls else ():
+            if shard.name in failed and shard.identity == ledger[shard.name]["identity"]:
+                by_name[shard.name] = shard
+    return list(by_name.values())

@@ -14,6 +14,7 @@ from indexer.errors import InputError
 from indexer.store.durable import DiskSync, mend, writing
 from indexer.store.schema import COLUMN_NAME, SYSTEM_COLUMNS
 from indexer.store.store import EmbeddingStore
+from indexer.store.tables import require_whole
 
 
 def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int:
@@ -43,6 +44,7 @@ def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int
             if store.path is not None:
                 _drop_detached(store.path)
                 DiskSync().sync(store.path)
+                require_whole(store.path)
         store.refresh()
     return matched
 

@@ -10,7 +10,7 @@ import lance
 import pyarrow as pa
 
 from indexer.errors import StoreError
-from indexer.store.durable import exists, writing
+from indexer.store.durable import exists, mend, newest_damage, writing
 from indexer.store.filters import first_line
 from indexer.store.store import is_remote, quoted
 
@@ -35,6 +35,21 @@ def append(dataset: Any, table: pa.Table) -> Any:
         return lance.write_dataset(table, dataset, mode="append")
 
 
+def require_whole(path: Path) -> None:
+    """Raise StoreError, and take the newest version back, where its files are cut short.
+
+    Lance does not hear of every failed write: on a full disk or past a limit of file size it may commit a version
+    whose file is cut. Nothing may be built on such a one, so each step is looked at before the next.
+    """
+    cause = newest_damage(path)
+    if cause is not None:
+        mend(path)
+        raise StoreError(
+            f"{path} could not be written whole ({cause}): no space left on the disk, or a limit of file size? "
+            "Mend the cause and run the same command again; what is stored stays."
+        )
+
+
 def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE") -> bool:
     """Delete the rows whose column has one of the values; whether there were any."""
     deleted = False
@@ -47,5 +62,5 @@ def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE")
     return deleted
 
 
-def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[i : i + IN_LIST] for i in range(0, len(values), IN_LIST))

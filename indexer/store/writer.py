@@ -25,12 +25,13 @@ from indexer.store.durable import DiskSync, mend, writing
 from indexer.store.keys import KeySet
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
 from indexer.store.store import EmbeddingStore, join, quoted, vector_block
-from indexer.store.tables import append, chunks, delete, open_or_create
+from indexer.store.tables import append, chunks, delete, open_or_create, require_whole
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
 COMPACT_FRAGMENTS = 64  # small fragments gathered before they are merged; readers slow down past ~100
 RUN_FRAGMENTS = 8  # left as they are at the end of a run: merging rewrites up to a million rows
 ROWS_PER_FRAGMENT = 1_048_576
+RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # others stay until their shard changes
 KEEP_VERSIONS = datetime.timedelta(days=1)
 
 
@@ -98,23 +99,23 @@ class StoreWriter:
     def commit_retry(self, results: Sequence[ShardResult]) -> Committed:
         """Add rows that failed before to shards that are done, and put what failed again in place of the old failures.
 
-        Rows come first: a crash in between leaves failures whose key is in the table, and the next retry drops them.
+        What is new comes first, so that a crash in between loses no name: the next retry finds rows that are in the
+        table, or failures beside their older copies, and drops the older.
         """
         batches, _ = self._without_duplicates(results)
+        old = [row_id for result in results for row_id in self._retried(result)]
         rows, skipped = self._append_rows([b for own in batches for b in own])
-        for result in results:
-            keys = [row.key for b in result.batches for row in b.rows] + [f.key for f in result.failures]
-            of_shard = f"shard = {quoted(result.shard.name)} AND stage <> 'store'"
-            delete(self._failures, "key", keys, of_shard)
         failures = [f for r in results for f in r.failures]
         if failures:
             self._failures = append(self._failures, failures_table(failures))
+            self._sync("failures.lance")
+        for chunk in chunks(old):
+            with writing(self._failures.uri):
+                self._failures.delete(f"_rowid IN ({', '.join(map(str, chunk))})")
         self._sync("failures.lance")
         for result in results:  # counted, not added up: a retry that died may have stored some of the rows
             where = f"shard = {quoted(result.shard.name)}"
-            embedded, failed = self.store.count(where), self._failures.count_rows(filter=where)
-            with writing(f"the ledger of table {self.store.name}"):
-                self._ledger.update({"embedded": str(embedded), "failed": str(failed)}, where=where)
+            self._count(result.shard.name, self.store.count(where), self._failures.count_rows(filter=where))
         self._sync("shards.lance")
         return Committed(rows, 0, tuple(failures), skipped)
 
@@ -169,7 +170,9 @@ class StoreWriter:
             return
         with writing(f"table {self.store.name}"):
             for kind in kinds:
-                self._disk.sync(Path(self.store.uri) / f"{self.store.name}.{kind}")
+                path = Path(self.store.uri) / f"{self.store.name}.{kind}"
+                self._disk.sync(path)
+                require_whole(path)
 
     def _recover(self, *, mended: bool) -> int:
         """Delete rows and failures that a crash left without a ledger row, and learn the keys of all others."""
@@ -178,8 +181,7 @@ class StoreWriter:
             for count in pc.value_counts(batch.column("shard")):
                 rows[count["values"].as_py()] += count["counts"].as_py()
             self._keys.add(batch.column("key").to_pylist())
-        if mended:
-            self._disown_lost(rows)
+        self._reckon(rows, mended=mended)
         strays = set(self._failures.to_table(columns=["shard"]).column("shard").unique().to_pylist())
         if delete(self._failures, "shard", sorted(strays - self.entries.keys())):
             self._sync("failures.lance")
@@ -191,15 +193,40 @@ class StoreWriter:
             self._relearn_keys()
         return sum(rows[name] for name in orphans)
 
-    def _disown_lost(self, rows: Counter[str]) -> None:
-        """Where a version was taken back, a shard with fewer rows or failures than its ledger row says is not done."""
+    def _reckon(self, rows: Counter[str], *, mended: bool) -> None:
+        """Bring the ledger in line with what is there.
+
+        A retry that died between two writes leaves rows that its ledger rows do not count. Where a version was taken
+        back, a shard that has fewer rows and failures than its ledger row says is not done.
+        """
         failures = Counter(self._failures.to_table(columns=["shard"]).column("shard").to_pylist())
-        ledger = self._ledger.to_table(columns=["shard", "embedded", "failed"]).to_pylist()
-        lost = [e["shard"] for e in ledger if rows[e["shard"]] < e["embedded"] or failures[e["shard"]] < e["failed"]]
-        if delete(self._ledger, "shard", lost):
+        lost: list[str] = []
+        changed = False
+        for entry in self._ledger.to_table(columns=["shard", "embedded", "failed"]).to_pylist():
+            name, said = entry["shard"], entry["embedded"] + entry["failed"]
+            found = rows[name] + failures[name]
+            if found < said and mended:
+                lost.append(name)
+            elif found >= said and (rows[name], failures[name]) != (entry["embedded"], entry["failed"]):
+                self._count(name, rows[name], failures[name])
+                changed = True
+        if delete(self._ledger, "shard", lost) or changed:
             self._sync("shards.lance")
         for name in lost:
             del self.entries[name]
+
+    def _retried(self, result: ShardResult) -> list[int]:
+        """Row ids of the failures that this result stands in for."""
+        keys = {row.key for b in result.batches for row in b.rows} | {f.key for f in result.failures}
+        found = self._failures.to_table(
+            columns=["key"], filter=f"shard = {quoted(result.shard.name)} AND ({RETRIED})", with_row_id=True
+        ).to_pydict()
+        return [row_id for key, row_id in zip(found["key"], found["_rowid"], strict=True) if key in keys]
+
+    def _count(self, shard: str, embedded: int, failed: int) -> None:
+        with writing(f"the ledger of table {self.store.name}"):
+            counts = {"embedded": str(embedded), "failed": str(failed)}
+            self._ledger.update(counts, where=f"shard = {quoted(shard)}")
 
     def _relearn_keys(self) -> None:
         self._keys = KeySet()

@@ -342,3 +342,66 @@ def test_a_shard_that_could_not_be_opened_is_read_by_the_next_run_though_it_did_
     report = index(found, store, encoder)
     assert (report.embedded, report.shards_partial, len(rows(tmp_path / "db"))) == (10, 0, 30)
     assert store.failures().num_rows == 0
+
+
+def broken_then_whole(tmp_path):
+    """A shard with a broken image beside a second image of the same sample, and the same shard with both whole."""
+    second = ("a.png", b"second")
+    whole = [("a.jpg", png(1)), second, ("a.json", b"{}"), ("b.png", png(2))]
+    path = write_tar(tmp_path / "s.tar", [("a.jpg", b"x" * len(png(1))), *whole[1:]])
+    return path, write_tar(tmp_path / "whole.tar", whole)
+
+
+def mend(path, whole):
+    times = path.stat()
+    path.write_bytes(whole.read_bytes())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_retry_drops_the_failure_that_it_mended_and_keeps_the_others_of_the_same_sample(tmp_path):
+    path, whole = broken_then_whole(tmp_path)
+    run(path, tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    before = {f["reason"] for f in store.failures().to_pylist()}
+    mend(path, whole)
+    report = retry(store, FakeEncoder())
+    assert (report.embedded, before) == (1, {"not an image", "second image in one sample"})
+    assert [f["reason"] for f in store.failures().to_pylist()] == ["second image in one sample"]
+
+
+def test_a_retry_finds_shards_that_were_told_apart_by_their_bytes(tmp_path):
+    path, _ = broken_then_whole(tmp_path)
+    encoder = FakeEncoder()
+    store = EmbeddingStore.create(str(tmp_path / "db"), "t", encoder.spec)
+    index(find_shards([str(path)], hash_content=True).shards, store, encoder)
+    report = retry(store, encoder)
+    assert (report.failed, report.warnings) == (1, ())
+    write_tar(path, [("a.jpg", png(3))])
+    assert "1 shards with failures changed" in retry(store, encoder).warnings[0]
+
+
+@pytest.mark.parametrize("step", ["append", "delete"])
+def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still_counts(tmp_path, monkeypatch, step):
+    path, whole = broken_then_whole(tmp_path)
+    run(path, tmp_path / "db")
+    mend(path, whole)
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if step == "append":  # rows are in, the failures are not yet touched
+            patched.setattr("lance.LanceDataset.delete", dies)
+        else:  # the failures are gone, the ledger does not know
+            patched.setattr("indexer.store.writer.StoreWriter._count", dies)
+        with pytest.raises(KeyboardInterrupt):
+            retry(store, FakeEncoder())
+    retry(store, FakeEncoder())
+    (entry,) = store.ledger().to_pylist()
+    assert (entry["embedded"], entry["failed"], len(keys(tmp_path / "db"))) == (2, 1, 2)
+    assert [f["reason"] for f in store.failures().to_pylist()] == ["second image in one sample"]
+
+
+def keys(db):
+    return EmbeddingStore.open(str(db)).vectors(columns=["key"]).columns.column("key").to_pylist()
