@@ -292,7 +292,7 @@ class EmbeddingStore:
         return dict(zip(rows["shard"], rows["url"], strict=True))
 
     def read_text(self, task: str) -> TextVectors:
-        """Class-text vectors stored by `indexer text`. Raises StoreError where there are none of that task."""
+        """Class-text vectors stored by `indexer text`. Raises StoreError where none are of that task and encoder."""
         path = join(self.uri, f"{self.name}.text.lance")
         missing = f"no text vectors for task {task!r} beside table {self.name}. Store them with `indexer text`."
         if not is_remote(path) and not exists(Path(path)):
@@ -301,6 +301,11 @@ class EmbeddingStore:
             rows = lance.dataset(path).to_table(filter=f"task = {quoted(task)}")
         if not rows.num_rows:
             raise StoreError(missing)
+        if set(rows.column("fingerprint").to_pylist()) != {self.spec.fingerprint}:
+            raise StoreError(
+                f"the text vectors for task {task!r} are of another checkpoint than table {self.name}. "
+                "Store them again with `indexer text`."
+            )
         kept = np.stack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
         bias = rows.column("logit_bias")[0].as_py()
         return TextVectors(
