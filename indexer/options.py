@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import json
 import sys
@@ -13,12 +14,17 @@ import click
 
 from indexer.errors import IndexerError
 
+SYSTEM_ERRORS = (  # the machine's, not a bug of ours: one line, and no traceback
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
+    errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE, errno.ETIMEDOUT,
+)  # fmt: skip
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 table_option = click.option("--table", metavar="T", help="Table in the database. Default: its only one.")
 where_option = click.option(
     "--where", metavar="SQL", help="Only rows for which this holds, e.g. \"sex = 'F' and age > 60\"."
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, openvino, cuda or cuda:N.")
 
 
 class LazyGroup(click.Group):
@@ -58,7 +64,10 @@ class LazyGroup(click.Group):
 
 
 def run(command: click.Command) -> None:
-    """Run a command line: exit 0 done, 1 our own error in one line, 2 usage, 130 Ctrl-C; a bug keeps its traceback."""
+    """Run a command line: exit 0 done, 1 our own or the machine's error in one line, 2 usage, 130 Ctrl-C.
+
+    A bug keeps its traceback.
+    """
     try:
         code = command.main(standalone_mode=False)
     except click.ClickException as error:
@@ -73,7 +82,20 @@ def run(command: click.Command) -> None:
     except BrokenPipeError:  # `indexer … | head`: the reader has gone; keep Python from complaining at exit
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in SYSTEM_ERRORS:
+            raise
+        click.echo(f"error: {one_line(_system_words(error))}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _system_words(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    where = f"{error.filename}: " if error.filename else ""
+    cause = "no space left on the disk" if full else str(error.strerror)
+    way_out = "Free some space" if full else "Mend the cause"
+    return f"{where}{cause}. {way_out} and run the same command again; what is done stays."
 
 
 def one_line(message: str) -> str:

@@ -81,8 +81,8 @@ def write_vectors(paths: VectorPaths, batches: Iterable[tuple[Int64, Float16, An
         pa.ipc.new_file(keys_out, schema) as keys_writer,
     ):
         for row_ids, vectors, keys in batches:
-            np.ascontiguousarray(row_ids, np.int64).tofile(ids_out)
-            np.ascontiguousarray(vectors, np.float16).tofile(vectors_out)
+            ids_out.write(np.ascontiguousarray(row_ids, np.int64).data)  # tofile hides the system's error
+            vectors_out.write(np.ascontiguousarray(vectors, np.float16).data)
             keys_writer.write_batch(pa.record_batch([keys.cast(pa.large_string())], schema=schema))
             rows += len(row_ids)
     return rows
