@@ -65,12 +65,13 @@ def side_by_side(work: Callable[[int], int], workers: int) -> dict[str, float]:
 
 def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
     """Shards' images from memory → squares, one thread a core, for `settings.seconds`."""
-    from indexer.encoders.cpu import cores, use_one_thread_beside_others
+    from indexer.encoders.cores import cores
+    from indexer.encoders.cpu import use_one_thread_beside_others
     from indexer.encoders.loading import find
     from indexer.encoders.weights import parse
     from indexer.pixels import decode
 
-    spec = find(settings.encoder, parse(settings.weights, 0)).spec
+    spec = find(settings.encoder, parse(settings.weights)).spec
     images = _images(folder, 500)
     workers = cores()
 

@@ -55,6 +55,7 @@ class EncoderSpec:
     pixels: PixelSpec
     licence: str = "unknown"  # of the weights; not part of the fingerprint
     source: str = ""  # where a weights file lay, so that a query finds it again; its hash says if it is the same
+    backend: str = "torch"  # torch | openvino: their sums round otherwise
 
     @property
     def fingerprint(self) -> str:

@@ -45,6 +45,8 @@ OWNERS = {  # a heavy library has one owner room
     "pydicom": {"pixels", "pack", "demo", "doctor"},
     "open_clip": {"encoders"},
     "timm": {"encoders"},
+    "openvino": {"encoders"},
+    "torchcodec": {"pipeline"},
     "webdataset": {"reader"},
     "click": {"options", "cli", "commands", "demo"},
 }

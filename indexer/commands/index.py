@@ -27,6 +27,14 @@ REFRESH_SECONDS = 0.2
 @click.option("--seed", default=0, show_default=True, help="For --weights random.")
 @click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
 @device_option
+@click.option(
+    "--decoder",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Of JPEG files. gpu needs CUDA and torchcodec; the table then holds no vector of the other way.",
+)
+@click.option("--no-compile", is_flag=True, help="On a GPU: start at once, run slower.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
 @click.option(
     "--fit", type=click.Choice(["crop", "squash", "pad"]), help="To the encoder's square. Default: its published way."
@@ -68,6 +76,8 @@ def command(
     seed: int,
     table: str | None,
     device: str,
+    decoder: str,
+    no_compile: bool,
     precision: str,
     fit: str | None,
     window: str,
@@ -95,12 +105,24 @@ def command(
     from indexer.pipeline.run import Hooks, RunOptions, index
     from indexer.store.store import EmbeddingStore
 
-    encoder = load(name, weights=weights, precision=precision, device=device, fit=fit, window=window, seed=seed)
+    if weights == "random":
+        weights = f"random:{seed}"
+    encoder = load(
+        name,
+        weights=weights,
+        precision=precision,
+        device=device,
+        fit=fit,
+        window=window,
+        decoder=decoder,
+        compiled=not no_compile,
+    )
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
     options = RunOptions(frames=frames, changed=changed, workers=workers, max_failures=max_failures)
     if commit_rows is not None:
         options = replace(options, commit_rows=commit_rows)
-    check = None if precision == "fp32" else lambda pictures: precision_check(encoder, pictures)
+    exact = precision == "fp32" and encoder.spec.backend == "torch"
+    check = None if exact else lambda pictures: precision_check(encoder, pictures)
     with progress_bar() as on_progress:
         report = index(found.shards, store, encoder, options, Hooks(on_progress, check))
     emit(report, as_json=as_json, text=report_text)

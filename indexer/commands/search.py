@@ -97,7 +97,7 @@ def command(
 def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
     from indexer.encoders import load_spec
 
-    return load_spec(spec, weights=weights, device=device, compiled=False)  # compiling costs more than a few queries
+    return load_spec(spec, weights=weights, device=device)
 
 
 def _columns(named: str | None, store: Any, *, draws: bool, as_json: bool) -> tuple[str, ...]:

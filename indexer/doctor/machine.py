@@ -67,7 +67,7 @@ class Machine:
 
 def look(places: Iterable[tuple[str, Path]]) -> Machine:
     """Measure this machine; `places` are (what, path) whose free room is told. Takes about a second."""
-    from indexer.encoders.cpu import cores
+    from indexer.encoders.cores import cores
     from indexer.encoders.device import devices
 
     chosen = devices("auto")

@@ -5,12 +5,12 @@ A matrix product split over cores waits at its end for the slowest; whole batche
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
 import torch
 
+from indexer.encoders.cores import cores
 from indexer.encoders.normalise import DTYPES, Normalise
 from indexer.encoders.recipe import Towers
 from indexer.types import EncoderSpec, Float32, UInt8
@@ -18,11 +18,6 @@ from indexer.types import EncoderSpec, Float32, UInt8
 BATCH_SIZE = 16  # measured: ViT-B/32 at 8, 16, 32, 64 gives 64, 71, 66, 60 pictures a second and core
 BATCH_SIZE_CONVOLUTIONAL = 8  # resnet50: 53, 43, 33, 31; a batch's activations should stay in the core's cache
 _worker = threading.local()
-
-
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CpuBackend:

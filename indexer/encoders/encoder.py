@@ -96,5 +96,5 @@ class Encoder:
     def in_fp32(self) -> Encoder:
         """The same weights in fp32 on the CPU, read again from where they came."""
         towers = self._recipe.build()
-        spec = replace(self.spec, precision="fp32")
+        spec = replace(self.spec, precision="fp32", backend="torch")
         return Encoder(self._recipe, spec, towers, CpuBackend(towers, spec, convolutional=self._recipe.convolutional))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 BUNDLED = "efficientnet-lite0"
+GPU_DECODER = "gpu-1"  # PixelSpec.decoder of JPEG decoded on a GPU, and the version of that path
 
 
 def load(
@@ -28,47 +29,57 @@ def load(
     device: str = "auto",
     fit: str | None = None,
     window: str = "file",
-    seed: int = 0,
+    decoder: str = "cpu",
     compiled: bool = True,
 ) -> Encoder:
     """The encoder of that name, ready to embed.
 
-    `weights`: None (the name's own), a published tag, a weights file, or "random" (drawn from `seed`).
-    `precision`: of weights and arithmetic, bf16 | fp16 | fp32. `device`: auto | cpu | cuda | cuda:N.
-    `fit`: crop | squash | pad in place of the checkpoint's own. `compiled`: torch.compile, on GPUs only.
+    `weights`: None (the name's own), a published tag, a weights file, or "random:<seed>" ("random" is seed 0).
+    `precision`: of weights and arithmetic, bf16 | fp16 | fp32. `device`: auto | cpu | openvino | cuda | cuda:N.
+    `fit`: crop | squash | pad in place of the checkpoint's own. `decoder`: of JPEG, cpu | gpu (needs CUDA).
+    `compiled`: torch.compile, on GPUs only.
     Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
     """
+    from indexer.encoders.device import OPENVINO, require_decoder
     from indexer.encoders.recipe import fitted
     from indexer.encoders.weights import parse
 
     if precision not in PRECISIONS:
         raise EncoderError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}.")
-    request = parse(weights, seed)
+    require_decoder(decoder, device)
+    request = parse(weights)
     recipe = find(name, request)
-    spec = replace(recipe.spec, precision=precision, pixels=fitted(recipe.spec.pixels, fit, window))
+    pixels = fitted(recipe.spec.pixels, fit, window)
+    pixels = replace(pixels, decoder=GPU_DECODER) if decoder == "gpu" else pixels
+    backend = OPENVINO if device == OPENVINO else recipe.spec.backend
+    spec = replace(recipe.spec, precision=precision, pixels=pixels, backend=backend)
     if request.kind == "file" or name.startswith("local-dir:"):
         spec = replace(spec, source=request.value if request.kind == "file" else name.removeprefix("local-dir:"))
     return _ready(recipe, spec, device, compiled=compiled)
 
 
-def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "auto", compiled: bool = True) -> Encoder:
-    """The encoder that `spec` describes, e.g. a table's; its fingerprint is the same.
+def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "auto") -> Encoder:
+    """The encoder that `spec` describes, e.g. a table's; its fingerprint is the same. Not compiled: queries are few.
 
     `weights` names the file or directory where the spec holds only its hash and it is no longer where it was.
     Raises WeightsNotFound, EncoderMismatch where what is here now is not the same.
     """
+    from indexer.encoders.device import OPENVINO
     from indexer.encoders.recipe import fitted
     from indexer.encoders.weights import parse
 
-    recipe = find(spec.name, parse(_stored_weights(spec, weights), 0))
+    recipe = find(spec.name, parse(_stored_weights(spec, weights)))
     fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
     pixels = fitted(recipe.spec.pixels, fit, spec.pixels.window)
-    found = replace(recipe.spec, precision=spec.precision, pixels=pixels, source=spec.source)
+    if spec.pixels.decoder == GPU_DECODER:
+        pixels = replace(pixels, decoder=GPU_DECODER)
+    backend = OPENVINO if OPENVINO in (device, spec.backend) else recipe.spec.backend
+    found = replace(recipe.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source)
     if found.fingerprint != spec.fingerprint:
         raise EncoderMismatch(
             stored=f"{spec.name} {spec.fingerprint}", given=f"{found.fingerprint} ({spec.differences(found)})"
         )
-    return _ready(recipe, found, device, compiled=compiled)
+    return _ready(recipe, found, device, compiled=False)
 
 
 def precision_check(encoder: Encoder, pictures: UInt8) -> float:
@@ -136,10 +147,12 @@ def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
 
 def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) -> Encoder:
     from indexer.encoders.cpu import CpuBackend
-    from indexer.encoders.device import devices
+    from indexer.encoders.device import OPENVINO, devices
     from indexer.encoders.encoder import Encoder
 
     chosen = devices(device)
+    if spec.backend == OPENVINO:
+        return _by_openvino(recipe, spec, device)
     towers = recipe.build()
     if not chosen:
         return Encoder(recipe, spec, towers, CpuBackend(towers, spec, convolutional=recipe.convolutional))
@@ -152,3 +165,16 @@ def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) ->
         for t, gpu in zip(replicas, chosen, strict=True)
     ]
     return Encoder(recipe, spec, towers, SlottedBackend(lanes, dim=spec.dim, largest=largest_batch(spec.pixels.size)))
+
+
+def _by_openvino(recipe: Recipe, spec: EncoderSpec, device: str) -> Encoder:
+    from indexer.encoders.encoder import Encoder
+    from indexer.encoders.openvino_backend import OpenVinoBackend, imported
+
+    if device.startswith("cuda"):
+        raise EncoderError(
+            f"this table's vectors were computed by OpenVINO on a CPU, not on {device}. Use --device auto."
+        )
+    imported()  # its absence is told before the weights are read
+    towers = recipe.build()
+    return Encoder(recipe, spec, towers, OpenVinoBackend(towers, spec))

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from indexer.encoders.cpu import cores
+from indexer.encoders.cores import cores
 from indexer.errors import EncoderError
 from indexer.types import Float32, UInt8
 

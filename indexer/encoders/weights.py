@@ -35,12 +35,12 @@ class Request:
         return int(self.value)
 
 
-def parse(weights: str | None, seed: int) -> Request:
+def parse(weights: str | None) -> Request:
     """None, a tag, a file or folder, "random" or "random:<seed>" → Request. WeightsNotFound if a file is missing."""
     if weights is None:
         return Request("default")
     if weights == "random":
-        return Request("random", str(seed))
+        return Request("random", "0")
     head, _, rest = weights.partition(":")
     if head == "random" and rest.isdigit():
         return Request("random", rest)

@@ -38,7 +38,7 @@ def noise(spec, n, seed=0):
 
 
 def facts(name, wanted=None):
-    return find(name, weights.parse(wanted, 0)).spec
+    return find(name, weights.parse(wanted)).spec
 
 
 def quick_pairs():
@@ -98,7 +98,7 @@ def test_each_checkpoint_is_preprocessed_as_its_authors_published(name, tag, wan
 
 @pytest.mark.parametrize("row", [r for r in catalogue() if not r.name.startswith("hf-hub:")], ids=lambda r: r.alias)
 def test_the_catalogue_says_what_the_checkpoint_is(row):
-    recipe = find(row.alias, weights.parse(None, 0))
+    recipe = find(row.alias, weights.parse(None))
     spec = recipe.spec
     assert (spec.name, spec.dim, spec.pixels.size, recipe.text) == (row.name, row.dim, row.size, row.text)
     assert spec.licence.lower() == row.licence.lower()
@@ -184,7 +184,7 @@ def test_whatever_can_change_a_vector_changes_the_fingerprint():
     base = {"weights": "random", "precision": "fp32", "device": "cpu"}
     specs = [
         load(SMALL, **(base | change)).spec
-        for change in ({}, {"seed": 1}, {"precision": "bf16"}, {"fit": "pad"}, {"window": "minmax"})
+        for change in ({}, {"weights": "random:1"}, {"precision": "bf16"}, {"fit": "pad"}, {"window": "minmax"})
     ]
     specs += [replace(specs[0], mean=(0.1, 0.2, 0.3)), replace(specs[0], pixels=replace(specs[0].pixels, size=112))]
     assert len({s.fingerprint for s in specs}) == len(specs)
@@ -193,7 +193,7 @@ def test_whatever_can_change_a_vector_changes_the_fingerprint():
 
 def test_random_weights_come_from_their_seed_alone():
     torch.manual_seed(1)
-    first = load(SMALL, weights="random", seed=5, device="cpu")
+    first = load(SMALL, weights="random:5", device="cpu")
     torch.manual_seed(2)
     drawn = torch.rand(1)
     second = load_spec(first.spec, device="cpu")
@@ -202,7 +202,7 @@ def test_random_weights_come_from_their_seed_alone():
     batch = noise(first.spec, 3)
     np.testing.assert_array_equal(first.embed(batch), second.embed(batch))
     assert first.spec.random
-    assert np.abs(load(SMALL, weights="random", seed=6, device="cpu").embed(batch) - first.embed(batch)).max() > 0.01
+    assert np.abs(load(SMALL, weights="random:6", device="cpu").embed(batch) - first.embed(batch)).max() > 0.01
 
 
 def test_a_tables_encoder_is_found_again_and_another_file_in_its_place_is_refused(tmp_path):
