@@ -36,7 +36,7 @@ def read_place(url: str, place: Place) -> bytes:
         if place.shard != url and "#" in place.shard:  # a folder's bucket: the file lies by its own name
             return (Path(url) / place.member).read_bytes()
         with _open(url) as stream:
-            if _is_remote(url):
+            if is_remote(url):
                 _skip(stream, place.offset)
             else:
                 stream.seek(place.offset)
@@ -207,13 +207,13 @@ def _open(url: str) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a shard: a local file, or whatever webdataset's gopen takes."""
     try:
         raw: Any
-        if _is_remote(url):
+        if is_remote(url):
             from webdataset.gopen import gopen
 
             raw = gopen(url, "rb")
         else:
             raw = Path(url).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
-        stream = raw if _is_remote(url) else _decompressed(raw)
+        stream = raw if is_remote(url) else _decompressed(raw)
     except (OSError, ValueError) as error:
         raise ReadError(f"{url} cannot be opened: {error}") from error
     try:
@@ -222,7 +222,8 @@ def _open(url: str) -> Iterator[IO[bytes]]:
         raw.close()
 
 
-def _is_remote(url: str) -> bool:
+def is_remote(url: str) -> bool:
+    """Whether a shard's url is opened by webdataset's gopen: pipe:, http:, s3:, gs: and the like."""
     return "://" in url or url.startswith("pipe:")
 
 

@@ -23,6 +23,8 @@ from indexer.types import (
 
 Known = Mapping[str, Sequence[tuple[int, Float16, float]]]  # content hash → (frame, unit vector, norm) of stored rows
 
+POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run is to stop
+
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
 
 

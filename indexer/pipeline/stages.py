@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from indexer.errors import CutShard, NotATar, ReadError
-from indexer.pipeline.jobs import Encoder, Job, Known, ReadShard, StopRun, Task
+from indexer.pipeline.ahead import ReadAhead
+from indexer.pipeline.jobs import POLL_SECONDS, Encoder, Job, Known, ReadShard, StopRun, Task
 from indexer.pipeline.worker import Spread, Worker
 from indexer.reader import read_shard
 from indexer.types import EmbeddingRow, Failure, Float16, Sample, Shard, UInt8
 
 CHUNK_BYTES = 64 << 20  # undecoded images in one worker's hands
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
-POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run is to stop
 SAMPLE_PICTURES = 16  # kept for the precision check
 UNREAD = "unread"  # the identity of a shard that could not be read: unlike any other, so that the next run reads it
 
@@ -122,6 +122,10 @@ class Stages:
         Worker(self).run()
 
     def _read(self, plan: Sequence[tuple[Shard, bool]], known: Callable[[str], Known]) -> None:
+        with ReadAhead([shard for shard, _ in plan], self._read_shard, self.stop) as ahead:
+            self._read_all(plan, known, ahead)
+
+    def _read_all(self, plan: Sequence[tuple[Shard, bool]], known: Callable[[str], Known], ahead: ReadAhead) -> None:
         chunk: list[Task] = []
         nbytes = 0
         for shard, replaces in plan:
@@ -129,7 +133,7 @@ class Stages:
             job = Job(shard, replaces, known(shard.name) if replaces else {})
             with self._lock:
                 self._jobs.append(job)
-            for task in self._tasks(job):
+            for task in self._tasks(job, ahead.stream(shard)):
                 chunk.append(task)
                 nbytes += task.sample.nbytes
                 if len(chunk) >= self.encoder.batch_size or nbytes >= CHUNK_BYTES:
@@ -140,8 +144,7 @@ class Stages:
         for _ in range(self.workers):
             self._give(None)
 
-    def _tasks(self, job: Job) -> Iterator[Task]:
-        stream = self._read_shard(job.shard)
+    def _tasks(self, job: Job, stream: Iterator[Sample | Failure]) -> Iterator[Task]:
         while True:
             start = time.perf_counter()
             try:
