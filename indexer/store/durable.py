@@ -38,7 +38,8 @@ class DiskSync:
         recent = time.time() - RECENT_SECONDS
         if known not in self._seen:  # its own name stands in its parent
             fsync(root.parent)
-        for directory, folders, files in os.walk(root, topdown=False):
+        walked = sorted(os.walk(root, topdown=False), key=lambda entry: _turn(root, Path(entry[0])))
+        for directory, folders, files in walked:
             fresh = [entry for entry in (*files, *folders) if self._is_new(Path(directory, entry), recent)]
             for name in fresh:
                 if name in files:
@@ -56,6 +57,11 @@ class DiskSync:
             return False
         self._seen.add((str(path), stat.st_ino))
         return stat.st_mtime >= recent
+
+
+def _turn(root: Path, directory: Path) -> int:
+    """Manifests follow what they name, and the table's own directory comes last."""
+    return 2 if directory == root else int(directory.name == "_versions")
 
 
 def fsync(path: Path) -> None:
@@ -101,8 +107,9 @@ def writing(what: str) -> Iterator[None]:
 def mend(path: Path) -> int:
     """Take back the newest versions of a table whose files are not whole; returns how many.
 
-    Only the holder of the writer's lock may call it. Raises StoreError where no older version is whole either,
-    and where the files cannot be looked at.
+    A recent version below a whole one goes too where its manifest cannot be read: clean-up would trip over it. Only
+    the holder of the writer's lock may call it. Raises StoreError where no older version is whole either, and where
+    the files cannot be looked at.
     """
     read_tags(path, drop_broken=True)
     manifests = _manifests(path)
@@ -115,11 +122,24 @@ def mend(path: Path) -> int:
         broken.append(manifest)
     if cause is not None and len(broken) > IN_DOUBT:
         raise StoreError(f"{path} is damaged in its last {len(broken)} versions ({cause}). Restore it from a backup.")
-    for manifest in broken:  # also the only one: then the table was never finished
+    older = [m for m in manifests[len(broken) + 1 : IN_DOUBT + 1] if not _readable(path, _version_of(m))]
+    for manifest in (*broken, *older):  # also the only one: then the table was never finished
         manifest.replace(manifest.with_suffix(".damaged"))
-    if broken:
+    if broken or older:
         fsync(path / "_versions")
     return len(broken)
+
+
+def taken_back(path: Path) -> list[Path]:
+    """What `mend` left of broken versions: a sign that rows may be lost, until the ledger was compared with them."""
+    return list((path / "_versions").glob("*.damaged"))
+
+
+def _readable(path: Path, version: int) -> bool:
+    try:
+        return bool(lance.dataset(str(path), version=version).version == version)
+    except (ValueError, OSError):
+        return False
 
 
 def newest_damage(path: Path) -> str | None:

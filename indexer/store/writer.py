@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.store.durable import DiskSync, mend, writing
+from indexer.store.durable import DiskSync, mend, taken_back, writing
 from indexer.store.keys import KeySet
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
 from indexer.store.store import EmbeddingStore, join, quoted, vector_block
@@ -66,13 +66,15 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         with ExitStack() as stack:
             stack.enter_context(self.store.lock())
-            mended = self._mend()
+            broken = self._mend()
             self.store.refresh()
             self._ledger = open_or_create(self._path("shards"), LEDGER_SCHEMA)
             self._failures = open_or_create(self._path("failures"), FAILURE_SCHEMA)
             self._sync("lance", "shards.lance", "failures.lance")
             self.entries = _entries(self._ledger)
-            self.recovered = self._recover(mended=mended)
+            self.recovered = self._recover(mended=bool(broken))
+            for manifest in broken:
+                manifest.unlink(missing_ok=True)
             self._held = stack.pop_all()
         return self
 
@@ -158,12 +160,14 @@ class StoreWriter:
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 
-    def _mend(self) -> bool:
-        """Take back what a power failure broke of the three tables; whether there was something."""
+    def _mend(self) -> list[Path]:
+        """Take back what a power failure broke of the three tables; what is left of it, also of a former mending."""
         if self.store.path is None:
-            return False
-        mended = [mend(Path(path)) for path in (str(self.store.path), self._path("shards"), self._path("failures"))]
-        return any(mended)
+            return []
+        tables = [self.store.path, Path(self._path("shards")), Path(self._path("failures"))]
+        for table in tables:
+            mend(table)
+        return [manifest for table in tables for manifest in taken_back(table)]
 
     def _sync(self, *kinds: str) -> None:
         if self.store.path is None:
