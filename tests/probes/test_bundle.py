@@ -1,0 +1,260 @@
+"""D16: a fitted probe as a folder: applied to rows and to new images, refused elsewhere, and reproduced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from indexer.store.labels import add_columns
+from indexer.store.store import EmbeddingStore
+from probes.bundle import read_bundle
+from probes.predict import score_rows
+from tests.commands import call
+from tests.probes.cohort import make_cohort, rows_of
+from tests.probes.test_results import FINDING
+from tests.probes.test_rows import probe
+from tests.tables import add_shard, spec_for
+
+KINDS = [
+    ("linear",), ("linear", "--scaling", "zscore"), ("linear", "--scaling", "center_l2"),
+    ("linear", "--scaling", "raw"), ("knn",), ("knn", "--preset", "medmnist"), ("knn", "--preset", "uni"),
+    ("prototype",), ("svm",), ("svm", "--kernel", "rbf"), ("mlp",),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory):
+    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=80)
+
+
+def fitted(folder, db, *how):
+    return probe(how[0], db, *FINDING, *how[1:], "--out", folder)
+
+
+@pytest.mark.parametrize("how", KINDS, ids=" ".join)
+def test_a_batch_gives_what_each_row_alone_gives_and_what_the_result_says(db, tmp_path, how):
+    fitted(tmp_path, db, *how)
+    written = pq.read_table(tmp_path / "predictions.parquet").to_pydict()
+    rows = {r["key"]: r["probabilities"] for r in call("probes", "predict", tmp_path, db, "--json").json["rows"]}
+    assert len(rows) == 240
+    for name in ("effusion", "mass", "none"):
+        assert [rows[key][name] for key in written["key"]] == pytest.approx(written[f"p({name})"], abs=1e-6)
+    bundle = read_bundle(tmp_path)
+    table = EmbeddingStore.open(db).vectors(None, ["key", "norm"])
+    norms = table.columns.column("norm").to_numpy().astype(np.float32)
+    batch = score_rows(bundle, table.vectors, norms)
+    alone = np.concatenate([score_rows(bundle, table.vectors[i : i + 1], norms[i : i + 1]) for i in range(240)])
+    assert np.abs(batch - alone).max() < 1e-6
+
+
+@pytest.mark.parametrize("how", KINDS, ids=" ".join)
+def test_a_rerun_reproduces_weights_and_metrics(db, tmp_path, how):
+    fitted(tmp_path, db, *how, "--subgroup", "site")
+    done = call("probes", "rerun", tmp_path, "--json")
+    assert done.code == 0, done.out
+    assert done.json["largest_difference"] <= 1e-9
+    assert done.json["weights_difference"] <= 1e-6
+    assert done.json["changed"] == []
+
+
+def test_nested_and_few_shot_results_are_reproduced_too(db, tmp_path):
+    fitted(tmp_path / "nested", db, "linear", "--split", "nested")
+    fitted(tmp_path / "few", db, "prototype", "--few-shot", "--shuffle-control", "--split", "stratified")
+    assert call("probes", "rerun", tmp_path / "nested", "--json").json["reproduced"]
+    assert call("probes", "rerun", tmp_path / "few", "--json").json["reproduced"]
+
+
+def test_a_rerun_uses_the_old_version_and_says_what_changed_where_it_cannot(tmp_path):
+    db = make_cohort(tmp_path / "db", patients=80)
+    fitted(tmp_path / "out", db, "linear")
+    vectors, metadata = rows_of(90)
+    store = EmbeddingStore.open(db)
+    add_shard(store, "second", [f"new{i}" for i in range(30)], vectors[240:], metadata[240:])
+    grown = call("probes", "rerun", tmp_path / "out", "--json")
+    assert (grown.code, grown.json["reproduced"]) == (0, True)
+    shutil.rmtree(tmp_path / "db")
+    make_cohort(tmp_path / "db", patients=90, seed=0)
+    moved = json.loads((tmp_path / "out" / "result.json").read_text())
+    moved["source"]["version"] = moved["request"]["version"] = 999
+    (tmp_path / "out" / "result.json").write_text(json.dumps(moved))
+    lost = call("probes", "rerun", tmp_path / "out", "--json")
+    assert (lost.code, lost.json["reproduced"]) == (1, False)
+    assert any("table version 999 is gone" in text for text in lost.json["changed"])
+    assert "the split: rows or their parts differ" in lost.json["changed"]
+    assert lost.json["differences"]
+
+
+def test_a_rerun_notices_a_changed_number_and_a_changed_weight(db, tmp_path):
+    fitted(tmp_path, db, "linear")
+    bundle = read_bundle(tmp_path)
+    text = (tmp_path / "result.json").read_text()
+    result = json.loads(text)
+    result["test"]["metrics"]["auc_macro"]["value"] += 1e-8
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    done = call("probes", "rerun", tmp_path, "--json")
+    assert done.code == 1
+    assert [d.split(":")[0] for d in done.json["differences"]] == ["test.metrics.auc_macro.value"]
+    (tmp_path / "result.json").write_text(text)
+    from probes.bundle import write_bundle
+
+    weights = bundle.model.arrays["W"] * (1 + 1e-5)
+    write_bundle(replace(bundle, model=replace(bundle.model, arrays=bundle.model.arrays | {"W": weights})), tmp_path)
+    done = call("probes", "rerun", tmp_path, "--json")
+    assert (done.code, done.json["differences"]) == (1, [])
+    assert done.json["weights_difference"] > 1e-6
+
+
+def test_a_bundle_holds_what_a_reader_needs_and_no_code(db, tmp_path):
+    found = fitted(tmp_path, db, "linear", "--scaling", "zscore", "--seed", "3", "--salt", "x")
+    facts = json.loads((tmp_path / "probe.json").read_text())
+    assert facts["classes"] == ["effusion", "mass", "none"]
+    assert facts["source"] == found["source"]
+    assert (facts["request"]["seed"], facts["request"]["salt"]) == (3, "x")
+    assert facts["split_sha256"] == found["split"]["sha256"]
+    assert facts["metrics"] == found["test"]["metrics"]
+    assert facts["thresholds"] == {o["column"]: o["threshold"] for o in found["operating"]}
+    assert (facts["parameter"], facts["value"], facts["scaler"]) == ("C", found["selection"]["value"], "zscore")
+    assert facts["temperature"] == found["temperature"]
+    assert set(facts["packages"]) >= {"scikit-learn", "numpy"}
+    with np.load(tmp_path / "weights.npz", allow_pickle=False) as arrays:
+        assert arrays["model.W"].shape == (3, 12)
+        assert arrays["scaler.sd"].shape == (12,)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "predictions.parquet", "probe.json", "report.html", "result.json", "weights.npz",
+    ]  # fmt: skip
+
+
+def test_another_encoders_table_is_refused(db, tmp_path):
+    fitted(tmp_path / "out", db, "linear")
+    vectors, metadata = rows_of(10)
+    spec = replace(spec_for(vectors.shape[1]), weights="random:1")
+    other = EmbeddingStore.create(str(tmp_path / "other"), "t", spec)
+    add_shard(other, "first", [f"k{i}" for i in range(30)], vectors, metadata)
+    done = call("probes", "predict", tmp_path / "out", tmp_path / "other")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert spec.fingerprint in done.err
+    images = call(
+        "probes", "predict", tmp_path / "out", tmp_path / "other", "--images", tmp_path / "out" / "probe.json"
+    )
+    assert (images.code, images.err.count("\n")) == (1, 1)
+
+
+def test_damaged_bundles_are_an_error_in_one_line(db, tmp_path):
+    fitted(tmp_path / "out", db, "linear")
+    for name, damage in (("probe.json", b"{"), ("weights.npz", b"PK"), ("probe.json", b'{"format": 9}')):
+        folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "out", folder)
+        (folder / name).write_bytes(damage)
+        done = call("probes", "predict", folder, db)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), (name, damage, done.err)
+    (tmp_path / "empty").mkdir()
+    assert "holds no probe" in call("probes", "predict", tmp_path / "empty", db).err
+
+
+def test_arrays_that_need_pickle_are_never_loaded(db, tmp_path):
+    fitted(tmp_path, db, "linear")
+    np.savez(tmp_path / "weights.npz", **{"model.W": np.array([{"a": 1}], dtype=object)})
+    done = call("probes", "predict", tmp_path, db)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "damaged probe" in done.err
+
+
+def test_predictions_become_columns_that_can_be_asked_for(tmp_path):
+    db = make_cohort(tmp_path / "db", patients=80)
+    fitted(tmp_path / "out", db, "linear")
+    done = call("probes", "predict", tmp_path / "out", db, "--where", "site = 'A'", "--write", "find-1", "--json")
+    chosen = done.json["rows"]
+    assert done.json["written"] == len(chosen) > 0
+    store = EmbeddingStore.open(db)
+    table = store.vectors(None, ["key", "site", "pred_find_1", "pred_find_1_p_mass"]).columns.to_pylist()
+    by_key = {row["key"]: row for row in table}
+    for row in chosen:
+        assert by_key[row["key"]]["pred_find_1"] == row["called"]
+        assert by_key[row["key"]]["pred_find_1_p_mass"] == pytest.approx(row["probabilities"]["mass"])
+    assert all(row["pred_find_1"] is None for row in table if row["site"] == "B")
+    assert store.count("pred_find_1 = 'mass'") == sum(row["called"] == "mass" for row in chosen)
+    assert call("probes", "rerun", tmp_path / "out", "--json").json["reproduced"]  # columns change no old version
+
+
+def test_class_names_that_differ_in_signs_only_keep_a_column_each(tmp_path):
+    db = make_cohort(tmp_path / "db", patients=80)
+    store = EmbeddingStore.open(db)
+    import pyarrow as pa
+
+    rows = store.vectors(None, ["key", "ill"]).columns.to_pydict()
+    add_columns(store, pa.table({"key": rows["key"], "sign": [("-", "+")[v] for v in rows["ill"]]}))
+    probe("linear", db, "--label", "sign", "--group", "patient", "--out", tmp_path / "out")
+    call("probes", "predict", tmp_path / "out", db, "--write", "s")
+    written = EmbeddingStore.open(db).vectors(None, ["pred_s_p_value", "pred_s_p_value_"]).columns.to_pydict()
+    assert np.add(written["pred_s_p_value"], written["pred_s_p_value_"]) == pytest.approx(np.ones(240))
+
+
+def test_a_knn_bundle_never_lets_a_row_or_its_patient_vote_for_itself(tmp_path):
+    db = make_cohort(tmp_path / "db", patients=80)
+    for group in ("patient", "none"):
+        out = tmp_path / group
+        options = ("--label", "ill", "--group", group, "-k", "1", "--out", out)
+        probe("knn", db, *options)
+        truth = EmbeddingStore.open(db).vectors(None, ["key", "ill"]).columns.to_pydict()
+        rows = call("probes", "predict", out, db, "--json").json["rows"]
+        right = np.mean([int(r["called"]) == v for r, v in zip(rows, truth["ill"], strict=True)])
+        assert right < 0.95, group  # each row is its own nearest: 1.0 if it voted
+
+
+def test_multilabel_bundles_call_every_label_that_reaches_one_half(db, tmp_path):
+    probe("linear", db, "--label", "a,b,c", "--multilabel", "--group", "patient", "--out", tmp_path)
+    rows = call("probes", "predict", tmp_path, db, "--json").json["rows"]
+    for row in rows:
+        assert row["called"] == ", ".join(name for name, p in row["probabilities"].items() if p >= 0.5)
+    assert len({row["called"] for row in rows}) > 2
+
+
+def test_probes_never_load_torch_and_new_images_are_embedded_by_another_process(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        pixels = rng.integers(0, 120, (64, 64, 3)).astype(np.uint8)
+        pixels[..., i % 2] += 120  # red or green
+        Image.fromarray(pixels).save(folder / f"p{i:02d}.png")
+    labels = "\n".join(
+        ["file,colour,patient", *(f"p{i:02d}.png,{('red', 'green')[i % 2]},{i // 2}" for i in range(40))]
+    )
+    (folder / "labels.csv").write_text(labels + "\n")
+    db, out = str(tmp_path / "db"), tmp_path / "out"
+    indexer = [sys.executable, "-m", "indexer"]
+    subprocess.run([*indexer, "pack", folder, tmp_path / "shards", "--csv", folder / "labels.csv"], check=True)
+    subprocess.run([*indexer, "index", tmp_path / "shards", db, "--device", "cpu"], check=True)
+    probe("linear", db, "--label", "colour", "--group", "patient", "--split", "stratified", "--out", out)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    code = (
+        "import sys; sys.argv = ['probes', *sys.argv[1:]]\n"
+        "from probes.cli import group\n"
+        "group.main(standalone_mode=False)\n"
+        "print(sorted(m for m in ('torch', 'open_clip', 'webdataset', 'timm', 'torchvision') if m in sys.modules),"
+        " file=sys.stderr)\n"
+    )
+    images = [str(folder / "p00.png"), str(folder / "p01.png"), str(tmp_path / "broken.png")]
+    given = [a for image in images for a in ("--images", image)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", str(out), db, *given, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+    answer = json.loads(done.stdout)
+    assert [row["called"] for row in answer["rows"]] == ["red", "green"]
+    assert len(answer["unread"]) == 1
+    stored = {r["key"]: r["probabilities"] for r in call("probes", "predict", out, db, "--json").json["rows"]}
+    near = [min(abs(row["probabilities"]["red"] - p["red"]) for p in stored.values()) for row in answer["rows"]]
+    assert max(near) < 1e-3  # the same pictures, embedded again in another batch
