@@ -14,7 +14,7 @@ from probes.metrics import evaluator, macro_auc
 from probes.models import Model
 from probes.progress import Progress
 from probes.records import NeighbourResult, Request
-from probes.scaling import Scaler, features, fit_scaler
+from probes.scaling import Scaler, features, fit_scaler, rows_of
 from probes.sweep import Candidate, Selection
 from probes.trained import Trained
 from probes.truth import Truth, hide_absent
@@ -117,7 +117,7 @@ def _inner_votes(
     parts: dict[int, list[Float64]] = {k: [] for k in ks}
     for fit_at, held_at in experiment.inner_folds():
         found = nearest(
-            x[fit_at], x[held_at], ks[-1],
+            rows_of(x, fit_at), rows_of(x, held_at), ks[-1],
             base_groups=data.groups[rows[fit_at]], query_groups=data.groups[rows[held_at]],
             euclidean=experiment.request.metric == "euclidean", progress=progress.share,
         )  # fmt: skip

@@ -111,3 +111,10 @@ def _unit(stored: Float16) -> Float64:
     rows = stored.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
+
+
+def rows_of(x: Any, rows: Int64) -> Any:
+    """Rows of a matrix; a view where they are contiguous: train and val lie one after the other in one matrix."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return x[rows[0] : rows[-1] + 1]
+    return x[rows]

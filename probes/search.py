@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from indexer.types import Float32, Int64
+from probes.threads import block_threads
 
-QUERIES = 512  # rows of a block of queries
-BASE = 16_384  # rows of a block of the base: the scores of a block pair take 32 MiB
+QUERIES = 256  # rows of a block of queries
+BASE = 8192  # rows of a block of the base: the scores of a block pair take 8 MiB
 PAIRS = 16_384  # pairs verified at a time
 BOUND_DIMS = 64  # leading directions used to rule pairs out
 
@@ -49,7 +50,8 @@ def top_k(
     same = SameGroup(base_groups)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
-    for q in range(0, len(queries), QUERIES):
+
+    def look_up(q: int) -> None:
         part = slice(q, q + QUERIES)
         own_query, own_row = same.pairs(query_groups[part])
         best, found = scores[part], rows[part]
@@ -61,8 +63,17 @@ def top_k(
         order = np.lexsort((found, -best), axis=1)
         scores[part] = np.take_along_axis(best, order, 1)
         rows[part] = np.take_along_axis(found, order, 1)
-        progress(min(1.0, (q + QUERIES) / len(queries)))
+
+    _by_blocks(look_up, len(queries), progress)
     return scores, rows
+
+
+def _by_blocks(look_up: Callable[[int], None], queries: int, progress: Progress) -> None:
+    """Call `look_up` with the first row of every block of queries, several at a time."""
+    starts = range(0, queries, QUERIES)
+    with block_threads() as run:
+        for done, _ in enumerate(run(look_up, starts), 1):
+            progress(done / len(starts))
 
 
 def _merge(best: Float32, found: Int64, products: Float32, start: int) -> tuple[Float32, Int64]:
@@ -107,7 +118,8 @@ def nearest_above(
     short_base, short_queries = _shorten(base, directions), _shorten(queries, directions)
     best = np.full(len(queries), np.nextafter(np.float32(floor), np.float32(-1)), np.float32)
     found = np.full(len(queries), -1, np.int64)
-    for q in range(0, len(queries), QUERIES):
+
+    def look_up(q: int) -> None:
         part = slice(q, q + QUERIES)
         for start in range(0, len(base), BASE):
             bound = short_queries[part] @ short_base[start : start + BASE].T
@@ -120,7 +132,8 @@ def nearest_above(
             else:
                 query, row = hit // bound.shape[1] + q, hit % bound.shape[1] + start
             _verify(base, queries, (query, row), (base_groups, query_groups), best, found)
-        progress(min(1.0, (q + QUERIES) / len(queries)))
+
+    _by_blocks(look_up, len(queries), progress)
     best[found < 0] = -np.inf
     return best, found
 

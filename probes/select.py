@@ -11,6 +11,7 @@ from indexer.types import Float64, Int64
 from probes.fitting import Features, Fitted, Recipe, fit
 from probes.metrics import macro_auc
 from probes.models import Model
+from probes.scaling import rows_of
 from probes.sweep import Candidate, Selection, fixed, mean, sweep_decades, sweep_halving, sweep_values
 from probes.truth import Truth, hide_absent, lacking, probabilities
 
@@ -76,8 +77,8 @@ class _Trial:
         areas, logits = [], []
         for i, (rows, held) in enumerate(self._folds):
             start = None if near is None else self.models[near][i]
-            fits.append(fit(self._recipe, _rows(self._x, rows), self._truth.take(rows), value, start=start))
-            scored = fits[-1].model.logits(_rows(self._x, held))
+            fits.append(fit(self._recipe, rows_of(self._x, rows), self._truth.take(rows), value, start=start))
+            scored = fits[-1].model.logits(rows_of(self._x, held))
             inside = hide_absent(self._truth.take(held), lacking(self._truth.take(rows)))
             areas.append(macro_auc(probabilities(scored, inside.multilabel), inside))
             logits.append(scored)
@@ -85,11 +86,3 @@ class _Trial:
         self.logits[value] = np.concatenate(logits)
         defined = [a for a in areas if not np.isnan(a)]
         return Candidate(value, mean(defined), all(f.converged for f in fits))
-
-
-def _rows(x: Features, rows: Int64) -> Features:
-    """A view where the rows are contiguous: train and val lie one after the other in one matrix."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
-        return x[rows[0] : rows[-1] + 1]
-    taken: Features = x[rows]
-    return taken

@@ -8,10 +8,7 @@ sample of the rows shows it. Objective and minimum are the same.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.types import Float64, Int64
+from probes.threads import block_threads
 
 BLOCK_BYTES = 4 * 2**20  # of a block of rows: it is read once from memory and once from the processor's cache
 SAMPLE_ROWS = 20_000  # rows that show the Hessian; at least SAMPLE_PER_DIM for each feature
@@ -67,7 +65,7 @@ class Minimum:
 
 def minimise(task: Task, start: tuple[Float64, Float64] | None, *, tol: float, iterations: int) -> Minimum:
     """From `start` (W, b), or from W = 0. As in scikit-learn, `tol` bounds the divided objective's largest gradient."""
-    with _own_threads() as run:
+    with block_threads() as run:
         coordinates = _precondition(task, start)
         evaluate = _Evaluation(task, coordinates, run)
         flat = coordinates.inside(*(start or _priors(task)))
@@ -247,16 +245,3 @@ def _parts(x: Rows, every: int = 1) -> Iterator[slice]:
     rows = max(1, BLOCK_BYTES // (8 * x.shape[1]))
     for start in range(0, x.shape[0], rows * every):
         yield slice(start, min(start + rows, x.shape[0]))
-
-
-@contextmanager
-def _own_threads() -> Iterator[Callable[..., Iterator[Any]]]:
-    """A map over blocks in threads of ours, each with a single-threaded BLAS.
-
-    The results come in the order of the blocks, so sums are the same for any number of threads.
-    """
-    from threadpoolctl import threadpool_limits
-
-    workers = os.cpu_count() or 1
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        yield pool.map
