@@ -61,7 +61,8 @@ def trial(shards: Sequence[Shard], encoder: Encoder, images: int = IMAGES) -> Tr
     workers = encoder.workers
     expected = _expected(read, decoded, model, encoder.device)
     seconds = done / expected
-    busy = {"read": read_seconds, "decode": workers * decode_seconds, "encode": workers * done / model, "store": 0.0}
+    lanes = workers if encoder.device == "cpu" else encoder.device.count(",") + 1  # a GPU computes one batch at a time
+    busy = {"read": read_seconds, "decode": workers * decode_seconds, "encode": lanes * done / model, "store": 0.0}
     words = bottleneck(stage_times(busy, workers=workers), seconds, device=encoder.device)
     return Trial(
         encoder=encoder.spec.name,

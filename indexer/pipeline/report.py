@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from indexer.encoders.cores import cores
 from indexer.types import StageTime
 
+CPU_DECODER = "cpu-1"  # PixelSpec.decoder of every image that no GPU decoded
+LEAST_SHARE = 0.5  # the reader or the writer holds a run up only where it is busy for this much of it
+LEAST_USED = 0.95  # a GPU busy for this much is the bottleneck, however busy the cores are
+ALONE = {  # stages of one thread each, and what makes them faster
+    "store": "put the database on a faster disk",
+    "read": "put the shards on a faster disk or nearer",
+}
 COLLAPSED_COSINE = 0.9999  # mean over all pairs; trained encoders stay well below on any archive
 
 
-def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str) -> str:
-    """Which stage the run waited for, and one thing to do about it."""
+def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, decoder: str = CPU_DECODER) -> str:
+    """What the run waited for, and one thing to do about it.
+
+    `device` and `decoder` are the encoder's and its PixelSpec's. A stage's share is of the time its own threads had:
+    the reader and the writer have one each, decoding and a model on the CPU the workers', a GPU its own.
+    """
     busy = {s.name: s.busy_seconds for s in stages}
+    workers = next(s.threads for s in stages if s.name == "decode")
     work = busy["decode"] + busy["encode"]
     if seconds <= 0 or work <= 0:
         return "nothing was embedded"
-    if busy["store"] > 0.5 * seconds:
-        return f"store-bound: {_share(busy['store'], seconds)} of the time; put the database on a faster disk"
-    if busy["read"] > 0.8 * seconds:
-        return f"read-bound: {_share(busy['read'], seconds)} of the time; put the shards on a faster disk or nearer"
+    worked = min(work / (workers * seconds), 1.0)
+    for name, remedy in ALONE.items():
+        if busy[name] / seconds > max(LEAST_SHARE, worked):
+            return f"{name}-bound: {_share(busy[name], seconds)} of the time; {remedy}"
+    if device != "cpu":
+        return _with_gpus(busy, seconds, gpus=device.count(",") + 1, decoder=decoder)
+    more = f"{cores()} more {_plural('core', cores())}"
     if busy["decode"] > busy["encode"]:
-        remedy = "store smaller images, or use more cores"
+        remedy = f"{more} would halve it, or --decoder gpu on a machine with a GPU"
         return f"decode-bound: {_share(busy['decode'], work)} of the workers' time; {remedy}"
-    remedy = "use a GPU (--device cuda) or a smaller encoder" if device == "cpu" else "use a second GPU"
+    remedy = f"a GPU (--device cuda), or {more} to halve it"
     return f"model-bound: {_share(busy['encode'], work)} of the workers' time; {remedy}"
+
+
+def _with_gpus(busy: Mapping[str, float], seconds: float, *, gpus: int, decoder: str) -> str:
+    """While decoding lags, each batch has its GPU to itself: the time in `encode` is then the time the GPU is used."""
+    decoding, used = busy["decode"] / (cores() * seconds), min(busy["encode"] / (gpus * seconds), 1.0)
+    if used >= min(decoding, LEAST_USED):
+        remedy = f"{gpus} more {_plural('GPU', gpus)} would halve it"
+        return f"model-bound: {_plural('GPU', gpus)} busy {_share(used, 1)} of the time; {remedy}"
+    if decoder != CPU_DECODER:
+        return f"decode-bound: {_plural('GPU', gpus)} busy {_share(used, 1)} of the time; {gpus} more to decode on"
+    more = max(1, math.ceil(cores() * (1 / max(used, 0.01) - 1)))
+    measured = f"{_share(decoding, 1)} of the cores' time, {_plural('GPU', gpus)} busy {_share(used, 1)}"
+    return f"decode-bound: {measured}; {more} more {_plural('core', more)}, or --decoder gpu"
 
 
 def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %"
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 def stage_times(busy: Mapping[str, float], *, workers: int) -> tuple[StageTime, ...]:

@@ -151,7 +151,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         seconds=seconds,
         images_per_second=(totals.embedded + failed) / seconds,
         stages=times,
-        bottleneck=bottleneck(times, seconds, device=stages.encoder.device),
+        bottleneck=bottleneck(times, seconds, device=stages.encoder.device, decoder=stages.encoder.spec.pixels.decoder),
         precision_cosine=None,
         interrupted=False,
         warnings=(*spread_warning(stages.spread.mean_cosine()), *empty),

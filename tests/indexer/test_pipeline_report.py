@@ -1,0 +1,86 @@
+"""The bottleneck in words, with one thing to do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from indexer.encoders.cores import cores
+from indexer.pipeline import report
+from indexer.pipeline.report import bottleneck
+from indexer.types import StageTime
+
+
+def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-1"):
+    """Of a run of 100 s on a machine of 8 cores; busy seconds summed over threads."""
+    threads = {"read": 1, "decode": workers, "encode": workers, "store": 1}
+    busy = {"read": read, "decode": decode, "encode": encode, "store": store}
+    stages = tuple(StageTime(name, busy[name], threads[name]) for name in threads)
+    return bottleneck(stages, 100.0, device=device, decoder=decoder)
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(report, "cores", lambda: 8)
+
+
+@pytest.mark.parametrize(
+    ("busy", "said"),
+    [
+        (
+            {"decode": 560, "encode": 229},
+            "decode-bound: 71 % of the workers' time; 8 more cores would halve it, "
+            "or --decoder gpu on a machine with a GPU",
+        ),
+        (
+            {"decode": 60, "encode": 730, "read": 60, "store": 5},
+            "model-bound: 92 % of the workers' time; a GPU (--device cuda), or 8 more cores to halve it",
+        ),
+        (
+            {"read": 97, "decode": 50, "encode": 50},
+            "read-bound: 97 % of the time; put the shards on a faster disk or nearer",
+        ),
+        ({"store": 80, "decode": 50, "encode": 50}, "store-bound: 80 % of the time; put the database on a faster disk"),
+        ({}, "nothing was embedded"),
+    ],
+)
+def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
+    assert words(**busy, workers=8) == said
+
+
+@pytest.mark.parametrize(
+    ("busy", "device", "decoder", "said"),
+    [
+        # the GPU is used for half of the time: twice the cores would fill it
+        (
+            {"decode": 780, "encode": 50},
+            "cuda:0",
+            "cpu-1",
+            "decode-bound: 98 % of the cores' time, GPU busy 50 %; 8 more cores, or --decoder gpu",
+        ),
+        # four workers wait for the GPU all the time
+        (
+            {"decode": 300, "encode": 400},
+            "cuda:0",
+            "cpu-1",
+            "model-bound: GPU busy 100 % of the time; 1 more GPU would halve it",
+        ),
+        (
+            {"decode": 790, "encode": 80},
+            "cuda:0,cuda:1",
+            "cpu-1",
+            "decode-bound: 99 % of the cores' time, GPUs busy 40 %; 12 more cores, or --decoder gpu",
+        ),
+        (
+            {"decode": 700, "encode": 60},
+            "cuda:0",
+            "gpu-1",
+            "decode-bound: GPU busy 60 % of the time; 1 more to decode on",
+        ),
+    ],
+)
+def test_with_gpus_the_cores_that_would_fill_them_are_named(busy, device, decoder, said):
+    assert words(**busy, workers=10, device=device, decoder=decoder) == said
+
+
+def test_a_machine_has_at_least_one_core():
+    assert cores() >= 1
