@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from probes.limits import limits
 from probes.records import ProbeResult
+from probes.text import plus_minus, with_interval
 
 NOT_PROVIDED = "not provided"
 
@@ -63,10 +65,22 @@ def _answers(result: ProbeResult) -> dict[str, str]:
         f"{request.probe} probe on {source.dim} features, scaling {request.scaling}"
     )
     selection = result.selection
-    choice = f"{selection.parameter} = {selection.value:.4g}, {selection.inner}; no test row chose anything"
+    choice = f"{selection.parameter} = {selection.value:.4g}, {selection.inner}"
+    if selection.parameter == "none":
+        choice = selection.inner if result.folds else "nothing to choose"
+    choice += "; no test row chose anything"
     uncertainty = f"95 % percentile intervals from {request.replicates} bootstrap draws of whole groups"
-    auc = result.test.metrics["auc_macro"]
-    performance = f"macro AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}); all metrics in the result"
+    auc, show = result.test.metrics["auc_macro"], with_interval
+    if result.folds:
+        uncertainty, show = f"mean ± SD of {len(result.folds)} outer folds; no interval", plus_minus
+    performance = f"macro AUC {show(auc)}; all metrics in the result"
+    whole = "mean of outer folds, no single model" if result.folds else "weights.npz and probe.json beside the result"
+    if result.folds:
+        output = "class probabilities after a temperature"
+    elif request.probe == "zero-shot":
+        output = "the checkpoint's own class probabilities; thresholds from held-out rows"
+    else:
+        output = "class probabilities after a temperature; thresholds from held-out fitted rows"
     sensitivity = NOT_PROVIDED
     if result.audit:
         sensitivity = f"near-duplicate audit at cosine {result.audit.tau:g}: {result.audit.flagged} test rows flagged"
@@ -81,13 +95,14 @@ def _answers(result: ProbeResult) -> dict[str, str]:
         "C24": "convex fits start at zero or at a neighbouring penalty's solution; an MLP from its seed",
         "C25": choice, "C26": choice, "C28": ", ".join(result.test.metrics), "C29": uncertainty, "C30": sensitivity,
         "C33": data + f"; {flow.labelled} labelled", "C35": performance, "C36": performance,
+        "C38": " ".join(limits(result)), "T26": " ".join(limits(result)),
         "T5a": data, "T7": "as in the encoder's specification",
         "T9a": f"{source.dim} numbers an image of a frozen encoder",
         "T11": missing, "T12a": split, "T12c": model, "T12e": ", ".join(result.test.metrics),
         "T13": f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}", "T14": groups,
-        "T15": "class probabilities after a temperature; thresholds from held-out fitted rows",
+        "T15": output,
         "T16": result.split.statement, "T20a": data + f"; {flow.labelled} labelled",
         "T21": parts,
-        "T22": "weights.npz and probe.json beside the result", "T23a": performance, "T23b": groups,
+        "T22": whole, "T23a": performance, "T23b": groups,
         "T27a": f"{flow.failed} images that could not be read are listed by `indexer failures`",
     }  # fmt: skip

@@ -25,8 +25,6 @@ from probes.scaling import Vectors
 from probes.scoring import compact
 from probes.truth import hide_absent
 
-METRICS = ("auc_macro", "balanced_accuracy", "ap_macro")
-
 
 @dataclass(frozen=True)
 class Comparison:

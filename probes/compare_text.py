@@ -6,8 +6,8 @@ from html import escape
 
 from probes import plots
 from probes.compare import Comparison
+from probes.limits import limits
 from probes.page import cell, figure, html_table, whole_page
-from probes.report import limits
 from probes.text import NAMES, number, table, with_interval
 
 

@@ -9,17 +9,10 @@ from probes import plots
 from probes.checklist import items
 from probes.experiment import SHUFFLES
 from probes.intervals import Interval
+from probes.limits import limits
 from probes.page import cell, figure, html_table, spread_cell, whole_page
 from probes.records import ProbeResult, Scored
 from probes.text import NAMES, metric_name, number, plus_minus, with_interval
-
-FEW_GROUPS = 30  # below, percentile intervals are known to cover too little
-LIMITS = (
-    "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
-    "The encoder was not trained here; what it saw may overlap with these images.",
-    "Percentile intervals cover the sampling of groups, not the choice of labels, readers or the site.",
-    "A perfect score has no spread under resampling: its interval of zero width is no certainty.",
-)
 
 
 def report_html(result: ProbeResult) -> str:
@@ -49,18 +42,6 @@ def report_html(result: ProbeResult) -> str:
 def _level(result: ProbeResult) -> str:
     kind = "warning" if result.split.level == "image" else "level"
     return f"<p class='{kind}'>{escape(result.split.statement)}</p>"
-
-
-def limits(result: ProbeResult) -> tuple[str, ...]:
-    """What the numbers do not say; of a small test split also that."""
-    own = []
-    if result.test.groups < FEW_GROUPS:
-        own.append(
-            f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
-        )
-    if result.split.level == "image":
-        own.append("Rows of one patient may stand on both sides of the split, and intervals take rows as independent.")
-    return (*LIMITS, *own)
 
 
 def _flow(result: ProbeResult) -> str:

@@ -16,12 +16,19 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @fit_options
 @class_weight_option
 @click.option("--tables", required=True, metavar="A,B,...", help="Tables of the same images; the first has the labels.")
-@click.option("--probe", default="linear", show_default=True, type=click.Choice(["linear", "knn", "prototype", "svm"]))
+@click.option(
+    "--probe",
+    default="linear",
+    show_default=True,
+    type=click.Choice(["linear", "knn", "prototype", "svm"]),
+    help="Which probe to fit on each table.",
+)
 @click.option(
     "--metric",
     default="auc_macro",
     show_default=True,
     type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
+    help="What the differences are of.",
 )
 def command(*, tables: str, probe: str, metric: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Fit the same probe on each of --tables with the same rows, splits and bootstrap draws.

@@ -14,7 +14,13 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @probe_options
 @fit_options
 @class_weight_option
-@click.option("--kernel", default="linear", show_default=True, type=click.Choice(["linear", "rbf"]))
+@click.option(
+    "--kernel",
+    default="linear",
+    show_default=True,
+    type=click.Choice(["linear", "rbf"]),
+    help="Linear, or Gaussian (at most 20,000 rows).",
+)
 @click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
 def command(*, kernel: str, out: Path | None, as_json: bool, **options: Any) -> None:
     """Fit one support vector machine a class, C chosen by inner validation.
