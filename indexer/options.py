@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from indexer.errors import IndexerError
+from indexer.redact import redacted
 
 SYSTEM_ERRORS = (  # the machine's, not a bug of ours: one line, and no traceback
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -77,7 +78,7 @@ def run(command: click.Command) -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except IndexerError as error:
-        click.echo(f"error: {one_line(str(error))}", err=True)
+        click.echo(f"error: {one_line(redacted(str(error)))}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `indexer … | head`: the reader has gone; keep Python from complaining at exit
         sys.stderr.close()

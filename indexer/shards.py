@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from indexer.errors import InputError, ShardNotFound
+from indexer.redact import redacted
 from indexer.types import IMAGE_SUFFIXES, Shard
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -37,6 +38,11 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Source
     notes: list[str] = []
     for source in sources:
         for shard in _expand(source, hash_content, notes):
+            if shard.name in shards and shards[shard.name].url != shard.url:
+                raise InputError(
+                    f"two addresses are both {shard.name} once passwords and signatures are left out of their names. "
+                    "Give them different paths."
+                )
             if shard.name in shards:
                 notes.append(f"{shard.name} was named twice; it is read once")
             shards[shard.name] = shard
@@ -48,7 +54,8 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Source
 def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
     if source.startswith("pipe:") or "://" in source:
         for url in _braces(source):
-            yield Shard(url, url, _remote_identity(url, notes))
+            name = redacted(url)  # what is stored and printed; the url itself is used and forgotten
+            yield Shard(url, name, _remote_identity(url, name, notes))
         return
     for pattern in [source] if Path(source).exists() else _braces(source):
         # Path.glob takes no absolute pattern
@@ -91,7 +98,7 @@ def _identity(path: Path, hash_content: bool) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def _remote_identity(url: str, notes: list[str]) -> str:
+def _remote_identity(url: str, name: str, notes: list[str]) -> str:
     """The server's etag, or size and date; "unverified" where nothing can be asked without reading it all."""
     if url.startswith(("http://", "https://")):
         request = urllib.request.Request(url, method="HEAD")
@@ -99,11 +106,11 @@ def _remote_identity(url: str, notes: list[str]) -> str:
             with urllib.request.urlopen(request, timeout=HEAD_SECONDS) as answer:  # nosec B310
                 head = answer.headers
         except (urllib.error.URLError, OSError) as error:
-            raise ShardNotFound(f"{url} does not answer: {error}") from error
+            raise ShardNotFound(f"{name} does not answer: {error}") from error
         tag = head.get("ETag") or f"{head.get('Content-Length')}-{head.get('Last-Modified')}"
         if tag != "None-None":
             return str(tag)
-    notes.append(f"{url}: a change of its content cannot be seen from here")
+    notes.append(f"{name}: a change of its content cannot be seen from here")
     return "unverified"
 
 

@@ -229,3 +229,4 @@ class RunReport:
     precision_cosine: float | None  # lowest cosine of the reduced-precision vectors against fp32 on a sample
     interrupted: bool
     warnings: tuple[str, ...] = ()
+    decoder_difference: float | None = None  # of --decoder gpu from the CPU's way on a sample: grey levels, the most

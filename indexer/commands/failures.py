@@ -33,13 +33,14 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     if again:
-        from indexer.commands.index import progress_bar, report_text
+        from indexer.commands.index import command_line, progress_bar, report_text
         from indexer.encoders import load_spec
         from indexer.pipeline.retry import retry
-        from indexer.pipeline.run import Hooks
+        from indexer.pipeline.run import Hooks, RunOptions
 
+        encoder = load_spec(store.spec, weights=weights, device=device)
         with progress_bar() as on_progress:
-            report = retry(store, load_spec(store.spec, weights=weights, device=device), hooks=Hooks(on_progress))
+            report = retry(store, encoder, RunOptions(command=command_line()), Hooks(on_progress))
         emit(report, as_json=as_json, text=report_text)
         if report.interrupted:
             click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -118,7 +120,9 @@ def command(
         compiled=not no_compile,
     )
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
-    options = RunOptions(frames=frames, changed=changed, workers=workers, max_failures=max_failures)
+    options = RunOptions(
+        frames=frames, changed=changed, workers=workers, max_failures=max_failures, command=command_line()
+    )
     if commit_rows is not None:
         options = replace(options, commit_rows=commit_rows)
     exact = precision == "fp32" and encoder.spec.backend == "torch"
@@ -128,7 +132,13 @@ def command(
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
         click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
-    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0))
+    too_many = report.failed > max_failures * report.images
+    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
+
+
+def command_line() -> tuple[str, ...]:
+    """What the user typed, for the run's record."""
+    return (Path(sys.argv[0]).name, *sys.argv[1:])
 
 
 def table_name(encoder: str) -> str:
@@ -164,8 +174,6 @@ def report_text(report: RunReport) -> str:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     """A rich bar on stderr where it is a terminal; nothing where it is a file."""
-    import sys
-
     if not sys.stderr.isatty():
         yield None
         return

@@ -15,6 +15,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     """Print what DB holds: rows, shards, failures, columns, and the encoder that made the vectors."""
     import pyarrow.compute as pc
 
+    from indexer.pipeline.record import runs
     from indexer.store.store import EmbeddingStore, table_names
 
     names = [table] if table else table_names(db)
@@ -22,6 +23,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     facts = []
     for store in stores:
         ledger = store.ledger()
+        last = next(iter(runs(store)[::-1]), None)
         spec = store.spec
         facts.append(
             {
@@ -39,6 +41,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
                 "precision": spec.precision,
                 "pixels": spec.pixels,
                 "licence": spec.licence,
+                "last_run": f"{last['started_at']}: {last['status']}" if last else "none recorded",
                 "columns": {name: str(kind) for name, kind in store.columns().items()},
             }
         )

@@ -28,6 +28,16 @@ POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run is to stop
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
 
 
+class Decoder(Protocol):
+    """Decodes many images at once, elsewhere than in the worker."""
+
+    difference: float | None  # from the worker's own way on a sample; None until it is known
+
+    def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
+        """(size, size, 3) of each image, None for those left to the worker. Thread-safe."""
+        ...
+
+
 class Encoder(Protocol):
     """What the pipeline needs of an encoder; `indexer.encoders.load` gives one."""
 

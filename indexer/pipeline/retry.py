@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from indexer.pipeline.jobs import Encoder
+from indexer.pipeline.record import recorded
 from indexer.pipeline.run import Hooks, RunOptions, run_stages
 from indexer.reader import read_shard
 from indexer.shards import find_shards
@@ -34,14 +35,20 @@ def retry(
         return (s for s in read_shard(shard) if isinstance(s, Sample) and s.key in wanted)
 
     found = _found(store, failed)
-    with StoreWriter(store) as writer:
+    options = options or RunOptions()
+    facts = {"retried": sum(map(len, failed.values())), "shards_named": len(failed)}
+    with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
         plan = [(shard, False) for shard in found if writer.entries[shard.name].identity == shard.identity]
         report = run_stages(
-            writer, plan, encoder, options or RunOptions(), hooks or Hooks(), read=read_failed, start=start
+            writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
         )
-    changed = len(failed) - len(plan)
-    words = f"{changed} shards with failures changed since they were indexed: take them with `index --changed replace`"
-    return replace(report, warnings=(*report.warnings, words)) if changed else report
+        changed = len(failed) - len(plan)
+        if changed:
+            words = f"{changed} shards with failures changed since they were indexed: take them with "
+            report = replace(report, warnings=(*report.warnings, f"{words}`index --changed replace`"))
+        if record is not None:
+            record.report = report
+    return report
 
 
 def _found(store: EmbeddingStore, failed: Collection[str]) -> list[Shard]:

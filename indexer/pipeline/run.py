@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 
 import numpy as np
 
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.jobs import Encoder, ReadShard
+from indexer.pipeline.record import RunRecord, recorded
 from indexer.pipeline.report import bottleneck, spread_warning, stage_times
 from indexer.pipeline.stages import Stages
 from indexer.reader import read_shard
@@ -40,6 +41,7 @@ class RunOptions:
     max_failures: float = 0.5  # share of failed images that stops the run, once FAILURE_GRACE were read
     commit_rows: int = COMMIT_ROWS
     commit_seconds: float = COMMIT_SECONDS
+    command: tuple[str, ...] = ()  # as the user typed it, for the run's record
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,20 @@ def index(
     options, hooks = options or RunOptions(), hooks or Hooks()
     store.require(encoder.spec)
     start = time.perf_counter()
-    with StoreWriter(store) as writer:
+    with StoreWriter(store) as writer, recorded(store, options.command, _told(options, len(shards))) as record:
         plan = _plan(shards, writer.entries, options.changed)
-        report = run_stages(writer, plan, encoder, options, hooks, start=start)
+        report = run_stages(writer, plan, encoder, options, hooks, start=start, record=record)
         skipped = _skipped(shards, plan, writer.entries)
-    recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
-    return replace(
-        report,
-        shards_skipped=len(skipped),
-        shards_partial=report.shards_partial + sum(entry.status == "partial" for entry in skipped),
-        warnings=(*report.warnings, *([recovered] if writer.recovered else [])),
-    )
+        recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
+        report = replace(
+            report,
+            shards_skipped=len(skipped),
+            shards_partial=report.shards_partial + sum(entry.status == "partial" for entry in skipped),
+            warnings=(*report.warnings, *([recovered] if writer.recovered else [])),
+        )
+        if record is not None:
+            record.report = report
+    return report
 
 
 def run_stages(
@@ -111,6 +116,7 @@ def run_stages(
     *,
     start: float,
     read: ReadShard | None = None,
+    record: RunRecord | None = None,
 ) -> RunReport:
     """Work through `plan` under a held writer. With `read`, only what it yields is added to shards that are done."""
     stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames, read=read or read_shard)
@@ -122,12 +128,30 @@ def run_stages(
             cosine = _drive(committer, len(plan), hooks)
         finally:
             stages.join()
+            if record is not None:  # also of a run that ends with an error
+                record.report = _report(writer.store, stages, committer.totals, time.perf_counter() - start)
     if stages.errors:
         raise stages.errors[0]
     if not interrupted.is_set():  # merging fragments may take minutes; the next run does it
         writer.tidy()
     report = _report(writer.store, stages, committer.totals, time.perf_counter() - start)
-    return replace(report, precision_cosine=cosine, interrupted=interrupted.is_set())
+    many = read is None and report.failed > options.max_failures * report.images
+    words = (
+        f"{report.failed} of {report.images} images failed, more than --max-failures {options.max_failures:g}: are "
+        "these the right files, and can this machine decode them? See `indexer failures --summary` and "
+        "`indexer doctor`."
+    )
+    return replace(
+        report,
+        precision_cosine=cosine,
+        interrupted=interrupted.is_set(),
+        warnings=(*report.warnings, *([words] if many else [])),
+    )
+
+
+def _told(options: RunOptions, shards: int) -> dict[str, object]:
+    """The options and the number of shards, as a run's record holds them."""
+    return {"options": {k: v for k, v in asdict(options).items() if k != "command"}, "shards_named": shards}
 
 
 def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: float) -> RunReport:

@@ -15,9 +15,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from indexer.errors import CutShard, NotATar, ReadError
+from indexer.errors import CutShard, EncoderError, NotATar, ReadError
 from indexer.pipeline.ahead import ReadAhead
-from indexer.pipeline.jobs import POLL_SECONDS, Encoder, Job, Known, ReadShard, StopRun, Task
+from indexer.pipeline.jobs import POLL_SECONDS, Decoder, Encoder, Job, Known, ReadShard, StopRun, Task
+from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.worker import Spread, Worker
 from indexer.reader import read_shard
 from indexer.types import EmbeddingRow, Failure, Float16, Sample, Shard, UInt8
@@ -35,6 +36,7 @@ class Stages:
 
     def __init__(self, encoder: Encoder, *, workers: int, frames: str, read: ReadShard = read_shard) -> None:
         self.encoder, self.workers, self.frames = encoder, workers, frames
+        self.decoder = decoder_of(encoder)
         self._read_shard = read
         self.stop = threading.Event()
         self.errors: list[BaseException] = []
@@ -184,6 +186,25 @@ class Stages:
             if attempt():
                 return
         raise StopRun
+
+
+def decoder_of(encoder: Encoder) -> Decoder | None:
+    """The decoder beside the workers that the encoder's PixelSpec names. EncoderError where this machine has none."""
+    if encoder.spec.pixels.decoder == CPU_DECODER:
+        return None
+    if not encoder.device.startswith("cuda"):
+        raise EncoderError(
+            f"this table's JPEG files were decoded on a GPU ({encoder.spec.pixels.decoder}), and the encoder runs on "
+            f"{encoder.device}. Index on a machine with a GPU, or into a new table (--table)."
+        )
+    import torch
+
+    from indexer.encoders.device import require_decoder
+
+    require_decoder("gpu", encoder.device.split(",")[0])
+    from indexer.pipeline.gpu_decoder import GpuDecoder
+
+    return GpuDecoder([torch.device(name) for name in encoder.device.split(",")], encoder.spec.pixels)
 
 
 def shard_reason(error: ReadError) -> str:

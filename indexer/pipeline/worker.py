@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from indexer.errors import PixelError
 from indexer.pipeline.jobs import StopRun, Task
 from indexer.pixels import decode
-from indexer.types import EmbeddingRow, Failure, Float16, Float32, Place, Sample, Stage
+from indexer.types import EmbeddingRow, Failure, Float16, Float32, Picture, Place, Sample, Stage, UInt8
 
 if TYPE_CHECKING:
     from indexer.pipeline.stages import Stages
@@ -31,15 +32,25 @@ class Worker:
 
     def run(self) -> None:
         while (chunk := self._stages.take()) is not None:
-            for task in chunk:
+            for task, square in zip(chunk, self._squares(chunk), strict=True):
                 if self._stages.stop.is_set():
                     raise StopRun
-                self._decode(task)
+                self._decode(task, square)
             if not chunk:  # nothing to read for the moment: do not keep a shard waiting for a full batch
                 self._embed()
         self._embed()
 
-    def _decode(self, task: Task) -> None:
+    def _squares(self, chunk: list[Task]) -> list[UInt8 | None]:
+        """What another decoder than this thread has made of a chunk's images."""
+        decoder = self._stages.decoder
+        if decoder is None:
+            return [None] * len(chunk)
+        start = time.perf_counter()
+        squares = decoder.squares([task.sample.image for task in chunk])
+        self._stages.clock("decode", start)
+        return squares
+
+    def _decode(self, task: Task, square: UInt8 | None) -> None:
         sample, stages = task.sample, self._stages
         content = hashlib.sha256(sample.image).hexdigest()
         if content in task.job.known:
@@ -50,7 +61,7 @@ class Worker:
         start = time.perf_counter()
         held: EmbeddingRow | None = None  # decided one step late, so that the last frame is known to be the last
         try:
-            for picture in decode(sample.image, sample.suffix, stages.encoder.spec.pixels, frames=stages.frames):
+            for picture in self._pictures(sample, square):
                 if held is not None:
                     start = self._push(task, held, start, last=False)
                 self._flags.update(picture.flags)
@@ -67,6 +78,11 @@ class Worker:
             stages.resolve(task, [], [_failure(sample, PixelError("no frames"))], samples=1)
         else:
             stages.clock("decode", self._push(task, held, start, last=True))
+
+    def _pictures(self, sample: Sample, square: UInt8 | None) -> Iterator[Picture]:
+        if square is not None:
+            return iter((Picture(0, square),))
+        return decode(sample.image, sample.suffix, self._stages.encoder.spec.pixels, frames=self._stages.frames)
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the picture that lies in the buffer's next slot; a full batch is embedded off the decode clock."""

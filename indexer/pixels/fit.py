@@ -30,16 +30,26 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
         pixels = _trim(pixels, aspect)
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns of read-only memory
     planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
-    height, width = _target(pixels.shape[0] * aspect, pixels.shape[1], spec)
-    resized = _resize(planes, height, width, spec.interpolation)
-    canvas = np.zeros((spec.size, spec.size, 3), np.uint8)
+    return square_of_planes(planes, spec, aspect).numpy()
+
+
+def square_of_planes(planes: torch.Tensor, spec: PixelSpec, aspect: float = 1.0) -> torch.Tensor:
+    """(1 or 3, h, w) uint8 on any device → (size, size, 3) on the same one. A strip has been trimmed before."""
+    height, width = _target(planes.shape[1] * aspect, planes.shape[2], spec)
+    resized = _resize(planes, height, width, spec.interpolation).permute(1, 2, 0)
+    canvas = resized.new_zeros((spec.size, spec.size, 3))
     top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
     if spec.fit == "crop":  # torchvision's CenterCrop: round half to even of the difference
         top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
-        canvas[...] = resized.numpy().transpose(1, 2, 0)[top : top + spec.size, left : left + spec.size]
+        canvas[...] = resized[top : top + spec.size, left : left + spec.size]
     else:
-        canvas[top : top + height, left : left + width] = resized.numpy().transpose(1, 2, 0)
+        canvas[top : top + height, left : left + width] = resized
     return canvas
+
+
+def is_strip(height: int, width: int) -> bool:
+    """Whether a crop cuts this picture's ends before it is resized."""
+    return max(height, width) > LONGEST * min(height, width)
 
 
 def _target(height: float, width: float, spec: PixelSpec) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from indexer.errors import PixelError
-from indexer.pixels.fit import reduction
+from indexer.pixels.fit import is_strip, reduction
 from indexer.pixels.frames import Frame
 from indexer.pixels.limits import check_size
 from indexer.types import PixelSpec, UInt8
@@ -43,6 +43,24 @@ def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
     if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     yield Frame(0, orient(pixels, orientation), flags=flags)
+
+
+def plain_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that any decoder shows as `jpeg_frames` does, but for rounding; None for others.
+
+    Plain: grey or YCbCr, upright, with its end in place, no larger than we read, no strip.
+    """
+    import simplejpeg
+
+    if data[:3] != b"\xff\xd8\xff" or data.rstrip(b"\0")[-2:] != b"\xff\xd9":
+        return None
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        check_size(height, width)
+    except (ValueError, PixelError):
+        return None  # `jpeg_frames` says what is wrong
+    upright = exif_orientation(data) == (1, ())
+    return (height, width) if upright and colour in ("Gray", "YCbCr") and not is_strip(height, width) else None
 
 
 def _reduction(height: int, width: int, orientation: int, spec: PixelSpec) -> int:

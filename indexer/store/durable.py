@@ -18,7 +18,7 @@ from pathlib import Path
 import lance
 
 from indexer.errors import StoreError
-from indexer.store.filters import first_line
+from indexer.store.filters import first_line, is_panic
 
 RECENT_SECONDS = 3600.0  # older files were flushed by the system long ago
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, so that the newest sorts first
@@ -140,6 +140,10 @@ def _readable(path: Path, version: int) -> bool:
         return bool(lance.dataset(str(path), version=version).version == version)
     except (ValueError, OSError):
         return False
+    except BaseException as error:
+        if is_panic(error):
+            return False
+        raise
 
 
 def newest_damage(path: Path) -> str | None:
@@ -169,6 +173,10 @@ def damage(path: Path, version: int) -> str | None:
         if denied or isinstance(error, PermissionError):
             raise StoreError(f"{path} cannot be read ({first_line(error)}).") from error
         return first_line(error)
+    except BaseException as error:
+        if is_panic(error):
+            return "Lance cannot read it"
+        raise
     return None
 
 

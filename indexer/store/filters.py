@@ -10,6 +10,7 @@ from indexer.errors import BadFilter, StoreError
 
 VOLATILE = re.compile(r"\b(random|rand|uuid)\s*\(", re.IGNORECASE)  # two reads of one version would not agree
 STORAGE_FAULT = ("LanceError(IO)", "External error", "Not found: ", "os error")  # in Lance's words; not the filter's
+MENDED_BY = "Run `indexer index` with the same arguments again: it embeds what is lost."
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
@@ -54,14 +55,18 @@ def reading(where: str | None, table: str) -> Iterator[None]:
         line = first_line(error)
         if where is not None and not any(mark in str(error) for mark in STORAGE_FAULT):
             raise BadFilter(f"--where {where!r} on table {table}: {line}") from error
-        raise StoreError(
-            f"table {table} cannot be read ({line}). Run `indexer index` with the same arguments again: it embeds what "
-            "is lost."
-        ) from error
+        raise StoreError(f"table {table} cannot be read ({line}). {MENDED_BY}") from error
     except BaseException as error:
-        if where is None or type(error).__name__ != "PanicException":  # Lance's planner dies of some expressions
+        if not is_panic(error):
             raise
-        raise BadFilter(f"--where {where!r} on table {table}: the database cannot evaluate it") from error
+        if where is not None:  # Lance's planner dies of some expressions
+            raise BadFilter(f"--where {where!r} on table {table}: the database cannot evaluate it") from error
+        raise StoreError(f"table {table} is damaged. {MENDED_BY}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Lance gave up, as on a file cut in an unlucky place. The class can be neither imported nor pickled."""
+    return type(error).__name__ == "PanicException"
 
 
 def first_line(error: BaseException) -> str:

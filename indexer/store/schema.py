@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.errors import NewerFormat
+from indexer.redact import redacted
 from indexer.types import EmbeddingBatch, EncoderSpec, Failure
 
 FORMAT = 1  # of the tables; a reader refuses a higher one
@@ -82,6 +83,7 @@ def spec_from(schema: pa.Schema, table: str) -> EncoderSpec | None:
 
 def failures_table(failures: Sequence[Failure]) -> pa.Table:
     columns = {f.name: [getattr(x, f.name) for x in failures] for f in FAILURE_SCHEMA}
+    columns["detail"] = [redacted(detail) for detail in columns["detail"]]  # an error's words may quote an address
     return pa.table(columns, schema=FAILURE_SCHEMA)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.redact import redacted
 from indexer.store.durable import DiskSync, mend, taken_back, writing
 from indexer.store.keys import KeySet
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
@@ -317,7 +318,7 @@ class StoreWriter:
         delete(self._ledger, "shard", [n for n in names if n in self.entries])
         columns: dict[str, Any] = {
             "shard": names,
-            "url": [r.shard.url for r in results],
+            "url": [redacted(r.shard.url) for r in results],
             "identity": [r.shard.identity for r in results],
             "status": ["partial" if r.partial else "done" for r in results],
             "samples": [r.samples for r in results],

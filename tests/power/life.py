@@ -157,7 +157,10 @@ def state(folder: Path) -> dict[str, list[str]]:
 def _rows(path: Path) -> list[str]:
     if not list(path.glob("_versions/[0-9]*.manifest")):
         return []
-    rows = lance.dataset(str(path)).to_table().to_pylist()
+    try:
+        rows = lance.dataset(str(path)).to_table().to_pylist()
+    except BaseException as error:  # noqa: BLE001 - Lance's panics are no Exception
+        return [f"cannot be read: {error}"]
     kept = [{k: v for k, v in row.items() if k not in FROM_RUN and v is not None} for row in rows]
     return sorted(json.dumps(row, sort_keys=True, default=str) for row in kept)
 

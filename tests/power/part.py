@@ -39,7 +39,7 @@ def part(number: int, parts: int, seed: int, share: float) -> Found:
             found.variants[crash.variant] += 1
             try:
                 wrong = troubles(life, crash)
-            except Exception:  # noqa: BLE001 - the other states go on, and this one is named
+            except BaseException:  # noqa: BLE001 - the other states go on, this one is named; Rust panics are no Exception
                 wrong = [traceback.format_exc()]
             if wrong:
                 op = life.ops[crash.calls - 1]
