@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from urllib.parse import unquote_to_bytes
 
 from indexer.errors import CutShard, NotATar, ReadError
-from indexer.shards import image_suffix
+from indexer.shards import image_suffix, plain_name
 from indexer.types import Failure, Place, Sample, Shard
 
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # the compressions' own beside tar's
@@ -34,7 +36,7 @@ def read_place(url: str, place: Place) -> bytes:
     """An image's bytes, read back from where they were when it was embedded. Raises ReadError."""
     try:
         if place.shard != url and "#" in place.shard:  # a folder's bucket: the file lies by its own name
-            return (Path(url) / place.member).read_bytes()
+            return _named_file(Path(url), place.member).read_bytes()
         with _open(url) as stream:
             if is_remote(url):
                 _skip(stream, place.offset)
@@ -44,6 +46,12 @@ def read_place(url: str, place: Place) -> bytes:
     except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
     return data
+
+
+def _named_file(root: Path, member: str) -> Path:
+    """A folder's file by the name in the table, which may stand for bytes that are no UTF-8."""
+    path = root / member
+    return path if path.exists() else root / os.fsdecode(unquote_to_bytes(member))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -81,7 +89,7 @@ class _Group:
                 self.fail("second image in one sample", detail, offset, len(data), suffix, name)
         elif suffix == "json":
             try:
-                fields = json.loads(data)
+                fields = _json(data)
                 if not isinstance(fields, dict):
                     raise ValueError("not an object")
                 self.metadata.update(fields)
@@ -112,10 +120,24 @@ class _Group:
         yield from self.failures
 
 
+def _json(data: bytes) -> Any:
+    """JSON may hold half a surrogate pair, which is no text and which no table can store: a question mark instead."""
+    fields = json.loads(data)
+    if data.isascii() and b"\\u" not in data:
+        return fields
+    text = json.dumps(fields, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-8", "replace"))
+    return fields
+
+
 def _read_tar(shard: Shard) -> Iterator[Sample | Failure]:
     group: _Group | None = None
     with _open(shard.url) as stream:
         for name, offset, data in _members(stream, shard.url):
+            name = plain_name(name)
             key, suffix = split_name(name)
             if group is None or key != group.key:
                 if group is not None:
@@ -184,7 +206,7 @@ def _read_files(shard: Shard) -> Iterator[Sample | Failure]:
     """The images of one bucket of a folder. The key is the path with its suffix, since a.png may lie beside a.jpg."""
     root = Path(shard.url)
     for name in shard.files:
-        path = root / name
+        path, name = root / name, plain_name(name)
         group = _Group(shard.name, name)
         try:
             data = path.read_bytes()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from indexer.types import IMAGE_SUFFIXES, Shard
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
 HEAD_SECONDS = 5
+SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard
                 yield _tar(path, hash_content)
 
 
+def plain_name(name: str) -> str:
+    """A file's or member's name as text: bytes that are no UTF-8 (old archives have them) are escaped as in URLs."""
+    return SURROGATES.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
 def _braces(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
@@ -86,8 +94,16 @@ def _tar(path: Path, hash_content: bool) -> Shard:
         raise ShardNotFound(f"no such shard or folder: {path}")
     if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
         raise InputError(f"{path} is one image, not a shard. Name its folder, or search with it: `indexer search`.")
-    name = str(path.resolve())
+    name = _lasting(path)
     return Shard(name, name, _identity(path, hash_content))
+
+
+def _lasting(path: Path) -> str:
+    """The absolute path, which names the shard in the tables from now on."""
+    name = str(path.resolve())
+    if SURROGATES.search(name):
+        raise InputError(f"the name {plain_name(name)} is no UTF-8 and cannot name a shard. Rename it.")
+    return name
 
 
 def _identity(path: Path, hash_content: bool) -> str:
@@ -147,13 +163,13 @@ def image_suffix(name: str) -> str | None:
 
 def _buckets(root: Path, images: list[Path], hash_content: bool) -> Iterator[Shard]:
     """A file's bucket depends on its own path alone: a growing folder changes few shards, and none loses a file."""
-    base = root.resolve()
+    base = _lasting(root)
     buckets: dict[int, list[str]] = {}
     for path in images:
         name = path.relative_to(root).as_posix()
-        buckets.setdefault(hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % BUCKETS, []).append(name)
+        buckets.setdefault(hashlib.blake2b(os.fsencode(name), digest_size=1).digest()[0] % BUCKETS, []).append(name)
     for number, names in sorted(buckets.items()):
         facts = hashlib.sha256()
         for name in names:
-            facts.update(f"{name}\0{_identity(root / name, hash_content)}\0".encode())
-        yield Shard(str(base), f"{base}#{number:03d}", facts.hexdigest()[:32], "files", tuple(names))
+            facts.update(os.fsencode(f"{name}\0{_identity(root / name, hash_content)}\0"))
+        yield Shard(base, f"{base}#{number:03d}", facts.hexdigest()[:32], "files", tuple(names))

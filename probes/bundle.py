@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,12 @@ from probes.models import Model
 from probes.records import FORMAT, Request, Source
 from probes.results import decode
 from probes.run import Outcome, applied_temperature
-from probes.scaling import Scaler
+from probes.scaling import Scaler, scale
 
+DAMAGE = (  # what json, zipfile and numpy raise at files that are not what they wrote
+    ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    NotImplementedError, EOFError, OSError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 SPEC, WEIGHTS = "probe.json", "weights.npz"
 
 
@@ -96,11 +102,30 @@ def read_bundle(folder: Path) -> Bundle:
         raise ProbeError(
             f"{folder} holds no probe ({SPEC} and {WEIGHTS}). Make one with --out {folder} of a probe."
         ) from error
-    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
     if facts.format != FORMAT:
         raise ProbeError(f"{folder} has format {facts.format}, this version knows {FORMAT}. Make the probe again.")
     model = Model(
         facts.kind, {k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")}, facts.settings
     )
-    return Bundle(facts, model, Scaler(facts.scaler, arrays["scaler.mean"], arrays["scaler.sd"]))
+    bundle = Bundle(facts, model, Scaler(facts.scaler, arrays["scaler.mean"], arrays["scaler.sd"]))
+    try:
+        _check(bundle)
+    except DAMAGE as error:
+        raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    """Its numbers belong together: one row of any direction gives one finite logit a class."""
+    mean, sd, facts = bundle.scaler.mean, bundle.scaler.sd, bundle.facts
+    if mean.ndim != 1 or mean.shape != sd.shape or not len(mean):
+        raise ValueError(f"scaler of shapes {mean.shape} and {sd.shape}")
+    if not isinstance(facts.temperature, float) or not facts.temperature > 0:
+        raise ValueError(f"temperature {facts.temperature}")
+    row = np.full((1, len(mean)), 1 / np.sqrt(len(mean)), np.float16)
+    with np.errstate(all="ignore"):
+        logits = bundle.model.logits(scale(row, bundle.scaler, np.ones(1, np.float32)))
+    if logits.shape != (1, len(facts.classes)):
+        raise ValueError(f"logits of shape {logits.shape} for {len(facts.classes)} classes")

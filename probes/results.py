@@ -39,6 +39,8 @@ def decode(kind: Any, value: Any) -> Any:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else decode(next(k for k in inside if k is not type(None)), value)
+    if (dataclasses.is_dataclass(kind) or origin is dict) and not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:40]!r} is no record")
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         unknown = set(value) - set(hints)

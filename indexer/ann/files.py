@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from indexer.ann.manifest import NAME, WAY_OUT, FileFact, Manifest
+from indexer.ann.manifest import FILES, NAME, WAY_OUT, FileFact, Manifest
 from indexer.ann.vectors import VectorPaths
 from indexer.errors import IndexFileError
 
@@ -13,15 +13,11 @@ LINK = "index.faiss"  # the current generation's index under a fixed name, for o
 
 
 def index_path(directory: Path, generation: str) -> Path:
-    return directory / f"index-{generation}.faiss"
+    return directory / FILES["index"].format(generation)
 
 
 def vector_paths(directory: Path, generation: str) -> VectorPaths:
-    return VectorPaths(
-        directory / f"vectors-{generation}.f16",
-        directory / f"row_ids-{generation}.i64",
-        directory / f"keys-{generation}.arrow",
-    )
+    return VectorPaths(*(directory / FILES[role].format(generation) for role in ("vectors", "row_ids", "keys")))
 
 
 def facts_of(directory: Path, generation: str) -> dict[str, FileFact]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from indexer.errors import IndexFileError
 FORMAT = 1
 NAME = "manifest.json"
 READ_BYTES = 1 << 22
+GENERATION = re.compile(r"[A-Za-z0-9-]{1,80}")
+FILES = {  # role → name of a generation's file
+    "index": "index-{}.faiss",
+    "vectors": "vectors-{}.f16",
+    "row_ids": "row_ids-{}.i64",
+    "keys": "keys-{}.arrow",
+}
 
 
 @dataclass(frozen=True)
@@ -90,21 +98,43 @@ class Manifest:
         facts["settings"] = Settings(**facts["settings"])
         facts["measured"] = Measured(**facts["measured"])
         facts["files"] = {role: FileFact(**fact) for role, fact in facts["files"].items()}
-        unknown = set(facts) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return cls(**facts)
+        manifest = cls(**facts)
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Types, names and sizes. No name in it may lead out of the directory: generations are ours to name."""
+        _check_types(self)
+        _check_types(self.settings)
+        _check_types(self.measured)
+        if not GENERATION.fullmatch(self.generation):
+            raise ValueError(f"generation {self.generation[:40]!r}")
+        if set(self.files) != set(FILES):
+            raise ValueError(f"files {sorted(map(str, self.files))}")
+        for role, fact in self.files.items():
+            _check_types(fact)
+            if fact.name != FILES[role].format(self.generation):
+                raise ValueError(f"file {fact.name[:60]!r}")
+        nbytes = {"vectors": 2 * self.rows * self.dim, "row_ids": 8 * self.rows}
+        if self.rows < 0 or self.dim <= 0 or any(self.files[role].nbytes != n for role, n in nbytes.items()):
+            raise ValueError(f"{self.rows} rows of {self.dim} do not fit its files")
+
+
+def _check_types(record: Any) -> None:
+    for f in fields(record):
+        value = getattr(record, f.name)
+        kinds: tuple[type, ...] = {"str": (str,), "int": (int,), "float": (int, float)}.get(str(f.type), ())
+        if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise TypeError(f"{f.name} is {str(value)[:40]!r}, not {f.type}")
 
 
 def read_manifest(directory: Path) -> Manifest | None:
     """None where no index was ever built. Raises IndexFileError where the manifest cannot be understood."""
     try:
-        text = (directory / NAME).read_text()
+        return Manifest.from_json((directory / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    try:
-        return Manifest.from_json(text)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IndexFileError(f"{directory / NAME} is damaged ({error}). {WAY_OUT}") from error
 
 

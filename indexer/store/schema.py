@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,8 @@ def spec_from(schema: pa.Schema, table: str) -> EncoderSpec | None:
 def failures_table(failures: Sequence[Failure]) -> pa.Table:
     columns = {f.name: [getattr(x, f.name) for x in failures] for f in FAILURE_SCHEMA}
     columns["detail"] = [redacted(detail) for detail in columns["detail"]]  # an error's words may quote an address
+    # a decoder's own words may quote bytes that are no text
+    columns["detail"] = [text.encode("utf-8", "replace").decode() for text in columns["detail"]]
     return pa.table(columns, schema=FAILURE_SCHEMA)
 
 
@@ -179,7 +182,7 @@ def _cast(value: Any, kind: pa.DataType, name: str, skipped: Counter[str]) -> An
     if value is None:
         return None
     own = _kind(value)
-    if kind == pa.float64() and own == pa.int64():
+    if kind == pa.float64() and own == pa.int64() and abs(value) <= sys.float_info.max:
         return float(value)
     if kind == pa.int64() and own == pa.float64() and math.isfinite(value) and value == int(value):
         value, own = int(value), kind

@@ -24,7 +24,7 @@
 
 #define MAGIC 0x46415554L
 enum { WRITE = 1, SYNC = 2, RENAME = 4, UNLINK = 8, CREATE = 16, CUT = 32 };
-enum { COUNT, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_ON };
+enum { COUNT, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_ON, REFUSE_OUTSIDE };
 
 static const struct { long number; int kind; int path, descriptor, directory; } CALLS[] = {
     /* number, kind, argument that is the path, the descriptor, the directory of a relative path (-1: none) */
@@ -77,7 +77,8 @@ static const char *word(int kind) {
 
 static void report(long number, int kind, const char *path) {
     char line[4200];
-    int n = snprintf(line, sizeof line, "%ld %s %s\n", number, word(kind), path + plan.length);
+    const char *shown = below_root(path) ? path + plan.length : path;
+    int n = snprintf(line, sizeof line, "%ld %s %s\n", number, word(kind), shown);
     if (plan.report >= 0) syscall(SYS_write, plan.report, line, (long)n, 0, 0, MAGIC);
 }
 
@@ -90,7 +91,13 @@ static long handle(long number, const long *arguments) {
     char path[4100];
     for (int call = 0; call < N_CALLS; call++) {
         if (CALLS[call].number != number) continue;
-        if (!(CALLS[call].kind & plan.kinds) || !full_path(call, arguments, path) || !below_root(path)) break;
+        if (!(CALLS[call].kind & plan.kinds) || !full_path(call, arguments, path)) break;
+        if (plan.action == REFUSE_OUTSIDE) {
+            if (path[0] != '/' || below_root(path) || !strncmp(path, "/dev/", 5) || !strncmp(path, "/proc/", 6)) break;
+            report(atomic_fetch_add(plan.events, 1) + 1, CALLS[call].kind, path);
+            return -EACCES;
+        }
+        if (!below_root(path)) break;
         long event = atomic_fetch_add(plan.events, 1) + 1;
         int here = event == plan.at;
         if (here) report(event, CALLS[call].kind, path);

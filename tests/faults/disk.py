@@ -55,7 +55,7 @@ def small_disk(zygote: Zygote, material: Material, root: Path, right: State, *, 
         with _mounted(place.work, "80k"):
             for step in STEPS:
                 step.before(place)
-                for kilobytes in sorted(_used(place) + rng.randint(8, 1200) for _ in range(2)):
+                for kilobytes in sorted(_used(place) + rng.randint(4, 160) for _ in range(2)):
                     _resize(place.work, f"{kilobytes}k")
                     run = zygote.run(*step.argv(place))
                     _told(run, step.name, tally)

@@ -31,7 +31,7 @@ class Kind(IntFlag):
 
 
 class Action(IntEnum):
-    COUNT, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_ON = range(5)
+    COUNT, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_ON, REFUSE_OUTSIDE = range(6)
 
 
 @dataclass(frozen=True)
