@@ -162,6 +162,10 @@ def report_text(report: RunReport) -> str:
     lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]
     if report.precision_cosine is not None:
         lines.append(f"reduced precision against fp32 on a sample: cosine >= {report.precision_cosine:.5f}")
+    if report.decoder_difference is not None:
+        lines.append(
+            f"JPEG decoded on the GPU against the CPU's way: at most {report.decoder_difference:.2f} grey levels"
+        )
     if report.images:
         shares = ", ".join(f"{s.name} {s.busy_seconds / (s.threads * report.seconds):.0%}" for s in report.stages)
         lines += [f"busy: {shares}", report.bottleneck]

@@ -179,6 +179,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         precision_cosine=None,
         interrupted=False,
         warnings=(*spread_warning(stages.spread.mean_cosine()), *empty),
+        decoder_difference=stages.decoder.difference if stages.decoder else None,
     )
 
 
