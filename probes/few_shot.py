@@ -58,8 +58,9 @@ def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) 
         areas, penalties = [], []
         for seed in range(request.seed, request.seed + DRAWS):
             rows = shots(truth.codes, groups, patient_order(truth.codes, groups, len(truth.classes), seed), n)
-            penalty = _penalty(recipe, (x[rows], truth.take(rows), groups[rows]), n, seed)
-            model = fit(recipe, x[rows], truth.take(rows), penalty).model
+            drawn = x[rows], truth.take(rows), groups[rows]
+            penalty = request.penalty or _penalty(recipe, drawn, n, seed)
+            model = fit(recipe, *drawn[:2], penalty).model
             areas.append(_test_auc(model, x_test, held))
             penalties.append(penalty)
         points.append(FewShotPoint(n, float(np.mean(areas)), float(np.std(areas, ddof=1)), DRAWS, tuple(penalties)))
@@ -81,6 +82,8 @@ def _rule(recipe: Recipe, request: Request) -> str:
     )
     if recipe.probe == "prototype":
         rule = "no penalty to choose"
+    elif request.penalty is not None:
+        rule = f"{PARAMETER[recipe.probe]} = {request.penalty:g} (scaling {request.scaling}), as asked"
     if request.scaling in ("zscore", "center_l2"):
         rule += f"; the {request.scaling} scaling saw the vectors of all of train, without their labels"
     return rule

@@ -19,7 +19,7 @@ from tests.probes.test_rows import ILL, QUICK, probe
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory):
-    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=80)
+    return make_cohort(tmp_path_factory.mktemp("cohort"), patients=60)
 
 
 def command(name):
@@ -86,6 +86,7 @@ def test_every_option_reaches_the_request(db, kind):
         given, field, value = REACHED[option]
         arguments = [*ILL, *([option] if given is None else [option, given])]
         arguments += [] if option == "--replicates" else ["--replicates", 30]
+        arguments += ["--penalty", 1] if kind in ("linear", "svm", "mlp") and option != "--penalty" else []
         done = call("probes", kind, db, *arguments, "--json")
         assert done.code == 0, (option, done.err)
         assert done.json["request"][field] == value, option

@@ -18,8 +18,9 @@ def results(tmp_path_factory):
     """Folders of a binary result with everything, a nested one, a multi-label and an image-level one."""
     folder = tmp_path_factory.mktemp("results")
     db = make_cohort(folder / "db", patients=240)
-    more = ("--subgroup", "sex,site", "--prevalence", ".1", "--few-shot", "--shuffle-control")
+    more = ("--subgroup", "sex,site", "--prevalence", ".1", "--shuffle-control")
     probe("linear", db, *ILL, *more, "--out", folder / "binary")
+    probe("linear", db, *ILL, "--few-shot", "--penalty", ".1", "--out", folder / "few")
     probe("linear", db, *FINDING, "--split", "nested", "--out", folder / "nested")
     probe("linear", db, "--label", "a,b,c", "--multilabel", "--group", "patient", "--out", folder / "labels")
     probe("knn", db, "--label", "finding", "--group", "none", "--where", "site = 'A'", "--out", folder / "images")
@@ -72,7 +73,7 @@ def test_what_qualifies_the_numbers_comes_before_them(results):
     assert binary.headings == [
         "linear probe: ill", "Where the rows come from", "Leakage audit", "Results on rows that chose nothing",
         "Curves",
-        "Confusion matrix", "Calibration", "Operating points", "Subgroups", "How C was chosen", "Label efficiency",
+        "Confusion matrix", "Calibration", "Operating points", "Subgroups", "How C was chosen",
         "Limits", "Reporting items (CLAIM, TRIPOD+AI)",
     ]  # fmt: skip
     text = binary.text
@@ -80,7 +81,8 @@ def test_what_qualifies_the_numbers_comes_before_them(results):
     for words in ("images read", "decoded and embedded, 0 failed", "majority", "stratified random", "prevalence"):
         assert words in text
     assert "Not for clinical use." in text
-    assert sum(tag == "svg" for tag, _ in binary.tags) == 7
+    assert sum(tag == "svg" for tag, _ in binary.tags) == 6
+    assert "Label efficiency" in page(results / "few").headings
 
 
 def test_an_image_level_page_begins_with_its_warning(results):
