@@ -22,6 +22,10 @@ test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
 test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
+test-faults: $(INSTALLED) ## kills, full disks, power loss at every call: one table (about an hour on 2 cores)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
+
 check: $(INSTALLED) ## ruff, mypy --strict, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +38,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
 
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test test-faults test-slow check bench clean
