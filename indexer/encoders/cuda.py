@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from indexer.encoders.normalise import DTYPES, Normalise
 from indexer.encoders.recipe import Towers
+from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 
 
@@ -71,6 +73,11 @@ class CudaLane:
         except torch.OutOfMemoryError:
             torch.cuda.synchronize(self._device)  # the copy may still be reading the slot
             raise
+        except TorchDynamoException as error:  # most often no C compiler, or a Triton of another version
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EncoderError(
+                f"torch.compile failed for {self._spec.name}: {first}. Go on without it: --no-compile."
+            ) from error
         slot.done.synchronize()
         return np.array(slot.vectors[:batch].numpy())
 
