@@ -36,7 +36,8 @@ def cached_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64) -> 
             return _aligned(read_ids, read, row_ids)
         del read
         _trim(folder)
-    return _aligned(np.load(ids), np.load(vectors, mmap_mode="r"), row_ids)
+    kept = np.load(vectors, mmap_mode="r", allow_pickle=False)
+    return _aligned(np.load(ids, allow_pickle=False), kept, row_ids)
 
 
 def _read(store: EmbeddingStore, where: str | None) -> tuple[Int64, Float16]:

@@ -229,7 +229,9 @@ def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float, start: M
     if truth.codes is None:
         raise ProbeError("a prototype probe takes one class a row. Use `probes linear` for several labels.")
     means = np.full((len(truth.classes), x.shape[1]), np.nan)
-    nearest = NearestCentroid().fit(x, truth.codes)
+    with warnings.catch_warnings():  # of its own standard deviations, which are not asked for
+        warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has", category=UserWarning)
+        nearest = NearestCentroid().fit(x, truth.codes)
     means[nearest.classes_] = nearest.centroids_
     return Fitted(Model("prototype", {"means": means}), True)
 

@@ -193,7 +193,7 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         (experiment.data.level == "image", experiment.facts.statement),
         (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
         *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
-        (bool(few), f"val has fewer than {FEWEST} rows of: {', '.join(few)}; what was chosen on it is unsure"),
+        (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
         (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
@@ -201,6 +201,10 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
     )
     return tuple(text for holds, text in checks if holds)
+
+
+def _named(classes: list[str], most: int = 4) -> str:
+    return ", ".join(classes) if len(classes) <= most else f"{len(classes)} classes"
 
 
 def _flagged(found: Audit | None) -> str:

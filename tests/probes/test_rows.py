@@ -166,6 +166,17 @@ def test_where_every_test_row_has_a_twin_nothing_is_left_to_score_without_them(t
     assert any("nothing is left to score without them" in text for text in found["warnings"])
 
 
+def test_a_feature_that_never_varies_disturbs_no_probe(tmp_path):
+    vectors, metadata = rows_of(60)
+    flat = vectors.astype(float)
+    flat[:, 3] = 0
+    make_rows(tmp_path, flat, metadata)
+    for kind in ("linear", "knn", "prototype", "svm", "mlp"):
+        done = call("probes", kind, tmp_path, *ILL, "--scaling", "zscore", *QUICK)
+        assert (done.code, done.err) == (0, ""), kind
+        assert done.json["test"]["metrics"]["auc_macro"]["value"] > 0.5
+
+
 def test_more_patients_never_move_an_old_one(tmp_path):
     def parts(folder):
         out = tmp_path / f"{folder.name}-out"
