@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from types import FrameType
 
 import numpy as np
 
@@ -17,6 +13,7 @@ from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.jobs import Encoder, ReadShard
 from indexer.pipeline.record import RunRecord, recorded
 from indexer.pipeline.report import bottleneck, spread_warning, stage_times
+from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.stages import Stages
 from indexer.reader import read_shard
 from indexer.store.store import EmbeddingStore
@@ -122,7 +119,7 @@ def run_stages(
     stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames, read=read or read_shard)
     commit = writer.commit if read is None else writer.commit_retry
     committer = _Committer(writer, commit, stages, options)
-    with _stopped_by_signals(stages.stop) as interrupted:
+    with stopped_by_signals(stages.stop) as interrupted:
         stages.start(plan, writer.vectors_by_content)
         try:
             cosine = _drive(committer, len(plan), hooks)
@@ -253,7 +250,7 @@ class _Committer:
             totals.samples += result.samples
             totals.reused += result.reused
             if not result.samples and not result.partial:
-                totals.empty.append(result.shard.url)
+                totals.empty.append(result.shard.name)
         self._group, self._rows = [], 0
 
 
@@ -282,25 +279,3 @@ def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
         pass
     committer.commit()
     return cosine
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is Python's own."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        interrupted.set()
-        stop.set()
-        signal.signal(number, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,7 +7,64 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from indexer.types import Int64
+from indexer.store.store import EmbeddingStore, quoted
+from indexer.store.tables import chunks
+from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Int64, ShardResult
+
+
+class TableKeys:
+    """The keys of one table. Its writer tells what comes and goes."""
+
+    def __init__(self, store: EmbeddingStore) -> None:
+        self._store, self._known = store, KeySet()
+
+    def add(self, keys: Iterable[str]) -> None:
+        self._known.add(keys)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        self._known.discard(keys)
+
+    def relearn(self) -> None:
+        """From the table as it is."""
+        self._known = KeySet()
+        for batch in self._store.scan(["key"]):
+            self._known.add(batch.column("key").to_pylist())
+
+    def without_duplicates(self, results: Sequence[ShardResult]) -> tuple[list[list[EmbeddingBatch]], list[Failure]]:
+        """Each result's batches without rows whose key the table or an earlier row has, and those as failures."""
+        suspects = self._known.suspects([row.key for r in results for b in r.batches for row in b.rows])
+        taken = self._stored(suspects)
+        kept: list[list[EmbeddingBatch]] = []
+        duplicates: list[Failure] = []
+        for result in results:
+            own: list[EmbeddingBatch] = []
+            for batch in result.batches:
+                good = []
+                for i, row in enumerate(batch.rows):
+                    if row.key in taken:
+                        duplicates.append(_duplicate(row))
+                    else:
+                        if row.key in suspects:
+                            taken.add(row.key)
+                        good.append(i)
+                if len(good) < len(batch.rows):
+                    batch = EmbeddingBatch(tuple(batch.rows[i] for i in good), batch.vectors[good], batch.norms[good])
+                own.append(batch)
+            kept.append(own)
+        return kept, duplicates
+
+    def _stored(self, suspects: set[str]) -> set[str]:
+        """Which of the suspects (equal hashes) really are in the table."""
+        found: set[str] = set()
+        for chunk in chunks(sorted(suspects)):
+            for batch in self._store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
+                found.update(batch.column("key").to_pylist())
+        return found
+
+
+def _duplicate(row: EmbeddingRow) -> Failure:
+    p, detail = row.place, f"key {row.key!r} is in the table already"
+    return Failure(p.shard, row.key, "store", "duplicate key", detail, p.offset, p.nbytes, p.suffix, p.member)
 
 
 class KeySet:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from indexer.redact import redacted
 from indexer.store.durable import DiskSync, mend, taken_back, writing
-from indexer.store.keys import KeySet
+from indexer.store.keys import TableKeys
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
 from indexer.store.store import EmbeddingStore, join, quoted, vector_block
 from indexer.store.tables import append, chunks, delete, open_or_create, require_whole
@@ -60,7 +60,7 @@ class StoreWriter:
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.store = store
-        self._keys = KeySet()
+        self._keys = TableKeys(store)
         self._disk = DiskSync()
         self._held = ExitStack()
 
@@ -87,7 +87,7 @@ class StoreWriter:
         replaced = [r.shard.name for r in results if r.replaces]
         if replaced:
             self._forget(replaced)
-        batches, duplicates = self._without_duplicates(results)
+        batches, duplicates = self._keys.without_duplicates(results)
         failures = [f for r in results for f in r.failures] + duplicates
         names = [r.shard.name for r in results]
         changed = delete(self._failures, "shard", names)
@@ -105,7 +105,7 @@ class StoreWriter:
         What is new comes first, so that a crash in between loses no name: the next retry finds rows that are in the
         table, or failures beside their older copies, and drops the older.
         """
-        batches, _ = self._without_duplicates(results)
+        batches, _ = self._keys.without_duplicates(results)
         old = [row_id for result in results for row_id in self._retried(result)]
         rows, skipped = self._append_rows([b for own in batches for b in own])
         failures = [f for r in results for f in r.failures]
@@ -195,7 +195,7 @@ class StoreWriter:
             delete(self.store._dataset, "shard", orphans)
             self._sync("lance")
             self.store.refresh()
-            self._relearn_keys()
+            self._keys.relearn()
         return sum(rows[name] for name in orphans)
 
     def _reckon(self, rows: Counter[str], *, mended: bool) -> None:
@@ -233,11 +233,6 @@ class StoreWriter:
             counts = {"embedded": str(embedded), "failed": str(failed)}
             self._ledger.update(counts, where=f"shard = {quoted(shard)}")
 
-    def _relearn_keys(self) -> None:
-        self._keys = KeySet()
-        for batch in self.store.scan(["key"]):
-            self._keys.add(batch.column("key").to_pylist())
-
     def _forget(self, names: list[str]) -> None:
         delete(self._ledger, "shard", names)
         self._sync("shards.lance")
@@ -251,50 +246,6 @@ class StoreWriter:
         self._sync("lance")
         self.store.refresh()
         self._keys.discard(keys)
-
-    def _without_duplicates(self, results: Sequence[ShardResult]) -> tuple[list[list[EmbeddingBatch]], list[Failure]]:
-        suspects = self._keys.suspects([row.key for r in results for b in r.batches for row in b.rows])
-        taken = self._stored_keys(suspects)
-        kept: list[list[EmbeddingBatch]] = []
-        duplicates: list[Failure] = []
-        for result in results:
-            own: list[EmbeddingBatch] = []
-            for batch in result.batches:
-                good = []
-                for i, row in enumerate(batch.rows):
-                    if row.key in taken:
-                        p = row.place
-                        detail = f"key {row.key!r} is in the table already"
-                        duplicates.append(
-                            Failure(
-                                p.shard,
-                                row.key,
-                                "store",
-                                "duplicate key",
-                                detail,
-                                p.offset,
-                                p.nbytes,
-                                p.suffix,
-                                p.member,
-                            )
-                        )
-                    else:
-                        if row.key in suspects:
-                            taken.add(row.key)
-                        good.append(i)
-                if len(good) < len(batch.rows):
-                    batch = EmbeddingBatch(tuple(batch.rows[i] for i in good), batch.vectors[good], batch.norms[good])
-                own.append(batch)
-            kept.append(own)
-        return kept, duplicates
-
-    def _stored_keys(self, suspects: set[str]) -> set[str]:
-        """Which of the suspects (equal hashes) really are in the table."""
-        found: set[str] = set()
-        for chunk in chunks(sorted(suspects)):
-            for batch in self.store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
-                found.update(batch.column("key").to_pylist())
-        return found
 
     def _append_rows(self, batches: list[EmbeddingBatch]) -> tuple[int, Counter[str]]:
         if not any(b.rows for b in batches):

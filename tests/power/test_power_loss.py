@@ -15,7 +15,7 @@ from tests.power.life import STEPS, hasten, state
 from tests.power.replay import PROMISES, crashes, recorded, troubles
 from tests.power.strace import available
 
-SEED, TRIED = 20, 36
+SEED, TRIED = 20, 20
 
 pytestmark = pytest.mark.xdist_group("power")
 
