@@ -35,7 +35,7 @@ class PixelSpec:
     fit: str = "crop"  # crop | squash | pad
     window: str = "file"  # file | percentile | minmax | full | C,W | preset, or three of them joined by ";"
     plane: str = "axial"  # of NIfTI volumes: axial | coronal | sagittal
-    decoder: str = "cpu-1"  # the decode path and its version: two paths never mix in one table
+    decoder: str = "cpu-2"  # the decode path and its version: two paths never mix in one table
 
 
 _NOT_IN_FINGERPRINT = ("licence", "source")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from indexer.encoders.cores import cores
 from indexer.types import StageTime
 
-CPU_DECODER = "cpu-1"  # PixelSpec.decoder of every image that no GPU decoded
+CPU_DECODER = "cpu-2"  # PixelSpec.decoder of every image that no GPU decoded
 LEAST_SHARE = 0.5  # the reader or the writer holds a run up only where it is busy for this much of it
 LEAST_USED = 0.95  # a GPU busy for this much is the bottleneck, however busy the cores are
 ALONE = {  # stages of one thread each, and what makes them faster

@@ -35,6 +35,7 @@ _LIBRARIES = r"(pydicom|PIL|tifffile|nibabel|pylibjpeg|openjpeg|gdcm|jpeg_ls|tor
 _quiet: list[Any] = []  # the filter as the warnings module stores it
 
 
+_SILENT = logging.CRITICAL + 1
 _LOGGERS = ("tifffile", "nibabel", "nibabel.global", "pydicom")
 
 
@@ -43,8 +44,9 @@ def quiet() -> None:
 
     A filter by module, set once: `warnings.catch_warnings` is not safe in threads.
     """
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for logger in map(logging.getLogger, _LOGGERS):
+        if logger.level != _SILENT:  # setLevel walks over every logger of the process, at half the price of a picture
+            logger.setLevel(_SILENT)
     if not (_quiet and _quiet[0] in warnings.filters):
         warnings.filterwarnings("ignore", module=_LIBRARIES)
         _quiet[:] = [warnings.filters[0]]

@@ -10,7 +10,7 @@ from indexer.pipeline.report import bottleneck
 from indexer.types import StageTime
 
 
-def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-1"):
+def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-2"):
     """Of a run of 100 s on a machine of 8 cores; busy seconds summed over threads."""
     threads = {"read": 1, "decode": workers, "encode": workers, "store": 1}
     busy = {"read": read, "decode": decode, "encode": encode, "store": store}
@@ -54,20 +54,20 @@ def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
         (
             {"decode": 780, "encode": 50},
             "cuda:0",
-            "cpu-1",
+            "cpu-2",
             "decode-bound: 98 % of the cores' time, GPU busy 50 %; 8 more cores, or --decoder gpu",
         ),
         # four workers wait for the GPU all the time
         (
             {"decode": 300, "encode": 400},
             "cuda:0",
-            "cpu-1",
+            "cpu-2",
             "model-bound: GPU busy 100 % of the time; 1 more GPU would halve it",
         ),
         (
             {"decode": 790, "encode": 80},
             "cuda:0,cuda:1",
-            "cpu-1",
+            "cpu-2",
             "decode-bound: 99 % of the cores' time, GPUs busy 40 %; 12 more cores, or --decoder gpu",
         ),
         (
