@@ -9,7 +9,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
@@ -240,8 +240,14 @@ def _open(url: str) -> Iterator[IO[bytes]]:
         raise ReadError(f"{url} cannot be opened: {error}") from error
     try:
         yield stream
-    finally:
+    except BaseException:
+        with suppress(OSError):
+            raw.close()
+        raise
+    try:
         raw.close()
+    except OSError as error:  # a pipe's program says only at its end that it failed
+        raise ReadError(f"{url} broke off: {error}") from error
 
 
 def is_remote(url: str) -> bool:

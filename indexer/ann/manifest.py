@@ -14,6 +14,7 @@ from indexer.errors import IndexFileError
 FORMAT = 1
 NAME = "manifest.json"
 READ_BYTES = 1 << 22
+MOST = 2**31  # lists to look into, rows to re-rank
 GENERATION = re.compile(r"[A-Za-z0-9-]{1,80}")
 FILES = {  # role → name of a generation's file
     "index": "index-{}.faiss",
@@ -115,6 +116,8 @@ class Manifest:
             _check_types(fact)
             if fact.name != FILES[role].format(self.generation):
                 raise ValueError(f"file {fact.name[:60]!r}")
+        if not (0 <= self.settings.nprobe < MOST and 0 <= self.settings.rerank < MOST):
+            raise ValueError(f"nprobe {str(self.settings.nprobe)[:40]}, rerank {str(self.settings.rerank)[:40]}")
         nbytes = {"vectors": 2 * self.rows * self.dim, "row_ids": 8 * self.rows}
         if self.rows < 0 or self.dim <= 0 or any(self.files[role].nbytes != n for role, n in nbytes.items()):
             raise ValueError(f"{self.rows} rows of {self.dim} do not fit its files")

@@ -17,7 +17,7 @@ from indexer.encoders.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights,
 from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
-from indexer.encoders.weights import Request, drawn_from, identity, misfit, read
+from indexer.encoders.weights import Request, drawn_from, identity, misfit, published, read
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
 
@@ -111,7 +111,7 @@ def bundled(request: Request) -> Recipe:
             return read(request.path)
         if path is None:
             raise WeightsNotFound(f"the package {BUNDLED_PACKAGE} is not installed. Install it with pip.")
-        theirs, ours = read(path), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
+        theirs, ours = read(published(path)), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
         # the package's names differ from timm's, its order does not
         if len(theirs) != len(ours) or any(
             a.shape != b.shape for a, b in zip(theirs.values(), ours.values(), strict=True)

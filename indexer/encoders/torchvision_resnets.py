@@ -14,6 +14,7 @@ from indexer.encoders.fold import folded
 from indexer.encoders.hub import require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.weights import Request, drawn_from, fill, identity, read
+from indexer.encoders.weights import published as checked  # `published` is a weights enum's member here
 from indexer.errors import WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
 
@@ -95,7 +96,7 @@ def _state(published: Any, request: Request) -> dict[str, torch.Tensor]:
             published.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
             raise WeightsNotFound(f"could not fetch {url}: {error}. Give a weights file (--weights FILE).") from error
-    return read(path)
+    return read(checked(path))
 
 
 def _path(published: Any) -> Path:

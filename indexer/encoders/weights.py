@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from indexer.errors import WeightsMismatch, WeightsNotFound
 
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 SHOWN_KEYS = 3
 
 
@@ -56,6 +58,17 @@ def sha256(path: Path) -> str:
     """Of one file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def published(path: Path) -> Path:
+    """`path`, after its bytes were checked against the hash in its name, as publishers write it: name-<hex>.pth.
+
+    Raises WeightsMismatch for a file that was altered or cut.
+    """
+    found = HASH_IN_NAME.search(path.name)
+    if found and not sha256(path).startswith(found[1]):
+        raise WeightsMismatch(f"{path} was altered or cut: its sha256 does not begin with {found[1]}. Fetch it again.")
+    return path
 
 
 def identity(request: Request, tag: str) -> str:

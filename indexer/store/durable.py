@@ -209,8 +209,9 @@ def exists(path: Path) -> bool:
 
 
 def _manifests(path: Path) -> list[Path]:
-    """Newest first."""
-    return sorted(m for m in (path / "_versions").glob("*.manifest") if len(m.stem) == MANIFEST_DIGITS)
+    """Newest first. A detached version's ("d" and its number), which a killed import of labels leaves, is none."""
+    found = (path / "_versions").glob("*.manifest")
+    return sorted(m for m in found if len(m.stem) == MANIFEST_DIGITS and m.stem.isdecimal())
 
 
 def _version_of(manifest: Path) -> int:

@@ -220,7 +220,8 @@ class EmbeddingStore:
         names = self._columns_with(columns, vectors=vectors)
         ids = np.asarray(row_ids, np.int64)
         if not len(ids):
-            return np.zeros(0, bool), self.empty(names)
+            ids_of_none = pa.array([], pa.uint64())
+            return np.zeros(0, bool), self.empty(names).add_column(0, "_rowid", ids_of_none)
         unique = np.unique(ids)
         # Lance keeps neither order nor missing ids, so the ids come along and we realign.
         with reading(None, self.name):
@@ -268,7 +269,8 @@ class EmbeddingStore:
 
     def untag(self, name: str) -> None:
         if name in self.tags():
-            self._dataset.tags.delete(name)
+            with writing(f"tag {name} of table {self.name}"):
+                self._dataset.tags.delete(name)
 
     def tags(self) -> dict[str, int]:
         if self.path is not None:

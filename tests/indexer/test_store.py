@@ -189,3 +189,15 @@ def test_key_sets_suspect_every_known_or_repeated_key_and_forget_what_is_discard
     assert keys.suspects(["a7", "a249", "b3", "new", "twice", "twice"]) == {"a7", "a249", "b3", "twice"}
     keys.discard(["a7", "b3"])
     assert keys.suspects(["a7", "a8", "b3", "b4"]) == {"a8", "b4"}
+
+
+def test_a_detached_version_that_a_killed_import_of_labels_left_is_no_version(store, tmp_path):
+    versions, held = store.path / "_versions", store.version
+    (versions / "d9861904407345691503.manifest").write_bytes(b"")  # as long as the others' names
+    (versions / f"{2**64 - 1 - held:020d}.manifest").write_bytes(b"")  # cut by a power failure
+    again = EmbeddingStore.create(str(tmp_path / "db"), "t", SPEC)
+    with StoreWriter(again) as writer:
+        assert writer.store.version != held
+        writer.commit([result("b", 30, 20)])
+    again.refresh()
+    assert again.count() == 50
