@@ -198,6 +198,7 @@ def test_a_detached_version_that_a_killed_import_of_labels_left_is_no_version(st
     again = EmbeddingStore.create(str(tmp_path / "db"), "t", SPEC)
     with StoreWriter(again) as writer:
         assert writer.store.version != held
-        writer.commit([result("b", 30, 20)])
+        assert not writer.entries  # both shards came with that version
+        writer.commit([result("a", 0, 30), result("b", 30, 20)])
     again.refresh()
     assert again.count() == 50
