@@ -10,7 +10,7 @@ NOT_HERE = ("gpu",)  # needs a GPU: run it by name
 
 
 def main() -> int:
-    modules = [p for p in sorted(Path(__file__).parent.glob("[a-z]*.py")) if "def main(" in p.read_text()]
+    modules = [p for p in sorted(Path(__file__).parent.glob("[a-z]*.py")) if "def main() " in p.read_text()]
     names = [p.stem for p in modules if p.stem not in NOT_HERE]
     failed = []
     for name in names:

@@ -29,7 +29,9 @@ class Settings:
     precision: str = "bf16"
     device: str = "auto"
     compiled: bool = True
+    decoder: str = "cpu"  # of JPEG: cpu | gpu
     seconds: float = 20.0  # of the decode and model stages
+    check: bool = False  # also the comparison with fp32 that `indexer index` makes: it costs memory
 
 
 def rss_bytes() -> int:
@@ -73,6 +75,8 @@ def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
 
     spec = find(settings.encoder, parse(settings.weights)).spec
     images = _images(folder, 500)
+    if settings.decoder == "gpu":
+        return _decode_on_gpus(images, settings, spec.pixels)
     workers = cores()
 
     def work(worker: int) -> int:
@@ -87,6 +91,32 @@ def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
 
     work_warm(decode, images, spec)
     return side_by_side(work, workers)
+
+
+def _decode_on_gpus(images: Sequence[bytes], settings: Settings, pixels: Any) -> dict[str, Any]:
+    """The same through the GPUs' decoders, in batches as a run gives them."""
+    import torch
+
+    from indexer.encoders.device import devices
+    from indexer.pipeline.gpu_decoder import GpuDecoder
+
+    found = [torch.device(d) for d in devices(settings.device)]
+    decoder = GpuDecoder(found, pixels)
+    batch = 128
+    decoder.squares(images[:batch])  # the comparison and the first calls
+
+    def work(worker: int) -> int:
+        end, i = time.perf_counter() + settings.seconds, worker * batch
+        done = 0
+        while time.perf_counter() < end:
+            part = [images[(i + k) % len(images)] for k in range(batch)]
+            missing = sum(square is None for square in decoder.squares(part))
+            if missing:
+                raise SystemExit(f"{missing} of {batch} images were left to the CPU")
+            i, done = i + 2 * len(found) * batch, done + batch
+        return done
+
+    return side_by_side(work, 2 * len(found))
 
 
 def work_warm(decode: Callable[..., Any], images: Sequence[bytes], spec: Any) -> None:
@@ -117,7 +147,8 @@ def model_alone(settings: Settings) -> dict[str, Any]:
 
 def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
     """index() over every shard into a fresh table; its own report, and the memory it took."""
-    from indexer.pipeline.run import index
+    from indexer.encoders import precision_check
+    from indexer.pipeline.run import Hooks, index
     from indexer.shards import find_shards
     from indexer.store.store import EmbeddingStore
 
@@ -127,10 +158,11 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
         np.zeros((encoder.batch_size, size, size, 3), np.uint8)
     )  # what the first batch allocates is the model's
     loaded = rss_bytes()
+    hooks = Hooks(precision_check=lambda pictures: precision_check(encoder, pictures)) if settings.check else Hooks()
     with tempfile.TemporaryDirectory() as db:
         store = EmbeddingStore.create(db, "t", encoder.spec)
         cpu = time.process_time()
-        report = index(find_shards([str(folder)]).shards, store, encoder)
+        report = index(find_shards([str(folder)]).shards, store, encoder, None, hooks)
         cpu = time.process_time() - cpu
     if report.failed:
         raise SystemExit(f"{report.failed} images failed: {report.reasons}")
@@ -141,6 +173,10 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
         "cpu_seconds_per_image": cpu / report.embedded,
         "busy_share": {s.name: s.busy_seconds / (s.threads * report.seconds) for s in report.stages},
         "bottleneck": report.bottleneck,
+        "device": encoder.device,
+        "batch_size": encoder.batch_size,
+        "precision_cosine": report.precision_cosine,
+        "decoder_difference": report.decoder_difference,
         "model_bytes": encoder.parameter_bytes,
         "loaded_rss_bytes": loaded,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -155,6 +191,7 @@ def _encoder(settings: Settings) -> Any:
         weights=settings.weights,
         precision=settings.precision,
         device=settings.device,
+        decoder=settings.decoder,
         compiled=settings.compiled,
     )
 
