@@ -10,7 +10,7 @@ from probes.text import number, plus_minus
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2730; background: #f6f7f8; margin: 0 }
-main { max-width: 1020px; margin: 0 auto; padding: 24px }
+main { max-width: 1120px; margin: 0 auto; padding: 24px }
 h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 8px }
 p.warning { background: #fff4d6; border-left: 4px solid #d99a00; padding: 6px 12px; margin: 6px 0 }
 p.level { background: #e3f1e7; border-left: 4px solid #1b7f3b; padding: 6px 12px }
@@ -50,7 +50,7 @@ def cell(value: Interval | None) -> str:
         return "–"
     if value.low != value.low:
         return number(value.value)
-    doubt = "" if value.reliable else " unreliable"
+    doubt = "" if value.reliable else ", unreliable"
     return f"<b>{number(value.value)}</b> <span class='ci'>({number(value.low)} to {number(value.high)}{doubt})</span>"
 
 

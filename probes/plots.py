@@ -26,6 +26,8 @@ ABOVE: dict[str, Any] = {
     "borderaxespad": 0,
     "alignment": "left",
 }  # never over the data
+RIGHT: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "alignment": "left"}
+FEW_CURVES = 3  # whose legend fits above a plot
 STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": GREY,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -65,9 +67,9 @@ def roc(curves: Sequence[Curves], classes: Sequence[ClassResult], points: Sequen
                 axes.plot(1 - rates["specificity"].value, rates["sensitivity"].value, "o", color=colour, ms=5)
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(title="AUC (95 % interval)", **ABOVE)
+        axes.legend(title="AUC (95 % interval)", **_beside(curves))
 
-    return svg(draw, height=_with_legend(len(curves)), name="ROC curves")
+    return svg(draw, name="ROC curves", **_room(curves))
 
 
 def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -> str:
@@ -81,9 +83,9 @@ def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -
                       label=f"{curve.name}: {_interval(own.ap)}")  # fmt: skip
         axes.set(xlabel="sensitivity (recall)", ylabel="PPV (precision)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        axes.legend(title="average precision (95 % interval)", **ABOVE)
+        axes.legend(title="average precision (95 % interval)", **_beside(curves))
 
-    return svg(draw, height=_with_legend(len(curves)), name="precision-recall curves; dotted: prevalence")
+    return svg(draw, name="precision-recall curves; dotted: prevalence", **_room(curves))
 
 
 def _interval(value: Interval) -> str:
@@ -92,9 +94,16 @@ def _interval(value: Interval) -> str:
     return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
-def _with_legend(lines: int) -> float:
-    """Height in inches of a square plot with a legend of so many lines above it."""
-    return 3.9 + 0.17 * lines
+def _beside(curves: Sequence[Curves]) -> dict[str, Any]:
+    """Where the legend goes: above the plot, or right of it where it is long."""
+    return ABOVE if len(curves) <= FEW_CURVES else RIGHT
+
+
+def _room(curves: Sequence[Curves]) -> dict[str, float]:
+    """Width and height in inches of a square plot and its legend."""
+    if len(curves) > FEW_CURVES:
+        return {"width": 6.4, "height": 3.6}
+    return {"width": 4.2, "height": 4.0 + 0.17 * len(curves)}
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -105,7 +114,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for i, row in enumerate(counts):
             for j, cell in enumerate(row):
-                text = f"{cell}\n{shares[i][j]:.0%}" if len(classes) <= MOST_SHARES else str(cell)
+                text = f"{cell}\n{shares[i][j]:.0%}" if cell and len(classes) <= MOST_SHARES else str(cell)
                 axes.text(j, i, text, ha="center", va="center", color="white" if shares[i][j] > 0.55 else INK)
         names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
         long = max(map(len, names)) > 6
@@ -123,8 +132,7 @@ def reliability(result: ProbeResult) -> str:
             found = result.calibration[name]
             sizes = [8 + 60 * b.rows / max(x.rows for x in found.bins) for b in found.bins]
             x, y = [b.confidence for b in found.bins], [b.observed for b in found.bins]
-            axes.plot(x, y, color=colour, lw=1, alpha=0.5)
-            axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.9,
+            axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.8,
                          label=f"{name} temperature, ECE {found.ece:.3f}")  # fmt: skip
         observed = "share positive" if result.request.multilabel else "share right"
         axes.set(xlabel="probability given", ylabel=observed, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))

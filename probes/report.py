@@ -125,7 +125,7 @@ def _classes(result: ProbeResult) -> str:
 
 
 def _class_table(scored: Scored, show: Callable[[Interval | None], str], title: str) -> str:
-    exact = any(c.delong for c in scored.classes)
+    exact = any(_delong(c.delong) != "–" for c in scored.classes)
     rows = [
         [
             escape(title),
@@ -137,9 +137,14 @@ def _class_table(scored: Scored, show: Callable[[Interval | None], str], title: 
         ]
     ]
     for c in scored.classes:
-        own = [] if not exact else ["–" if c.delong is None else f"{number(c.delong[0])} to {number(c.delong[1])}"]
+        own = [_delong(c.delong)] if exact else []
         rows.append([escape(c.name), f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), *own, show(c.ap)])
     return html_table(rows)
+
+
+def _delong(found: tuple[float, float] | None) -> str:
+    """D10; undefined at an AUC of 0 or 1 and with fewer than two rows on a side."""
+    return "–" if found is None or found[0] != found[0] else f"{number(found[0])} to {number(found[1])}"
 
 
 def _curves(result: ProbeResult) -> str:
