@@ -44,6 +44,13 @@ REFRESH_SECONDS = 0.2
 @click.option(
     "--window", default="file", show_default=True, help="Grey values: file, percentile, minmax, full, C,W or a preset."
 )
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal"]),
+    default="axial",
+    show_default=True,
+    help="Across which NIfTI volumes are cut.",
+)
 @click.option("--frames", type=click.Choice(["all", "first", "middle"]), default="all", show_default=True)
 @click.option(
     "--changed",
@@ -83,6 +90,7 @@ def command(
     precision: str,
     fit: str | None,
     window: str,
+    plane: str,
     frames: str,
     changed: str,
     hash_content: bool,
@@ -118,7 +126,7 @@ def command(
         window=window,
         decoder=decoder,
         compiled=not no_compile,
-    )
+    ).in_plane(plane)
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
     options = RunOptions(
         frames=frames, changed=changed, workers=workers, max_failures=max_failures, command=command_line()

@@ -93,6 +93,11 @@ class Encoder:
                 vectors[start : start + len(tokens)] = self._towers.text(tokens).float().cpu().numpy()
         return vectors
 
+    def in_plane(self, plane: str) -> Encoder:
+        """The same encoder for NIfTI slices of another plane (axial, coronal, sagittal): another fingerprint."""
+        spec = replace(self.spec, pixels=replace(self.spec.pixels, plane=plane))
+        return Encoder(self._recipe, spec, self._towers, self._backend)
+
     def in_fp32(self) -> Encoder:
         """The same weights in fp32 on the CPU, read again from where they came."""
         towers = self._recipe.build()

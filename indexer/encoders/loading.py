@@ -70,7 +70,7 @@ def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "a
 
     recipe = find(spec.name, parse(_stored_weights(spec, weights)))
     fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
-    pixels = fitted(recipe.spec.pixels, fit, spec.pixels.window)
+    pixels = replace(fitted(recipe.spec.pixels, fit, spec.pixels.window), plane=spec.pixels.plane)
     if spec.pixels.decoder == GPU_DECODER:
         pixels = replace(pixels, decoder=GPU_DECODER)
     backend = OPENVINO if OPENVINO in (device, spec.backend) else recipe.spec.backend

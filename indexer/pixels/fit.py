@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LONGEST = 8  # a crop looks at no more than this many shorter sides: a strip 1 pixel high must not become gigapixels
 THINNEST = 50  # a pixel more than so many times as high as wide, or wide as high, is a typing error in a header
-KEPT = 3  # at twice the target vectors move further than bf16 moves them, at three times half as far (benchmarks.decode)
+KEPT = 3  # at twice the target, vectors move further than bf16 moves them; at three times half as far
 SQUARE_PIXELS = 0.01  # pixels whose sides differ by less are taken as square
 
 
