@@ -31,6 +31,9 @@ class Worker:
         self._flags: Counter[str] = Counter()
 
     def run(self) -> None:
+        from indexer.encoders.cpu import use_one_thread_beside_others  # imports torch, as decoding will
+
+        use_one_thread_beside_others()  # before the first resize, which would spread over every core
         while (chunk := self._stages.take()) is not None:
             for task, square in zip(chunk, self._squares(chunk), strict=True):
                 if self._stages.stop.is_set():

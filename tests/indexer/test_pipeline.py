@@ -405,3 +405,91 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
 
 def keys(db):
     return EmbeddingStore.open(str(db)).vectors(columns=["key"]).columns.column("key").to_pylist()
+
+
+def test_a_thousand_tiny_shards_are_stored_each_once_in_few_commits(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(1000):
+        shard(folder / f"{i:04d}.tar", [i])
+    report = run(folder, tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert (report.shards_done, report.embedded, report.failed) == (1000, 1000, 0)
+    keys = store.vectors(columns=["key"]).columns.column("key").to_pylist()
+    assert keys == [f"im{i}" for i in range(1000)]
+    assert store.ledger().num_rows == 1000
+    assert store.fragments() < 10
+
+
+class SlowEncoder(FakeEncoder):
+    """Reads its pictures again and again before it answers: a buffer refilled meanwhile would be seen."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.torn = 0
+
+    def embed(self, pictures):
+        before = hashlib.sha256(pictures.tobytes()).digest()
+        vectors = super().embed(pictures)
+        for _ in range(20):
+            os.sched_yield()
+            self.torn += hashlib.sha256(pictures.tobytes()).digest() != before
+        return vectors
+
+
+def test_no_picture_is_overwritten_while_a_slow_encoder_still_reads_it(tmp_path):
+    encoder = SlowEncoder(batch_size=4, workers=5)
+    run(archive(tmp_path, shards=6, images=25), tmp_path / "db", encoder)
+    assert encoder.torn == 0
+    plain = FakeEncoder()
+    for key, (vector, n, *_) in rows(tmp_path / "db").items():
+        (pic,) = decode(png(n), "png", plain.spec.pixels)
+        raw = plain.embed(pic.pixels[None])[0].astype(np.float64)
+        assert key == f"im{n}"
+        np.testing.assert_allclose(vector.astype(float), raw / np.linalg.norm(raw), atol=5e-4)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_no_more_batches_are_computed_at_once_than_there_are_workers(tmp_path, workers):
+    lock, now, most = threading.Lock(), 0, 0
+
+    def counted(vectors):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        threading.Event().wait(0.002)
+        with lock:
+            now -= 1
+        return vectors
+
+    encoder = FakeEncoder(batch_size=2, workers=workers, change=counted)
+    run(archive(tmp_path, shards=4, images=20), tmp_path / "db", encoder)
+    assert 1 <= most <= workers
+    assert len(rows(tmp_path / "db")) == 80
+
+
+def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_its_own_setting(tmp_path, monkeypatch):
+    import torch
+
+    import indexer.pipeline.worker as worker
+
+    seen = {"decode": set(), "encode": set()}
+
+    def noted(data, suffix, spec, *, frames):
+        seen["decode"].add(torch.get_num_threads())
+        return decode(data, suffix, spec, frames=frames)
+
+    def change(vectors):
+        seen["encode"].add(torch.get_num_threads())
+        return vectors
+
+    monkeypatch.setattr(worker, "decode", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(archive(tmp_path), tmp_path / "db", FakeEncoder(change=change))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {"decode": {1}, "encode": {1}}
