@@ -96,7 +96,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = (folder / SPEC).read_text(encoding="utf-8")
         facts: BundleFacts = decode(BundleFacts, json.loads(text))
-        with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+        # numpy leaves a file of its own open where the archive is damaged
+        with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise ProbeError(

@@ -182,7 +182,7 @@ def _growing(zygote: Zygote, place: Place, tally: Tally) -> None:
     run = zygote.start(*index(place.material.shards, place=place))
     for end in range(700, len(data), 2000):
         target.write_bytes(data[:end])
-        if zygote.wait_some(run, 0.2):
+        if zygote.wait_some(run, 0.1):
             break
     zygote.wait(run)
     _told(run, "index beside a growing shard", tally)
