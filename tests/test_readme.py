@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -60,6 +62,12 @@ def test_the_tour_runs_as_printed(pictures, tmp_path, monkeypatch, request):
     assert '"colour": "red"' in outputs["indexer search"]
     assert "balanced" in outputs["probes linear"].lower()
     assert (tmp_path / "vectors.parquet").exists()
+    (block,) = re.findall(r"```python\n(.*?)```", (request.config.rootpath / "README.md").read_text(), re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(block, {})
+    ranks = [line.split()[0] for line in printed.getvalue().splitlines()]
+    assert ranks == ["1", "2", "3", "4", "5"]
     assert lancedb.connect("db").open_table("efficientnet-lite0").count_rows() == 90
 
 
