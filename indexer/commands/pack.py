@@ -75,14 +75,11 @@ def command(
         replace=replace,
         dry_run=dry_run,
     )
-    report = pack(options, progress=_progress)
-    if report.secret_made:
-        click.echo(
-            f"A new secret was made: {report.secret}. Keep it, and keep it private: without it the hashes of a later "
-            "run will not match these, and with it they can be reversed.",
-            err=True,
-        )
+    report = pack(options, progress=_progress, tell=lambda words: click.echo(words, err=True))
     emit(report, as_json=as_json, text=_text)
+    if not report.packed:
+        click.echo(f"error: {source} holds no image to pack", err=True)
+        sys.exit(1)
 
 
 def _progress(stage: str, done: int, total: int) -> None:

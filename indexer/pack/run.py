@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import InputError
+from indexer.errors import InputError, ReadError
 from indexer.pack.columns import Columns, Joined, join, read_columns
 from indexer.pack.dicom_fields import FIELDS
 from indexer.pack.plan import Entry, ShardPlan, entries_of, is_dicom, shards_of
@@ -29,6 +29,7 @@ FEW = 512  # files: for fewer, starting other processes costs more than it saves
 _CHUNK = 256  # files a worker looks at before it answers
 
 Progress = Callable[[str, int, int], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,11 @@ class _Plan:
     joined: Joined
 
 
-def pack(options: PackOptions, *, progress: Progress = lambda *_: None) -> PackReport:
-    """Raises InputError for what the user must change; `progress` hears (stage, done, of how many)."""
+def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Tell = lambda _: None) -> PackReport:
+    """Raises InputError for what the user must change; `progress` hears (stage, done, of how many).
+
+    `tell` hears, in words and at once, what the user must know even if the run fails later: that a secret was made.
+    """
     started = time.monotonic()
     source = open_source(options.source)
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
@@ -74,6 +78,11 @@ def pack(options: PackOptions, *, progress: Progress = lambda *_: None) -> PackR
     found = list(source.list())
     with _workers(options.processes, len(found)) as executor:
         plan = _planned(options, source, found, executor, progress)
+        if plan.secret_made:
+            tell(
+                f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a later "
+                "run will not match these, and with it they can be reversed."
+            )
         outcomes: list[Outcome] = []
         kept_shards, listing = 0, ""
         if not options.dry_run:
@@ -161,8 +170,12 @@ def _workers(processes: int, files: int) -> Iterator[Executor | None]:
 @contextmanager
 def _alone(destination: Path) -> Iterator[None]:
     """Hold the destination: two runs would write the same names."""
-    (destination / STATE).mkdir(parents=True, exist_ok=True)
-    with (destination / STATE / "lock").open("w") as lock:
+    try:
+        (destination / STATE).mkdir(parents=True, exist_ok=True)
+        opened = (destination / STATE / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written to: {error.strerror}. Name another folder.") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -179,9 +192,18 @@ def _write(
     todo = [plan for plan in plans if plan.name not in outcomes]
     kept = len(outcomes)
     progress("writing shards", kept, len(plans))
-    for plan, written in zip(todo, (executor.map if executor else map)(writer.write, todo), strict=True):
-        outcomes[plan.name] = written
-        progress("writing shards", len(outcomes), len(plans))
+    try:
+        for plan, written in zip(todo, (executor.map if executor else map)(writer.write, todo), strict=True):
+            outcomes[plan.name] = written
+            progress("writing shards", len(outcomes), len(plans))
+    except OSError as error:  # of the destination: a file that cannot be read is an outcome
+        where = f"{error.filename or writer.destination} cannot be written: {error.strerror}"
+        raise InputError(f"{where}. Mend that and run again: shards that are whole are kept.") from error
+    except BrokenExecutor as error:
+        raise ReadError(
+            "a worker process was ended from outside, perhaps for want of memory. Run again with fewer --processes: "
+            "shards that are whole are kept."
+        ) from error
     return [outcome for plan in plans for outcome in outcomes[plan.name]], kept
 
 
@@ -190,6 +212,11 @@ def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace:
     planned = {plan.name for plan in plans}
     surplus = [path for path in sorted(writer.destination.glob("*.tar")) if path.name not in planned]
     others = [plan.name for plan in plans if writer.differs(plan)] + [path.name for path in surplus]
+    if others and not replace and writer.other_secret(others):
+        raise InputError(
+            f"{writer.destination} was packed with another secret: its hashes would not match. Find that file and name "
+            "it with --secret, write all shards anew with --replace, or name an empty folder."
+        )
     if others and not replace:
         raise InputError(
             f"{writer.destination} holds shards of another run or of files that changed since ({others[0]}). "

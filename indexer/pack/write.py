@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -48,7 +48,8 @@ class ShardWriter:
         record = self._record(plan)
         record.unlink(missing_ok=True)
         nbytes = write_shard(self.destination / plan.name, self._samples(plan, outcomes))
-        text = json.dumps({"plan": plan.digest, "bytes": nbytes, "files": [asdict(o) for o in outcomes]})
+        facts = {"plan": plan.digest, "secret": self.keyed.fingerprint, "bytes": nbytes}
+        text = json.dumps(facts | {"files": [asdict(o) for o in outcomes]})
         partial = record.with_suffix(".partial")
         partial.write_text(text)
         partial.replace(record)
@@ -68,6 +69,17 @@ class ShardWriter:
     def differs(self, plan: ShardPlan) -> bool:
         """Is there a whole shard of that name by another plan."""
         return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
+
+    def other_secret(self, shards: Sequence[str]) -> bool:
+        """Was one of these shards written with another secret than this run's."""
+        for name in shards:
+            try:
+                secret = json.loads((self.destination / STATE / f"{name}.json").read_text())["secret"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # not a shard of ours, or a record that was cut: nothing is known of its secret
+            if secret != self.keyed.fingerprint:
+                return True
+        return False
 
     def _record(self, plan: ShardPlan) -> Path:
         return self.destination / STATE / f"{plan.name}.json"

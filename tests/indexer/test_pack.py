@@ -469,3 +469,61 @@ def test_a_whole_header_is_read_even_from_a_stream_of_its_own():
 
     assert read_header(io.BytesIO(b"no DICOM at all, but long enough to be looked at twice" * 9)) is None
     assert read_header(io.BytesIO(dicom(deep(8, 8)))).Rows == 8
+
+
+def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "indexer", "pack", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_secret_is_made_for_its_owner_alone_and_said_so_even_if_the_run_fails_later(tmp_path):
+    source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8))})
+    (tmp_path / "file").write_text("in the way")
+    failed = shell(source, tmp_path / "file", "--secret", tmp_path / "keys" / "secret")
+    assert failed.returncode == 1
+    assert f"A new secret was made: {tmp_path / 'keys' / 'secret'}" in failed.stderr
+    assert "cannot be written to: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (tmp_path / "keys" / "secret").stat().st_mode & 0o777 == 0o600
+    done = shell(source, tmp_path / "out", "--secret", tmp_path / "keys" / "secret")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_secret_than_the_shards_is_told_from_changed_files(tmp_path, secret):
+    source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8)), "b.dcm": dicom(deep(9, 9))})
+    packed(source, tmp_path / "out", secret)
+    secret.write_text("cd" * 32)
+    with pytest.raises(InputError, match="another secret"):
+        packed(source, tmp_path / "out", secret)
+    secret.write_text("ab" * 32)
+    assert packed(source, tmp_path / "out", secret).shards_kept == 1
+
+
+def test_a_folder_without_an_image_is_an_error_of_the_command(tmp_path):
+    source = write(tmp_path / "in", {"notes.txt": b"nothing to see"})
+    done = shell(source, tmp_path / "out", "--secret", tmp_path / "secret")
+    assert done.returncode == 1
+    assert "holds no image to pack" in done.stderr
+    assert "1 not an image" in done.stdout
+
+
+def test_a_disk_that_fills_up_is_one_line_and_whole_shards_are_kept(tmp_path, secret):
+    import resource
+
+    source = write(tmp_path / "in", {f"{n}.bmp": encoded(scene(40 + 80 * n, 100), "BMP") for n in range(3)})
+    limit = 60_000  # bytes of a file: as a full disk does, the system refuses to write more
+    done = subprocess.run(
+        [sys.executable, "-m", "indexer", "pack", source, tmp_path / "out", "--shard-files", "1"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        ),
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "cannot be written: File too large. Mend that and run again" in done.stderr
+    assert {path.name for path in (tmp_path / "out").glob("*.tar")} == {"shard-000000.tar", "shard-000001.tar"}
+    packed(source, tmp_path / "whole", secret, shard_files=1)
+    assert packed(source, tmp_path / "out", secret, shard_files=1).shards_kept == 2
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
