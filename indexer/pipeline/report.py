@@ -15,6 +15,7 @@ ALONE = {  # stages of one thread each, and what makes them faster
     "store": "put the database on a faster disk",
     "read": "put the shards on a faster disk or nearer",
 }
+CLOSE_COSINE = 0.99  # to fp32; below it, near neighbours may change places
 COLLAPSED_COSINE = 0.9999  # mean over all pairs; trained encoders stay well below on any archive
 
 
@@ -76,4 +77,14 @@ def spread_warning(mean_cosine: float | None) -> list[str]:
     return [
         f"all vectors are nearly alike (mean cosine {mean_cosine:.6f}): the encoder has collapsed, or all images are "
         "the same. Check its weights before using this table."
+    ]
+
+
+def precision_warning(cosine: float | None) -> list[str]:
+    """Reduced precision that moves a vector visibly is said aloud: it stays in the table for years."""
+    if cosine is None or cosine >= CLOSE_COSINE:
+        return []
+    return [
+        f"on one of the sampled images the reduced precision moved the vector to a cosine of {cosine:.3f} to fp32. "
+        "If near neighbours matter that much, index into a new table with --precision fp32."
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.jobs import Encoder, ReadShard
 from indexer.pipeline.record import RunRecord, recorded
-from indexer.pipeline.report import bottleneck, spread_warning, stage_times
+from indexer.pipeline.report import bottleneck, precision_warning, spread_warning, stage_times
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.stages import Stages
 from indexer.reader import read_shard
@@ -142,7 +142,7 @@ def run_stages(
         report,
         precision_cosine=cosine,
         interrupted=interrupted.is_set(),
-        warnings=(*report.warnings, *([words] if many else [])),
+        warnings=(*report.warnings, *precision_warning(cosine), *([words] if many else [])),
     )
 
 

@@ -319,6 +319,12 @@ def test_the_precision_check_gets_real_pictures_and_its_cosine_is_reported(tmp_p
     assert report.precision_cosine == 0.9995
     assert len(seen) == 1
     assert seen[0][1:] == (16, 16, 3)
+    assert not report.warnings
+
+
+def test_a_precision_that_moves_vectors_far_is_said_aloud(tmp_path):
+    report = run(archive(tmp_path), tmp_path / "db", hooks=Hooks(precision_check=lambda _: 0.951))
+    assert ["0.951" in w and "--precision fp32" in w for w in report.warnings] == [True]
 
 
 def test_a_plain_lancedb_session_opens_what_was_written(tmp_path):
