@@ -21,7 +21,7 @@ import lancedb
 import numpy as np
 
 from benchmarks.vectors import KINDS, blocks
-from indexer.ann.build import Goal
+from indexer.ann.choose import Goal
 from indexer.search.maintain import build_index
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.store.store import EmbeddingStore

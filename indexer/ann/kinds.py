@@ -54,12 +54,12 @@ KINDS = {kind.name: kind for kind in (EXACT, *CANDIDATES)}
 
 
 def lists_for(rows: int) -> int:
-    """How many inverted lists: the power of two nearest √rows.
+    """How many inverted lists: √rows.
 
     Twice as many halve the rows scanned at equal recall, but double the time that routing every row takes, which is
     most of a build.
     """
-    return 1 << round(math.log2(math.sqrt(max(rows, 1))))
+    return max(1, round(math.sqrt(rows)))
 
 
 def train_centroids(points: Float32, nlist: int, seed: int = 0) -> Float32:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from indexer.ann.build import Candidate, Choice
+    from indexer.ann.choose import Candidate, Choice
     from indexer.ann.manifest import Manifest
     from indexer.search.maintain import BuildReport, Watcher
 
@@ -54,7 +54,7 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from indexer.ann.build import Goal
+    from indexer.ann.choose import Goal
     from indexer.ann.kinds import KINDS
     from indexer.search.maintain import build_index, refresh_index
     from indexer.store.store import EmbeddingStore
@@ -92,9 +92,12 @@ def _watcher(console: Console, progress: Progress) -> Watcher:
             for c in made.candidates:
                 console.print(Text(f"  {c.kind}: {c.reason}"))
         console.print(Text(made.verdict))
-        console.print(f"predicted build time: {made.chosen.build_seconds:.2g} s")
+        console.print(f"predicted time still to go: {made.chosen.build_seconds:.2g} s")
 
-    return Watcher(stage, lambda rows: progress.advance(task, rows), choice)
+    def predicted(seconds: float) -> None:
+        console.print(f"predicted build time: {seconds:.2g} s, if lists meet the goal")
+
+    return Watcher(stage, lambda rows: progress.advance(task, rows), choice, predicted)
 
 
 def _candidates_table(candidates: tuple[Candidate, ...], sample_rows: int) -> Any:
@@ -135,6 +138,7 @@ def _summary(report: BuildReport) -> dict[str, Any]:
         "deleted": report.deleted,
         "stale": manifest.stale,
         "seconds": round(report.seconds, 3),
+        "predicted_seconds": None if report.predicted_seconds is None else round(report.predicted_seconds, 3),
         "warnings": _warnings(manifest),
         "candidates": [vars(c) for c in report.candidates],
     }

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.ann.build import Candidate, Choice, Goal, build, choose, retune
+from indexer.ann.build import build, retune
+from indexer.ann.choose import Candidate, Choice, Goal, choose, predicted_seconds
 from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
 from indexer.ann.index import Searchable, VectorIndex, load
 from indexer.ann.kinds import KINDS, add_rows, float_blocks, read_writable, remove_rows, version, write_index
@@ -44,6 +45,7 @@ class BuildReport:
     updated: int
     deleted: int
     seconds: float
+    predicted_seconds: float | None = None  # what a build was said to take before it began
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ class Watcher:
     stage: Callable[[str, int], None]  # (what begins, rows it will handle)
     rows: Callable[[int], None]
     choice: Callable[[Choice], None]
+    predicted: Callable[[float], None]  # seconds that the whole build will take, before it begins
 
 
-SILENT = Watcher(lambda _what, _rows: None, lambda _rows: None, lambda _choice: None)
+SILENT = Watcher(lambda _what, _rows: None, lambda _rows: None, lambda _choice: None, lambda _seconds: None)
 
 
 def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, watch: Watcher = SILENT) -> BuildReport:
@@ -99,6 +102,8 @@ def _build(
     store.refresh()
     with _generation(store, directory) as generation:
         view = store.at(store.version)
+        predicted = predicted_seconds(view.count(), store.dim)
+        watch.predicted(predicted)
         paths = vector_paths(directory, generation)
         watch.stage("reading vectors", view.count())
         write_vectors(paths, _table_rows(view, watch))
@@ -107,7 +112,7 @@ def _build(
         choice = choose(rows, goal, seed)
         watch.choice(choice)
         watch.stage(f"building {choice.chosen.kind}", len(rows))
-        built = build(rows, choice, goal, seed=seed, progress=watch.rows)
+        built = build(rows, choice, goal, progress=watch.rows)
         watch.stage("writing", 0)
         write_index(built.index, index_path(directory, generation))
         manifest = Manifest(
@@ -136,7 +141,7 @@ def _build(
         publish(directory, manifest)
     _tidy(store, directory, manifest)
     seconds = time.perf_counter() - started
-    return BuildReport(store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds)
+    return BuildReport(store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds, predicted)
 
 
 def _refresh(

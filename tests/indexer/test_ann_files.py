@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from indexer.ann import files
-from indexer.ann.build import Goal
+from indexer.ann.choose import Goal
 from indexer.ann.index import load
 from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreLocked

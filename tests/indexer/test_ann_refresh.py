@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from indexer.ann.build import CANDIDATES, EXACT, Goal
+from indexer.ann.choose import Goal
 from indexer.ann.index import load
+from indexer.ann.kinds import CANDIDATES, EXACT
 from indexer.search.maintain import build_index, refresh_index
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.store.labels import add_columns

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from indexer.ann import index as ann_index
-from indexer.ann.build import Goal
+from indexer.ann.choose import Goal
 from indexer.errors import BadFilter, EncoderMismatch, InputError, RowNotFound
 from indexer.search.maintain import build_index
 from indexer.search.queries import QueryImage, load_vectors

@@ -1,0 +1,245 @@
+"""Which index to build: every kind measured on a sample, within a recall, a latency and a memory budget."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.ann.drawn import HELD_OUT, draw, floats_of, part_of
+from indexer.ann.exact import to_float32
+from indexer.ann.index import Searchable, answer
+from indexer.ann.kinds import (
+    CANDIDATES,
+    EXACT,
+    KMEANS_ROUNDS,
+    POINTS_PER_CENTROID,
+    Kind,
+    add_rows,
+    empty_index,
+    float_blocks,
+    lists_for,
+    train_centroids,
+)
+from indexer.ann.manifest import Settings
+from indexer.ann.tune import K, Truth, measure, recall_at_10, speed, truth_of, tune
+from indexer.ann.vectors import Rows
+from indexer.types import Float32
+
+EXACT_ROWS = 16_384  # timed to say what a scan of all rows takes
+GRAPH_ROWS = 8_000  # a graph's links cost a hundred times an inverted list's entry
+SMALL_ROWS = 2_000  # below this nothing needs measuring: a scan is under a tenth of a millisecond a thousand rows
+RANGE_POINTS = 8_192  # set the ranges of 8-bit codes; more moved them by less than a code
+NEAR = 32  # rows about a query that the sample holds: its neighbours, and those that codes take for them
+CLOCK = time.thread_time  # what else the machine does now must not change the choice
+SIMILAR_BUILD = 2.0  # builds within this factor of the quickest count as equally cheap; the quicker search decides
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the caller asks of the index."""
+
+    recall: float = 0.98
+    latency_ms: float = 5.0
+    memory_bytes: int = 4 << 30
+    kind: str | None = None  # a name of KINDS: build that one, whatever the measurements say
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One kind, measured on a sample and predicted for all rows."""
+
+    kind: str
+    settings: Settings
+    recall_at_10: float
+    p50_ms: float  # predicted
+    queries_per_second: float  # predicted
+    nbytes: int  # predicted, of the index file
+    build_seconds: float  # predicted, what is still to be done
+    reason: str = ""
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training points gave, for the candidates and for the build."""
+
+    centroids: Float32  # (nlist, dim)
+    ranges: Float32  # (m, dim) points that set the ranges of 8-bit codes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured, and what follows from it."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    verdict: str  # in words
+    truth: Truth  # of held-out queries over all rows, for tuning what is built
+    trained: Trained | None  # None where the index is exact
+    sample_rows: int
+
+
+def predicted_seconds(rows: int, dim: int) -> float:
+    """What a whole build will take on this machine, from a tenth of a second of its arithmetic and its hashing.
+
+    The arithmetic is that of routing: k-means passes over the training points, every row against every centroid, and
+    the held-out queries against every row for the truth. The bytes are read, written and hashed.
+    """
+    nlist, n = lists_for(rows), 4_096
+    rng = np.random.default_rng(0)
+    points, centroids = (rng.standard_normal((m, dim), np.float32) for m in (n, min(nlist, n)))
+    started = time.perf_counter()
+    (points @ centroids.T).argmax(1)
+    per_product = (time.perf_counter() - started) / (n * len(centroids))
+    chunk = points.tobytes()
+    started = time.perf_counter()
+    hashlib.sha256(bytearray(chunk))
+    per_byte = 2 * (time.perf_counter() - started) / len(chunk)
+    training = min(rows, POINTS_PER_CENTROID * nlist) * KMEANS_ROUNDS
+    return per_product * ((training + rows) * nlist + rows * HELD_OUT) + per_byte * rows * dim * 4
+
+
+def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
+    """Measure the candidates on a sample of the rows and pick the cheapest that meets the goal."""
+    drawn = draw(len(rows), rows.dim, goal.memory_bytes, seed)
+    truth = truth_of(rows, floats_of(rows, drawn.queries), rows.row_ids[drawn.queries], NEAR)
+    exact = _exact_candidate(rows, goal)
+    small = len(rows) <= SMALL_ROWS or exact.p50_ms <= goal.latency_ms
+    if goal.kind == EXACT.name or not len(rows) or (goal.kind is None and small):
+        verdict = f"{len(rows)} rows are scanned exactly in {exact.p50_ms:.2g} ms a query: no approximation pays."
+        exact = replace(exact, reason=verdict, chosen=True)
+        return Choice((exact,), exact, verdict, truth, None, 0)
+    # Fewer rows lie further apart, so a sample alone would ask for lists that the whole table does not need: the
+    # queries' true neighbours, and what lies about them, are put into it.
+    near = np.unique(rows.positions(truth.ids[truth.ids >= 0]))
+    sample = part_of(rows, np.union1d(drawn.sample, near))
+    started = time.perf_counter()
+    training = floats_of(rows, drawn.training)
+    trained = Trained(
+        train_centroids(training, lists_for(len(rows)), seed), training[:: max(1, len(training) // RANGE_POINTS)].copy()
+    )
+    seconds = time.perf_counter() - started
+    del training
+    measured = [exact]
+    for kind in CANDIDATES:
+        if goal.kind not in (None, kind.name):
+            continue
+        if kind.family == "graph" and goal.kind is None and any(not _fault(c, goal) for c in measured):
+            continue  # its links take ten times as long to build as lists that meet the goal
+        if kind.family == "graph":
+            measured.append(_measure_graph(kind, len(rows), sample, truth, goal))
+        else:
+            measured.append(_measure_lists(kind, len(rows), sample, truth, trained, goal))
+    candidates, chosen = _pick(measured, goal)
+    verdict = f"{chosen.kind}: {chosen.reason}. Routing was trained in {seconds:.1f} s and is used for the whole build."
+    return Choice(tuple(candidates), chosen, verdict, truth, trained, len(sample))
+
+
+def block_rows(dim: int, memory_bytes: int) -> int:
+    """Rows converted to float32 at once: a sixteenth of the memory."""
+    return int(np.clip(memory_bytes // 16 // (4 * dim), 1_024, 65_536))
+
+
+def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
+    settings = Settings(0, 10)
+    if not len(rows):
+        return Candidate(EXACT.name, settings, 1.0, 0.0, 0.0, 0, 0.0)
+    part = Rows(rows.row_ids[:EXACT_ROWS], rows.vectors[:EXACT_ROWS])
+    index = empty_index(EXACT, rows.dim, None, np.empty((0, rows.dim), np.float32))
+    started = time.perf_counter()
+    add_rows(index, float_blocks(part, block_rows(rows.dim, goal.memory_bytes)))
+    added = time.perf_counter() - started
+    p50_ms, rate = speed(Searchable(index, EXACT, part), to_float32(part.vectors[:32]), settings, CLOCK)
+    scale = len(rows) / len(part)
+    return Candidate(
+        EXACT.name, settings, 1.0, p50_ms * scale, rate / scale,
+        int(EXACT.bytes_per_vector(rows.dim) * len(rows)), added * scale,
+    )  # fmt: skip
+
+
+def _measure_lists(kind: Kind, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
+    """Inverted lists: recall over the sample with the build's own routing, speed with lists of their full length."""
+    index = empty_index(kind, sample.dim, trained.centroids, trained.ranges)
+    started = time.perf_counter()
+    add_rows(index, float_blocks(sample, block_rows(sample.dim, goal.memory_bytes)))
+    added = (time.perf_counter() - started) * n / len(sample)
+    over = Searchable(index, kind, sample)
+    settings = tune(over, truth.half(0), goal.recall)
+    shown = truth.half(1)
+    recall = float(recall_at_10(shown, sample, answer(over, shown.queries, K + 1, settings)[1]).mean())
+    single, batch = _list_speed(kind, n, sample, shown.queries, trained, settings)
+    nbytes = int(kind.bytes_per_vector(sample.dim) * n)
+    return Candidate(kind.name, settings, recall, single, 1e3 / batch, nbytes, added)
+
+
+def _list_speed(
+    kind: Kind, n: int, sample: Rows, queries: Float32, trained: Trained, settings: Settings
+) -> tuple[float, float]:
+    """Milliseconds of a query alone and in a batch at n rows.
+
+    The sample is laid out over so few lists that each is as long as it will be: what a list costs has a part that
+    grows with its rows and a part that does not, and the two differ by kind.
+    """
+    nlist = len(trained.centroids)
+    few = int(np.clip(round(nlist * len(sample) / n), min(2, nlist), nlist))
+    index = empty_index(kind, sample.dim, trained.centroids[:few], trained.ranges)
+    add_rows(index, float_blocks(sample, len(sample)))
+    over = Searchable(index, kind, sample)
+    alone, together = zip(*(speed(over, queries, replace(settings, nprobe=p), CLOCK) for p in (1, few)), strict=True)
+    lists = (settings.nprobe - 1) / max(few - 1, 1)
+    batch = [1e3 / rate for rate in together]
+    return alone[0] + max(alone[1] - alone[0], 0.0) * lists, batch[0] + max(batch[1] - batch[0], 0.0) * lists
+
+
+def _measure_graph(kind: Kind, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
+    """A graph over fewer rows: its width and its time grow with the logarithm of the rows."""
+    part = part_of(sample, np.arange(0, len(sample), max(1, len(sample) // GRAPH_ROWS)))
+    answers = truth_of(part, truth.queries, truth.own)
+    index = empty_index(kind, part.dim, None, np.empty((0, part.dim), np.float32))
+    started = time.perf_counter()
+    add_rows(index, float_blocks(part, block_rows(part.dim, goal.memory_bytes)))
+    added = time.perf_counter() - started
+    over = Searchable(index, kind, part)
+    settings = tune(over, answers.half(0), goal.recall)
+    got = measure(over, answers.half(1), settings, CLOCK)
+    longer = float(np.log(n) / np.log(len(part))) if len(part) > 1 else 1.0
+    nbytes = int(kind.bytes_per_vector(part.dim) * n)
+    return Candidate(
+        kind.name, settings, got.recall_at_10, got.p50_ms * longer, got.queries_per_second / longer, nbytes,
+        added * n / len(part) * longer,
+    )  # fmt: skip
+
+
+def _pick(measured: list[Candidate], goal: Goal) -> tuple[list[Candidate], Candidate]:
+    """Reasons for every candidate, and the one to build."""
+    faults = {c.kind: _fault(c, goal) for c in measured}
+    fit = [c for c in measured if not faults[c.kind]]
+    if goal.kind is not None:
+        best = next(c for c in measured if c.kind == goal.kind)
+        why = "asked for" + (f", though {faults[best.kind]}" if faults[best.kind] else "")
+    elif fit:
+        quickest = min(c.build_seconds for c in fit)
+        cheap = [c for c in fit if c.build_seconds <= SIMILAR_BUILD * max(quickest, 0.5)]
+        best = max(cheap, key=lambda c: c.queries_per_second)
+        why = "meets recall and latency, builds as quickly as any that does, and answers the most queries a second"
+    else:
+        best = max(measured, key=lambda c: (c.nbytes <= goal.memory_bytes, min(c.recall_at_10, goal.recall), -c.p50_ms))
+        why = f"NO candidate met the goal ({faults[best.kind]}); this comes nearest"
+    out = []
+    for c in measured:
+        slower = "slower to build" if fit and c.build_seconds > 2 * best.build_seconds else "fewer queries a second"
+        out.append(replace(c, reason=why, chosen=True) if c is best else replace(c, reason=faults[c.kind] or slower))
+    return out, next(c for c in out if c.chosen)
+
+
+def _fault(c: Candidate, goal: Goal) -> str:
+    if c.nbytes > goal.memory_bytes:
+        return f"needs {c.nbytes / 2**30:.2g} GiB, more than --memory"
+    if c.recall_at_10 < goal.recall - 0.005:  # its settings reached the target on the other half of the queries
+        return f"recall {c.recall_at_10:.3f} is below {goal.recall:g}"
+    if c.p50_ms > goal.latency_ms:
+        return f"{c.p50_ms:.3g} ms a query is over {goal.latency_ms:g}"
+    return ""
