@@ -10,10 +10,11 @@ from indexer.errors import ProbeError
 from indexer.options import emit
 from probes.progress import Progress
 from probes.records import ProbeResult, Request
+from probes.results import RESULT, write_result
 from probes.run import Outcome, run
 from probes.text import result_text
 
-RESULT, REPORT, PREDICTIONS = "result.json", "report.html", "predictions.parquet"
+REPORT, PREDICTIONS = "report.html", "predictions.parquet"
 
 
 def answer(request: Request, *, out: Path | None, as_json: bool) -> None:
@@ -45,7 +46,6 @@ def make_folder(out: Path, mark: str = RESULT) -> None:
 def write_files(result: ProbeResult, out: Path) -> None:
     """result.json and report.html."""
     from probes.report import report_html
-    from probes.results import write_result
 
     write_result(result, out / RESULT)
     (out / REPORT).write_text(report_html(result), encoding="utf-8")

@@ -51,10 +51,16 @@ class _Joined:
     other_bytes: dict[str, int]  # table → rows whose image bytes differ from the first table's
 
 
-def compare(request: Request, tables: Sequence[str], metric: str, progress: Progress) -> Comparison:
-    """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError."""
+def compare(
+    request: Request, tables: Sequence[str], metric: str, progress: Progress, versions: Sequence[int | None] = ()
+) -> Comparison:
+    """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError.
+
+    `versions` are the tables' (none: the newest).
+    """
     _check(request, tables)
-    stores = [open_store(replace(request, table=name)) for name in tables]
+    at = dict(zip(tables, versions, strict=False))
+    stores = [open_store(replace(request, table=name, version=at.get(name))) for name in tables]
     with progress.stage("reading"):
         joined = _join(load(stores[0], replace(request, table=tables[0])), stores, raw=request.scaling == "raw")
         experiment = prepare(replace(request, table=tables[0]), joined.data)

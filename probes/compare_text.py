@@ -10,6 +10,8 @@ from probes.limits import limits
 from probes.page import cell, figure, html_table, whole_page
 from probes.text import NAMES, metric_name, number, table, with_interval
 
+PAGE = "comparison.html"
+
 
 def comparison_text(found: Comparison) -> str:
     """Split level and unmatched rows first, then each table's numbers, then the paired differences."""

@@ -14,8 +14,9 @@ from indexer.errors import StoreError
 from indexer.options import jsonable
 from indexer.store.store import EmbeddingStore
 from probes.bundle import Bundle, bundle_of, read_bundle
+from probes.compare import Comparison, compare
 from probes.progress import Progress
-from probes.records import ProbeResult
+from probes.records import ProbeResult, Source
 from probes.run import package_versions, run
 
 TOLERANCE = 1e-9  # of metrics
@@ -27,6 +28,9 @@ COMPARED = (
 )  # fmt: skip
 
 
+COMPARED_TABLES = ("metric", "rows", "unmatched", "differences", "delong_p")
+
+
 @dataclass(frozen=True)
 class Rerun:
     """The comparison. `changed` names what may explain a difference."""
@@ -36,21 +40,16 @@ class Rerun:
     weights_difference: float | None  # relative; None without a bundle beside the result
     differences: tuple[str, ...]  # the first ones
     changed: tuple[str, ...]
-    version: int
+    version: int  # of the table, of a comparison the first
 
 
 def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None, progress: Progress) -> Rerun:
     """Run `old`'s request on the table version it was made from, or on the newest where that version is gone."""
     from probes.nested import run_nested
 
-    request = replace(old.request, db=db or old.source.db, table=old.source.table, version=old.source.version)
-    changed = []
-    try:
-        EmbeddingStore.open(request.db, request.table).at(old.source.version)
-    except StoreError:
-        newest = EmbeddingStore.open(request.db, request.table)
-        request = replace(request, version=newest.version)
-        changed.append(f"table version {old.source.version} is gone; this is version {newest.version}")
+    where = db or old.source.db
+    version, changed = _version(where, old.source)
+    request = replace(old.request, db=where, table=old.source.table, version=version)
     weights: float | None = None
     if request.split == "nested":
         new = run_nested(request, progress)
@@ -59,12 +58,48 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
         new = outcome.result
         if bundle is not None:
             weights = _weights_difference(read_bundle(bundle), bundle_of(outcome))
-    found = [d for field in COMPARED for d in _differences(field, getattr(old, field), getattr(new, field))]
-    changed += _changes(old, new)
+    return _verdict(list(_result_differences(old, new)), weights, changed + _changes(old, new), new.source.version)
+
+
+def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Progress) -> Rerun:
+    """Compare the same tables again, each at its own version."""
+    first = old.results[0]
+    where = db or first.source.db
+    found = [_version(where, result.source) for result in old.results]
+    tables = [result.source.table for result in old.results]
+    request = replace(first.request, db=where)
+    new = compare(request, tables, old.metric, progress, [version for version, _ in found])
+    differences = [
+        each for field in COMPARED_TABLES for each in _differences(field, getattr(old, field), getattr(new, field))
+    ]
+    changed = [note for _, notes in found for note in notes]
+    for before, after in zip(old.results, new.results, strict=True):
+        differences += _result_differences(before, after, f"{before.source.table}.")
+        changed += _changes(before, after)
+    return _verdict(differences, None, list(dict.fromkeys(changed)), new.results[0].source.version)
+
+
+def _version(db: str, source: Source) -> tuple[int, list[str]]:
+    """The version the result was made from; where it is gone the newest, and a note of that."""
+    newest = EmbeddingStore.open(db, source.table)
+    try:
+        newest.at(source.version)
+    except StoreError:
+        note = f"table version {source.version} is gone; this is version {newest.version}"
+        return newest.version, [note]
+    return source.version, []
+
+
+def _verdict(found: list[tuple[str, float]], weights: float | None, changed: list[str], version: int) -> Rerun:
     wide = [text for text, size in found if size > TOLERANCE]
     same = not wide and (weights is None or weights <= WEIGHTS_TOLERANCE)
     largest = max((size for _, size in found), default=0.0)
-    return Rerun(same, largest, weights, tuple(wide[:SHOWN]), tuple(changed), new.source.version)
+    return Rerun(same, largest, weights, tuple(wide[:SHOWN]), tuple(changed), version)
+
+
+def _result_differences(old: ProbeResult, new: ProbeResult, stem: str = "") -> Iterator[tuple[str, float]]:
+    for field in COMPARED:
+        yield from _differences(stem + field, getattr(old, field), getattr(new, field))
 
 
 def _changes(old: ProbeResult, new: ProbeResult) -> list[str]:

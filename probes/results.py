@@ -7,31 +7,52 @@ import json
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexer.errors import ProbeError
 from indexer.options import jsonable
 from probes.records import FORMAT, ProbeResult
 
+if TYPE_CHECKING:
+    from probes.compare import Comparison
 
-def write_result(result: ProbeResult, path: Path) -> None:
+
+RESULT, COMPARISON = "result.json", "comparison.json"
+
+
+def write_result(result: ProbeResult | Comparison, path: Path) -> None:
     path.write_text(json.dumps(jsonable(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_result(path: Path) -> ProbeResult:
     """Raises ProbeError for a file that is no probe result of this format."""
-    if path.is_dir():
-        path = path / "result.json"
+    result: ProbeResult = _read(ProbeResult, path / RESULT if path.is_dir() else path)
+    return result
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Raises ProbeError for a file that is no comparison of this format."""
+    from probes.compare import Comparison
+
+    result: Comparison = _read(Comparison, path / COMPARISON if path.is_dir() else path)
+    return result
+
+
+def is_comparison(path: Path) -> bool:
+    """Of a folder or file that the user names."""
+    return path.name == COMPARISON or (path.is_dir() and (path / COMPARISON).exists() and not (path / RESULT).exists())
+
+
+def _read(kind: Any, path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ProbeError(f"{path} is no probe result of format {FORMAT}. Name the result.json of a probe's --out.")
-        result: ProbeResult = decode(ProbeResult, value)
+            raise ProbeError(f"{path} is no probe result of format {FORMAT}. Name the {RESULT} of a probe's --out.")
+        return decode(kind, value)
     except FileNotFoundError as error:
-        raise ProbeError(f"no file {path}. Name the result.json of a probe's --out.") from error
+        raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ProbeError(f"{path} is no probe result ({error}). Name the result.json of a probe's --out.") from error
-    return result
+        raise ProbeError(f"{path} is no probe result ({error}). Name the {RESULT} of a probe's --out.") from error
 
 
 def decode(kind: Any, value: Any) -> Any:

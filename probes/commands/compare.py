@@ -37,22 +37,17 @@ def command(*, tables: str, probe: str, metric: str, out: Path | None, as_json: 
     """
     from probes.answer import make_folder
     from probes.compare import compare
-    from probes.compare_text import comparison_html, comparison_text
+    from probes.compare_text import PAGE, comparison_html, comparison_text
     from probes.progress import Progress
+    from probes.results import COMPARISON, write_result
 
     if options["table"] is not None:
         raise click.UsageError("name the tables with --tables, not --table.")
     if out is not None:
-        make_folder(out, "comparison.json")
+        make_folder(out, COMPARISON)
     names = [name.strip() for name in tables.split(",") if name.strip()]
     found = compare(make_request(probe, options), names, metric, Progress())
     if out is not None:
-        import json
-
-        from indexer.options import jsonable
-
-        (out / "comparison.json").write_text(
-            json.dumps(jsonable(found), ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-        (out / "comparison.html").write_text(comparison_html(found), encoding="utf-8")
+        write_result(found, out / COMPARISON)
+        (out / PAGE).write_text(comparison_html(found), encoding="utf-8")
     emit(found, as_json=as_json, text=comparison_text)

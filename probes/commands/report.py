@@ -14,12 +14,20 @@ from indexer.options import emit, json_option
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Where to. Default: beside the result.")
 @json_option
 def command(result: Path, html: Path | None, as_json: bool) -> None:
-    """Draw RESULT (a result.json or its folder) as one self-contained HTML file: no network, plots inline."""
+    """Draw RESULT (a result.json, a comparison.json, or the folder of one) as one self-contained HTML file.
+
+    Nothing is loaded from a network; plots are inline.
+    """
     from probes.answer import REPORT
+    from probes.compare_text import PAGE, comparison_html
     from probes.report import report_html
-    from probes.results import read_result
+    from probes.results import is_comparison, read_comparison, read_result
 
     folder = result if result.is_dir() else result.parent
-    target = html or folder / REPORT
-    target.write_text(report_html(read_result(result)), encoding="utf-8")
+    if is_comparison(result):
+        name, page = PAGE, comparison_html(read_comparison(result))
+    else:
+        name, page = REPORT, report_html(read_result(result))
+    target = html or folder / name
+    target.write_text(page, encoding="utf-8")
     emit({"report": str(target)}, as_json=as_json)

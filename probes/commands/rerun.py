@@ -15,17 +15,20 @@ from indexer.options import emit, json_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> None:
-    """Run the request in RESULT (a result.json or its folder) again on the same version of the table.
+    """Run the request in RESULT (a result.json, a comparison.json, or the folder of one) again on the same versions.
 
     Reproduced is: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
     """
     from probes.bundle import SPEC
     from probes.progress import Progress
-    from probes.rerun import rerun
-    from probes.results import read_result
+    from probes.rerun import rerun, rerun_comparison
+    from probes.results import is_comparison, read_comparison, read_result
 
     folder = result if result.is_dir() else result.parent
-    bundle = folder if (folder / SPEC).exists() else None
-    found = rerun(read_result(result), db=db, bundle=bundle, progress=Progress())
+    if is_comparison(result):
+        found = rerun_comparison(read_comparison(result), db=db, progress=Progress())
+    else:
+        bundle = folder if (folder / SPEC).exists() else None
+        found = rerun(read_result(result), db=db, bundle=bundle, progress=Progress())
     emit(found, as_json=as_json)
     ctx.exit(0 if found.reproduced else 1)

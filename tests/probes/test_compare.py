@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import combinations
 
@@ -214,6 +215,17 @@ def test_the_page_and_the_terminal_show_levels_numbers_and_differences(db, tmp_p
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>|<!DOCTYPE[^>]*>', "", page, flags=re.S)
     assert page.index("patient-level split") < page.index("Each table") < page.index("Paired differences")
     assert (out / "comparison.json").exists()
+    drawn = call("probes", "report", out, "--html", tmp_path / "again.html", "--json")
+    assert drawn.json == {"report": str(tmp_path / "again.html")}
+    assert (tmp_path / "again.html").read_text() == page
+    same = call("probes", "rerun", out, "--json")
+    assert (same.code, same.json["reproduced"], same.json["largest_difference"]) == (0, True, 0)
+    stored = json.loads((out / "comparison.json").read_text())
+    stored["differences"][0]["delta"]["value"] += 1e-6
+    (out / "comparison.json").write_text(json.dumps(stored))
+    other = call("probes", "rerun", out / "comparison.json", "--json")
+    assert (other.code, other.json["reproduced"]) == (1, False)
+    assert other.json["differences"][0].startswith("differences[0].delta.value")
     again = call("probes", "compare", db, *ILL, "--tables", "good,blind", "--replicates", "200", "--out", out)
     assert again.code == 0  # a former comparison's folder is written anew
 
