@@ -26,6 +26,9 @@ test-faults: $(INSTALLED) ## kills, full disks, power loss at every call: one ta
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
+fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (about 15 minutes on 2 cores)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz
+
 check: $(INSTALLED) ## ruff, mypy --strict, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +41,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
 
-.PHONY: help install demo test test-faults test-slow check bench clean
+.PHONY: help install demo test test-faults test-slow fuzz check bench clean

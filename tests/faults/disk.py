@@ -141,18 +141,24 @@ def shards_change(zygote: Zygote, material: Material, root: Path) -> Tally:
 
 
 def _removed(zygote: Zygote, place: Place, tally: Tally) -> None:
-    """A shard goes after the run has listed it, and comes back as it was."""
+    """A shard that is listed and cannot be opened, one that goes under the run, and one that is not there at all."""
     shards = sorted(place.material.shards.glob("*.tar"))
-    aside = place.root / "aside.tar"
-    run = zygote.start(*index(place.material.shards, place=place))
+    aside, mode = place.root / "aside.tar", shards[0].stat().st_mode
+    shards[0].chmod(0)
+    run = zygote.start(*index(place.material.shards, place=place), plain=True)
     _until_some_commits(zygote, place, run)
     shards[-1].rename(aside)
     zygote.wait(run)
     _told(run, "index with a shard gone", tally)
+    failed = [dict(f)["reason"] for f in state(place).failures]
+    if run.code != 1 or "shard cannot be opened" not in failed:
+        tally.blame(f"a shard that may not be read is not named: {run.code} {failed}")
     gone = zygote.run(*index(shards[-1], place=place))
+    tally.runs += 1
     if gone.code != 1 or shards[-1].name not in gone.err:
         tally.blame(f"index of a shard that is not there: {gone.code} {gone.err[-300:]!r}")
     aside.rename(shards[-1])
+    shards[0].chmod(mode)
 
 
 def _replaced(zygote: Zygote, place: Place, tally: Tally) -> None:
