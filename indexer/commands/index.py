@@ -106,8 +106,10 @@ def command(
     """
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
+    from indexer.pixels.window import parse_window
     from indexer.shards import find_shards
 
+    parse_window(window)  # raises for a typing error, before a table of that name is made
     found = find_shards(sources[:-1], hash_content=hash_content)  # before the slow imports: a typo is told at once
     for note in found.notes:
         click.echo(f"note: {note}", err=True)

@@ -77,6 +77,15 @@ def test_a_folder_of_images_is_indexed_without_packing(tmp_path):
     assert report["reasons"] == {"not an image": 1}
 
 
+@pytest.mark.parametrize("window", ["lnug", "40,0", "lung;bone", ""])
+def test_a_mistyped_window_is_one_line_and_makes_no_table(tmp_path, window):
+    (tmp_path / "a.dcm").write_bytes(dicom(deep(30, 30)))
+    done = call("indexer", "index", tmp_path, tmp_path / "db", "--window", window)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert f'--window "{window}"' in done.err
+    assert not (tmp_path / "db").exists()
+
+
 def test_columns_of_a_packed_table_can_be_filtered_by_after_indexing(tmp_path):
     (tmp_path / "in").mkdir()
     with (tmp_path / "labels.csv").open("w", newline="") as file:
