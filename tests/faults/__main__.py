@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 import threading
 import time
 import traceback
@@ -16,7 +15,7 @@ from tests.faults import disk, material, neighbours
 from tests.faults.command import same_as_the_command
 from tests.faults.errors import errors
 from tests.faults.kills import killed, lives, stopped, truth
-from tests.faults.runs import Kind, Zygote
+from tests.faults.runs import Kind, Zygote, scratch
 from tests.faults.tally import Tally, merged, table
 
 SIDE_BY_SIDE = 2  # scenarios at once, each with a zygote of its own
@@ -31,7 +30,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--only", default="", help="Scenarios whose name holds this word.")
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="faults-"))
+    root = scratch()
     started = time.monotonic()
     tallies = merged(_run(_jobs(options, root), root))
     for tally in tallies:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -173,6 +174,14 @@ class Zygote:
             raise RuntimeError("the zygote is gone")
         *lines, self._rest = (self._rest + block).split(b"\n")
         yield from map(json.loads, lines)
+
+
+def scratch() -> Path:
+    """A folder in memory where the system has one: a process that is killed loses nothing that it has written, synced
+    or not, and most of the time would go into the disk's syncs. (Power loss is `tests.power`'s.)
+    """
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="faults-", dir=memory if memory.is_dir() else None))
 
 
 def build_library(folder: Path) -> Path:

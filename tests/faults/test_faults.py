@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests.faults import disk, material, neighbours
 from tests.faults.kills import killed, lives, new_place, stopped, truth
 from tests.faults.life import STEPS, compare, index, state, troubled
-from tests.faults.runs import Action, Arm, Kind, Zygote
+from tests.faults.runs import Action, Arm, Kind, Zygote, scratch
 
 pytestmark = pytest.mark.xdist_group("faults")
 SEED = 5
@@ -21,11 +22,12 @@ KILLS = 10
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
-    root = tmp_path_factory.mktemp("faults")
+def room():
+    root = scratch()
     small = material.make(root / "small", material.SMALL)
     with Zygote(root / "log") as zygote:
         yield zygote, small, root, truth(zygote, small, root, kinds=(Kind.ALL, Kind.RENAME | Kind.UNLINK))
+    shutil.rmtree(root)
 
 
 def clean(tally, at_least: int) -> None:
