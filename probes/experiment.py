@@ -11,6 +11,7 @@ from indexer.types import Int64
 from probes.data import OWN_SPLITS, ProbeData
 from probes.records import PartFacts, Request, SplitFacts
 from probes.splits import (
+    FOLDS,
     PARTS,
     Split,
     check_groups,
@@ -21,7 +22,7 @@ from probes.splits import (
     stratified_split,
     without_duplicates,
 )
-from probes.truth import Truth, lacking
+from probes.truth import Truth, hide_absent, lacking
 
 SHUFFLES = 20  # of the shuffled-label control: one alone strays far where rows of a patient are alike
 IMAGE_LEVEL = "image-level split: results may be inflated"
@@ -46,10 +47,21 @@ class Experiment:
         lacking = {name for part in ("train", "test") for name in self.facts.absent[part]}
         return tuple(name for name in self.data.truth.classes if name in lacking)
 
+    @property
+    def val_chooses(self) -> bool:
+        """Whether val can rank probes: some column of train has both kinds of rows there."""
+        val = hide_absent(self.data.truth.take(self.split.val), self.facts.absent["train"])
+        positive = (val.positive & val.known).sum(0)
+        return bool(((positive > 0) & (positive < val.known.sum(0))).any())
+
+    @property
+    def inner_name(self) -> str:
+        return "val split" if self.val_chooses else f"{FOLDS} grouped folds of train"
+
     def inner_folds(self) -> list[tuple[Int64, Int64]]:
         """(fit, held-out) positions within the fit rows: the val split, or five grouped folds of train (D5)."""
         train, val = len(self.split.train), len(self.split.val)
-        if val:
+        if self.val_chooses:
             return [(np.arange(train), np.arange(train, train + val))]
         truth = self.data.truth.take(self.split.train)
         return grouped_folds(truth.strata(), self.data.groups[self.split.train], self.request.seed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.errors import ProbeError
 from indexer.types import Float32, Float64, Int64
 from probes.experiment import Experiment, shuffled
 from probes.knn import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
@@ -50,7 +51,7 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
             euclidean=request.metric == "euclidean", progress=progress.share,
         )  # fmt: skip
     look = _Look(data.truth.take(rows), found, vote)
-    selection = _selection(request, areas, "val split" if len(split.val) else "5 grouped folds of train")
+    selection = _selection(request, areas, experiment.inner_name)
     k, multilabel = int(selection.value), look.base.multilabel
     held = hide_absent(data.truth.take(split.test), experiment.absent)
     return Trained(
@@ -69,10 +70,12 @@ def _ks(request: Request, n: int) -> tuple[int, ...]:
 
 
 def _selection(request: Request, areas: dict[int, float], inner: str) -> Selection:
-    """The k asked for, else that of the highest inner AUC; ties → smaller k."""
+    """The k asked for, or that of the highest inner AUC, ties → smaller k. Raises ProbeError where none is defined."""
     ks = tuple(areas)
     if request.k is not None:
         return Selection("k", min(request.k, ks[-1]), "fixed", at_edge=False, candidates=())
+    if np.isnan(list(areas.values())).all():
+        raise ProbeError("no inner AUC is defined, so that nothing can choose k. Fix it with -k, or label more rows.")
     chosen = max(ks, key=lambda k: (-np.inf if np.isnan(areas[k]) else areas[k], -k))
     candidates = tuple(Candidate(k, areas[k]) for k in ks)
     return Selection("k", chosen, inner, len(ks) > 1 and chosen == ks[-1], candidates)

@@ -188,11 +188,12 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
     source, selection, facts = experiment.data.source, trained.selection, experiment.facts
     flow = experiment.data.flow
     val = facts.parts["val"]
-    few = [name for name, count in val.classes.items() if count < FEWEST and val.rows]
+    few = [name for name, count in val.classes.items() if count < FEWEST and experiment.val_chooses]
     checks = (
         (experiment.data.level == "image", experiment.facts.statement),
         (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
         *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
+        (bool(val.rows) and not experiment.val_chooses, "val shows one class only: train rows choose in its place"),
         (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),

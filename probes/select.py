@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.errors import ProbeError
 from indexer.types import Float64, Int64
 from probes.fitting import Features, Fitted, Recipe, fit
 from probes.metrics import macro_auc
@@ -44,7 +45,7 @@ def choose_penalty(
 ) -> Inner:
     """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given.
 
-    `search` is "decades" (D5) or "halving" (Radford 2021).
+    `search` is "decades" (D5) or "halving" (Radford 2021). Raises ProbeError where no fold defines an AUC.
     """
     trial = _Trial(recipe, x, truth, folds, progress)
     parameter = PARAMETER[recipe.probe]
@@ -56,6 +57,10 @@ def choose_penalty(
         selection = sweep_values(parameter, inner, SHORT_LISTS[recipe.probe], trial)
     else:
         selection = SEARCHES[search](parameter, inner, trial)
+    if selection.candidates and all(np.isnan(c.auc) for c in selection.candidates):
+        raise ProbeError(
+            f"no inner AUC is defined: nothing can choose {parameter}. Fix it with --penalty, or label more rows."
+        )
     rows = np.concatenate([held for _, held in folds])
     return Inner(selection, rows, trial.logits[selection.value], trial.models[selection.value][-1])
 

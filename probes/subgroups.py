@@ -45,9 +45,10 @@ def _one(
     positive = truth.positive[:, -1] & truth.known[:, -1]
     binary = truth.codes is not None and len(truth.classes) == 2
     sides = [positive.sum(), truth.n - positive.sum()]
-    if not binary:  # of the rarest class or label that has any row
-        counts = [(int(c[k].sum()), int((~c[k]).sum())) for c, k in zip(truth.positive.T, truth.known.T, strict=True)]
-        sides = list(min(counts, key=min))
+    if not binary:  # of the rarest class or label; those without a metric at all are not asked for
+        columns = [(c, k) for c, k in zip(truth.positive.T, truth.known.T, strict=True) if k.any()]
+        counts = [(int(c[k].sum()), int((~c[k]).sum())) for c, k in columns]
+        sides = list(min(counts, key=min, default=(0, 0)))
     counted = (truth.n, int(sides[0]), int(sides[1]))
     if min(sides) < FEWEST:
         return SubgroupResult(column, value, *counted, None, None, None, "n too small")

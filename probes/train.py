@@ -91,6 +91,6 @@ def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:
         settings["logit_bias"] = text.logit_bias
     model = Model("text", {"text": text.vectors}, settings)
     scaler = fit_scaler("none", data.vectors, split.train)
-    inner_rows = split.val if len(split.val) else split.train
+    inner_rows = split.val if experiment.val_chooses else split.train
     inner, test = (logits_of(model, data.vectors, rows, scaler) for rows in (inner_rows, split.test))
     return Trained(model, scaler, fixed("none", 0.0), True, inner_rows, inner, test)

@@ -145,3 +145,30 @@ def test_calibration_forms_agree_with_their_definitions():
     adaptive = sum(len(i) / 300 * abs(correct[i].mean() - confidence[i].mean()) for i in parts)
     assert c.ece_adaptive == pytest.approx(adaptive)
     assert sum(b.rows for b in c.bins) == 300
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(8, 60))
+def test_label_metrics_equal_those_of_scikit_learn_on_the_known_rows(seed, labels, n):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 2, (n, labels)).astype(float)
+    values[:2] = [[0] * labels, [1] * labels]  # both kinds of every label
+    values[2:][rng.random((n - 2, labels)) < 0.3] = np.nan
+    p = rng.integers(0, 20, (n, labels)) / 20
+    truth = label_truth(values, tuple(map(str, range(labels))))
+    point = evaluator(p, truth, np.arange(n)).point()
+    found = {name: [] for name in ("auc", "ap", "balanced_accuracy", "f1_macro", "brier", "log_loss")}
+    for j in range(labels):
+        known = ~np.isnan(values[:, j])
+        y, s = values[known, j], p[known, j]
+        found["auc"].append(sk.roc_auc_score(y, s))
+        found["ap"].append(sk.average_precision_score(y, s))
+        found["balanced_accuracy"].append(sk.balanced_accuracy_score(y, s >= 0.5))
+        found["f1_macro"].append(sk.f1_score(y, s >= 0.5))
+        found["brier"].append(sk.brier_score_loss(y, s))
+        found["log_loss"].append(sk.log_loss(y, np.clip(s, 1e-12, 1 - 1e-12), labels=[0, 1]))
+    assert point["auc"] == pytest.approx(found["auc"])
+    assert point["ap"] == pytest.approx(found["ap"])
+    assert point["auc_macro"] == pytest.approx(np.mean(found["auc"]))
+    for name in ("balanced_accuracy", "f1_macro", "brier", "log_loss"):
+        assert point[name] == pytest.approx(np.mean(found[name])), name

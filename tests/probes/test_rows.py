@@ -149,6 +149,28 @@ def test_a_class_that_train_or_test_lacks_is_named_and_in_no_mean(tmp_path):
     assert found["test"]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(recalls.mean())
 
 
+def test_where_val_shows_one_class_folds_of_train_choose(tmp_path):
+    vectors, metadata = rows_of(80)
+    keep = [i for i, row in enumerate(metadata) if row["part"] != "val" or row["ill"] == 0]
+    make_rows(tmp_path, vectors[keep], [metadata[i] for i in keep])
+    for kind in ("linear", "knn"):
+        found = probe(kind, str(tmp_path), *ILL, "--split", "part")
+        assert found["split"]["parts"]["val"]["classes"]["1"] == 0
+        assert found["selection"]["inner"] == "5 grouped folds of train"
+        assert not any(c["auc"] is None for c in found["selection"]["candidates"])
+        assert found["operating"][0]["threshold"] is not None
+        assert "val shows one class only: train rows choose in its place" in found["warnings"]
+    without = make_rows(tmp_path / "no-val", *no_val(vectors, metadata))
+    found = probe("linear", without.uri, *ILL, "--split", "part")
+    assert found["selection"]["inner"] == "5 grouped folds of train"
+    assert found["warnings"] == ["numbers has random weights: the vectors mean nothing"]
+
+
+def no_val(vectors, metadata):
+    keep = [i for i, row in enumerate(metadata) if row["part"] != "val"]
+    return vectors[keep], [metadata[i] for i in keep]
+
+
 def test_vectors_that_are_all_the_same_are_refused(tmp_path):
     _, metadata = rows_of(60)
     make_rows(tmp_path, np.ones((180, DIM)), metadata)
