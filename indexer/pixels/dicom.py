@@ -92,7 +92,7 @@ def refuse(dataset: Any) -> None:
     if sop_class in _NOT_IMAGES:
         raise PixelError(_NOT_IMAGES[sop_class], sop_class)
     if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
-        raise PixelError("no pixel data", f"SOP class {getattr(sop_class, 'name', sop_class) or 'not named'}")
+        raise PixelError("no pixel data", f"SOP class {getattr(dataset.get('SOPClassUID'), 'name', '') or 'not named'}")
     processing = str(getattr(dataset, "PresentationIntentType", "")) == "FOR PROCESSING"
     mammogram = str(getattr(dataset, "Modality", "")) == "MG" or "1.1.1.2" in sop_class
     if sop_class == _MAMMOGRAM_FOR_PROCESSING or (processing and mammogram):

@@ -36,6 +36,7 @@ def stored(name: str) -> np.ndarray:
 
 def shown(data: bytes, frames: str | int = "first", **request) -> np.ndarray:
     """The picture at its own size."""
+    quiet()
     return next(frames_of("dicom", data, Request(frames, **request))).pixels
 
 
@@ -123,20 +124,78 @@ def test_a_window_of_the_file_follows_the_standards_formula(centre, width, funct
     assert np.abs(shown(data) - truth * 255).max() <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["MR_small.dcm", "examples_overlay.dcm", "dicomdirtests/77654033/CR1/6154", "dicomdirtests/77654033/CR3/6278",
-     "dicomdirtests/98892001/CT5N/2062", "dicomdirtests/98892003/MR1/15820", "dicomdirtests/98892003/MR700/4558"],
-)  # fmt: skip
-def test_the_picture_is_dcmtks_picture(name, tmp_path):
+def by_dcmtk(name: str, tmp_path, *window: str) -> np.ndarray:
+    """The first frame as dcmtk shows it."""
     if shutil.which("dcmj2pnm") is None:
         pytest.skip("dcmtk is not installed: apt-get install dcmtk")
-    target = tmp_path / "truth.pgm"
-    subprocess.run(
-        ["dcmj2pnm", "--no-overlays", "+Wi", "1", "+op", DICOM / name, target], check=True, capture_output=True
-    )
-    truth = np.asarray(Image.open(target)).astype(int)
+    target = tmp_path / "truth.pnm"
+    command = ["dcmj2pnm", "--no-overlays", "+F", "1", *window, "+op", DICOM / name, target]
+    subprocess.run(command, check=True, capture_output=True)
+    return np.asarray(Image.open(target)).astype(int)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "examples_overlay.dcm",
+     "dicomdirtests/77654033/CR1/6154", "dicomdirtests/77654033/CR3/6278",
+     "dicomdirtests/98892001/CT5N/2062", "dicomdirtests/98892003/MR1/15820", "dicomdirtests/98892003/MR700/4558"],
+)  # fmt: skip
+def test_the_picture_through_the_files_window_is_dcmtks(name, tmp_path):
+    truth = by_dcmtk(name, tmp_path, "+Wi", "1")
     assert np.abs(shown((DICOM / name).read_bytes()) - truth).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "centre", "width"), [
+    ("CT_small.dcm", "40", "400"), ("CT_small.dcm", "-600", "1500"), ("JPGExtended.dcm", "60", "120"),
+    ("JPEG-lossy.dcm", "60", "120"), ("MR_small_padded.dcm", "800", "1000"),
+])  # fmt: skip
+def test_the_picture_through_the_users_window_is_dcmtks(name, centre, width, tmp_path):
+    truth = by_dcmtk(name, tmp_path, "+Ww", centre, width)
+    assert np.abs(shown(dicom_file(name), window=f"{centre},{width}") - truth).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ExplVR_BigEnd", "SC_jpeg_no_color_transform", "SC_jpeg_no_color_transform_2", "SC_rgb_dcmtk_+eb+cr",
+     "SC_rgb_dcmtk_+eb+cy+n1", "SC_rgb_dcmtk_+eb+cy+n2", "SC_rgb_dcmtk_+eb+cy+np", "SC_rgb_dcmtk_+eb+cy+s2",
+     "SC_rgb_dcmtk_+eb+cy+s4", "SC_rgb_jpeg_app14_dcmd", "SC_rgb_jpeg_dcmd", "SC_rgb_jpeg_dcmtk", "SC_rgb_jpeg_gdcm",
+     "SC_rgb_jpeg_lossy_gdcm", "SC_rgb_rle", "SC_rgb_rle_16bit", "SC_rgb_rle_2frame", "SC_rgb_rle_32bit",
+     "SC_rgb_small_odd", "SC_rgb_small_odd_big_endian", "SC_rgb_small_odd_jpeg", "SC_ybr_full_422_uncompressed",
+     "examples_palette", "examples_rgb_color", "examples_ybr_color", "image_dfl"],
+)  # fmt: skip
+def test_colours_are_dcmtks(name, tmp_path):
+    truth = by_dcmtk(f"{name}.dcm", tmp_path)
+    assert np.abs(shown(dicom_file(f"{name}.dcm")) - truth).max() <= 1
+
+
+def cine() -> bytes:
+    """Ten frames of 12 bits, each another picture."""
+    frames = np.stack([deep(40, 50, top=4000, seed=number) % 4096 for number in range(10)])
+    return dicom(frames, NumberOfFrames=10, BitsStored=12, WindowCenter=2048, WindowWidth=4096)
+
+
+@pytest.mark.parametrize("syntax", ["5", "4.80", "4.90", "4.57", "4.70"])
+def test_frames_of_every_lossless_syntax_are_equal_bit_for_bit(syntax, tmp_path):
+    plain = pydicom.dcmread(io.BytesIO(cine()))
+    uid = f"1.2.840.10008.1.2.{syntax}"
+    if syntax in ("4.57", "4.70"):  # pydicom writes none of these
+        if shutil.which("dcmcjpeg") is None:
+            pytest.skip("dcmtk is not installed: apt-get install dcmtk")
+        (tmp_path / "in.dcm").write_bytes(cine())
+        way = "+el" if syntax == "4.57" else "+e1"
+        subprocess.run(["dcmcjpeg", way, tmp_path / "in.dcm", tmp_path / "out.dcm"], check=True, capture_output=True)
+        data = (tmp_path / "out.dcm").read_bytes()
+    else:
+        compressed, file = pydicom.dcmread(io.BytesIO(cine())), io.BytesIO()
+        compressed.compress(uid)
+        compressed.save_as(file)
+        data = file.getvalue()
+    dataset = read_dataset(data)
+    assert dataset.file_meta.TransferSyntaxUID == uid
+    found = [values for _, values in stored_frames(data, dataset, range(10))]
+    assert np.array_equal(np.stack(found), plain.pixel_array)
+    middle = shown(data, "middle")
+    assert np.array_equal(middle, shown(cine(), 5))
 
 
 def test_monochrome1_is_the_negative_and_padding_is_black_in_both():
