@@ -21,21 +21,26 @@ from indexer.errors import StoreError
 from indexer.store.filters import first_line, is_panic
 
 RECENT_SECONDS = 3600.0  # older files were flushed by the system long ago
+CLOCK_SECONDS = 2.0  # file times are coarser than the clock
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, so that the newest sorts first
 IN_DOUBT = 16  # versions; we make fewer before they are synced
 FOOTER = b"LANC"  # the last bytes of a whole data file
 
 
 class DiskSync:
-    """fsyncs what is new below a directory: files first, then the directories that name them."""
+    """fsyncs what is new below a directory: files first, then the directories that name them.
 
-    def __init__(self) -> None:
+    What is older than `since` (seconds since the epoch) was synced by somebody else.
+    """
+
+    def __init__(self, since: float = 0.0) -> None:
+        self._since = since - CLOCK_SECONDS
         self._seen: set[tuple[str, int]] = set()  # (path, inode): a renamed-over file is a new one
 
     def sync(self, root: Path) -> None:
         """Raises OSError."""
         known = (str(root), root.stat().st_ino)
-        recent = time.time() - RECENT_SECONDS
+        recent = max(time.time() - RECENT_SECONDS, self._since)
         if known not in self._seen:  # its own name stands in its parent
             fsync(root.parent)
         walked = sorted(os.walk(root, topdown=False), key=lambda entry: _turn(root, Path(entry[0])))

@@ -17,6 +17,7 @@ from indexer.errors import EncoderMismatch, InputError, RowNotFound, StoreError,
 from indexer.store.create import ensure_table, make_table, table_lock
 from indexer.store.durable import DiskSync, exists, read_tags, writing
 from indexer.store.filters import expression, first_line, reading
+from indexer.store.lock import WriterLock
 from indexer.store.schema import SYSTEM_COLUMNS, spec_from
 from indexer.types import EncoderSpec, Float16, Float32, Int64, Place
 
@@ -138,7 +139,7 @@ class EmbeddingStore:
         """The table's directory; None in an object store, where each write is whole and lasting by itself."""
         return None if is_remote(self.uri) else Path(join(self.uri, f"{self.name}.lance"))
 
-    def lock(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[WriterLock | None]:
         """Hold it while writing; a second writer gets StoreLocked. In an object store it locks nothing."""
         return nullcontext() if is_remote(self.uri) else table_lock(self.uri, self.name)
 

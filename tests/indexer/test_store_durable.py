@@ -180,3 +180,43 @@ def test_labels_of_a_table_without_rows_become_columns(tmp_path):
     assert add_columns(empty, labels) == 0
     assert add_columns(empty, labels.set_column(1, "grade", pa.array(["x"]))) == 0
     assert empty.columns() == {"grade": pa.string()}
+
+
+def test_a_writer_after_one_that_ended_in_order_syncs_nothing_again(store, monkeypatch):
+    synced = []
+    with StoreWriter(store):
+        pass
+    monkeypatch.setattr("indexer.store.durable.CLOCK_SECONDS", -60.0)  # the files of this test are seconds old
+    monkeypatch.setattr("indexer.store.durable.fsync", synced.append)
+    with StoreWriter(store):
+        pass
+    assert [path for path in synced if path.is_file()] == []
+    with pytest.raises(RuntimeError), StoreWriter(store):
+        raise RuntimeError("it did not end in order")
+    with StoreWriter(store):
+        pass
+    assert {path.suffix for path in synced} >= {".manifest", ".lance", ".txn"}
+
+
+def test_merging_fragments_changes_no_row_no_row_id_and_no_null(store):
+    rng = np.random.default_rng(0)
+    for number in range(12):  # columns come late, values are missing, rows go: not all fragments are alike
+        names = [f"{number}-{i}\u00e9" for i in range(int(rng.integers(1, 40)))]
+        facts = [{"n": i} if i % 3 else {f"late{number % 4}": "x" * i, "n": None} for i in range(len(names))]
+        add_shard(store, f"s{number}", names, unit_rows(len(names), 8, number), facts)
+        if number % 5 == 4:
+            add_shard(store, f"s{number - 1}", [f"{number} again"], unit_rows(1, 8, number), replaces=True)
+    add_columns(store, pa.table({"key": ["3-0\u00e9"], "grade": [7]}))
+    asked = ["key", "meta", "norm", *store.columns()]
+    before, ids = store.vectors(columns=asked), store.vectors().row_ids
+    with StoreWriter(store) as writer:
+        writer.optimize()
+    after = store.vectors(columns=asked)
+    assert store.fragments() == 1
+    assert after.columns == before.columns
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+    np.testing.assert_array_equal(after.row_ids, ids)
+    import lancedb
+
+    rows = lancedb.connect(store.uri).open_table("t").to_arrow()  # another Lance reads it too
+    assert rows.column("key").to_pylist() == before.columns.column("key").to_pylist()
