@@ -46,6 +46,9 @@ def replicate(evaluate: Evaluate, groups: int, *, replicates: int = REPLICATES, 
     """Every metric under each replicate: (replicates,) or (replicates, c). The same for any number of threads."""
     if groups == 0:
         return {}
+    if groups == 1:  # resampled it is itself: an interval of zero width would be taken for certainty
+        point = evaluate(np.ones((1, 1), np.int64))
+        return {name: np.full((replicates, *value.shape[1:]), np.nan) for name, value in point.items()}
     workers = os.cpu_count() or 1
     blocks: list[Values] = []
     with ThreadPoolExecutor(workers) as pool:

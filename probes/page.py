@@ -49,7 +49,7 @@ def cell(value: Interval | None) -> str:
     if value is None:
         return "–"
     if value.low != value.low:
-        return number(value.value)
+        return number(value.value) + ("" if value.value != value.value else " <span class='ci'>(no interval)</span>")
     doubt = "" if value.reliable else ", unreliable"
     return f"<b>{number(value.value)}</b> <span class='ci'>({number(value.low)} to {number(value.high)}{doubt})</span>"
 

@@ -40,7 +40,7 @@ def with_interval(value: Interval | None) -> str:
     if value is None:
         return "-"
     if math.isnan(value.low):
-        return number(value.value)
+        return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
     doubt = "" if value.reliable else ", unreliable"
     return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
 

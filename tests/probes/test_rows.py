@@ -166,6 +166,21 @@ def test_where_val_shows_one_class_folds_of_train_choose(tmp_path):
     assert found["warnings"] == ["numbers has random weights: the vectors mean nothing"]
 
 
+def test_one_test_patient_gives_no_interval(tmp_path):
+    vectors, metadata = rows_of(60)
+    for row in metadata:
+        row["part"] = "test" if row["patient"] == "patient 004" else "train"
+    metadata[13]["ill"] = 1 - metadata[12]["ill"]  # both classes in the one test patient
+    make_rows(tmp_path, vectors, metadata)
+    found = probe("linear", str(tmp_path), *ILL, "--split", "part")
+    auc = found["test"]["metrics"]["auc_macro"]
+    assert auc["value"] is not None
+    assert (auc["low"], auc["high"], auc["reliable"]) == (None, None, False)
+    assert any("an interval is unreliable" in text for text in found["warnings"])
+    text = call("probes", "linear", tmp_path, *ILL, "--split", "part", "--replicates", "20").out
+    assert f"{auc['value']:.3f}  (no interval)" in text
+
+
 def no_val(vectors, metadata):
     keep = [i for i, row in enumerate(metadata) if row["part"] != "val"]
     return vectors[keep], [metadata[i] for i in keep]
