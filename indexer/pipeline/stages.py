@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 
 from indexer.errors import CutShard, EncoderError, NotATar, ReadError
 from indexer.pipeline.ahead import ReadAhead
@@ -53,6 +54,7 @@ class Stages:
 
     def start(self, plan: Sequence[tuple[Shard, bool]], known: Callable[[str], Known]) -> None:
         """Start reading `plan`: (shard, whether it replaces former rows). `known` gives a shard's stored vectors."""
+        import_module("indexer.encoders.cpu")  # and torch: two threads that import it at once can break each other
         loops: list[Callable[[], None]] = [lambda: self._read(plan, known), *[self._work] * self.workers]
         for number, loop in enumerate(loops):
             thread = threading.Thread(target=self._guarded, args=(loop,), name=f"indexer-{number}", daemon=True)

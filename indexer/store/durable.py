@@ -43,25 +43,27 @@ class DiskSync:
         recent = max(time.time() - RECENT_SECONDS, self._since)
         if known not in self._seen:  # its own name stands in its parent
             fsync(root.parent)
-        walked = sorted(os.walk(root, topdown=False), key=lambda entry: _turn(root, Path(entry[0])))
-        for directory, folders, files in walked:
-            fresh = [entry for entry in (*files, *folders) if self._is_new(Path(directory, entry), recent)]
-            for name in fresh:
-                if name in files:
-                    fsync(Path(directory, name))
+        folders = [Path(folder) for folder, _, _ in os.walk(root, topdown=False)]
+        for folder in sorted(folders, key=lambda folder: _turn(root, folder)):
+            with os.scandir(folder) as entries:
+                fresh = [entry for entry in entries if self._is_new(entry, recent)]
+            for entry in fresh:
+                if entry.is_file():
+                    fsync(Path(entry.path))
             if fresh:
-                fsync(Path(directory))
+                fsync(folder)
         self._seen.add(known)
 
-    def _is_new(self, path: Path, recent: float) -> bool:
+    def _is_new(self, entry: os.DirEntry[str], recent: float) -> bool:
+        name = (entry.path, entry.inode())
+        if name in self._seen:  # thousands of files, after a day's commits: not even a stat for those
+            return False
         try:
-            stat = path.stat()
+            changed = entry.stat().st_mtime
         except FileNotFoundError:
             return False
-        if (str(path), stat.st_ino) in self._seen:
-            return False
-        self._seen.add((str(path), stat.st_ino))
-        return stat.st_mtime >= recent
+        self._seen.add(name)
+        return changed >= recent
 
 
 def _turn(root: Path, directory: Path) -> int:
