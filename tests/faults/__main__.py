@@ -36,6 +36,9 @@ def main() -> int:
     for tally in tallies:
         for note in tally.notes:
             print(f"{tally.fault}: {note}")  # noqa: T201 - the report
+        if tally.hit:
+            struck = ", ".join(f"{where} {n}" for where, n in sorted(tally.hit.items()))
+            print(f"{tally.fault} struck: {struck}")  # noqa: T201
     print(table(tallies))  # noqa: T201
     print(f"seed {options.seed}, {time.monotonic() - started:.0f} s")  # noqa: T201
     clean = all(tally.clean for tally in tallies)

@@ -40,6 +40,7 @@ Meeting = Callable[[Zygote, Place, Step, Truth, random.Random, Tally], Met]
 
 def truth(zygote: Zygote, material: Material, root: Path, kinds: Sequence[Kind] = COUNTED) -> Truth:
     """Undisturbed lives, which must already be equal."""
+    zygote.keep_nothing = True  # as in `lives`
     states, seconds, calls = [], {}, {}
     for counted in kinds:
         place = new_place(root, f"undisturbed-{material.root.name}-{counted.value}", material)
@@ -52,6 +53,7 @@ def truth(zygote: Zygote, material: Material, root: Path, kinds: Sequence[Kind] 
         verdict = compare(states[-1], states[0])
         if not verdict:
             raise RuntimeError(f"two undisturbed lives differ: {verdict}")
+    zygote.keep_nothing = False
     return Truth(states[0], seconds, calls)
 
 
@@ -68,6 +70,7 @@ def lives(
 ) -> Tally:
     """Lives, one after the other, until `count` faults have struck."""
     tally = Tally(NAMES[meeting.__name__])
+    zygote.keep_nothing = True  # so that a kill inside a clean-up finds it deleting files
     rng = random.Random(f"{meeting.__name__}-{seed}")
     number = 0
     while tally.faults < count and not tally.hung:
@@ -77,6 +80,7 @@ def lives(
             tally.judge(f"life {number}", compare(state(place), right.state))
         if tally.clean:
             shutil.rmtree(place.root)
+    zygote.keep_nothing = False
     return tally
 
 

@@ -98,6 +98,7 @@ class Zygote:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.library = build_library(folder)
+        self.keep_nothing = False  # clean-ups drop every version that no tag holds, not only those of yesterday
         self._runs: dict[int, Run] = {}
         self._number = 0
         self._rest = b""
@@ -128,6 +129,7 @@ class Zygote:
         at = {name: str(self.folder / f"{run.number}.{name}") for name in ("out", "err", "events", "note")}
         request: dict[str, Any] = {
             "number": run.number, "argv": run.argv, "out": at["out"], "err": at["err"], "plain": plain,
+            "keep_nothing": self.keep_nothing,
             "file_bytes": file_bytes,
             "arm": {**asdict(arm), "root": str(arm.root), "events": at["events"], "note": at["note"]} if arm else None,
         }  # fmt: skip

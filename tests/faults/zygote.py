@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import datetime
 import gc
 import json
 import os
@@ -77,6 +78,10 @@ def _become(request: dict[str, Any], library: ctypes.CDLL) -> int:
     if request["arm"] and not _armed(request["arm"], library):
         sys.stderr.write("this kernel refuses a seccomp filter\n")
         return 70
+    if request["keep_nothing"]:  # what a clean-up does a day later, it does now
+        from indexer.store import writer
+
+        writer.KEEP_VERSIONS = datetime.timedelta(0)
     sys.argv = request["argv"]
     from indexer.cli import main as program
 
