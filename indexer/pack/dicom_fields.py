@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
 from indexer.pixels.failing import dicom_errors, quiet
 
@@ -35,9 +36,11 @@ FIELDS = (
 
 
 def read_header(file: BinaryIO) -> Any | None:
-    """The listed elements before the pixels; None where there is no readable header."""
-    import pydicom
-
+    """The listed elements before the pixels; None where there is no readable header. InputError without pydicom."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise InputError("the source holds DICOM files: pip install 'embedding-indexer[dicom]'") from error
     quiet()
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)

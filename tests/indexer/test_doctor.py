@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,24 +23,8 @@ from indexer.types import Picture
 from tests.archives import archive, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
+from tests.hidden import without
 from tests.pictures import tiff
-
-HIDE = """
-import importlib.machinery, os
-hidden = set(os.environ["HIDDEN"].split())
-find = importlib.machinery.PathFinder.find_spec
-def find_spec(name, path=None, target=None):
-    return None if name.partition(".")[0] in hidden else find(name, path, target)
-importlib.machinery.PathFinder.find_spec = find_spec
-"""
-
-
-def without(tmp_path: Path, modules: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`indexer doctor` on a machine that lacks `modules`, in every process it starts."""
-    (tmp_path / "sitecustomize.py").write_text(HIDE)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "HIDDEN": modules}
-    command = [sys.executable, "-m", "indexer", "doctor", "--json", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def test_every_format_and_transfer_syntax_that_we_decode_is_tried_and_works_here():
@@ -58,7 +39,7 @@ def test_every_format_and_transfer_syntax_that_we_decode_is_tried_and_works_here
 
 
 def test_missing_decoders_are_named_with_the_extra_that_brings_them(tmp_path):
-    done = without(tmp_path, "gdcm openjpeg pylibjpeg jpeg_ls nibabel", "--strict")
+    done = without(tmp_path, "gdcm openjpeg pylibjpeg jpeg_ls nibabel", "doctor", "--json", "--strict")
     report = json.loads(done.stdout)
     broken = {s["uid"]: s["detail"] for s in report["transfer_syntaxes"] if not s["works"]}
     lacking = {uid for uid, plugins in PLUGINS.items() if not {"pillow", "pydicom"} & set(plugins)}
@@ -75,7 +56,7 @@ def test_missing_decoders_are_named_with_the_extra_that_brings_them(tmp_path):
 
 
 def test_without_pydicom_no_dicom_decodes_and_the_rest_does(tmp_path):
-    report = json.loads(without(tmp_path, "pydicom").stdout)
+    report = json.loads(without(tmp_path, "pydicom", "doctor", "--json").stdout)
     assert report["transfer_syntaxes"] == []
     assert all(f["works"] for f in report["formats"])
     assert any("embedding-indexer[dicom]" in problem for problem in report["problems"])

@@ -27,6 +27,7 @@ from indexer.pixels.failing import quiet
 from indexer.reader import read_shard, split_name
 from indexer.shards import find_shards
 from indexer.types import Failure, PixelSpec, Sample
+from tests.hidden import without
 from tests.pictures import DICOM, deep, dicom, encoded, listed, members, samples, scene
 
 
@@ -527,3 +528,12 @@ def test_a_disk_that_fills_up_is_one_line_and_whole_shards_are_kept(tmp_path, se
     packed(source, tmp_path / "whole", secret, shard_files=1)
     assert packed(source, tmp_path / "out", secret, shard_files=1).shards_kept == 2
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_dicom_without_the_extra_is_one_line_that_names_it(tmp_path):
+    source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8)), "b.png": encoded(scene(8, 8), "PNG")})
+    done = without(tmp_path, "pydicom", "pack", source, tmp_path / "out", "--secret", tmp_path / "secret")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "embedding-indexer[dicom]" in done.stderr
+    (source / "a.dcm").unlink()
+    assert without(tmp_path, "pydicom", "pack", source, tmp_path / "out").returncode == 0
