@@ -121,7 +121,7 @@ def probe(db: Path, name: str) -> dict[str, Any]:
     printed, cost = spawn([*command, "--group", "patient", "--json"])
     answer = json.loads(printed)
     result = answer.get("result", answer)
-    chosen = {n["k"]: n["auc"] for n in result["neighbours"]}.get(int(result["selection"]["value"]))
+    chosen = {n["k"]: n["auc_macro"] for n in result["neighbours"]}.get(int(result["selection"]["value"]))
     return {
         "probe": name,
         **cost,
