@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
 @click.option("--offset", default=0, show_default=True, type=click.IntRange(0), help="Hits to skip (paging).")
 @click.option(
-    "--columns", metavar="A,B", help="Columns to show. Default: all metadata columns on a terminal, else none."
+    "--columns", metavar="A,B", help="Columns to show. Default: all on a terminal and with --json, else none."
 )
 @click.option("--exact", is_flag=True, help="Scan every row; do not use the index.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page with the pictures.")
@@ -77,7 +77,7 @@ def command(
     from indexer.store.store import EmbeddingStore
 
     store = EmbeddingStore.open(database, table)
-    names = _columns(columns, store, draws=bool(html or png), as_json=as_json)
+    names = _columns(columns, store, as_json=as_json)
     options = SearchOptions(k, where, exclude_same, min_score, offset, names)
     searcher = Searcher(store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device))
     if out:
@@ -100,10 +100,10 @@ def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
     return load_spec(spec, weights=weights, device=device)
 
 
-def _columns(named: str | None, store: Any, *, draws: bool, as_json: bool) -> tuple[str, ...]:
+def _columns(named: str | None, store: Any, *, as_json: bool) -> tuple[str, ...]:
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())
-    return tuple(store.columns()) if draws or as_json or sys.stdout.isatty() else ()
+    return tuple(store.columns()) if as_json or sys.stdout.isatty() else ()
 
 
 def _run(

@@ -9,10 +9,11 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 import indexer.encoders
 from indexer.pipeline.run import index
+from indexer.search.pages import fitted
 from indexer.shards import find_shards
 from indexer.store.store import EmbeddingStore
 from tests.archives import archive, picture, png, write_tar
@@ -145,6 +146,19 @@ def test_a_contact_sheet_has_a_row_a_query(db, tmp_path):
     width, height = sheet_size(sheet)
     assert width > 4 * 224
     assert height > 2 * 224
+    named = tmp_path / "named.png"
+    call("indexer", "search", db, "--key", "im1", "--key", "im2", "-k", 3, "--png", named, "--columns", "n,patient")
+    assert sheet_size(named)[0] == width
+    assert sheet_size(named)[1] > height  # two lines more below each picture
+
+
+def test_a_long_name_on_a_contact_sheet_keeps_its_end_and_stays_within_its_picture():
+    font = ImageFont.load_default(13)
+    shown = fitted("folder/" * 40 + "tomogram_0042.dcm", font, 224)
+    assert shown.startswith("…")
+    assert shown.endswith("tomogram_0042.dcm")
+    assert font.getlength(shown) <= 224
+    assert fitted("short\n", font, 224) == "short?"
 
 
 def test_whole_shards_are_searched_into_parquet_and_nothing_is_dropped(db, tmp_path):
@@ -171,6 +185,8 @@ def test_build_ann_reports_what_it_measured_and_search_uses_it(db):
     assert built.code == 0, built.err
     assert (built.json["kind"], built.json["rows"], built.json["recall_at_10"]) == ("exact", 40, 1)
     assert "no approximation pays" in built.err
+    assert built.err.index("predicted build time") < built.err.index("no approximation pays")
+    assert built.json["predicted_seconds"] is not None
     assert call("indexer", "search", db, "--key", "im3", "--json").json["how"].startswith("exact index of 40 rows")
     forced = call("indexer", "build-ann", db, "--kind", "ivf-sq8", "--json")
     assert forced.json["kind"] == "ivf-sq8"
