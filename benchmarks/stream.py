@@ -8,7 +8,7 @@ SIDE = 16
 BLOCK = 512
 
 
-def main(first: int, count: int) -> None:
+def shard(first: int, count: int) -> None:
     out = sys.stdout.buffer
     for number in range(first, first + count):
         name = f"{number:09d}"
@@ -29,4 +29,4 @@ def member(name: str, data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    shard(int(sys.argv[1]), int(sys.argv[2]))
