@@ -90,10 +90,9 @@ class ScaledRows:
 
 def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Float64:
     """Scaled features of stored rows (m, dim), in float64. `norms` (m,) are needed for `raw`."""
-    unit = _unit(stored)
     if scaler.kind == "l2":
-        unit *= np.sqrt(unit.shape[1])
-        return unit
+        return _unit(stored, float(np.sqrt(stored.shape[1])))
+    unit = _unit(stored)
     if scaler.kind == "zscore":
         return (unit - scaler.mean) / scaler.sd
     if scaler.kind == "center_l2":
@@ -106,10 +105,10 @@ def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Floa
     return unit
 
 
-def _unit(stored: Float16) -> Float64:
-    """float16 rows are unit to three digits only; make it exact."""
+def _unit(stored: Float16, length: float = 1.0) -> Float64:
+    """float16 rows are unit to three digits only; make them exactly as long as asked for."""
     rows = stored.astype(np.float64)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows *= (length / np.sqrt(np.einsum("ij,ij->i", rows, rows)))[:, None]
     return rows
 
 
