@@ -156,7 +156,8 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
     end: list[str] = []  # how the last header read ended
     try:
         # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
-        archive = tarfile.open(fileobj=stream, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
+        ending: Any = _Ending(stream)
+        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
     except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing
@@ -177,6 +178,23 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
         raise _told(error, url, CutShard(f"{url} breaks off: {error}")) from error
     if "EOFHeaderError" not in end:
         raise CutShard(f"{url} breaks off: no end-of-archive mark")
+
+
+class _Ending:
+    """A stream that is read past its end a few times only: tarfile skips a member of 2^62 bytes block by block."""
+
+    READS = 64
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, self.READS
+
+    def read(self, nbytes: int) -> bytes:
+        data = self._stream.read(nbytes)
+        if not data:
+            self._left -= 1
+            if self._left < 0:
+                raise EOFError("a member is longer than the archive")
+        return data
 
 
 def _told(error: BaseException, url: str, damaged: ReadError) -> ReadError:

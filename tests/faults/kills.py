@@ -151,8 +151,8 @@ def stopped(
         tally.blame(f"{step.name}: {name} undid {len(lost)} shards, {sorted(lost)[0]}")
     if run.code == -number or (run.code == 130 and "stopped" in run.err):
         return run, name
-    if run.code == 0 and "Traceback" in run.err:
-        return run, f"{name} after the work was done"  # the interpreter, taking itself down, says what it ignored
+    if run.code in (0, 1) and run.out and "error:" not in run.err and "Traceback" in run.err:
+        return run, f"{name} after the report"  # the interpreter, taking itself down, says what it ignored
     if troubled(run):
         tally.blame(f"{step.name} after {name}: exit code {run.code}, {run.err[-500:]!r}")
         return run, name

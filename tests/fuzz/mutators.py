@@ -36,6 +36,50 @@ PIECES = (
 )  # fmt: skip
 
 
+BLOCK = 512
+FIELDS = {  # of a tar header: (offset, length)
+    "name": (0, 100), "mode": (100, 8), "size": (124, 12), "mtime": (136, 12), "type": (156, 1), "link": (157, 100),
+    "magic": (257, 8), "prefix": (345, 155),
+}  # fmt: skip
+NUMBERS = (0, 1, 511, 513, 2**20, 2**33 - 1, 2**62, 2**95)  # of bytes
+
+
+def tar_mutated(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+    """Half of them damaged bytes, half archives whose headers say strange things under a right checksum."""
+    plain = [data for data in seeds if data[257:262] == b"ustar"]
+    for number, data in mutated(seeds, count, seed):
+        rng = random.Random(f"tar-{seed}-{number}")
+        if rng.random() < 0.5:
+            yield data
+            continue
+        archive = bytearray(rng.choice(plain))
+        headers = [at for at in range(0, len(archive), BLOCK) if archive[at + 257 : at + 262] == b"ustar"]
+        for at in rng.choices(headers, k=rng.choice((1, 1, 2, 4))):
+            _rewrite(archive, at, rng)
+        if rng.random() < 0.2:
+            del archive[rng.randrange(len(archive)) :]
+        yield bytes(archive)
+
+
+def _rewrite(archive: bytearray, at: int, rng: random.Random) -> None:
+    """One field of the header at `at`, and its checksum."""
+    name = rng.choice(list(FIELDS))
+    offset, length = FIELDS[name]
+    if name in ("size", "mtime", "mode"):
+        n = rng.choice(NUMBERS)
+        octal = b"%0*o" % (length - 1, n)
+        base_256 = b"\x80" + (n % 256 ** (length - 1)).to_bytes(length - 1, "big")
+        value = rng.choice((octal[-length + 1 :], base_256, b"-0000000001", rng.randbytes(length)))
+    elif name == "type":
+        value = rng.choice((b"0", b"1", b"2", b"3", b"5", b"6", b"7", b"x", b"g", b"L", b"K", b"S", b"\0", b"?"))
+    else:
+        words = "".join(rng.choices(PIECES, k=rng.randrange(1, 6))).encode("utf-8", "surrogatepass")
+        value = rng.choice((words, rng.randbytes(length), b""))
+    archive[at + offset : at + offset + length] = value[:length].ljust(length, b"\0")
+    archive[at + 148 : at + 156] = b" " * 8
+    archive[at + 148 : at + 156] = b"%06o\0 " % sum(archive[at : at + BLOCK])
+
+
 def json_mutated(seeds: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
     """Half of them documents with strange values, half damaged bytes."""
     for number, data in mutated(seeds, count, seed):

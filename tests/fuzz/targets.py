@@ -23,7 +23,7 @@ import numpy as np
 from indexer.errors import IndexerError
 from indexer.types import PixelSpec, Sample, Shard
 from tests.archives import png
-from tests.fuzz.mutators import json_mutated, names, sql
+from tests.fuzz.mutators import json_mutated, names, sql, tar_mutated
 from tests.mutations import mutated
 from tests.pictures import deep, dicom, dicom_file, encoded, scene
 
@@ -296,7 +296,7 @@ METADATA = [
     json.dumps({"patient": "p1", "study": {"date": "20240101"}, "sex": "M", "age": 3}).encode(),
 ]
 TARGETS = {
-    "tar": Target(_tar, _damaged(_tars), 0.2),
+    "tar": Target(_tar, lambda n, seed: tar_mutated(_tars(), n, seed), 0.2),
     "json": Target(_metadata, lambda n, seed: json_mutated(METADATA, n, seed), 0.1, batch=25),
     "jpeg": Target(_pixels("jpg"), _damaged(_jpegs), 0.125),
     "png": Target(_pixels("png"), _damaged(_pngs), 0.125),
