@@ -56,6 +56,12 @@ def test_a_checkpoint_trained_with_quickgelu_gets_the_architecture_that_computes
         assert facts(asked, tag) == facts(f"{asked}-quickgelu", tag)
 
 
+def test_the_tags_that_need_quickgelu_are_those_published_under_a_quickgelu_name():
+    by_name = {(m.removesuffix("-quickgelu"), t) for m, t in open_clip.list_pretrained() if m.endswith("-quickgelu")}
+    assert set(quick_pairs()) == by_name
+    assert len(by_name) >= 27  # of open_clip 3.3
+
+
 def test_quickgelu_is_in_the_network_exactly_where_the_name_says_so():
     def activations(name):
         module = load(name, weights="random", device="cpu")._towers.module
