@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.dicom_gdcm import gdcm_frames
+from indexer.pixels.dicom_jpeg import jpeg_frames
 from indexer.pixels.failing import dicom_errors, named
 
 # pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
-GDCM_ITSELF = "gdcm itself"  # not by way of pydicom
+GDCM_ITSELF, LIBJPEG_ITSELF = "gdcm itself", "simplejpeg"  # not by way of pydicom
 PLUGINS: dict[str, tuple[str, ...]] = {
-    "1.2.840.10008.1.2.4.50": ("pillow",),  # libjpeg-turbo: sound enough to run in our own process
+    "1.2.840.10008.1.2.4.50": (LIBJPEG_ITSELF, "pillow"),  # libjpeg-turbo: sound enough to run in our own process
     "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow does 8 bits, GDCM 12
     "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
@@ -62,7 +63,7 @@ def available(syntax: str) -> tuple[str, ...]:
 
     if syntax not in PLUGINS:
         return ()
-    installed = set(get_decoder(syntax).available_plugins)
+    installed = {*get_decoder(syntax).available_plugins, LIBJPEG_ITSELF}
     if find_spec("gdcm") is not None:
         installed.add(GDCM_ITSELF)
     return tuple(name for name in PLUGINS[syntax] if name in installed)
@@ -71,12 +72,13 @@ def available(syntax: str) -> tuple[str, ...]:
 def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
     """The frames, by the first plugin that can; the next takes over at the frame where it fails."""
     done = 0
+    failures: tuple[type[BaseException], ...] = (PixelError, *dicom_errors())
     for attempt, plugin in enumerate(plugins):
         try:
             for stored in _by(plugin, data, dataset, indices[done:]):
                 yield stored
                 done += 1
-        except dicom_errors() as error:
+        except failures as error:
             if attempt + 1 == len(plugins):
                 raise named(error, "DICOM") from error
         if done == len(indices):
@@ -87,6 +89,9 @@ def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence
 def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
     if plugin == GDCM_ITSELF:
         yield from gdcm_frames(data, dataset, indices)
+        return
+    if plugin == LIBJPEG_ITSELF:
+        yield from jpeg_frames(dataset, indices)
         return
     from pydicom.pixels import iter_pixels
 

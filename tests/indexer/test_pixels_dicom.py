@@ -11,7 +11,9 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
+from pydicom.uid import JPEGBaseline8Bit
 
 from indexer.errors import PixelError
 from indexer.pixels import decode
@@ -22,7 +24,7 @@ from indexer.pixels.failing import quiet
 from indexer.pixels.kinds import frames_of
 from indexer.pixels.request import Request
 from indexer.types import PixelSpec
-from tests.pictures import DICOM, deep, dicom, dicom_file
+from tests.pictures import DICOM, deep, dicom, dicom_file, encoded, scene
 
 
 def stored(name: str) -> np.ndarray:
@@ -166,6 +168,34 @@ def test_the_picture_through_the_users_window_is_dcmtks(name, centre, width, tmp
 def test_colours_are_dcmtks(name, tmp_path):
     truth = by_dcmtk(f"{name}.dcm", tmp_path)
     assert np.abs(shown(dicom_file(f"{name}.dcm")) - truth).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_FULL", "MONOCHROME2", "MONOCHROME1"])
+def test_frames_of_eight_bit_jpeg_are_what_pillow_reads_in_them(photometric):
+    pictures = [scene(64, 80), scene(64, 80)[::-1].copy(), scene(64, 80)[:, ::-1].copy()]
+    grey = photometric.startswith("MONO")
+    streams = [encoded(p[..., 0] if grey else p, "JPEG", quality=90) for p in pictures]
+    values = np.stack(pictures)[..., 0] if grey else np.stack(pictures)
+    dataset = pydicom.dcmread(io.BytesIO(dicom(values, NumberOfFrames=3)))
+    dataset.PixelData, dataset.PhotometricInterpretation = encapsulate(streams), photometric
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    file = io.BytesIO()
+    dataset.save_as(file)
+    frames = [frame.pixels for frame in frames_of("dicom", file.getvalue(), Request("all"))]
+    for found, stream in zip(frames, streams, strict=True):
+        truth = np.asarray(Image.open(io.BytesIO(stream)))
+        assert np.array_equal(found, 255 - truth if photometric == "MONOCHROME1" else truth)
+
+
+def test_a_jpeg_that_is_not_what_its_header_says_is_read_as_pydicom_reads_it():
+    picture = scene(32, 32)
+    dataset = pydicom.dcmread(io.BytesIO(dicom(picture)))
+    dataset.PixelData = encapsulate([encoded(picture, "JPEG", quality=95, subsampling=0)])  # YCbCr inside
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert np.array_equal(shown(file.getvalue()), pydicom.dcmread(io.BytesIO(file.getvalue())).pixel_array)
 
 
 def cine() -> bytes:
