@@ -104,7 +104,8 @@ def safe(path: str) -> str:
 
 def _escape(char: str) -> str:
     if char in "%\\" or not char.isprintable():
-        return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
+        raw = "\udc80" <= char <= "\udcff"  # a byte of the name that is no UTF-8 (PEP 383)
+        return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape" if raw else "surrogatepass"))
     return char
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from indexer.errors import InputError
@@ -230,6 +230,8 @@ def test_every_key_survives_the_reader_and_names_one_file(tmp_path, secret):
 
 
 @given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=60))
+@example("\ud800")
+@example("\udcff")
 def test_no_path_leads_out_of_a_folder(path):
     name = safe(path) + ".png"
     assert not name.startswith("/")
