@@ -91,7 +91,8 @@ def command(
     elif sys.stdout.isatty():
         _print_tables(result)
     else:
-        emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else "")
+        heads = "\t".join(("query", "rank", "score", "key", *names))  # also above no hits: a reader needs it
+        emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
 
 
 def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:

@@ -72,6 +72,8 @@ def test_piped_output_is_a_header_and_tab_separated_rows(db):
     assert lines[0].split("\t") == ["query", "rank", "score", "key", "patient"]
     assert len(lines) == 3
     assert lines[1].split("\t")[:2] == ["im3", "1"]
+    none = call("indexer", "search", db, "--key", "im3", "--where", "n > 999", "--columns", "patient")
+    assert none.out.splitlines() == lines[:1]
 
 
 def test_text_finds_the_picture_it_means(db):

@@ -1,0 +1,91 @@
+"""What is measured before a build: queries that nothing was trained on, lists that hold the true neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.ann.choose import Goal, choose, predicted_seconds
+from indexer.ann.drawn import draw
+from indexer.ann.index import Searchable
+from indexer.ann.kinds import CANDIDATES, KINDS, add_rows, empty_index, float_blocks, nearest, train_centroids
+from indexer.ann.tune import lists_needed, truth_of
+from indexer.ann.vectors import Rows
+from indexer.search.maintain import build_index
+from indexer.search.searcher import Searcher, SearchOptions
+from tests.tables import keys_of, make_table, nearest_keys, unit_rows
+
+
+def rows_of(vectors: np.ndarray) -> Rows:
+    return Rows(np.arange(len(vectors), dtype=np.int64) * 3 + 1, vectors)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 50, 1_000, 40_000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_held_out_queries_are_in_neither_the_sample_nor_the_training_points(n: int, seed: int) -> None:
+    drawn = draw(n, 16, 1 << 30, seed)
+    for others in (drawn.sample, drawn.training):
+        assert not np.isin(drawn.queries, others).any()
+        assert len(np.unique(others)) == len(others)
+        assert np.isin(others, np.arange(n)).all()
+    assert len(drawn.queries) <= n // 4
+
+
+def test_the_lists_said_to_be_needed_are_just_those_that_find_each_neighbour() -> None:
+    rows = rows_of(unit_rows(800, 16, clusters=40))
+    floats = rows.vectors.astype(np.float32)
+    kind = KINDS["ivf-fp16"]
+    index = empty_index(kind, 16, train_centroids(floats, 25), floats)
+    add_rows(index, float_blocks(rows, 300))
+    truth = truth_of(rows, unit_rows(12, 16, seed=5).astype(np.float32), np.full(12, -1, np.int64))
+    needed = lists_needed(Searchable(index, kind, rows), truth)
+    for q in range(12):
+        for neighbour, lists in zip(truth.ids[q], needed[q], strict=True):
+            for nprobe in range(1, 26):
+                found = nearest(index, kind, truth.queries[q : q + 1], 800, nprobe)[1]
+                assert (neighbour in found) == (nprobe >= lists)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+@pytest.mark.parametrize("kind", [k.name for k in CANDIDATES])
+def test_any_kind_over_a_handful_of_rows_finds_them_all(tmp_path: Path, kind: str, n: int) -> None:
+    store = make_table(tmp_path, unit_rows(n, 8))
+    build_index(store, Goal(kind=kind))
+    (hits,) = Searcher(store).by_vector(unit_rows(1, 8, seed=4).astype(np.float32))
+    assert sorted(keys_of(hits)) == [f"k{i}" for i in range(n)]
+
+
+@pytest.mark.parametrize("clusters", [1, 900])
+def test_settings_chosen_on_held_out_rows_hold_for_queries_that_are_no_rows(tmp_path: Path, clusters: int) -> None:
+    """900 clusters of ten rows: a sample of them lies about a query quite unlike the whole table does."""
+    vectors = unit_rows(9_000, 32, clusters=clusters, spread=0.6)
+    store = make_table(tmp_path, vectors)
+    report = build_index(store, Goal(kind="ivf-sq8"))
+    queries = unit_rows(200, 32, seed=7, clusters=clusters, spread=0.6).astype(np.float32)
+    expected = nearest_keys(queries, [f"k{i}" for i in range(9_000)], vectors, 10)
+    found = Searcher(store).by_vector(queries, SearchOptions(k=10))
+    right = sum(len(set(keys_of(f)) & set(e)) for f, e in zip(found, expected, strict=True))
+    assert right / 2_000 >= 0.97
+    assert report.manifest.settings.nprobe < report.manifest.nlist  # and not by looking into all lists
+
+
+def test_the_candidates_measured_are_all_told_with_a_reason() -> None:
+    choice = choose(rows_of(unit_rows(4_000, 32)), Goal(latency_ms=1e-6))
+    assert {c.kind for c in choice.candidates} == set(KINDS)
+    assert all(c.reason for c in choice.candidates)
+    assert sum(c.chosen for c in choice.candidates) == 1
+    assert "NO candidate met the goal" in choice.chosen.reason
+
+
+def test_a_candidate_larger_than_the_memory_is_not_chosen() -> None:
+    vectors = unit_rows(8_000, 64)
+    nbytes = 8_000 * 64  # between the 1-bit codes and the 8-bit ones
+    choice = choose(rows_of(vectors), Goal(latency_ms=1e-6, memory_bytes=nbytes))
+    assert choice.chosen.nbytes <= nbytes
+    assert any("more than --memory" in c.reason for c in choice.candidates)
+
+
+def test_a_hundred_times_the_rows_are_predicted_to_take_longer() -> None:
+    assert predicted_seconds(1_000_000, 64) > predicted_seconds(10_000, 64)
