@@ -26,7 +26,7 @@ test-faults: $(INSTALLED) ## kills, full disks, power loss at every call: one ta
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
-fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (about 15 minutes on 2 cores)
+fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (about 5 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz
 
 check: $(INSTALLED) ## ruff, mypy --strict, bandit
