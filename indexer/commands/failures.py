@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from indexer.options import device_option, emit, json_option, table_option
+from indexer.options import device_option, emit, frames_option, json_option, table_option
 
 
 @click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
@@ -15,6 +15,7 @@ from indexer.options import device_option, emit, json_option, table_option
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
 @click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@frames_option
 @device_option
 @json_option
 @click.pass_context
@@ -25,10 +26,14 @@ def command(
     summary: bool,
     again: bool,
     weights: str | None,
+    frames: str,
     device: str,
     as_json: bool,
 ) -> None:
-    """List each input of DB that did not become a row: shard, key, stage, reason, detail."""
+    """List each input of DB that did not become a row: shard, key, stage, reason, detail.
+
+    With --retry give --frames as it was given to `indexer index`.
+    """
     from indexer.store.store import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
@@ -40,7 +45,7 @@ def command(
 
         encoder = load_spec(store.spec, weights=weights, device=device)
         with progress_bar() as on_progress:
-            report = retry(store, encoder, RunOptions(command=command_line()), Hooks(on_progress))
+            report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
         emit(report, as_json=as_json, text=report_text)
         if report.interrupted:
             click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)

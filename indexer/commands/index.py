@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import device_option, emit, json_option
+from indexer.options import device_option, emit, frames_option, json_option
 
 if TYPE_CHECKING:
     from indexer.pipeline.run import Progress
@@ -51,7 +51,7 @@ REFRESH_SECONDS = 0.2
     show_default=True,
     help="Across which NIfTI volumes are cut.",
 )
-@click.option("--frames", type=click.Choice(["all", "first", "middle"]), default="all", show_default=True)
+@frames_option
 @click.option(
     "--changed",
     type=click.Choice(["error", "replace"]),
