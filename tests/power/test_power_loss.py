@@ -15,7 +15,7 @@ from tests.power.life import STEPS, hasten, state
 from tests.power.replay import PROMISES, crashes, recorded, troubles
 from tests.power.strace import available
 
-SEED, TRIED = 20, 20
+SEED, TRIED = 20, 40
 
 pytestmark = pytest.mark.xdist_group("power")
 
