@@ -82,7 +82,7 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
     )
     if not capture:
         click.secho(f"\n$ {program} {shown}", bold=True)
-    done = subprocess.run(  # nosec B603 - our own commands, no shell
+    done = subprocess.run(  # our own commands, no shell
         [sys.executable, "-m", program, *arguments], stdout=subprocess.PIPE if capture else None, text=True, check=False
     )
     if done.returncode:

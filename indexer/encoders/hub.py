@@ -97,7 +97,7 @@ def _answers(origin: str) -> bool:
     def ask() -> None:
         request = urllib.request.Request(origin, method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # nosec B310 - a fixed https address
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # a fixed https address  # nosec B310
                 answered.append(True)
         except urllib.error.HTTPError:
             answered.append(True)  # it speaks HTTP: a host is there

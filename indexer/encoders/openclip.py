@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # nosec B403 - only to catch it
+from pickle import UnpicklingError  # only to catch it  # nosec B403
 from typing import Any
 
 import open_clip

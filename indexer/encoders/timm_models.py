@@ -188,7 +188,7 @@ def _pooling(model: Any) -> str:
     pool = getattr(model, "global_pool", None)
     if not isinstance(pool, str):  # a module, as convolutional networks have it
         return "pooled"
-    return {"token": "cls", "avg": "mean"}.get(pool, "pooled")  # nosec B105 - a pooling, not a password
+    return {"token": "cls", "avg": "mean"}.get(pool, "pooled")
 
 
 def _pixels(name: str, data: Mapping[str, Any]) -> PixelSpec:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # nosec B403 - only to catch it
+from pickle import UnpicklingError  # only to catch it  # nosec B403
 from typing import Any, Literal
 
 import torch

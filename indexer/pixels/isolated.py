@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import struct
-import subprocess  # nosec B404 - our own interpreter with our own module, never a shell
+import subprocess  # our own interpreter with our own module, never a shell
 import sys
 import threading
 import time
@@ -55,7 +55,7 @@ class _Worker:
     """A child process that decodes one file at a time."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(  # nosec B603
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "indexer.pixels.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
