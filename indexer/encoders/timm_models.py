@@ -188,7 +188,9 @@ def _pooling(model: Any) -> str:
     pool = getattr(model, "global_pool", None)
     if not isinstance(pool, str):  # a module, as convolutional networks have it
         return "pooled"
-    return {"token": "cls", "avg": "mean"}.get(pool, "pooled")
+    if pool == "avg":
+        return "mean"
+    return "cls" if pool == "token" else "pooled"
 
 
 def _pixels(name: str, data: Mapping[str, Any]) -> PixelSpec:
