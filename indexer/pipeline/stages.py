@@ -133,7 +133,11 @@ class Stages:
         chunk: list[Task] = []
         nbytes = 0
         for shard, replaces in plan:
-            self._wait(lambda: self._room.acquire(timeout=POLL_SECONDS))
+            if not self._room.acquire(blocking=False):
+                if chunk:  # the shards that take up the room may wait for what is in it
+                    self._give(chunk)
+                    chunk, nbytes = [], 0
+                self._wait(lambda: self._room.acquire(timeout=POLL_SECONDS))
             job = Job(shard, replaces, known(shard.name) if replaces else {})
             with self._lock:
                 self._jobs.append(job)

@@ -22,8 +22,6 @@ from indexer.errors import EncoderError, EncoderMismatch, NoTextTower, UnknownEn
 from indexer.types import PixelSpec
 from tests.indexer.models import clip_directory
 
-pytestmark = pytest.mark.xdist_group("encoders")
-
 SMALL = "timm:test_vit"  # 0.4 million parameters
 
 

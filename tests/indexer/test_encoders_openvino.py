@@ -22,9 +22,6 @@ from tests.indexer.models import clip_directory, lowest_cosine, pictures, square
 
 pytest.importorskip("openvino", reason="the openvino extra is not installed")
 
-# what is imported here starts a program by fork; lance, where another test has loaded it, warns of that
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 SMALL = "timm:test_vit"
 
 

@@ -17,8 +17,6 @@ from indexer.encoders import load, precision_check
 from indexer.encoders.catalogue import bundled_weights
 from tests.indexer.models import MEAN, STD, TEXT, VISION, clip_directory, lowest_cosine, pictures, squares
 
-pytestmark = pytest.mark.xdist_group("encoders")  # torch and its libraries are imported once
-
 
 def assert_same(name, reference, *, weights=None, bf16=0.999, images=None):
     """`reference`: PIL images → (n, dim) by the library itself, in fp32."""

@@ -13,8 +13,6 @@ import torch
 from indexer.encoders.slots import SLOTS, SlottedBackend, largest_batch
 from indexer.errors import EncoderError
 
-pytestmark = pytest.mark.xdist_group("encoders")
-
 SIZE, DIM = 4, 3
 
 

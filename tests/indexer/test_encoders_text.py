@@ -17,8 +17,6 @@ from indexer.store.store import EmbeddingStore
 from tests.fakes import FakeEncoder
 from tests.indexer.models import clip_directory
 
-pytestmark = pytest.mark.xdist_group("encoders")
-
 PROMPTS = {"cat": ["a photo of a cat", "a cat"], "dog": "a photo of a dog"}
 
 

@@ -443,6 +443,20 @@ class SlowEncoder(FakeEncoder):
         return vectors
 
 
+@pytest.mark.timeout(60)
+def test_shards_with_fewer_images_than_a_batch_never_fill_the_room_for_good(tmp_path):
+    many = archive(tmp_path / "many", shards=120, images=1)
+    report = run(many, tmp_path / "db", FakeEncoder(batch_size=256))
+    assert (report.embedded, report.shards_done) == (120, 120)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shard(empty / "000.tar", [1])
+    for number in range(1, 120):
+        write_tar(empty / f"{number:03d}.tar", [])
+    report = run(empty, tmp_path / "db2")
+    assert (report.embedded, report.shards_done) == (1, 120)
+
+
 def test_no_picture_is_overwritten_while_a_slow_encoder_still_reads_it(tmp_path):
     encoder = SlowEncoder(batch_size=4, workers=5)
     run(archive(tmp_path, shards=6, images=25), tmp_path / "db", encoder)

@@ -29,9 +29,6 @@ pytest.importorskip("torchcodec", reason="the gpu extra is not installed")
 from indexer.pipeline import gpu_decoder
 from indexer.pipeline.gpu_decoder import GpuDecoder
 
-# what is imported here starts a program by fork; lance, where another test has loaded it, warns of that
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 SPEC = PixelSpec(32, 36, "bicubic", "crop")
 CPU = torch.device("cpu")
 
