@@ -74,6 +74,8 @@ class Worker:
             if held is not None:
                 start = self._push(task, held, start, last=False)
             stages.clock("decode", start)
+            if held is not None:
+                self._embed()  # frames before it: the shard may be taken as soon as its last sample is resolved
             stages.resolve(task, [], [_failure(sample, error)], samples=1)
             return
         if held is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from dataclasses import replace
 
 import lancedb
 import numpy as np
@@ -280,6 +281,37 @@ def test_frames_of_one_file_become_rows_of_their_own(tmp_path):
     assert keys == {"key": ["a", "a#1", "a#2", "a#3", "a#4", "b"], "frame": [0, 1, 2, 3, 4, 0]}
     run(path, tmp_path / "db2", options=RunOptions(frames="middle"))
     assert EmbeddingStore.open(str(tmp_path / "db2")).count() == 2
+
+
+def test_whole_frames_before_a_damaged_one_are_stored_with_their_shard(tmp_path, monkeypatch):
+    import indexer.pipeline.worker as worker
+    from indexer.errors import PixelError
+
+    first = write_tar(tmp_path / "1.tar", [("volume.png", png(0))])
+    second = write_tar(tmp_path / "2.tar", [("after.png", png(1))])
+    stored = threading.Event()
+
+    def damaged_in_the_third_frame(data, suffix, spec, *, frames):
+        (picture,) = decode(data, suffix, spec, frames=frames)
+        if data == png(1):
+            assert stored.wait(30)  # the first shard is committed while the batch is far from full
+            yield picture
+            return
+        yield picture
+        yield replace(picture, frame=1)
+        raise PixelError("corrupt image")
+
+    monkeypatch.setattr(worker, "decode", damaged_in_the_third_frame)
+    hooks = Hooks(on_progress=lambda progress: progress.shards_done and stored.set())
+    options = RunOptions(workers=1, commit_rows=0)
+    report = run(first, tmp_path / "db", FakeEncoder(batch_size=64), options, hooks, sources=[second])
+    assert (report.embedded, report.failed) == (3, 1)
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert sorted(k for b in store.scan(["key"]) for k in b.column("key").to_pylist()) == [
+        "after",
+        "volume",
+        "volume#1",
+    ]
 
 
 def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch):
