@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.record import recorded
@@ -26,19 +27,22 @@ def retry(
     start = time.perf_counter()
     store.require(encoder.spec)
     rows = store.failures(RETRIED).select(["shard", "key"]).to_pylist()
+    ledger = {row["shard"]: row for row in store.ledger().to_pylist()}
     failed: dict[str, set[str]] = {}
     for row in rows:
-        failed.setdefault(row["shard"], set()).add(row["key"])
+        if row["shard"] in ledger:  # a shard without a row there was in hand when a run died: index does it again
+            failed.setdefault(row["shard"], set()).add(row["key"])
 
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:
         wanted = failed[shard.name]
         return (s for s in read_shard(shard) if isinstance(s, Sample) and s.key in wanted)
 
-    found = _found(store, failed)
+    found = _found(ledger, failed)
     options = options or RunOptions()
     facts = {"retried": sum(map(len, failed.values())), "shards_named": len(failed)}
     with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
-        plan = [(shard, False) for shard in found if writer.entries[shard.name].identity == shard.identity]
+        entries = writer.entries  # which the writer may have mended
+        plan = [(s, False) for s in found if s.name in entries and entries[s.name].identity == s.identity]
         report = run_stages(
             writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
         )
@@ -51,9 +55,8 @@ def retry(
     return report
 
 
-def _found(store: EmbeddingStore, failed: Collection[str]) -> list[Shard]:
+def _found(ledger: Mapping[str, Mapping[str, Any]], failed: Collection[str]) -> list[Shard]:
     """These shards as they are now, each with its identity of the kind that the ledger holds: of times, or of bytes."""
-    ledger = {row["shard"]: row for row in store.ledger().to_pylist()}
     by_name: dict[str, Shard] = {}
     for hash_content in (False, True):
         urls = {ledger[name]["url"] for name in failed if name not in by_name}
