@@ -53,6 +53,17 @@ class TableKeys:
             kept.append(own)
         return kept, duplicates
 
+    def of_others(self, duplicates: Sequence[Failure]) -> list[Failure]:
+        """Those whose key another image has; the others are of an image whose rows the table has already."""
+        columns = ["key", "shard", "member", "offset"]
+        stored = {
+            tuple(row[name] for name in columns)
+            for chunk in chunks(sorted({f.key for f in duplicates}))
+            for batch in self._store.scan(columns, f"key IN ({', '.join(map(quoted, chunk))})")
+            for row in batch.to_pylist()
+        }
+        return [f for f in duplicates if (f.key, f.shard, f.member, f.offset) not in stored]
+
     def _stored(self, suspects: set[str]) -> set[str]:
         """Which of the suspects (equal hashes) really are in the table."""
         found: set[str] = set()

@@ -114,10 +114,12 @@ class StoreWriter:
         What is new comes first, so that a crash in between loses no name: the next retry finds rows that are in the
         table, or failures beside their older copies, and drops the older.
         """
-        batches, _ = self._keys.without_duplicates(results)
+        batches, duplicates = self._keys.without_duplicates(results)
         old = [row_id for result in results for row_id in self._retried(result)]
+        told = [f for r in results for f in r.failures]  # also that a shard breaks off, which is stored already
+        others = self._keys.of_others(duplicates)
+        failures = [f for f in told if f.stage != "read"] + others
         rows, skipped = self._append_rows([b for own in batches for b in own])
-        failures = [f for r in results for f in r.failures]
         if failures:
             self._failures = append(self._failures, failures_table(failures))
             self._sync("failures.lance")
@@ -129,7 +131,7 @@ class StoreWriter:
             where = f"shard = {quoted(result.shard.name)}"
             self._count(result.shard.name, self.store.count(where), self._failures.count_rows(filter=where))
         self._sync("shards.lance")
-        return Committed(rows, 0, tuple(failures), skipped)
+        return Committed(rows, len(others), (*told, *others), skipped)
 
     def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
         """Content hash → (frame, unit vector, norm) of a shard's rows: the same bytes are not embedded again."""

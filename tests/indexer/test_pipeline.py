@@ -441,6 +441,61 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
     assert [f["reason"] for f in store.failures().to_pylist()] == ["second image in one sample"]
 
 
+def weak_decoder(*broken):
+    """`decode`, but for images of these bytes."""
+    from indexer.errors import PixelError
+
+    def weak(data, suffix, spec, *, frames):
+        if data in broken:
+            raise PixelError("decoder missing")
+        return decode(data, suffix, spec, frames=frames)
+
+    return weak
+
+
+def test_a_retried_image_whose_key_another_image_has_stays_a_failure(tmp_path, monkeypatch):
+    first = write_tar(tmp_path / "1.tar", [("k.png", png(1))])
+    second = write_tar(tmp_path / "2.tar", [("k.png", png(2)), ("y.png", png(3)), ("z.png", png(4)), ("y.png", png(5))])
+    with monkeypatch.context() as patched:
+        patched.setattr("indexer.pipeline.worker.decode", weak_decoder(png(2), png(3), png(5)))
+        run(first, tmp_path / "db", sources=[second])
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    report = retry(store, FakeEncoder())
+    assert (report.embedded, report.failed, report.reasons) == (1, 2, {"duplicate key": 2})
+    assert sorted((f["key"], f["reason"]) for f in store.failures().to_pylist()) == [
+        ("k", "duplicate key"),
+        ("y", "duplicate key"),
+    ]
+    assert [(e["samples"], e["embedded"], e["failed"]) for e in store.ledger().to_pylist()] == [(1, 1, 0), (4, 2, 2)]
+
+
+def test_retries_of_a_cut_shard_name_its_cut_once(tmp_path):
+    whole = write_tar(tmp_path / "s.tar", [("a.png", b"no image"), ("b.png", png(1)), ("c.png", png(2))]).read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: 4 * 512 + len(png(1))])
+    run(tmp_path / "s.tar", tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    before = store.failures().to_pylist()
+    for _ in range(2):
+        report = retry(store, FakeEncoder())
+        assert report.reasons == {"not an image": 1, "shard is cut or damaged": 1}
+    assert sorted(map(str, store.failures().to_pylist())) == sorted(map(str, before))
+
+
+def test_a_retry_leaves_shards_alone_that_were_in_hand_when_a_run_died(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "s.tar", [("a.png", b"no image")])
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write_ledger", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tmp_path / "db")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    assert retry(store, FakeEncoder()).images == 0
+    assert run(path, tmp_path / "db").failed == 1
+
+
 def keys(db):
     return EmbeddingStore.open(str(db)).vectors(columns=["key"]).columns.column("key").to_pylist()
 
