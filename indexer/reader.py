@@ -18,7 +18,8 @@ from indexer.errors import CutShard, NotATar, ReadError
 from indexer.shards import image_suffix, plain_name
 from indexer.types import Failure, Place, Sample, Shard
 
-DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)  # the compressions' own beside tar's
+# the compressions' own beside tar's, and tarfile's ValueError of a number in an extended header that is none
+DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 METADATA_SUFFIXES = ("json", "txt", "cls")
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 

@@ -104,6 +104,18 @@ def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path):
         list(read_shard(shard))
 
 
+@pytest.mark.parametrize("header", [{"GNU.sparse.size": "x"}, {"GNU.sparse.map": "0,x"}])
+def test_a_number_in_an_extended_header_that_is_none_breaks_the_shard_off(tmp_path, header):
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, extended in [("a.png", {}), ("b.png", header), ("c.png", {})]:
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = 1, extended
+            archive.addfile(member, io.BytesIO(b"x"))
+    stream = read_shard(find_shards([str(tmp_path / "s.tar")]).shards[0])
+    with pytest.raises(CutShard, match="breaks off"):
+        list(stream)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a tar at all" * 200, b"\xff\xd8\xff\xe0" + b"j" * 5000])
 def test_what_is_no_archive_says_so(tmp_path, content):
     path = tmp_path / "s.tar"
