@@ -190,8 +190,10 @@ class _Ending:
         self._stream, self._left = stream, self.READS
 
     def read(self, nbytes: int) -> bytes:
-        data = self._stream.read(nbytes)
+        data = self._stream.read(nbytes) if self._left == self.READS else b""
         if not data:
+            if self._left == self.READS:
+                self._stream.close()  # a pipe's program that failed says so here: what it gave was not all
             self._left -= 1
             if self._left < 0:
                 raise EOFError("a member is longer than the archive")
@@ -199,8 +201,11 @@ class _Ending:
 
 
 def _told(error: BaseException, url: str, damaged: ReadError) -> ReadError:
-    """`damaged`, unless it is the disk's or the network's error, which may pass. (A damaged gzip has no errno.)"""
-    trouble = isinstance(error, OSError) and error.errno is not None
+    """`damaged`, unless it is the disk's or the network's error, which may pass.
+
+    A damaged gzip has no errno; nor has a pipe's program that failed, and what comes from afar is not unpacked here.
+    """
+    trouble = isinstance(error, OSError) and (error.errno is not None or is_remote(url))
     return ReadError(f"{url} cannot be read: {error}") if trouble else damaged
 
 

@@ -382,6 +382,21 @@ def test_a_shard_that_could_not_be_opened_is_read_by_the_next_run_though_it_did_
     assert store.failures().num_rows == 0
 
 
+@pytest.mark.parametrize("begins", ["", "head -c 2000 {0}; sleep 0.2; "])
+def test_a_shard_whose_program_failed_is_read_by_the_next_run(tmp_path, begins):
+    path = write_tar(tmp_path / "s.tar", [("a.png", png(1)), ("b.png", png(2))])
+    ready = tmp_path / "network"
+    (pipe,) = find_shards([f"pipe:test -e {ready} && exec cat {path}; {begins.format(path)}exit 7"]).shards
+    encoder = FakeEncoder()
+    store = EmbeddingStore.create(str(tmp_path / "db"), "t", encoder.spec)
+    report = index([pipe], store, encoder)
+    assert (report.shards_partial, report.reasons) == (1, {"shard cannot be opened": 1})
+    ready.touch()
+    report = index([pipe], store, encoder)
+    assert (report.embedded, report.shards_partial, len(keys(tmp_path / "db"))) == (2, 0, 2)
+    assert store.failures().num_rows == 0
+
+
 def broken_then_whole(tmp_path):
     """A shard with a broken image beside a second image of the same sample, and the same shard with both whole."""
     second = ("a.png", b"second")
