@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +92,8 @@ class Worker:
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the picture that lies in the buffer's next slot; a full batch is embedded off the decode clock."""
-        self._waiting.append((task, row, last))
+        light = replace(task, sample=replace(task.sample, image=b""))  # a batch of large files would fill the memory
+        self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
             return start
         self._stages.clock("decode", start)

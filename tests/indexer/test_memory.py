@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+
+from indexer.pipeline.run import index
+from indexer.shards import find_shards
+from indexer.store.store import EmbeddingStore
+from tests.archives import png, write_tar
+from tests.fakes import FakeEncoder
 
 SCRIPT = """
 import sys
@@ -53,3 +60,22 @@ def test_fifty_thousand_rows_take_no_more_memory_than_twenty_thousand(tmp_path, 
     assert fragments < 100
     # 30,000 rows of 2048 numbers more would be 123 MB in float16 alone
     assert late < early + 60e6
+
+
+def test_a_batch_of_large_files_does_not_keep_their_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("indexer.pipeline.stages.CHUNK_BYTES", 1 << 20)
+    small = find_shards([str(write_tar(tmp_path / "first.tar", [("first.png", png(99))]))]).shards
+    large = [(f"{i}.png", png(i) + bytes(1 << 20)) for i in range(60)]
+    source = find_shards([str(write_tar(tmp_path / "s.tar", large))]).shards
+    encoder = FakeEncoder(batch_size=64, workers=1)
+    store = EmbeddingStore.create(str(tmp_path / "db"), "t", encoder.spec)
+    index(small, store, encoder)  # whatever is imported on the way
+    del large
+    tracemalloc.start()
+    try:
+        report = index(source, store, encoder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.embedded == 60
+    assert peak < 30e6
