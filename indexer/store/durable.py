@@ -8,6 +8,7 @@ written after its rows have been synced, so nothing that a ledger row promises c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -145,12 +146,19 @@ def taken_back(path: Path) -> list[Path]:
 def _readable(path: Path, version: int) -> bool:
     try:
         return bool(lance.dataset(str(path), version=version).version == version)
-    except (ValueError, OSError):
-        return False
+    except (ValueError, OSError) as error:
+        return _passing(error)  # what cannot be told is left as it is
     except BaseException as error:
         if is_panic(error):
             return False
         raise
+
+
+def _passing(error: Exception) -> bool:
+    """No word on the file itself: no permission, too many open files, a disk that does not answer."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno != errno.ENOENT
+    return "os error" in str(error) and "os error 2)" not in str(error)  # Lance's own carry no number
 
 
 def newest_damage(path: Path) -> str | None:
@@ -176,8 +184,7 @@ def damage(path: Path, version: int) -> str | None:
             if fragment.metadata.deletion_file is not None:
                 fragment.to_table(columns=[], with_row_id=True)
     except (ValueError, OSError) as error:
-        denied = "os error" in str(error) and "os error 2)" not in str(error)
-        if denied or isinstance(error, PermissionError):
+        if _passing(error):
             raise StoreError(f"{path} cannot be read ({first_line(error)}).") from error
         return first_line(error)
     except BaseException as error:

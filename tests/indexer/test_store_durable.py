@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -96,6 +98,23 @@ def test_a_table_that_may_not_be_read_is_not_taken_back(store):
     finally:
         file.chmod(stat.S_IRUSR | stat.S_IWUSR)
     assert damage(store.path, store.version) is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_a_table_whose_files_cannot_be_opened_just_now_is_not_taken_back(store, monkeypatch, number):
+    whole = Path.open
+
+    def refused(self, *arguments, **options):
+        if self.suffix == ".lance":
+            raise OSError(number, os.strerror(number), str(self))
+        return whole(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        with pytest.raises(StoreError, match=os.strerror(number)):
+            mend(store.path)
+    assert mend(store.path) == 0
+    assert store.count() == 10
 
 
 def test_a_table_whose_making_was_cut_short_is_no_table_and_is_made_anew(tmp_path):
