@@ -117,8 +117,7 @@ class StoreWriter:
         batches, duplicates = self._keys.without_duplicates(results)
         old = [row_id for result in results for row_id in self._retried(result)]
         told = [f for r in results for f in r.failures]  # also that a shard breaks off, which is stored already
-        others = self._keys.of_others(duplicates)
-        failures = [f for f in told if f.stage != "read"] + others
+        failures = [f for f in told if f.stage != "read"] + (others := self._keys.of_others(duplicates))
         rows, skipped = self._append_rows([b for own in batches for b in own])
         if failures:
             self._failures = append(self._failures, failures_table(failures))
@@ -134,9 +133,10 @@ class StoreWriter:
         return Committed(rows, len(others), (*told, *others), skipped)
 
     def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
-        """Content hash → (frame, unit vector, norm) of a shard's rows: the same bytes are not embedded again."""
+        """Content hash → (frame, unit vector, norm) of a shard's rows. Not only the committing thread may call it."""
         known: dict[str, list[tuple[int, Float16, float]]] = {}
-        for batch in self.store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
+        store = EmbeddingStore.open(self.store.uri, self.store.name)  # Lance reads by no handle that commits just now
+        for batch in store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
             vectors = vector_block(batch)
             rows = zip(*(batch.column(c).to_pylist() for c in ("content", "frame", "norm")), strict=True)
             for i, (content, frame, norm) in enumerate(rows):

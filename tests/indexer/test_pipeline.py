@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import lancedb
@@ -18,6 +19,7 @@ from indexer.pixels import decode
 from indexer.shards import find_shards
 from indexer.store.store import EmbeddingStore
 from indexer.store.writer import StoreWriter
+from indexer.types import ShardResult
 from tests.archives import archive, png, shard, write_tar
 from tests.fakes import FakeEncoder
 
@@ -454,6 +456,29 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
     (entry,) = store.ledger().to_pylist()
     assert (entry["embedded"], entry["failed"], len(keys(tmp_path / "db"))) == (2, 1, 2)
     assert [f["reason"] for f in store.failures().to_pylist()] == ["second image in one sample"]
+
+
+def test_stored_vectors_are_read_while_another_thread_commits(tmp_path):
+    source = archive(tmp_path, shards=4)
+    run(source, tmp_path / "db")
+    first, *others = find_shards([str(source)]).shards
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    found, ended = [], threading.Event()
+    with StoreWriter(store) as writer, ThreadPoolExecutor(1) as pool:
+
+        def read():
+            while not ended.is_set():
+                found.append(len(writer.vectors_by_content(first.name)))
+
+        reading = pool.submit(read)
+        try:
+            for _ in range(3):
+                for other in others:
+                    writer.commit([ShardResult(other, (), (), 0, replaces=True)])
+        finally:
+            ended.set()
+        reading.result()
+    assert set(found) == {10}
 
 
 def weak_decoder(*broken):
