@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.errors import InputError
-from indexer.store.durable import DiskSync, exists, mend, writing
+from indexer.store.durable import DiskSync, mend, writing
 from indexer.store.store import EmbeddingStore, TextVectors, is_remote, join, quoted
+from indexer.store.tables import open_or_create
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
@@ -38,11 +39,8 @@ def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
         if local is not None:
             mend(local)
         with writing(f"the text vectors of table {store.name}"):
-            if local is not None and not exists(local):
-                lance.write_dataset(rows, path)
-            else:
-                dataset = lance.dataset(path)
-                old = dataset.to_table(filter=f"task <> {quoted(task)}")
-                lance.write_dataset(pa.concat_tables([old, rows.cast(old.schema)]), dataset, mode="overwrite")
+            dataset = open_or_create(path, rows.schema)
+            old = dataset.to_table(filter=f"task <> {quoted(task)}")
+            lance.write_dataset(pa.concat_tables([old, rows.cast(old.schema)]), dataset, mode="overwrite")
             if local is not None:
                 DiskSync().sync(local)

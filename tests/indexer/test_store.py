@@ -13,6 +13,7 @@ from indexer.store.store import EmbeddingStore, TextVectors, place_of, table_nam
 from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
+from tests.tables import spec_for
 
 DIM = 8
 SPEC = EncoderSpec("fake", "random:0", "pooled", DIM, (0.0,) * 3, (1.0,) * 3, "fp32", PixelSpec(16, 16))
@@ -137,6 +138,12 @@ def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
         store.read_text("nope")
     with pytest.raises(InputError):
         write_text(store, "t", TextVectors(("a",), eye[:2], 1.0, None))
+
+
+def test_class_text_is_stored_beside_a_table_that_is_named_by_an_address(tmp_path):
+    store = EmbeddingStore.create(f"file://{tmp_path}/db", "t", spec_for(4))
+    write_text(store, "lesion", TextVectors(("a", "b"), np.eye(4, dtype=np.float32)[:2], 100.0, None))
+    assert store.read_text("lesion").classes == ("a", "b")
 
 
 def test_a_mistyped_database_or_key_is_named_and_creates_nothing(store, tmp_path):
