@@ -6,7 +6,8 @@ Normalisation is the same fp32 arithmetic as on the CPU; the sums inside the net
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -86,6 +87,29 @@ class CudaLane:
             torch.cuda.empty_cache()
 
 
-def _exact_fp32() -> AbstractContextManager[None]:
-    """Convolutions in fp32 proper (their default is TF32, 10 bits), with the same algorithm from run to run."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+class _ExactFp32:
+    """Convolutions in fp32 proper (their default is TF32, 10 bits), with the same algorithm from run to run.
+
+    The setting is the whole process's: the first GPU to begin makes it, the last one to end takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._made = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with self._lock:
+            if not self._inside:
+                self._made.enter_context(flags)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._made.close()
+
+
+_exact_fp32 = _ExactFp32()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,3 +162,36 @@ def test_without_compiling_the_compiler_is_not_asked(pretended, monkeypatch):
     monkeypatch.setattr(torch, "compile", refuse)
     gpu, recipe = lane(compiled=False)
     assert gpu.run(gpu.slot(2), 2).shape == (2, recipe.spec.dim)
+
+
+def test_two_gpus_at_once_compute_in_fp32_proper_and_leave_the_settings_as_they_were(pretended):
+    recipe = find(MODEL, weights.parse("random"))
+    flags = torch.backends.cudnn
+    before = (flags.allow_tf32, flags.deterministic)
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    def image_of_first(pixels):
+        first_is_in.set()
+        assert second_is_in.wait(30)
+        return torch.zeros(len(pixels), recipe.spec.dim)
+
+    def image_of_second(pixels):
+        second_is_in.set()
+        assert first_is_out.wait(30)
+        seen.append((flags.allow_tf32, flags.deterministic))
+        return torch.zeros(len(pixels), recipe.spec.dim)
+
+    def run(image):
+        gpu = CudaLane(replace(recipe.build(), image=image), recipe.spec, CPU, channels_last=False, compiled=False)
+        gpu.run(gpu.slot(1), 1)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, image_of_first)
+        assert first_is_in.wait(30)
+        second = pool.submit(run, image_of_second)
+        first.add_done_callback(lambda _: first_is_out.set())
+        first.result()
+        second.result()
+    assert seen == [(False, True)]
+    assert (flags.allow_tf32, flags.deterministic) == before
