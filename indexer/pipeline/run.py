@@ -273,7 +273,8 @@ def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
             committer.commit()
             raise TooManyFailures(
                 f"{stages.failed} of the first {stages.resolved} images failed, more than --max-failures "
-                f"{committer.options.max_failures:g}. See `indexer failures --summary`; what was embedded is kept."
+                f"{committer.options.max_failures:g}, most often: {stages.reasons.most_common(1)[0][0]}. Are these the "
+                "right files? See `indexer doctor`, and `indexer failures` for the shards finished: they are kept."
             )
     while committer.gather(hold=True):  # finished before the stop: kept, with one commit, since somebody waits
         pass

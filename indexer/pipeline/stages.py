@@ -44,6 +44,7 @@ class Stages:
         self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
         self.flags: Counter[str] = Counter()
         self.resolved = self.failed = 0  # images so far: rows and failures, and failures alone
+        self.reasons: Counter[str] = Counter()  # of failures, those of shards in hand too
         self.spread = Spread(encoder.spec.dim)
         self.sample_pictures: list[UInt8] = []
         self._lock = threading.Lock()
@@ -101,6 +102,7 @@ class Stages:
             job.reused += reused
             self.resolved += len(rows) + len(failures)
             self.failed += len(failures)
+            self.reasons.update(failure.reason for failure in failures)
 
     def clock(self, stage: str, start: float) -> None:
         seconds = time.perf_counter() - start

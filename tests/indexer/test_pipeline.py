@@ -204,7 +204,7 @@ def test_too_many_failures_stop_the_run_early_and_keep_what_was_embedded(tmp_pat
     members = [(f"{i:05d}.png", png(i) if i % 4 == 0 else b"\x89PNG\r\n\x1a\nbroken") for i in range(3000)]
     for s in range(30):
         write_tar(tmp_path / f"{s:02d}.tar", members[s * 100 : (s + 1) * 100])
-    with pytest.raises(TooManyFailures, match="--max-failures"):
+    with pytest.raises(TooManyFailures, match=r"--max-failures 0\.5, most often: corrupt image"):
         run(tmp_path / "*.tar", tmp_path / "db", options=RunOptions(commit_rows=10))
     store = EmbeddingStore.open(str(tmp_path / "db"))
     assert 0 < store.count() < 700
