@@ -140,3 +140,8 @@ class TooManyFailures(IndexerError):
 
 class ProbeError(IndexerError):
     """The data or the request cannot give an honest probe result."""
+
+
+def sentence(error: BaseException) -> str:
+    """Another library's words, to be followed by a full stop of ours."""
+    return str(error).rstrip(" .")

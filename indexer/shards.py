@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from indexer.errors import InputError, ShardNotFound
+from indexer.errors import InputError, ShardNotFound, sentence
 from indexer.redact import redacted
 from indexer.types import IMAGE_SUFFIXES, Shard
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
 HEAD_SECONDS = 5
+NAMED = 5  # files that a note names; the others it counts
 SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
 
 
@@ -86,7 +87,8 @@ def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except UnbalancedBracesError as error:
-        raise InputError(f"{pattern}: {error}. A brace pattern looks like shards-{{0000..0099}}.tar.") from error
+        words = f"{pattern}: {sentence(error)}. A brace pattern looks like shards-{{0000..0099}}.tar."
+        raise InputError(words) from error
 
 
 def _tar(path: Path, hash_content: bool) -> Shard:
@@ -137,15 +139,22 @@ def _folder(root: Path, hash_content: bool, notes: list[str]) -> Iterator[Shard]
     images = [p for p in files if image_suffix(p.name) is not None]
     if tars and images:
         raise InputError(f"{root} holds both shards and loose images. Name the shards: '{root}/*.tar'.")
-    others = len(files) - len(tars) - len(images)
-    sidecars = {str(p.with_suffix("")) for p in images}
-    others -= sum(1 for p in files if p.suffix == ".json" and str(p.with_suffix("")) in sidecars)
-    if others:
-        notes.append(f"{others} files under {root} are neither images nor shards and are not read")
+    notes.extend(_unread(root, files, tars, images))
     if not tars and not images:
         raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.")
     yield from (_tar(path, hash_content) for path in tars)
     yield from _buckets(root, images, hash_content)
+
+
+def _unread(root: Path, files: list[Path], tars: list[Path], images: list[Path]) -> Iterator[str]:
+    """A note that names the first files that are neither images nor shards nor the metadata beside an image."""
+    known = {*tars, *images}
+    sidecars = {str(p.with_suffix("")) for p in images}
+    others = [p for p in files if p not in known and not (p.suffix == ".json" and str(p.with_suffix("")) in sidecars)]
+    if others:
+        named = ", ".join(plain_name(p.relative_to(root).as_posix()) for p in others[:NAMED])
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        yield f"not read under {root}, since neither images nor shards: {named}{more}"
 
 
 def image_suffix(name: str) -> str | None:
@@ -173,3 +182,18 @@ def _buckets(root: Path, images: list[Path], hash_content: bool) -> Iterator[Sha
         for name in names:
             facts.update(os.fsencode(f"{name}\0{_identity(root / name, hash_content)}\0"))
         yield Shard(base, f"{base}#{number:03d}", facts.hexdigest()[:32], "files", tuple(names))
+
+
+def changed_words(shards: Sequence[Shard]) -> str:
+    """That these differ from what was indexed, as the user named them: he never heard of a folder's groups."""
+    first = shards[0]
+    if first.kind != "files":
+        more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
+        return f"{first.name}{more} changed since it was indexed"
+    groups = sum(shard.url == first.url for shard in shards)
+    more = f" (and {len(shards) - groups} other shards)" if len(shards) > groups else ""
+    counted = "1 of the groups" if groups == 1 else f"{groups} of the groups"
+    return (
+        f"folder {first.url}{more}: files were added, changed or removed since it was indexed, in {counted} in which "
+        f"its files are kept (up to {BUCKETS}, by file name)"
+    )

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
-from indexer.errors import PixelError
+from indexer.errors import InputError, PixelError
 from indexer.options import device_option, emit, json_option, table_option
 
 
 @click.command("embed", short_help="Embed image files with a table's encoder, without storing them.")
 @click.argument("db")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Raw vectors (n, dim) float32 as .npy.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.npy", help="Raw vectors (n, dim) float32."
+)
 @click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
 @table_option
 @device_option
@@ -33,6 +35,10 @@ def command(
 
     Prints the keys in the vectors' order, and each file that could not be decoded with its reason; exit 1 if any.
     """
+    if out.suffix != ".npy":
+        raise InputError(f"--out {out}: vectors are written as .npy. Give a name that ends so: {out}.npy.")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
     import numpy as np
 
     from indexer.encoders import load_spec

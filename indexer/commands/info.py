@@ -19,6 +19,8 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     from indexer.store.store import EmbeddingStore, table_names
 
     names = [table] if table else table_names(db)
+    if not names:
+        click.echo(f"{db} holds no table. `indexer index` makes one.", err=True)
     stores = [EmbeddingStore.open(db, name) for name in names]
     facts = []
     for store in stores:

@@ -28,7 +28,7 @@ def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, de
     busy = {s.name: s.busy_seconds for s in stages}
     workers = next(s.threads for s in stages if s.name == "decode")
     work = busy["decode"] + busy["encode"]
-    if seconds <= 0 or work <= 0:
+    if seconds <= 0 or busy["encode"] <= 0:  # e.g. every image failed: no advice would help
         return "nothing was embedded"
     worked = min(work / (workers * seconds), 1.0)
     for name, remedy in ALONE.items():
@@ -38,7 +38,7 @@ def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, de
         return _with_gpus(busy, seconds, gpus=device.count(",") + 1, decoder=decoder)
     more = f"{cores()} more {_plural('core', cores())}"
     if busy["decode"] > busy["encode"]:
-        remedy = f"{more} would halve it, or --decoder gpu on a machine with a GPU"
+        remedy = f"{more} would halve it, or --decoder gpu for JPEG on a machine with a GPU"
         return f"decode-bound: {_share(busy['decode'], work)} of the workers' time; {remedy}"
     remedy = f"a GPU (--device cuda), or {more} to halve it"
     return f"model-bound: {_share(busy['encode'], work)} of the workers' time; {remedy}"
@@ -54,7 +54,7 @@ def _with_gpus(busy: Mapping[str, float], seconds: float, *, gpus: int, decoder:
         return f"decode-bound: {_plural('GPU', gpus)} busy {_share(used, 1)} of the time; {gpus} more to decode on"
     more = max(1, math.ceil(cores() * (1 / max(used, 0.01) - 1)))
     measured = f"{_share(decoding, 1)} of the cores' time, {_plural('GPU', gpus)} busy {_share(used, 1)}"
-    return f"decode-bound: {measured}; {more} more {_plural('core', more)}, or --decoder gpu"
+    return f"decode-bound: {measured}; {more} more {_plural('core', more)}, or --decoder gpu for JPEG"
 
 
 def _share(part: float, whole: float) -> str:

@@ -16,6 +16,7 @@ from indexer.pipeline.report import bottleneck, precision_warning, spread_warnin
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.stages import Stages
 from indexer.reader import read_shard
+from indexer.shards import changed_words
 from indexer.store.store import EmbeddingStore
 from indexer.store.writer import Committed, LedgerEntry, StoreWriter
 from indexer.types import RunReport, Shard, ShardResult, UInt8
@@ -183,7 +184,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
 def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str) -> list[tuple[Shard, bool]]:
     """The shards to work through, each with whether it replaces rows stored before."""
     plan: list[tuple[Shard, bool]] = []
-    differing: list[str] = []
+    differing: list[Shard] = []
     for shard in shards:
         entry = entries.get(shard.name)
         if entry is None:
@@ -191,13 +192,12 @@ def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str
         elif entry.identity != shard.identity:
             # a shard that was cut when we read it is expected to change
             if changed != "replace" and entry.status != "partial":
-                differing.append(shard.name)
+                differing.append(shard)
             plan.append((shard, True))
     if differing:
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise ShardChanged(
-            f"{differing[0]}{more} changed since it was indexed. Take the new content with --changed replace "
-            "(same images keep their vectors), or restore the shard."
+            f"{changed_words(differing)}. Take the new content with --changed replace (same images keep their "
+            "vectors), or restore what was there."
         )
     return plan
 

@@ -185,3 +185,49 @@ def test_random_weights_are_marked_in_the_table(tmp_path):
     (fact,) = call("indexer", "info", tmp_path / "db", "--json").json
     assert fact["weights"].startswith("random:3")
     assert json.dumps(fact)
+
+
+def photos(folder, seeds):
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        (folder / f"photo{seed}.png").write_bytes(png(seed))
+    return folder
+
+
+def test_a_photo_added_to_an_indexed_folder_is_told_in_the_users_words_and_taken_with_replace(tmp_path):
+    folder = photos(tmp_path / "photos", range(300))  # more than groups: a new file falls into one that is there
+    assert call("indexer", "index", folder, tmp_path / "db", "--no-compile").code == 0
+    photos(folder, range(300, 304))
+    done = call("indexer", "index", folder, tmp_path / "db")
+    assert done.code == 1
+    assert f"error: folder {folder}: files were added" in done.err
+    assert "#" not in done.err
+    assert "--changed replace" in done.err
+    done = call("indexer", "index", folder, tmp_path / "db", "--changed", "replace", "--json")
+    assert done.code == 0, done.err
+    assert done.json["embedded"] - done.json["reused"] == 4
+    assert EmbeddingStore.open(str(tmp_path / "db")).count() == 304
+
+
+def test_a_run_in_which_every_image_failed_gives_no_advice_on_speed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(0)[:50])
+    done = call("indexer", "index", tmp_path / "photos", tmp_path / "db")
+    assert done.code == 1
+    assert "nothing was embedded" in done.out
+    assert "bound" not in done.out
+
+
+@pytest.mark.parametrize("name", ["e.txt", "e", "nosuch/e.npy"])
+def test_embed_writes_the_file_it_was_told_or_nothing(db, tmp_path, name):
+    (tmp_path / "a.png").write_bytes(png(3))
+    done = call("indexer", "embed", db, tmp_path / "a.png", "--out", tmp_path / name)
+    assert (done.code, done.out) == (1, "")
+    assert str(tmp_path / name) in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_info_of_a_database_without_a_table_says_so(tmp_path):
+    done = call("indexer", "info", tmp_path)
+    assert (done.code, done.out) == (0, "")
+    assert "holds no table" in done.err

@@ -29,7 +29,7 @@ def eight_cores(monkeypatch):
         (
             {"decode": 560, "encode": 229},
             "decode-bound: 71 % of the workers' time; 8 more cores would halve it, "
-            "or --decoder gpu on a machine with a GPU",
+            "or --decoder gpu for JPEG on a machine with a GPU",
         ),
         (
             {"decode": 60, "encode": 730, "read": 60, "store": 5},
@@ -41,6 +41,7 @@ def eight_cores(monkeypatch):
         ),
         ({"store": 80, "decode": 50, "encode": 50}, "store-bound: 80 % of the time; put the database on a faster disk"),
         ({}, "nothing was embedded"),
+        ({"read": 90, "decode": 700}, "nothing was embedded"),  # every image failed
     ],
 )
 def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
@@ -55,7 +56,7 @@ def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
             {"decode": 780, "encode": 50},
             "cuda:0",
             "cpu-2",
-            "decode-bound: 98 % of the cores' time, GPU busy 50 %; 8 more cores, or --decoder gpu",
+            "decode-bound: 98 % of the cores' time, GPU busy 50 %; 8 more cores, or --decoder gpu for JPEG",
         ),
         # four workers wait for the GPU all the time
         (
@@ -68,7 +69,7 @@ def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
             {"decode": 790, "encode": 80},
             "cuda:0,cuda:1",
             "cpu-2",
-            "decode-bound: 99 % of the cores' time, GPUs busy 40 %; 12 more cores, or --decoder gpu",
+            "decode-bound: 99 % of the cores' time, GPUs busy 40 %; 12 more cores, or --decoder gpu for JPEG",
         ),
         (
             {"decode": 700, "encode": 60},
