@@ -88,11 +88,23 @@ def _expected(read: float, decoded: float, model: float, device: str) -> float:
 
 
 def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:
-    """Up to `images` samples, an equal number from each of a few shards spread over the archive."""
-    chosen = [shards[i * len(shards) // SHARDS] for i in range(SHARDS)] if len(shards) > SHARDS else list(shards)
-    streams = [_stream(shard) for shard in chosen]
+    """Up to `images` samples, an equal number from each of a few shards spread over the archive.
+
+    Where these hold too few, as the groups of a small folder do, a few more of the others are taken.
+    """
+    left = list(shards)
     samples: list[Sample] = []
     reasons: Counter[str] = Counter()
+    while left and len(samples) + sum(reasons.values()) < images:
+        places = {i * len(left) // SHARDS for i in range(SHARDS)}
+        _read_some([left[place] for place in sorted(places)], images, samples, reasons)
+        left = [shard for place, shard in enumerate(left) if place not in places]
+    return samples, reasons
+
+
+def _read_some(shards: Sequence[Shard], images: int, samples: list[Sample], reasons: Counter[str]) -> None:
+    """Add to `samples` and `reasons` until they are `images`, or these shards are at their end."""
+    streams = [_stream(shard) for shard in shards]
     share = -(-images // len(streams))
     while streams and len(samples) + sum(reasons.values()) < images:
         for stream in list(streams):
@@ -101,7 +113,6 @@ def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[s
                 streams.remove(stream)
             samples += [item for item in items if isinstance(item, Sample)]
             reasons.update(item.reason for item in items if isinstance(item, Failure))
-    return samples, reasons
 
 
 def _stream(shard: Shard) -> Iterator[Sample | Failure]:

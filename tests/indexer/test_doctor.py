@@ -202,3 +202,11 @@ def test_a_person_reads_every_section(tmp_path, quick):
                   "model hub: ", "encoders with weights here: ", "trial of 4 images", "expected: "):  # fmt: skip
         assert words in text
     assert "no problems found" in text or "problem: " in text
+
+
+def test_a_trial_of_a_small_folder_takes_as_many_of_its_groups_as_it_needs(tmp_path, quick):
+    for seed in range(150):
+        (tmp_path / f"photo{seed}.png").write_bytes(png(seed))
+    assert len(shards_of(tmp_path)) > 100
+    assert trials.trial(shards_of(tmp_path), FakeEncoder(), 200).images == 150
+    assert trials.trial(shards_of(tmp_path), FakeEncoder(), 60).images == 60
