@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from indexer.ann.pairs import Pairs, close_pairs
-from indexer.errors import InputError
+from indexer.errors import InputError, sentence
 from indexer.store.store import EmbeddingStore, vector_block
 from indexer.types import Float16, Int64
 
@@ -92,7 +92,7 @@ def write_pairs(table: pa.Table, path: Path) -> None:
     try:
         pq.write_table(table, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}.") from error
+        raise InputError(f"{path} cannot be written: {sentence(error)}.") from error
 
 
 def _read(view: EmbeddingStore, options: NearOptions, folder: Path) -> _Rows:

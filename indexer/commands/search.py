@@ -93,6 +93,7 @@ def command(
     else:
         heads = "\t".join(("query", "rank", "score", "key", *names))  # also above no hits: a reader needs it
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
+        _tell_empty(result, options)
 
 
 def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
@@ -158,6 +159,22 @@ def _draw(store: Any, result: SearchResult, html: Path | None, png: Path | None)
     if png:
         contact_sheet(result, drawn).save(png)
         click.echo(f"wrote {png}", err=True)
+
+
+def _tell_empty(result: SearchResult, options: SearchOptions) -> None:
+    """On stderr: rows on stdout say nothing of a query without hits."""
+    empty = [answer.query for answer in result.queries if not answer.hits]
+    if not empty:
+        return
+    asked = {
+        f"--where {options.where!r}": options.where is not None,
+        f"--exclude-same {options.exclude_same}": options.exclude_same is not None,
+        f"--min-score {options.min_score}": options.min_score is not None,
+        f"--offset {options.offset}": options.offset > 0,
+    }
+    under = ", ".join(words for words, given in asked.items() if given)
+    whose = "" if len(empty) == len(result.queries) else f" for {len(empty)} of the queries, the first {empty[0]}"
+    click.echo(f"no hits{whose}: no row matches {under}" if under else f"no hits{whose}", err=True)
 
 
 def _print_tables(result: SearchResult) -> None:

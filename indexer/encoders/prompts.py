@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from indexer.errors import InputError
+from indexer.errors import InputError, sentence
 from indexer.types import Float32, Float64
 
 Prompts = Mapping[str, Sequence[str]]  # class → its prompts, in the order in which the classes are stored
@@ -31,7 +31,7 @@ def read_prompts(path: Path) -> Prompts:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read prompts from {path}: {error}.") from error
+        raise InputError(f"cannot read prompts from {path}: {sentence(error)}.") from error
     prompts: dict[str, list[str]] = {}
     for name, prompt in pairs:
         if not isinstance(prompt, str) or not prompt.strip() or not name.strip():

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.errors import InputError, PixelError, ReadError
+from indexer.errors import InputError, PixelError, ReadError, sentence
 from indexer.reader import read_shard
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
@@ -76,7 +76,7 @@ def search_shards(
                     progress(images)
         partial.replace(out)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}.") from error
+        raise InputError(f"{out} cannot be written: {sentence(error)}.") from error
     finally:
         partial.unlink(missing_ok=True)
     return BatchReport(images, images - failed, failed, hits, str(out))

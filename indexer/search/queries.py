@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.errors import InputError, PixelError
+from indexer.errors import InputError, PixelError, sentence
 from indexer.types import EncoderSpec, Float32, UInt8
 
 BATCH = 64
@@ -54,9 +54,14 @@ def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float32:
 def load_vectors(path: Path, dim: int) -> Float32:
     """Unit vectors (q, dim) of a .npy file with one query a row, or one query alone. Raises InputError."""
     try:
-        raw = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--vectors {path} is no .npy file of numbers: {error}.") from error
+        with path.open("rb") as file:
+            raw = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"--vectors {path} cannot be read: {error.strerror or sentence(error)}.") from error
+    except ValueError as error:  # numpy's own words advise to unpickle it, which would run the file's code
+        raise InputError(
+            f"--vectors {path} is no .npy file of numbers, or a cut one. numpy.save(FILE, vectors) writes one."
+        ) from error
     if raw.ndim == 1:
         raw = raw[None]
     if raw.ndim != 2 or raw.shape[1] != dim or not np.issubdtype(raw.dtype, np.number):
@@ -84,5 +89,5 @@ def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:
         # Of a stack the middle frame stands for the query: the first is often a localiser or empty.
         picture = next(iter(decode(image.data, image.suffix, spec.pixels, frames="middle")))
     except PixelError as error:
-        raise InputError(f"query image {image.name} cannot be decoded: {error}.") from error
+        raise InputError(f"query image {image.name} cannot be decoded: {sentence(error)}.") from error
     return picture.pixels

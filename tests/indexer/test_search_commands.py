@@ -195,3 +195,30 @@ def test_build_ann_reports_what_it_measured_and_search_uses_it(db):
     assert {c["kind"] for c in forced.json["candidates"]} == {"exact", "ivf-sq8"}
     assert call("indexer", "build-ann", db, "--refresh", "--json").json["action"] == "unchanged"
     assert call("indexer", "build-ann", db, "--kind", "nosuch").code == 2
+
+
+def test_a_query_without_hits_says_what_no_row_matches(db):
+    done = call("indexer", "search", db, "--key", "im3", "--where", "sex = 'X'")
+    assert (done.code, done.out) == (0, "query\trank\tscore\tkey\n")
+    assert "no row matches --where \"sex = 'X'\"" in done.err
+    assert call("indexer", "search", db, "--key", "im3").err == ""
+
+
+def test_what_is_no_vector_file_is_told_in_our_words(db, tmp_path):
+    for name in ("labels.csv", "empty.npy", "cut.zip"):
+        (tmp_path / name).write_bytes({"labels.csv": b"key,grade\n", "empty.npy": b"", "cut.zip": b"PK\x03\x04"}[name])
+    np.savez(tmp_path / "several.npz", a=np.zeros((1, 3)))
+    for file in sorted(tmp_path.iterdir()):
+        done = call("indexer", "search", db, "--vectors", file)
+        assert (done.code, done.out) == (1, "")
+        assert f"{file} is no .npy file" in done.err
+        assert "pickle" not in done.err
+    assert "cannot be read: No such file" in call("indexer", "search", db, "--vectors", tmp_path / "nosuch.npy").err
+
+
+def test_a_text_without_quotes_is_told_from_a_wrong_column(db):
+    done = call("indexer", "search", db, "--key", "im3", "--where", "sex = female")
+    assert "If female is a text and no column, quote it: 'female'." in done.err
+    assert "_row" not in done.err
+    done = call("indexer", "search", db, "--key", "im3", "--where", "sexx = 'F'")
+    assert "Did you mean 'sex'? If" in done.err
