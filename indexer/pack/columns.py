@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from indexer.column_types import MISSING, Kind, kind_of
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a name, not a number
-_REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"})
+
+CONVERT: Mapping[Kind, Callable[[str], Any]] = {
+    "int": int, "float": float, "bool": lambda text: text.lower() == "true", "text": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Columns:
 
 def read_columns(path: Path, on: str | None, hashed: Sequence[str], keyed: KeyedHash | None) -> Columns:
     """Raises InputError where the table cannot be read, names a path twice, or lacks a column that was named."""
+    if not path.exists() or path.is_dir():  # a pipe is welcome
+        raise InputError(f"--csv {path}: there is no such file.")
     if path.suffix.lower() in (".parquet", ".pq"):
         names, records = _parquet(path)
     else:
@@ -75,24 +78,11 @@ def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     if any("" in record for record in records) or len(set(names)) != len(names) or "" in names:
         raise InputError(f"{path}: a row is longer than the header, or a column has no name of its own.")
     for name in names:
-        convert = _type_of(record[name].strip() for record in records)
+        convert = CONVERT[kind_of(record[name].strip() for record in records)]
         for record in records:
             text = record[name].strip()
-            record[name] = None if text in _MISSING else convert(text)
+            record[name] = None if text in MISSING else convert(text)
     return names, records
-
-
-def _type_of(texts: Iterable[str]) -> Callable[[str], Any]:
-    """The narrowest of whole number, number, truth value, text that all values of a column have."""
-    values = {text for text in texts if text not in _MISSING}
-    if all(map(_WHOLE.fullmatch, values)):
-        return int
-    zeros = any(re.match(r"[+-]?0\d", text) for text in values)
-    if not zeros and all(_REAL.fullmatch(text) and math.isfinite(float(text)) for text in values):
-        return float
-    if {text.lower() for text in values} <= {"true", "false"}:
-        return lambda text: text.lower() == "true"
-    return str
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

@@ -439,6 +439,13 @@ def test_a_table_that_cannot_be_joined_is_one_clear_error(tmp_path, secret, text
         packed(source, tmp_path / "out", secret, csv=tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize("name", ["nosuch.csv", "nosuch.parquet", "in"])
+def test_a_table_that_is_not_there_is_told_so(tmp_path, secret, name):
+    source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8))})
+    with pytest.raises(InputError, match=f"{name}: there is no such file"):
+        packed(source, tmp_path / "out", secret, csv=tmp_path / name)
+
+
 def test_files_that_vanish_while_packing_are_named(tmp_path, secret, monkeypatch):
     from indexer.pack.source import Folder
 
