@@ -111,6 +111,11 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message)
 
 
+def counted(number: int, noun: str) -> str:
+    """As in: 1 image, 2,000 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def jsonable(value: Any) -> Any:
     """Records, mappings, sequences, numpy scalars and dates as what JSON knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

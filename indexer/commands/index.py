@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import device_option, emit, frames_option, json_option
+from indexer.options import counted, device_option, emit, frames_option, json_option
 
 if TYPE_CHECKING:
     from indexer.pipeline.run import Progress
@@ -159,14 +159,14 @@ def table_name(encoder: str) -> str:
 def report_text(report: RunReport) -> str:
     """The report as a person reads it."""
     lines = [
-        f"{report.embedded} images embedded, {report.failed} failed, in {report.seconds:.1f} s "
+        f"{counted(report.embedded, 'image')} embedded, {report.failed:,} failed, in {report.seconds:.1f} s "
         f"({report.images_per_second:.1f} images/s)",
         f"table {report.table}, encoder {report.encoder} ({report.fingerprint})",
         f"shards: {report.shards_done} done, {report.shards_skipped} skipped (done before), "
         f"{report.shards_partial} cut or damaged",
     ]
     if report.reused:
-        lines.append(f"{report.reused} vectors kept from before: same bytes")
+        lines.append(f"{counted(report.reused, 'vector')} kept from before: same bytes")
     lines += [f"failed: {n} x {reason}" for reason, n in report.reasons.items()]
     lines += [f"noted: {n} x {flag}" for flag, n in report.flags.items()]
     lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import emit, json_option
+from indexer.options import counted, emit, json_option
 
 if TYPE_CHECKING:
     from indexer.pack.report import PackReport
@@ -90,24 +90,24 @@ def _progress(stage: str, done: int, total: int) -> None:
 def _text(report: PackReport) -> str:
     would = "would pack" if report.dry_run else "packed"
     lines = [
-        f"{would} {report.packed:,} of {report.files:,} files ({_counts(report.kinds)}) "
-        f"into {report.shards:,} shards, {report.nbytes / 1e6:,.1f} MB, in {report.seconds:.1f} s",
+        f"{would} {report.packed:,} of {counted(report.files, 'file')} ({_counts(report.kinds)}) "
+        f"into {counted(report.shards, 'shard')}, {report.nbytes / 1e6:,.1f} MB, in {report.seconds:.1f} s",
     ]
     if report.shards_kept:
-        lines.append(f"{report.shards_kept:,} shards were there already")
+        lines.append(f"there already: {counted(report.shards_kept, 'shard')}")
     if report.left_out:
         lines.append(f"left out: {_counts(report.left_out)}")
     for count, words in (
-        (report.same_instance, "repeat the SOPInstanceUID of another"),
-        (report.same_bytes, "repeat the bytes of another"),
-        (report.burned_in, "say that text is burned into their pixels (--refuse-burned-in leaves them out)"),
-        (report.without_header, "are DICOM by name, and have no readable header"),
-        (report.files_without_row, "have no row in the table"),
+        (report.same_instance, "with the SOPInstanceUID of another"),
+        (report.same_bytes, "with the bytes of another"),
+        (report.burned_in, "with text burned into the pixels, by the header (--refuse-burned-in leaves such out)"),
+        (report.without_header, "that should be DICOM by name, without a readable header"),
+        (report.files_without_row, "without a row in the table"),
     ):
         if count:
-            lines.append(f"{count:,} files {words}")
+            lines.append(f"{counted(count, 'file')} {words}")
     if report.rows_without_file:
-        lines.append(f"{report.rows_without_file:,} rows of the table name no packed file")
+        lines.append(f"{counted(report.rows_without_file, 'row')} of the table without a packed file")
     lines += report.notes
     if report.list_of_files:
         lines.append(f"every file and its key: {report.list_of_files}")

@@ -140,7 +140,7 @@ def test_search_finds_the_image_itself_first(db, tmp_path):
         (["search", "{fresh}", "x.png"], 1, "no database"),
         (["failures", "{db}", "--table", "nope"], 1, "no table nope"),
         (["export", "{db}", "x.npz"], 1, ".npy or a .parquet"),
-        (["labels", "{db}", "{shards}/000.tar"], 1, "no CSV or Parquet"),
+        (["labels", "{db}", "{shards}/000.tar"], 1, "no CSV table"),
         (["export", "{db}", "x.npy", "--where", "no_column = 1"], 1, "no_column"),
         (["serch"], 2, "search"),
     ],
@@ -231,3 +231,12 @@ def test_info_of_a_database_without_a_table_says_so(tmp_path):
     done = call("indexer", "info", tmp_path)
     assert (done.code, done.out) == (0, "")
     assert "holds no table" in done.err
+
+
+def test_one_is_counted_without_a_plural(tmp_path):
+    photos(tmp_path / "photos", [1])
+    done = call("indexer", "pack", tmp_path / "photos", tmp_path / "packed")
+    assert "packed 1 of 1 file (" in done.out
+    assert "into 1 shard," in done.out
+    done = call("indexer", "index", tmp_path / "packed", tmp_path / "db", "--no-compile")
+    assert done.out.startswith("1 image embedded, 0 failed")
