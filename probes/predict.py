@@ -106,8 +106,12 @@ def predictions(bundle: Bundle, keys: Sequence[str], p: Float64) -> list[Predict
 
 
 def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:
-    """Columns for the table: pred_<name> and pred_<name>_p_<class>, so that no column of another kind is touched."""
-    stem = f"pred_{_plain(name)}"
+    """Columns for the table: pred_<name> and pred_<name>_p_<class>, so that no column of another kind is touched.
+
+    Signs in a class's name become "_". Raises ProbeError for a `name` of the user's that would have to change.
+    """
+    check_column_name(name)
+    stem = f"pred_{name}"
     columns: dict[str, list[object]] = {"key": [r.key for r in rows], stem: [r.called for r in rows]}
     for label in rows[0].probabilities if rows else ():
         own = f"{stem}_p_{_plain(label)}"
@@ -115,6 +119,14 @@ def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:
             own += "_"
         columns[own] = [r.probabilities[label] for r in rows]
     return pa.table(columns)
+
+
+def check_column_name(name: str) -> None:
+    """Raise ProbeError unless it is made of letters, digits and "_", which a filter can name without quotes."""
+    if not re.fullmatch(r"\w+", name, flags=re.ASCII):
+        raise ProbeError(
+            f"--write {name!r} is no plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
+        )
 
 
 def _plain(text: str) -> str:

@@ -45,8 +45,10 @@ def command(
     from indexer.store.labels import add_columns
     from indexer.store.store import EmbeddingStore
     from probes.bundle import read_bundle
-    from probes.predict import as_columns, predict_images, predict_table, predictions
+    from probes.predict import as_columns, check_column_name, predict_images, predict_table, predictions
 
+    if write is not None:  # before the work, not after it
+        check_column_name(write)
     probe = read_bundle(bundle)
     store = EmbeddingStore.open(db, table)
     unread: list[Unread] = []

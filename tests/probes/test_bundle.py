@@ -171,7 +171,7 @@ def test_arrays_that_need_pickle_are_never_loaded(db, tmp_path):
 def test_predictions_become_columns_that_can_be_asked_for(tmp_path):
     db = make_cohort(tmp_path / "db", patients=80)
     fitted(tmp_path / "out", db, "linear")
-    done = call("probes", "predict", tmp_path / "out", db, "--where", "site = 'A'", "--write", "find-1", "--json")
+    done = call("probes", "predict", tmp_path / "out", db, "--where", "site = 'A'", "--write", "find_1", "--json")
     chosen = done.json["rows"]
     assert done.json["written"] == len(chosen) > 0
     store = EmbeddingStore.open(db)
@@ -183,6 +183,16 @@ def test_predictions_become_columns_that_can_be_asked_for(tmp_path):
     assert all(row["pred_find_1"] is None for row in table if row["site"] == "B")
     assert store.count("pred_find_1 = 'mass'") == sum(row["called"] == "mass" for row in chosen)
     assert call("probes", "rerun", tmp_path / "out", "--json").json["reproduced"]  # columns change no old version
+
+
+@pytest.mark.parametrize("name", ["find-1", "a b", "", "größe"])
+def test_a_name_that_is_no_plain_column_name_is_refused_before_anything_is_written(db, tmp_path, name):
+    fitted(tmp_path, db, "prototype")
+    before = EmbeddingStore.open(db).columns()
+    done = call("probes", "predict", tmp_path, db, "--write", name)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert f"{name!r} is no plain column name" in done.err
+    assert EmbeddingStore.open(db).columns() == before
 
 
 def test_class_names_that_differ_in_signs_only_keep_a_column_each(tmp_path):
