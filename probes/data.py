@@ -151,7 +151,7 @@ def _truth(table: pa.Table, request: Request, classes: tuple[str, ...] | None) -
 def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *, ordinal: bool) -> None:
     number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
     if not classes:
-        raise ProbeError(f"column {name} is empty in every row. Join labels with `indexer labels`.")
+        raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
     if len(classes) == 1:
         raise ProbeError(f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart.")
     if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
@@ -193,6 +193,8 @@ def _groups(table: pa.Table, request: Request) -> tuple[Int64, tuple[str, ...], 
 
 def _ids(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tuple[str, ...]]:
     """Ids (n,) into the column's distinct values as text; -1 for null and NaN. `ordered` sorts the values."""
+    if pa.types.is_null(column.type):  # arrow would make null a value of its own
+        return np.full(len(column), -1), ()
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     coded = column.combine_chunks().dictionary_encode()

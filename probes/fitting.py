@@ -68,11 +68,12 @@ def fit(
         return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
 
 
-def check_two_classes(truth: Truth) -> None:
-    """Raise ProbeError where the rows to fit on show fewer than two classes."""
+def check_two_classes(truth: Truth, whose: str = "") -> None:
+    """Raise ProbeError where the rows to fit on, `whose` in words, show fewer than two classes."""
     if truth.codes is not None and len(np.unique(truth.codes)) < 2:
         only = truth.classes[int(truth.codes[0])] if truth.n else "no class"
-        raise ProbeError(f"the rows to fit on hold one class only ({only}). Choose another split or --where.")
+        rows = f"the rows to fit on{whose and f', of {whose},'}"
+        raise ProbeError(f"{rows} hold one class only ({only}). Choose another split or --where.")
 
 
 @contextmanager

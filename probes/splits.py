@@ -83,7 +83,7 @@ def grouped_folds(strata: Int64, groups: Int64, seed: int, folds: int = FOLDS) -
     present = len(np.unique(groups))
     if present < folds:
         raise ProbeError(
-            f"{present} groups cannot be split into {folds} folds. Give more patients, or a split column (--split)."
+            f"{counted(present)} cannot be split into {folds} folds. Give more patients, or a split column (--split)."
         )
     if np.bincount(strata).max() < folds:
         raise ProbeError(f"no class has {folds} rows: too few to split. Label more images, or give a split column.")
@@ -121,8 +121,13 @@ def check_groups(split: Split, groups: Int64, names: Sequence[str]) -> None:
     for name in ("train", "test"):
         if not len(getattr(split, name)):
             raise ProbeError(
-                f"the {name} split is empty. Use --split stratified, or a split column that names train and test."
+                f"the {name} split is empty, of {counted(len(names))} in all. "
+                "Use --split stratified, or a split column that names train and test."
             )
+
+
+def counted(groups: int) -> str:
+    return "1 group" if groups == 1 else f"{groups} groups"
 
 
 def split_sha256(keys: Iterable[str], parts: Iterable[str]) -> str:

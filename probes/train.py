@@ -16,6 +16,7 @@ from probes.progress import Progress
 from probes.records import Request
 from probes.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
 from probes.select import choose_penalty
+from probes.splits import counted
 from probes.sweep import fixed
 from probes.trained import Trained
 from probes.truth import hide_absent, probabilities
@@ -26,7 +27,9 @@ def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> 
     probe = experiment.request.probe
     if probe == "zero-shot":
         return _train_text(experiment, store)
-    check_two_classes(experiment.data.truth.take(experiment.split.train))
+    rows, data = experiment.split.train, experiment.data
+    whose = f"{len(np.unique(data.groups[rows]))} of {counted(data.flow.groups)}"
+    check_two_classes(data.truth.take(rows), whose)
     return train_knn(experiment, progress) if probe == "knn" else _train_estimator(experiment, progress)
 
 

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from indexer.store.labels import add_columns
+from indexer.store.store import EmbeddingStore
 from tests.commands import call
 from tests.probes.cohort import DIM, make_cohort, make_rows, rows_of, unit
 from tests.tables import add_shard
@@ -105,8 +108,8 @@ def test_what_cannot_be_probed_is_an_error_in_one_line(cohort, options, words):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ([{"p": "one", "y": 0}, {"p": "two", "y": 1}], "is empty|one class only|groups cannot be split"),
-        ([{"p": "one", "y": i % 2} for i in range(20)], "is empty|groups cannot be split|one class only"),
+        ([{"p": "one", "y": 0}, {"p": "two", "y": 1}], "is empty|one class only|cannot be split"),
+        ([{"p": "one", "y": i % 2} for i in range(20)], "is empty|cannot be split|one class only"),
         ([{"p": str(i), "y": int(i == 0)} for i in range(20)], "one class only"),
     ],
     ids=["two rows", "one patient", "one positive"],
@@ -124,6 +127,25 @@ def test_too_little_data_is_an_error_in_words_or_a_named_nan(tmp_path, metadata,
     assert named == done.json["test"]["excluded"]
     assert done.json["test"]["metrics"]["auc_macro"]["value"] is None
     assert any("metrics NaN" in text or "metrics are NaN" in text for text in done.json["warnings"])
+
+
+@pytest.mark.parametrize("salt", ["a", "b", "h"])
+@pytest.mark.parametrize("split", ["hash", "stratified"])
+def test_two_patients_are_an_error_that_counts_them(tmp_path, salt, split):
+    metadata = [{"p": f"p{i // 10}", "y": "ab"[i // 10]} for i in range(20)]
+    make_rows(tmp_path, np.random.default_rng(0).standard_normal((20, 6)), metadata)
+    how = ("--salt", salt) if split == "hash" else ("--split", split)
+    assert "2 groups" in refusal("linear", tmp_path, "--label", "y", "--group", "p", *how)
+
+
+def test_a_column_without_any_value_is_named_as_such(tmp_path):
+    db = make_cohort(tmp_path, patients=20)
+    store = EmbeddingStore.open(db)
+    keys = store.vectors(None, ["key"]).columns.column("key")
+    add_columns(store, pa.table({"key": keys, "nothing": pa.nulls(len(keys))}))
+    refused = refusal("linear", db, "--label", "nothing", "--group", "patient")
+    assert "column nothing has no value" in refused
+    assert "60 labelled rows have no nothing" in refusal("linear", db, "--label", "ill", "--group", "nothing")
 
 
 def test_a_class_that_train_or_test_lacks_is_named_and_in_no_mean(tmp_path):

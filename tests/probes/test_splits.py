@@ -83,7 +83,7 @@ def test_a_split_column_that_leaks_a_patient_is_refused_by_name():
 
 
 def test_too_few_groups_are_an_error_in_words():
-    with pytest.raises(ProbeError, match="1 groups cannot be split into 5 folds"):
+    with pytest.raises(ProbeError, match="1 group cannot be split into 5 folds"):
         stratified_split(np.array([0, 1, 0, 1, 0, 1]), np.zeros(6, np.int64), 0)
 
 
