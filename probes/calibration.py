@@ -11,6 +11,7 @@ from probes.metrics import CLIP, ECE_BINS, ece_bin
 from probes.truth import Truth, probabilities
 
 TEMPERATURES = (0.01, 100.0)  # searched between
+NEAR_BOUND = 1.001  # a factor: the search ends this near to a bound it is driven to
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,16 @@ def calibration(p: Float64, truth: Truth, bins: int = ECE_BINS) -> Calibration:
     """All calibration errors of probabilities p (n, c); rows of a class task must sum to 1."""
     if truth.codes is None:
         confidence, correct = p[truth.known], truth.positive[truth.known]
-        loss = _binary_log_loss(confidence, correct)
         brier = float(np.mean((confidence - correct) ** 2)) if len(confidence) else float("nan")
     else:
         confidence, correct = p.max(1), p.argmax(1) == truth.codes
-        loss = log_loss(p, truth)
         brier = float(((p - truth.positive) ** 2).sum(1).mean()) if len(p) else float("nan")
     columns = [_binary_ece(p[k, j], truth.positive[k, j], bins) for j, k in enumerate(truth.known.T)]
     return Calibration(
         expected_error(confidence, correct, ece_bin(confidence, bins)),
         expected_error(confidence, correct, _equal_count(confidence, bins)),
         float(np.nanmean(columns)) if not np.isnan(columns).all() else float("nan"),
-        loss,
+        log_loss(p, truth),
         brier,
         _bins(confidence, correct, bins),
     )
@@ -88,15 +87,16 @@ def _bins(confidence: Float64, correct: np.ndarray, bins: int) -> tuple[Bin, ...
 
 
 def log_loss(p: Float64, truth: Truth) -> float:
-    """Mean -log of the true class's probability, clipped at 1e-12."""
-    if truth.codes is None or not len(p):
-        return float("nan")
-    return float(-np.log(np.clip(p[np.arange(len(p)), truth.codes], CLIP, 1.0)).mean())
+    """Mean -log of the true class's probability, clipped at 1e-12; of labels, over all that are known."""
+    if truth.codes is None:
+        return _binary_log_loss(p[truth.known], truth.positive[truth.known])
+    own = np.clip(p[np.arange(len(p)), truth.codes], CLIP, 1.0)
+    return float(0.0 - np.log(own).mean()) if len(own) else float("nan")  # a plain minus would make 0 into -0
 
 
 def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:
     own = np.clip(np.where(positive, p, 1 - p), CLIP, 1.0)
-    return float(-np.log(own).mean()) if len(own) else float("nan")
+    return float(0.0 - np.log(own).mean()) if len(own) else float("nan")
 
 
 def fit_temperature(logits: Float64, truth: Truth) -> float:
@@ -107,9 +107,13 @@ def fit_temperature(logits: Float64, truth: Truth) -> float:
         return 1.0
 
     def loss(log_temperature: float) -> float:
-        p = probabilities(logits, truth.multilabel, float(np.exp(log_temperature)))
-        return _binary_log_loss(p[truth.known], truth.positive[truth.known]) if truth.multilabel else log_loss(p, truth)
+        return log_loss(probabilities(logits, truth.multilabel, float(np.exp(log_temperature))), truth)
 
     bounds = np.log(TEMPERATURES[0]), np.log(TEMPERATURES[1])
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
     return float(np.exp(found.x))
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether the search was stopped by its range: the log-loss would fall further beyond it."""
+    return temperature <= TEMPERATURES[0] * NEAR_BOUND or temperature >= TEMPERATURES[1] / NEAR_BOUND

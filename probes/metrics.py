@@ -82,7 +82,7 @@ def _class_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
         "right": truth.positive & correct[:, None],
         "distance": ((called - codes) ** 2)[:, None],
         "brier": ((p - truth.positive) ** 2).sum(1)[:, None],
-        "log_loss": -np.log(own)[:, None],
+        "log_loss": 0.0 - np.log(own)[:, None],  # a plain minus would make 0 into -0
         "bin_confidence": bins * confidence[:, None],
         "bin_correct": bins * correct[:, None],
     }
@@ -99,7 +99,7 @@ def _label_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
         "right": called & truth.positive & known,
         "right_negative": ~called & ~truth.positive & known,
         "brier": np.where(known, (p - truth.positive) ** 2, 0.0),
-        "log_loss": np.where(known, -np.log(own), 0.0),
+        "log_loss": np.where(known, 0.0 - np.log(own), 0.0),
     }
     return {k: np.asarray(v, np.float64) for k, v in rows.items()}
 

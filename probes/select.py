@@ -1,4 +1,9 @@
-"""D5 for any fitted probe: which penalty, by inner rows that are not tested on."""
+"""D5 for any fitted probe: which penalty, by inner rows that are not tested on.
+
+Equal inner AUCs are told apart by log-loss (see probes.sweep), for kernel and support vector machines too: what they
+report are the softmax of their decision values, and balanced accuracy, the other choice, stays at 1 down to a C whose
+decision values differ in the ninth decimal.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import numpy as np
 
 from indexer.errors import ProbeError
 from indexer.types import Float64, Int64
+from probes.calibration import log_loss
 from probes.fitting import Features, Fitted, Recipe, fit
 from probes.metrics import macro_auc
 from probes.models import Model
@@ -79,15 +85,18 @@ class _Trial:
         self._progress(f"{PARAMETER[self._recipe.probe]} = {value:.3g}")
         near = min(self.models, key=lambda v: abs(np.log(v / value)), default=None)
         fits: list[Fitted] = []
-        areas, logits = [], []
+        areas, losses, logits = [], [], []
         for i, (rows, held) in enumerate(self._folds):
             start = None if near is None else self.models[near][i]
             fits.append(fit(self._recipe, rows_of(self._x, rows), self._truth.take(rows), value, start=start))
             scored = fits[-1].model.logits(rows_of(self._x, held))
             inside = hide_absent(self._truth.take(held), lacking(self._truth.take(rows)))
-            areas.append(macro_auc(probabilities(scored, inside.multilabel), inside))
+            p = probabilities(scored, inside.multilabel)
+            areas.append(macro_auc(p, inside))
+            losses.append(log_loss(p, inside))
             logits.append(scored)
         self.models[value] = [f.model for f in fits]
         self.logits[value] = np.concatenate(logits)
-        defined = [a for a in areas if not np.isnan(a)]
-        return Candidate(value, mean(defined), all(f.converged for f in fits))
+        defined = [i for i, a in enumerate(areas) if not np.isnan(a)]
+        auc, loss = (mean([of[i] for i in defined]) for of in (areas, losses))
+        return Candidate(value, auc, all(f.converged for f in fits), loss)

@@ -156,6 +156,29 @@ def test_equal_candidates_go_to_the_smaller_value_and_undefined_ones_never_win()
     assert sweep_values("k", "val split", (3, 1, 2), lambda v: Candidate(v, -abs(v - 2))).value == 2
 
 
+def test_equal_areas_are_told_apart_by_log_loss_to_two_decimals_before_the_smaller_value_wins():
+    sharp, blunt = Candidate(1.0, 0.9, log_loss=0.101), Candidate(0.1, 0.9 + 1e-12, log_loss=0.31)
+    assert choose([sharp, blunt]) is sharp
+    assert choose([sharp, blunt, Candidate(10.0, 0.9, log_loss=0.099)]) is sharp  # both 0.10
+    assert choose([sharp, Candidate(0.1, 0.91, log_loss=9.0)]).value == 0.1  # the area comes first
+    assert choose([sharp, Candidate(0.1, 0.9)]) is sharp  # an unmeasured log-loss is never the lower
+
+
+def falling_until(floor):
+    """Areas all alike; the log-loss falls with C, or with 1 / C, down to a floor."""
+    return lambda c: Candidate(c, 1.0, log_loss=max(0.0, abs(np.log10(c) - floor) / 10 - 0.5))
+
+
+def test_a_flat_edge_is_not_followed_and_a_better_one_only_while_it_is_better():
+    flat = sweep_decades("C", "val split", lambda c: Candidate(c, 1.0, log_loss=1.1))
+    assert (flat.value, flat.at_edge) == (pytest.approx(1e-7), False)  # -6, -1 by refining; -8 is no better
+    assert min(c.value for c in flat.candidates) == pytest.approx(1e-8)
+    upwards = sweep_decades("C", "val split", falling_until(11))
+    assert (upwards.value, upwards.at_edge) == (pytest.approx(1e6), False)  # 1e7 has the same log-loss
+    beyond = sweep_decades("C", "val split", falling_until(20))
+    assert (beyond.value, beyond.at_edge) == (pytest.approx(1e7), True)
+
+
 def test_inner_rows_are_scored_by_models_that_did_not_see_them():
     x, y = blobs(n=120)
     truth = class_truth(y, ("a", "b", "c"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from probes.calibration import calibration, fit_temperature, log_loss
+from probes.calibration import at_bound, calibration, fit_temperature, log_loss
 from probes.metrics import confusion, evaluator, macro_auc, micro_auc, ovo_macro_auc
 from probes.truth import class_truth, label_truth, probabilities
 
@@ -43,6 +43,26 @@ def test_golden_of_calibration():
     temperature = fit_temperature(logits, T)
     assert temperature == pytest.approx(1.547622, abs=1e-5)
     assert log_loss(probabilities(logits, False, temperature), T) == pytest.approx(0.815826, abs=1e-6)
+
+
+def test_a_temperature_driven_to_either_end_of_its_range_is_at_its_bound():
+    truth = class_truth(np.array([0, 1, 2]), ("a", "b", "c"))
+    right = 0.01 * np.eye(3)  # the colder, the better; the classes turned round: the hotter, the better
+    ends = [fit_temperature(logits, truth) for logits in (right, np.roll(right, 1, axis=0))]
+    assert ends == pytest.approx([0.01, 100], rel=1e-3)
+    assert all(at_bound(t) for t in ends)
+    assert not any(at_bound(t) for t in (0.02, 1.0, 99.0))
+
+
+def test_log_loss_of_labels_is_that_of_every_known_pair_and_a_perfect_one_is_plain_zero():
+    p, values = np.array([[0.9, 0.2], [0.4, 0.6], [0.3, 0.7]]), np.array([[1, 0], [0, np.nan], [1, 1]])
+    known = ~np.isnan(values)
+    expected = sk.log_loss(values[known], p[known])
+    assert log_loss(p, label_truth(values, ("x", "y"))) == pytest.approx(expected)
+    certain = np.eye(3)[[0, 1, 2]]
+    truth = class_truth(np.arange(3), ("a", "b", "c"))
+    for loss in (log_loss(certain, truth), evaluator(certain, truth, np.arange(3)).point()["log_loss"]):
+        assert f"{loss:.3f}" == "0.000"  # not "-0.000"
 
 
 def test_golden_of_average_precision_and_auc():
