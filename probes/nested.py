@@ -15,10 +15,10 @@ from probes.calibration import fit_temperature
 from probes.data import ProbeData, open_store
 from probes.experiment import Experiment, absent_classes, part_facts, statement
 from probes.intervals import Interval
-from probes.metrics import HEADLINE, Values, evaluator
+from probes.metrics import HEADLINE, Values, confusion, evaluator
 from probes.progress import Progress
 from probes.records import FORMAT, ClassResult, FoldResult, ProbeResult, Request, Scored, SplitFacts
-from probes.run import audit_split, package_versions, read
+from probes.run import audit_split, package_versions, read, warnings_of_calls, warnings_of_temperature
 from probes.scoring import baselines, by_group
 from probes.splits import FOLDS, Split, check_groups, grouped_folds, split_sha256, without_duplicates
 from probes.sweep import Selection
@@ -45,6 +45,7 @@ class _Outer:
     duplicates: int
     absent: tuple[str, ...]
     control_aucs: tuple[float, ...]
+    warnings: tuple[str, ...]
 
 
 def run_nested(request: Request, progress: Progress) -> ProbeResult:
@@ -93,7 +94,8 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
     with progress.stage("near-duplicate audit"):
         cosine, found = audit_split(experiment, progress)
     trained = train(experiment, store, progress)
-    held = _score(experiment, trained)
+    temperature = _temperature(experiment, trained)
+    held = _score(experiment, trained, temperature)
     distinct = ~(cosine >= experiment.request.tau)
     pooled = _by_patient(experiment, held)
     point = _point(*held[:2])
@@ -109,14 +111,18 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
         len(experiment.split.duplicates),
         experiment.absent,
         trained.control_aucs,
+        warnings_of_calls(confusion(*held[:2]), held[1].classes) + warnings_of_temperature(temperature),
     )
 
 
-def _score(experiment: Experiment, trained: Trained) -> Held:
+def _temperature(experiment: Experiment, trained: Trained) -> float:
+    truth = experiment.data.truth.take(trained.inner_rows)
+    return fit_temperature(trained.inner_logits, hide_absent(truth, experiment.facts.absent["train"]))
+
+
+def _score(experiment: Experiment, trained: Trained, temperature: float) -> Held:
     data, test = experiment.data, experiment.split.test
     truth = hide_absent(data.truth.take(test), experiment.absent)
-    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
-    temperature = fit_temperature(trained.inner_logits, inner)
     return probabilities(trained.test_logits, truth.multilabel, temperature), truth, data.groups[test]
 
 
@@ -197,7 +203,8 @@ def _warnings(request: Request, data: ProbeData, leaks: tuple[Audit, int], outer
         (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
-    return tuple(text for holds, text in checks if holds)
+    own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # each once, in order
+    return (*(text for holds, text in checks if holds), *own)
 
 
 def _scored(points: Sequence[Values], rows: int) -> Scored:

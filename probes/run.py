@@ -11,7 +11,7 @@ from indexer.errors import ProbeError
 from indexer.store.store import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
 from probes.audit import Audit, audit, near_duplicates
-from probes.calibration import Calibration, calibration, fit_temperature
+from probes.calibration import Calibration, at_bound, calibration, fit_temperature
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
 from probes.few_shot import few_shot
@@ -101,6 +101,7 @@ def _assemble(
     truth = hide_absent(data.truth.take(test), experiment.absent)
     scored = p, truth, data.groups[test]
     found, _ = score(*scored, how)
+    matrix = confusion(p, truth)
     operating = operating_points((inner_p, inner), scored, request, how)
     sub = _subgroups(experiment, scored, global_threshold(operating, truth), how)
     result = ProbeResult(
@@ -116,7 +117,7 @@ def _assemble(
         test=found,
         without_duplicates=_without(near[0], request.tau, scored, how),
         patients=_patients(experiment, scored, how),
-        confusion=tuple(map(tuple, confusion(p, truth).tolist())),
+        confusion=tuple(map(tuple, matrix.tolist())),
         curves=curves(p, truth),
         calibration=_calibrations(trained, truth, temperature),
         temperature=temperature,
@@ -125,7 +126,11 @@ def _assemble(
         gaps=gaps(sub),
         neighbours=trained.neighbours,
         shuffled_auc=control_range(trained.control_aucs),
-        warnings=warnings_of(experiment, trained, near[1], found),
+        warnings=(
+            *warnings_of(experiment, trained, near[1], found),
+            *warnings_of_calls(matrix, truth.classes),
+            *warnings_of_temperature(temperature),
+        ),
         packages=package_versions(),
         seconds=progress.seconds,
     )
@@ -202,6 +207,25 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
     )
     return tuple(text for holds, text in checks if holds)
+
+
+def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a confusion matrix (true, called): which classes of the test rows the probe never calls."""
+    called = [name for name, count in zip(classes, matrix.sum(0), strict=True) if count] if matrix.size else []
+    shown = [name for name, count in zip(classes, matrix.sum(1), strict=True) if count] if matrix.size else []
+    if len(called) >= len(shown):
+        return ()
+    if len(called) == 1:
+        return (f"the probe calls every test row {called[0]!r}",)
+    never = [name for name in shown if name not in called]
+    return (f"the probe calls no test row {_named(never)}, though the test split has such rows",)
+
+
+def warnings_of_temperature(temperature: float) -> tuple[str, ...]:
+    """D8's temperature where the range of its search stopped it."""
+    if not at_bound(temperature):
+        return ()
+    return (f"the temperature stands at the bound of its search ({temperature:.3g}): it calibrates nothing",)
 
 
 def _named(classes: list[str], most: int = 4) -> str:

@@ -12,7 +12,7 @@ from probes.delong import delong
 from probes.intervals import Interval, interval, replicate
 from probes.metrics import HEADLINE, Values, evaluator
 from probes.records import ClassResult, Curves, Scored
-from probes.sweep import mean
+from probes.sweep import EQUAL, mean
 from probes.truth import Truth, class_truth
 
 CURVE_POINTS = 200
@@ -42,7 +42,8 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
     single = n_groups == truth.n
     classes = tuple(_class_result(p, truth, j, (point, drawn), single) for j in range(len(truth.classes)))
     excluded = tuple(c.name for c in classes if np.isnan(c.auc.value))
-    return Scored(truth.n, n_groups, metrics, classes, excluded, _notes(metrics, single)), drawn
+    notes = _notes(metrics, single) + _no_spread(drawn.get("auc_macro"), n_groups)
+    return Scored(truth.n, n_groups, metrics, classes, excluded, notes), drawn
 
 
 def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values], single: bool) -> ClassResult:
@@ -68,6 +69,15 @@ def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
     if not single:
         notes.append("no DeLong interval: groups have several rows, which are not independent")
     return tuple(notes)
+
+
+def _no_spread(areas: Float64 | None, groups: int) -> tuple[str, ...]:
+    """What an interval without width means; nothing where the AUCs of the resamples (b,) differ or are undefined."""
+    defined = np.empty(0) if areas is None else areas[~np.isnan(areas)]
+    if not len(defined) or np.ptp(defined) > EQUAL:
+        return ()
+    what = "separates perfectly" if defined[0] > 1 - EQUAL else "gives the same AUC"
+    return (f"every resample {what}: the interval's width 0 is no certainty with {groups} groups",)
 
 
 def control_range(areas: Sequence[float]) -> Interval | None:

@@ -33,7 +33,7 @@ VALUE = "value (95 % interval)"
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number, or NaN by name."""
-    return "NaN" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "NaN" if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: never "-0.000"
 
 
 def with_interval(value: Interval | None) -> str:

@@ -57,5 +57,15 @@ def make_cohort(folder: Path, *, name: str = "t", **how: Any) -> str:
     return str(folder)
 
 
+def make_separable(folder: Path, patients: int = 30) -> str:
+    """Three colours that any probe tells apart, half of the patients grey; four images each, near their class."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((3, DIM))
+    colours = [(0, 1, 2, 0)[number % 4] for number in range(patients) for _ in range(4)]
+    metadata = [{"patient": f"p{i // 4:02d}", "colour": ("grey", "red", "blue")[c]} for i, c in enumerate(colours)]
+    make_rows(folder, centres[colours] + 0.1 * rng.standard_normal((len(colours), DIM)), metadata)
+    return str(folder)
+
+
 def make_rows(folder: Path, vectors: np.ndarray[Any, Any], metadata: list[Mapping[str, Any]]) -> EmbeddingStore:
     return make_table(folder, unit(vectors), metadata)
