@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from indexer.errors import InputError
 from indexer.options import emit, json_option, table_option
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @click.command("labels", short_help="Join label columns from CSV or Parquet to the rows.")
@@ -24,15 +21,14 @@ def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> N
     """Join the columns of FILE (CSV or Parquet) to the rows of DB. No vector is rewritten.
 
     With --on patient, every row of a patient gets the patient's labels. Rows that FILE does not name keep what
-    they had.
+    they had; an empty cell empties the row's value. A column keeps its type: text does not become a number's.
     """
+    from indexer.store.label_file import read_labels
     from indexer.store.labels import add_columns
     from indexer.store.store import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
-    labels = _read(file)
-    if on not in labels.column_names:
-        raise InputError(f"{file} has no column {on!r}; it has: {', '.join(labels.column_names)}. Name one with --on.")
+    labels = read_labels(file, on)
     if on != "key" and on not in store.columns():
         raise InputError(f"table {store.name} has no column {on!r}; it has: key, {', '.join(store.columns())}.")
     rows = add_columns(store, labels, on=on)
@@ -44,20 +40,3 @@ def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> N
         "rows_without": store.count() - rows,
     }
     emit(facts, as_json=as_json)
-    if not rows:
-        raise InputError(
-            f"no {on} of {file} is in table {store.name}. Compare `indexer export --parquet` with the file."
-        )
-
-
-def _read(file: Path) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if file.suffix.lower() in (".parquet", ".pq"):
-            return pyarrow.parquet.read_table(file)
-        return pyarrow.csv.read_csv(file)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file} is no CSV or Parquet table: {str(error).splitlines()[0]}") from error

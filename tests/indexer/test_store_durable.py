@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from indexer.errors import StoreError, StoreLocked, StoreNotFound
+from indexer.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from indexer.store.create import table_lock
 from indexer.store.durable import DiskSync, damage, mend
 from indexer.store.labels import add_columns
 from indexer.store.store import EmbeddingStore, table_names
 from indexer.store.writer import StoreWriter
-from tests.tables import add_shard, spec_for, unit_rows
+from tests.tables import add_shard, make_table, spec_for, unit_rows
 
 
 @pytest.fixture
@@ -153,39 +157,80 @@ def test_every_new_file_and_its_directory_is_synced_once_manifests_after_what_th
     assert {p.name for p in synced if p.suffix} >= {"one.json"}
 
 
-def test_labels_come_whole_or_not_at_all(store, monkeypatch):
+def test_labels_that_the_disk_has_no_room_for_change_nothing_and_come_with_the_next_call(store, monkeypatch):
     add_columns(store, pa.table({"key": ["a1", "b1"], "grade": [1, 2], "site": ["x", "y"]}))
     held = EmbeddingStore.open(store.uri)
-    before, version = held.vectors(columns=["key", "grade", "site"]).columns, store.version
+    before = held.vectors(columns=["key", "grade", "site"]).columns
+    again = pa.table({"key": ["a2", "b1"], "site": ["z", "w"], "grade": [7, 8], "sex": ["F", "M"]})
 
     def full(*args, **kwargs):
         raise OSError("No space left on device (os error 28)")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("lance.LanceOperation.Merge", full)
-        with pytest.raises(StoreError, match="no space left"):
-            add_columns(store, pa.table({"key": ["a2"], "site": ["z"], "grade": ["high"]}))
-    assert EmbeddingStore.open(store.uri).vectors(columns=["key", "grade", "site"]).columns == before
-    assert add_columns(store, pa.table({"key": ["a2", "b1"], "site": ["z", "w"], "grade": ["high", "low"]})) == 2
-    assert store.version == version + 1  # one commit, and readers of the former one are not disturbed
-    assert held.vectors(columns=["key", "grade", "site"]).columns == before
-    rows = {r["key"]: (r["site"], r["grade"]) for b in store.scan(["key", "site", "grade"]) for r in b.to_pylist()}
-    assert rows["a1"] == ("x", None)  # another type: the column is replaced whole
-    assert (rows["a2"], rows["b1"], rows["b2"]) == (("z", "high"), ("w", "low"), (None, None))
+    for call, columns in (("Update", ["grade", "site"]), ("Merge", ["grade", "site"])):
+        with monkeypatch.context() as patched:
+            patched.setattr(lance.LanceOperation, call, full)
+            patched.setattr(lance.LanceDataset, "merge", full)
+            with pytest.raises(StoreError, match="no space left"):
+                add_columns(store, again)
+        assert list(EmbeddingStore.open(store.uri).columns()) == columns
+        if call == "Update":
+            assert EmbeddingStore.open(store.uri).vectors(columns=["key", "grade", "site"]).columns == before
+    assert add_columns(store, again) == 2
+    assert held.vectors(columns=["key", "grade", "site"]).columns == before  # readers are not disturbed
+    asked = ["key", "site", "grade", "sex"]
+    rows = {r["key"]: (r["site"], r["grade"], r["sex"]) for b in store.scan(asked) for r in b.to_pylist()}
+    assert (rows["a1"], rows["a2"], rows["b1"]) == (("x", 1, None), ("z", 7, "F"), ("w", 8, "M"))
+    assert rows["b2"] == (None, None, None)
 
 
-@pytest.mark.parametrize("order", [["c", "a", "b"], ["b", "a"], ["a", "z", "c"], ["z", "y", "a", "b", "c"], ["c"]])
-def test_label_columns_can_be_replaced_in_any_order_beside_new_ones(store, order):
-    first = {"key": [f"a{i}" for i in range(5)], "a": [1] * 5, "b": ["x"] * 5, "c": [0.5] * 5}
-    add_columns(store, pa.table(first))
-    add_columns(store, pa.table({"key": first["key"], **{name: [f"{name}{i}" for i in range(5)] for name in order}}))
-    rows = store.vectors("shard = 'a'", ["key", *store.columns()]).columns.to_pylist()
-    for row in rows:
-        for name in order:
-            assert row[name] == f"{name}{row['key'][1]}"
-        for name in {"a", "b", "c"} - set(order):
-            assert row[name] == first[name][0]
-    np.testing.assert_array_equal(store.vectors("shard = 'b'").vectors, unit_rows(5, 8))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from("abc"),
+            st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 5)), min_size=1, max_size=6),
+            min_size=1,
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(max_examples=8, deadline=None)
+def test_any_history_of_label_files_gives_what_a_dictionary_gives(history):
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_table(Path(folder), unit_rows(10, 8))
+        add_shard(store, "second", ["other"], unit_rows(1, 8, seed=1))
+        vectors = store.vectors(columns=["key"])
+        truth = {}
+        for columns in history:
+            keys = sorted({n for cells in columns.values() for n, _ in cells})
+            file = {"key": [f"k{n}" for n in keys]}
+            for name, cells in columns.items():
+                file[name] = pa.array([dict(cells).get(n) for n in keys], pa.int64())
+                for n in keys:
+                    truth[f"k{n}", name] = dict(cells).get(n)
+            assert add_columns(store, pa.table(file)) == len(keys)
+        names = sorted(store.columns())
+        for batch in store.scan(["key", *names]):
+            for row in batch.to_pylist():
+                assert all(row[name] == truth.get((row["key"], name)) for name in names)
+        after = store.vectors(columns=["key"])
+        np.testing.assert_array_equal(after.vectors, vectors.vectors)
+        np.testing.assert_array_equal(after.row_ids, vectors.row_ids)
+        store.tag("bound", store.version)
+        with StoreWriter(store) as writer:
+            writer.optimize()
+        assert sorted(store.columns()) == names
+        assert store.count() == 11
+
+
+def test_a_column_keeps_its_type(store):
+    add_columns(store, pa.table({"key": ["a1"], "grade": [1], "score": [0.5], "site": ["x"]}))
+    for wrong in ({"grade": ["high"]}, {"grade": [1.5]}, {"score": ["much"]}, {"site": [1.5]}):
+        with pytest.raises(InputError, match="cannot be one column"):
+            add_columns(store, pa.table({"key": ["a1"], **wrong}))
+    add_columns(store, pa.table({"key": ["a2"], "score": [3]}))
+    (row,) = [r for b in store.scan(["key", "score", "grade"]) for r in b.to_pylist() if r["key"] == "a2"]
+    assert (row["score"], row["grade"]) == (3.0, None)
 
 
 def test_labels_wait_for_the_writer_s_lock(store):
@@ -193,12 +238,13 @@ def test_labels_wait_for_the_writer_s_lock(store):
         add_columns(store, pa.table({"key": ["a1"], "grade": [1]}))
 
 
-def test_labels_of_a_table_without_rows_become_columns(tmp_path):
-    empty = EmbeddingStore.create(str(tmp_path / "db"), "t", spec_for(8))
-    labels = pa.table({"key": ["a"], "grade": [1]})
-    assert add_columns(empty, labels) == 0
-    assert add_columns(empty, labels.set_column(1, "grade", pa.array(["x"]))) == 0
-    assert empty.columns() == {"grade": pa.string()}
+def test_labels_that_name_no_row_are_refused_with_names_of_both_sides_and_write_nothing(store, tmp_path):
+    with pytest.raises(InputError, match=r"the labels have 'x1', 'x2', the table has 'a0'"):
+        add_columns(store, pa.table({"key": ["x1", "x2"], "grade": [1, 2]}))
+    assert store.columns() == {}
+    empty = EmbeddingStore.create(str(tmp_path / "empty"), "t", spec_for(8))
+    with pytest.raises(InputError, match="the table has no row"):
+        add_columns(empty, pa.table({"key": ["a"], "grade": [1]}))
 
 
 def test_a_writer_after_one_that_ended_in_order_syncs_nothing_again(store, monkeypatch):
@@ -225,7 +271,7 @@ def test_merging_fragments_changes_no_row_no_row_id_and_no_null(store):
         add_shard(store, f"s{number}", names, unit_rows(len(names), 8, number), facts)
         if number % 5 == 4:
             add_shard(store, f"s{number - 1}", [f"{number} again"], unit_rows(1, 8, number), replaces=True)
-    add_columns(store, pa.table({"key": ["3-0\u00e9"], "grade": [7]}))
+    add_columns(store, pa.table({"key": ["5-0\u00e9"], "grade": [7]}))
     asked = ["key", "meta", "norm", *store.columns()]
     before, ids = store.vectors(columns=asked), store.vectors().row_ids
     with StoreWriter(store) as writer:

@@ -106,7 +106,8 @@ def _changed(folder: Path, promise: Callable[[str], None]) -> None:
 
 
 def _labels_again(folder: Path, promise: Callable[[str], None]) -> None:
-    add_columns(opened(folder), pa.table({"key": ["im2", "im7"], "site": ["z", "z"], "grade": ["low", "high"]}))
+    more = {"site": ["z", "z"], "grade": [5, 6], "sex": ["F", "M"]}  # two columns that are there, and a new one
+    add_columns(opened(folder), pa.table({"key": ["im2", "im7"], **more}))
 
 
 def _refreshed(folder: Path, promise: Callable[[str], None]) -> None:
