@@ -53,6 +53,7 @@ class CudaLane:
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._kernels = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()  # kernels of two batches are queued one batch after the other
+        torch.cuda.synchronize(device)  # the weights are converted on the default stream, for which ours do not wait
 
     def slot(self, capacity: int) -> CudaSlot:
         return CudaSlot(capacity, self._spec.pixels.size, self._spec.dim, self._device)
