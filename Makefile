@@ -22,8 +22,11 @@ test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
 test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-test-faults: $(INSTALLED) ## kills, full disks, power loss at every call: one table (about an hour on 2 cores)
+test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss at a quarter of its states (half an hour)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power --share 0.25
+
+test-power: $(INSTALLED) ## every state that a power failure can leave at every call (an hour on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
 fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (about 5 minutes on 2 cores)
@@ -41,4 +44,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
 
-.PHONY: help install demo test test-faults test-slow fuzz check bench clean
+.PHONY: help install demo test test-faults test-power test-slow fuzz check bench clean
