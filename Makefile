@@ -26,7 +26,7 @@ test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power --share 0.25
 
-test-power: $(INSTALLED) ## every state that a power failure can leave at every call (an hour on 2 cores)
+test-power: $(INSTALLED) ## up to six states that a power failure leaves, after every call (an hour on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
 fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (about 5 minutes on 2 cores)
