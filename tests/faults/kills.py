@@ -70,17 +70,20 @@ def lives(
 ) -> Tally:
     """Lives, one after the other, until `count` faults have struck."""
     tally = Tally(NAMES[meeting.__name__])
-    zygote.keep_nothing = True  # so that a kill inside a clean-up finds it deleting files
+    # a kill inside a clean-up should find it deleting files; `stopped` reads the ledger of a running command
+    zygote.keep_nothing = meeting is not stopped
     rng = random.Random(f"{meeting.__name__}-{seed}")
     number = 0
-    while tally.faults < count and not tally.hung:
-        number += 1
-        place = new_place(root, f"{meeting.__name__}-{seed}-{number}", material)
-        if _life(zygote, place, right, rng, tally, meeting):
-            tally.judge(f"life {number}", compare(state(place), right.state))
-        if tally.clean:
-            shutil.rmtree(place.root)
-    zygote.keep_nothing = False
+    try:
+        while tally.faults < count and not tally.hung:
+            number += 1
+            place = new_place(root, f"{meeting.__name__}-{seed}-{number}", material)
+            if _life(zygote, place, right, rng, tally, meeting):
+                tally.judge(f"life {number}", compare(state(place), right.state))
+            if tally.clean:
+                shutil.rmtree(place.root)
+    finally:
+        zygote.keep_nothing = False
     return tally
 
 
