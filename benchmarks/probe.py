@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,10 +140,21 @@ def probe(db: Path, name: str) -> dict[str, Any]:
     }
 
 
+# the kernel carries a process's largest resident set over to what it starts: a small one stands between
+BETWEEN = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
 def spawn(command: list[str]) -> tuple[str, dict[str, Any]]:
     """What it printed, its seconds and its largest resident set, that of this one process."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    peak = Path(tempfile.mkdtemp()) / "peak"
+    between = [sys.executable, "-S", "-c", BETWEEN, str(peak), *command]
+    with subprocess.Popen(between, stdout=subprocess.PIPE, text=True) as process:
         if process.stdout is None:
             sys.exit("no pipe")
         printed = process.stdout.read()
@@ -151,7 +163,9 @@ def spawn(command: list[str]) -> tuple[str, dict[str, Any]]:
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed")
     seconds = time.perf_counter() - start
-    cost = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+    peak_bytes = int(peak.read_text()) * 1024
+    shutil.rmtree(peak.parent)
+    cost = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes}
     return printed, cost
 
 
