@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from indexer.ann.manifest import FILES, NAME, WAY_OUT, FileFact, Manifest
 from indexer.ann.vectors import VectorPaths
 from indexer.errors import IndexFileError
+from indexer.store.durable import fsync
 
 LINK = "index.faiss"  # the current generation's index under a fixed name, for other programs
 
@@ -30,7 +30,7 @@ def facts_of(directory: Path, generation: str) -> dict[str, FileFact]:
         "keys": paths.keys,
     }
     for path in named.values():
-        _sync(path)
+        fsync(path)
     return {role: FileFact.of(path) for role, path in named.items()}
 
 
@@ -38,14 +38,14 @@ def publish(directory: Path, manifest: Manifest) -> None:
     """Make this generation the current one. A crash before the last line leaves the former one in force."""
     text = directory / f"{NAME}.{manifest.generation}"
     text.write_text(manifest.to_json())
-    _sync(text)
+    fsync(text)
     link = directory / f"{LINK}.{manifest.generation}"
     link.unlink(missing_ok=True)
     link.symlink_to(manifest.files["index"].name)
-    _sync(directory)
+    fsync(directory)
     text.replace(directory / NAME)
     link.replace(directory / LINK)
-    _sync(directory)
+    fsync(directory)
 
 
 def sweep(directory: Path, keep: str) -> None:
@@ -68,11 +68,3 @@ def verify(directory: Path, manifest: Manifest) -> None:
             raise IndexFileError(f"{path} has {nbytes} bytes, its manifest says {fact.nbytes}. {WAY_OUT}")
         if FileFact.of(path) != fact:
             raise IndexFileError(f"{path} ({role}) was altered: its sha256 is not the manifest's. {WAY_OUT}")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
