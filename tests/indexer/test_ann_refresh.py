@@ -178,7 +178,9 @@ class AnyHistory(RuleBasedStateMachine):
         queries = np.concatenate([unit_rows(2, 8, seed=7), [*self.truth.values()][-1:] or unit_rows(1, 8)])
         queries = queries.astype(np.float32)
         rows = np.stack(list(self.truth.values())) if self.truth else np.empty((0, 8), np.float16)
-        scores = -np.sort(-(queries.astype(np.float64) @ rows.astype(np.float64).T), axis=1)
+        queries = queries.astype(np.float64)  # a search makes its queries unit; a float16 row is so to 2e-4 only
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        scores = -np.sort(-(queries @ rows.astype(np.float64).T), axis=1)
         # Fewer rows than EXACT_SCAN_ROWS under a filter, k = all: both are answered exactly by every kind.
         for options in (SearchOptions(k=5, where="key <> ''"), SearchOptions(k=len(self.truth) + 3)):
             for searcher in (self.warm, Searcher(self.store), Searcher(self.store, exact=True)):
