@@ -6,8 +6,12 @@ import dataclasses
 import errno
 import importlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -77,7 +81,8 @@ def run(command: click.Command) -> None:
     A bug keeps its traceback.
     """
     try:
-        code = command.main(standalone_mode=False)
+        with _ctrl_c_stays_itself():
+            code = command.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -96,6 +101,29 @@ def run(command: click.Command) -> None:
         click.echo(f"error: {one_line(_system_words(error))}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _ctrl_c_stays_itself() -> Iterator[None]:
+    """A library that is interrupted in the middle of its work tells Ctrl-C as an error of its own, as Lance does."""
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, note) if ours else None
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _system_words(error: OSError) -> str:

@@ -15,7 +15,7 @@ from probes.metrics import evaluator, macro_auc
 from probes.models import Model
 from probes.progress import Progress
 from probes.records import NeighbourResult, Request
-from probes.scaling import Scaler, features, fit_scaler, rows_of
+from probes.scaling import Scaler, features, fit_scaler, make_unit, rows_of
 from probes.sweep import Candidate, Selection
 from probes.trained import Trained
 from probes.truth import Truth, hide_absent
@@ -106,7 +106,7 @@ def neighbour_features(experiment: Experiment, rows: Int64, scaler: Scaler) -> F
     """Rows of unit length for the cosine; as they are for Euclidean distance."""
     x: Float32 = features(experiment.data.vectors, rows, scaler)
     if experiment.request.metric == "cosine":
-        x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        make_unit(x)
     return x
 
 

@@ -15,6 +15,7 @@ from probes.calibration import Calibration, at_bound, calibration, fit_temperatu
 from probes.data import ProbeData, load, open_store
 from probes.experiment import Experiment, prepare
 from probes.few_shot import few_shot
+from probes.memory import give_back
 from probes.metrics import confusion
 from probes.progress import Progress
 from probes.records import FORMAT, ProbeResult, Request, Scored, SubgroupResult
@@ -48,6 +49,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     with progress.stage("reading"):
         data = read(store, request)
         experiment = prepare(request, data)
+    give_back()
     outcome = run_prepared(experiment, store, progress)
     if not request.few_shot:
         return outcome

@@ -11,7 +11,7 @@ from indexer.errors import ProbeError
 from indexer.types import Float16, Float32, Float64, Int64
 
 SCALINGS = ("l2", "zscore", "center_l2", "none", "raw")
-BLOCK = 8192  # rows at a time
+BLOCK = 2048  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,13 @@ def _unit(stored: Float16, length: float = 1.0) -> Float64:
     rows = stored.astype(np.float64)
     rows *= (length / np.sqrt(np.einsum("ij,ij->i", rows, rows)))[:, None]
     return rows
+
+
+def make_unit(x: Float32) -> None:
+    """Divide each row by its length, in place and in blocks: squares of the whole would be a second matrix."""
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK]
+        block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
 
 
 def rows_of(x: Any, rows: Int64) -> Any:

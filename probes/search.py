@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from indexer.types import Float32, Int64
+from probes.memory import give_back
 from probes.threads import block_threads
 
 QUERIES = 256  # rows of a block of queries
-BASE = 8192  # rows of a block of the base: the scores of a block pair take 8 MiB
-PAIRS = 16_384  # pairs verified at a time
+BASE = 4096  # rows of a block of the base: the scores of a block pair take 4 MiB
+PAIRS = 2048  # pairs verified at a time: their rows are copied
 BOUND_DIMS = 64  # leading directions used to rule pairs out
 
 Progress = Callable[[float], None]  # the share done
@@ -74,6 +75,7 @@ def _by_blocks(look_up: Callable[[int], None], queries: int, progress: Progress)
     with block_threads() as run:
         for done, _ in enumerate(run(look_up, starts), 1):
             progress(done / len(starts))
+    give_back()  # what the threads held
 
 
 def _merge(best: Float32, found: Int64, products: Float32, start: int) -> tuple[Float32, Int64]:

@@ -212,19 +212,21 @@ class StoreWriter:
     def _reckon(self, rows: Counter[str], *, mended: bool) -> None:
         """Bring the ledger in line with what is there.
 
-        A retry that died between two writes leaves rows that its ledger rows do not count. Where a version was taken
-        back, a shard that has fewer rows and failures than its ledger row says is not done.
+        A retry that died between two writes leaves rows that its ledger rows do not count, or counts a sample twice, as
+        a row and as the failure that the next retry drops. Where a version was taken back, a shard that has fewer rows
+        and failures than its ledger row says is not done.
         """
         failures = Counter(self._failures.to_table(columns=["shard"]).column("shard").to_pylist())
         lost: list[str] = []
         changed = False
         for entry in self._ledger.to_table(columns=["shard", "embedded", "failed"]).to_pylist():
             name, said = entry["shard"], entry["embedded"] + entry["failed"]
-            found = rows[name] + failures[name]
+            counts = rows[name], failures[name]
+            found = sum(counts)
             if found < said and mended:
                 lost.append(name)
-            elif found >= said and (rows[name], failures[name]) != (entry["embedded"], entry["failed"]):
-                self._count(name, rows[name], failures[name])
+            elif (found >= said or rows[name] >= entry["embedded"]) and counts != (entry["embedded"], entry["failed"]):
+                self._count(name, *counts)
                 changed = True
         if delete(self._ledger, "shard", lost) or changed:
             self._sync("shards.lance")

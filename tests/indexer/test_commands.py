@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import time
 
 import numpy as np
@@ -240,3 +241,18 @@ def test_one_is_counted_without_a_plural(tmp_path):
     assert "into 1 shard," in done.out
     done = call("indexer", "index", tmp_path / "packed", tmp_path / "db", "--no-compile")
     assert done.out.startswith("1 image embedded, 0 failed")
+
+
+def test_ctrl_c_that_a_library_tells_as_an_error_of_its_own_is_still_a_stop(db, monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise pa.ArrowInvalid("External error: KeyboardInterrupt: ") from error
+
+    monkeypatch.setattr("lance.LanceDataset.to_table", interrupted)
+    done = call("indexer", "optimize", db)
+    assert (done.code, done.out, done.err) == (130, "", "stopped\n")
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert call("indexer", "optimize", db).code == 0

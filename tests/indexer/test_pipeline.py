@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import lance
 import lancedb
 import numpy as np
 import pytest
@@ -435,8 +436,8 @@ def test_a_retry_finds_shards_that_were_told_apart_by_their_bytes(tmp_path):
     assert "1 shards with failures changed" in retry(store, encoder).warnings[0]
 
 
-@pytest.mark.parametrize("step", ["append", "delete"])
-def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still_counts(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("steps", [["append"], ["delete"], ["append", "delete"]], ids="then".join)
+def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still_counts(tmp_path, monkeypatch, steps):
     path, whole = broken_then_whole(tmp_path)
     run(path, tmp_path / "db")
     mend(path, whole)
@@ -445,13 +446,24 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
     def dies(*_, **__):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        if step == "append":  # rows are in, the failures are not yet touched
-            patched.setattr("lance.LanceDataset.delete", dies)
-        else:  # the failures are gone, the ledger does not know
-            patched.setattr("indexer.store.writer.StoreWriter._count", dies)
-        with pytest.raises(KeyboardInterrupt):
-            retry(store, FakeEncoder())
+    whole_delete, whole_update, gone = lance.LanceDataset.delete, lance.LanceDataset.update, []
+
+    def delete(*args, **how):
+        gone.append(args)
+        return whole_delete(*args, **how)
+
+    def update(*args, **how):
+        return dies() if gone else whole_update(*args, **how)
+
+    for step in steps:
+        with monkeypatch.context() as patched:
+            if step == "append":  # rows are in, the failures are not yet touched
+                patched.setattr("lance.LanceDataset.delete", dies)
+            else:  # the failures are gone, the ledger does not know
+                patched.setattr("lance.LanceDataset.delete", delete)
+                patched.setattr("lance.LanceDataset.update", update)
+            with pytest.raises(KeyboardInterrupt):
+                retry(store, FakeEncoder())
     retry(store, FakeEncoder())
     (entry,) = store.ledger().to_pylist()
     assert (entry["embedded"], entry["failed"], len(keys(tmp_path / "db"))) == (2, 1, 2)
