@@ -1,6 +1,7 @@
 """One stage measured in a process of its own, so that its memory is its own. Prints one line of JSON.
 
-`python -m benchmarks.stages decode|model|end-to-end SHARDS SETTINGS`, where SETTINGS is the JSON of `Settings`.
+`python -m benchmarks.stages STAGE SHARDS SETTINGS`: STAGE is decode, model, products or end-to-end, SETTINGS the JSON
+of `Settings`.
 """
 
 from __future__ import annotations
@@ -145,6 +146,44 @@ def model_alone(settings: Settings) -> dict[str, Any]:
     return side_by_side(work, encoder.workers) | facts
 
 
+def products_alone(settings: Settings) -> dict[str, Any]:
+    """As many multiplications as the model's, and nothing else: products of a transformer's own shape, one a core.
+
+    What is left of the model's time is everything that is no matrix product. No code for this network in this number
+    format is faster on these cores.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from indexer.encoders.cores import cores
+    from indexer.encoders.cpu import use_one_thread_beside_others
+    from indexer.encoders.loading import find
+    from indexer.encoders.normalise import DTYPES
+    from indexer.encoders.weights import parse
+
+    recipe = find(settings.encoder, parse(settings.weights))
+    towers, size = recipe.build(), recipe.spec.pixels.size
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        towers.image(torch.zeros(1, 3, size, size))
+    an_image = counter.get_total_flops()
+    rows, inner, outer = 800, 768, 3072  # 16 pictures of ViT-B/32 in its widest layer
+    dtype, times = DTYPES[settings.precision], 16
+
+    def work(_: int) -> int:
+        use_one_thread_beside_others()
+        x, w = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        end, done = time.perf_counter() + settings.seconds, 0
+        with torch.inference_mode():
+            while time.perf_counter() < end:
+                for _ in range(times):
+                    torch.nn.functional.linear(x, w)
+                done += times * 2 * rows * inner * outer
+        return int(done / an_image)
+
+    return side_by_side(work, cores()) | {"flops_of_an_image": an_image}
+
+
 def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
     """index() over every shard into a fresh table; its own report, and the memory it took."""
     from indexer.encoders import precision_check
@@ -214,6 +253,7 @@ def main(stage: str, folder: str, settings: str) -> None:
     stages: dict[str, Callable[[], dict[str, Any]]] = {
         "decode": lambda: decode_alone(Path(folder), chosen),
         "model": lambda: model_alone(chosen),
+        "products": lambda: products_alone(chosen),
         "end-to-end": lambda: end_to_end(Path(folder), chosen),
     }
     print(json.dumps(stages[stage]()))

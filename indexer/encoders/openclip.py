@@ -21,9 +21,9 @@ from open_clip.pretrained import download_pretrained_from_url
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from indexer.encoders.catalogue import WEIGHT_FILES, Listed, is_cached, licence_of
-from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch, require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
+from indexer.encoders.rewriting import rewritten
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, not_plain, refuse_code
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
@@ -191,7 +191,7 @@ def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], 
             path = state_file()
             model = _create(checkpoint)
             _load(model, path, checkpoint.name)
-        model.visual = folded(model.visual, spec.pixels.size)
+        model.visual = rewritten(model.visual, spec.pixels.size)
         return _towers(model, checkpoint)
 
     vision = checkpoint.config["vision_cfg"]

@@ -14,9 +14,9 @@ import torch
 from timm.data import resolve_data_config
 
 from indexer.encoders.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
-from indexer.encoders.fold import folded
 from indexer.encoders.hub import fetch
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
+from indexer.encoders.rewriting import rewritten
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, published, read
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
@@ -178,7 +178,7 @@ def _recipe(model: _Model, facts: Facts, request: Request, state: Callable[[], d
             except (RuntimeError, KeyError) as error:
                 raise misfit(request.value or facts.name, model.architecture, error) from error
         network.reset_classifier(0)
-        network = folded(network, spec.pixels.size)
+        network = rewritten(network, spec.pixels.size)
         return Towers(network, network)
 
     return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))

@@ -10,9 +10,9 @@ import torch
 from torchvision import models
 
 from indexer.encoders.catalogue import Listed, licence_of, torch_checkpoint
-from indexer.encoders.fold import folded
 from indexer.encoders.hub import require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
+from indexer.encoders.rewriting import rewritten
 from indexer.encoders.weights import Request, drawn_from, fill, identity, read
 from indexer.encoders.weights import published as checked  # `published` is a weights enum's member here
 from indexer.errors import WeightsNotFound
@@ -68,7 +68,7 @@ def recipe(model: str, request: Request) -> Recipe:
             network = models.get_model(model)
             fill(network, _state(published, request), request.value or f"{model} {published.name}")
         network.fc = torch.nn.Identity()
-        network = folded(network, pixels.size)
+        network = rewritten(network, pixels.size)
         return Towers(network, network)
 
     return Recipe(spec, build, text=False, convolutional=True)
