@@ -65,6 +65,19 @@ def test_the_last_block_computes_the_class_token_alone_where_no_other_is_read():
     assert passes(rewritten(vision(pool_type="avg"), SIZE), pictures)[-5:] == [*whole, ("LayerNorm", tokens)]
 
 
+@pytest.mark.parametrize(("pool", "rows"), [("token", 2), ("avg", 2 * 50)])
+def test_the_same_holds_for_transformers_of_timm(pool, rows):
+    torch.manual_seed(5)
+    how = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0, "img_size": 112, "init_values": 0.5}
+    network = spread(timm.create_model("vit_tiny_patch16_224", qk_norm=True, global_pool=pool, **how).eval())
+    pictures = torch.randn(2, 3, 112, 112)
+    with torch.inference_mode():
+        wanted = network(pictures)
+        fast = rewritten(network, 112)
+        torch.testing.assert_close(fast(pictures), wanted, rtol=1e-4, atol=1e-5)
+    assert [n for name, n in passes(fast, pictures) if name == "GELU"] == [2 * 50, rows]
+
+
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "resnet10t.c3_in1k", "vit_small_patch14_dinov2.lvd142m"])
 def test_rewritten_networks_of_timm_give_the_same_vectors(model):
     size = {"num_classes": 0} | ({"img_size": 112} if "vit" in model else {})
