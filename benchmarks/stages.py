@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +189,14 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
     """index() over every shard into a fresh table; its own report, and the memory it took."""
     from indexer.encoders import precision_check
     from indexer.pipeline.run import Hooks, index
+    from indexer.pixels import decode
     from indexer.shards import find_shards
     from indexer.store.store import EmbeddingStore
 
     encoder = _encoder(settings)
     size = encoder.spec.pixels.size
-    encoder.embed(
-        np.zeros((encoder.batch_size, size, size, 3), np.uint8)
-    )  # what the first batch allocates is the model's
+    encoder.embed(np.zeros((encoder.batch_size, size, size, 3), np.uint8))  # what it allocates is the model's
+    work_warm(decode, _images(folder, 4), encoder.spec)  # as the stages that it is compared with
     loaded = rss_bytes()
     hooks = Hooks(precision_check=lambda pictures: precision_check(encoder, pictures)) if settings.check else Hooks()
     with tempfile.TemporaryDirectory() as db:
@@ -240,12 +241,8 @@ def _images(folder: Path, count: int) -> list[bytes]:
     from indexer.shards import find_shards
     from indexer.types import Sample
 
-    images = []
-    for shard in find_shards([str(folder)]).shards:
-        images += [s.image for s in read_shard(shard) if isinstance(s, Sample)]
-        if len(images) >= count:
-            break
-    return images[:count]
+    samples = (s for shard in find_shards([str(folder)]).shards for s in read_shard(shard))
+    return list(islice((s.image for s in samples if isinstance(s, Sample)), count))
 
 
 def main(stage: str, folder: str, settings: str) -> None:

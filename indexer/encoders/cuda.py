@@ -18,6 +18,8 @@ from indexer.encoders.recipe import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 
+SHORTAGES = ("out of memory", "ALLOC_FAILED")  # of the driver; of cuBLAS and cuDNN
+
 
 class CudaSlot:
     """Pinned host memory and its twin on the device for one batch."""
@@ -72,10 +74,13 @@ class CudaLane:
                     self._kernels.wait_event(slot.copied)
                     slot.vectors[:batch].copy_(self._embed(slot.pixels[:batch]), non_blocking=True)
                     slot.done.record()
-        except torch.OutOfMemoryError:
-            torch.cuda.synchronize(self._device)  # the copy may still be reading the slot
-            raise
-        except TorchDynamoException as error:  # most often no C compiler, or a Triton of another version
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                torch.cuda.synchronize(self._device)  # the copy may still be reading the slot
+                raise torch.OutOfMemoryError(f"{self.device}: {error}") from error
+            if not isinstance(error, TorchDynamoException):
+                raise
+            # there is most often no C compiler, or a Triton of another version
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EncoderError(
                 f"torch.compile failed for {self._spec.name}: {first}. Go on without it: --no-compile."
@@ -86,6 +91,15 @@ class CudaLane:
     def release(self) -> None:
         with torch.cuda.device(self._device):
             torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Also where a library or the compiler asked for the memory: they tell it in words of their own."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORTAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _ExactFp32:

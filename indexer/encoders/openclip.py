@@ -167,7 +167,8 @@ def _file(published: Mapping[str, Any], request: Request, name: str) -> Path:
     try:
         return Path(download_pretrained_from_url(url))
     except (OSError, RuntimeError) as error:
-        raise WeightsNotFound(f"could not fetch {url}: {error}. Give a weights file (--weights FILE).") from error
+        reason = str(error).rstrip(".")
+        raise WeightsNotFound(f"could not fetch {url}: {reason}. Give a weights file (--weights FILE).") from error
 
 
 def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], Path]) -> Recipe:

@@ -95,7 +95,8 @@ def _state(published: Any, request: Request) -> dict[str, torch.Tensor]:
         try:
             published.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
-            raise WeightsNotFound(f"could not fetch {url}: {error}. Give a weights file (--weights FILE).") from error
+            reason = str(error).rstrip(".")
+            raise WeightsNotFound(f"could not fetch {url}: {reason}. Give a weights file (--weights FILE).") from error
     return read(checked(path))
 
 

@@ -48,8 +48,8 @@ def retry(
         )
         changed = len(failed) - len(plan)
         if changed:
-            words = f"{changed} shards with failures changed since they were indexed: take them with "
-            report = replace(report, warnings=(*report.warnings, f"{words}`index --changed replace`"))
+            words = f"{changed} shard{'' if changed == 1 else 's'} with failures changed since they were indexed"
+            report = replace(report, warnings=(*report.warnings, f"{words}: take them with `index --changed replace`"))
         if record is not None:
             record.report = report
     return report

@@ -30,7 +30,7 @@ from indexer.types import Float16, Int64
 TAG = "faiss-"
 COPY_ROWS = 65_536
 # Of the rows at the build. benchmarks/refresh: rows like the old ones cost nothing even at 100 %; rows unlike them
-# make a query scan 1.4 to 1.9 times as much up to here, 2.5 times at 50 %, 3.5 times at 100 %.
+# make a query scan 1.05 to 1.9 times as much up to here, 2.5 times at 50 %, 3.5 times at 100 %.
 REBUILD_SHARE = 0.3
 
 

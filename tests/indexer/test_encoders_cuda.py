@@ -118,14 +118,24 @@ def test_a_vector_handed_out_is_not_the_slots_memory(pretended):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(pretended):
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("pretended"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+        cuda.TorchDynamoException("backend='inductor' raised: OutOfMemoryError: CUDA out of memory."),
+    ],
+    ids=["torch", "cublas", "driver", "compiler"],
+)
+def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(pretended, shortage):
     gpu, recipe = lane()
     slotted = SlottedBackend([gpu], dim=recipe.spec.dim, largest=8)
     embed = gpu._embed
 
     def greedy(pixels):
         if len(pixels) > 3:
-            raise torch.OutOfMemoryError("pretended")
+            raise shortage
         return embed(pixels)
 
     gpu._embed = greedy
@@ -139,6 +149,17 @@ def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(
         "on copies", "copied recorded", "on kernels", "kernels waits for copied", "device drained", "cache emptied",
     ]  # fmt: skip
     assert "host waits for done" not in pretended.log[:first]
+
+
+def test_an_error_that_is_no_shortage_of_memory_halves_nothing(pretended):
+    gpu, recipe = lane()
+
+    def broken(_):
+        raise RuntimeError("an illegal address")
+
+    gpu._embed = broken
+    with pytest.raises(RuntimeError, match="an illegal address"):
+        SlottedBackend([gpu], dim=recipe.spec.dim, largest=8)
 
 
 def test_a_compiler_that_fails_is_told_with_the_way_out(pretended, monkeypatch):

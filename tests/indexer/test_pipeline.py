@@ -433,7 +433,7 @@ def test_a_retry_finds_shards_that_were_told_apart_by_their_bytes(tmp_path):
     report = retry(store, encoder)
     assert (report.failed, report.warnings) == (1, ())
     write_tar(path, [("a.jpg", png(3))])
-    assert "1 shards with failures changed" in retry(store, encoder).warnings[0]
+    assert "1 shard with failures changed" in retry(store, encoder).warnings[0]
 
 
 @pytest.mark.parametrize("steps", [["append"], ["delete"], ["append", "delete"]], ids="then".join)
