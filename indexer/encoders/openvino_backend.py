@@ -1,6 +1,6 @@
 """OpenVINO as a second CPU backend (`--device openvino`). Alone imports openvino.
 
-Measured on 2 cores with AVX512-BF16, CPU ms an image, torch bf16 / this: ViT-B/32 23.5 / 21.3, resnet50 22.5 / 18.0,
+Measured on 2 cores with AVX512-BF16, CPU ms an image, torch bf16 / this: ViT-B/32 20.7 / 18.3, resnet50 22.5 / 18.0,
 EfficientNet-Lite0 6.5 / 2.9. Its sums round otherwise than torch's, so the backend is part of the fingerprint.
 """
 

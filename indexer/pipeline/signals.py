@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is Python's own."""
+    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is what Ctrl-C was before."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
@@ -21,7 +21,8 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
         del frame
         interrupted.set()
         stop.set()
-        signal.signal(number, signal.default_int_handler)
+        ctrl_c = before[signal.SIGINT]  # ignored where a shell starts a run in the background
+        signal.signal(number, ctrl_c if callable(ctrl_c) else signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
