@@ -3,8 +3,9 @@
 All in one run, taking turns, so that a busy machine slows all of them. Goals: end to end at 0.95 of the ceiling on a
 CPU and 0.9 with a GPU, 2.5 times the script, 1.5 GiB above the loaded model whatever the archive's size.
 
-On a CPU the model's matrix products are also measured alone: over the script's rate they give the most that any code
-could reach with this network in this number format (`most_over_naive_script`), pictures decoded for nothing.
+On a CPU as many multiplications as the model's are also measured alone, by the library's fastest product. Over the
+script's rate (`most_over_naive_script`) they say about how far any code could come with this network in this number
+format, were pictures decoded for nothing.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def _ctrl_c_stays_itself() -> Iterator[None]:
         pressed = True
         signal.default_int_handler(number, frame)
 
-    ours = threading.current_thread() is threading.main_thread()
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background ignores Ctrl-C
+    ours = default and threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, note) if ours else None
     try:
         yield

@@ -18,7 +18,7 @@ from indexer.encoders.recipe import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 
-SHORTAGES = ("out of memory", "ALLOC_FAILED")  # of the driver; of cuBLAS and cuDNN
+SHORTAGES = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # of the driver, cuBLAS, cuDNN
 
 
 class CudaSlot:

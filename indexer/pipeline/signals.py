@@ -11,8 +11,12 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is what Ctrl-C was before."""
+    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is what Ctrl-C was before.
+
+    Where Ctrl-C is ignored, as in what a shell starts in the background, it stays so.
+    """
     interrupted = threading.Event()
+    ctrl_c = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
@@ -21,10 +25,10 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
         del frame
         interrupted.set()
         stop.set()
-        ctrl_c = before[signal.SIGINT]  # ignored where a shell starts a run in the background
         signal.signal(number, ctrl_c if callable(ctrl_c) else signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGTERM] if ctrl_c is signal.SIG_IGN else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield interrupted
     finally:

@@ -103,6 +103,7 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        _stop_if_interrupted(error)
         cause = first_line(error)
         full = "No space left" in str(error) or "os error 28" in str(error)
         way_out = "Free some space" if full else "Mend the cause"
@@ -147,11 +148,18 @@ def _readable(path: Path, version: int) -> bool:
     try:
         return bool(lance.dataset(str(path), version=version).version == version)
     except (ValueError, OSError) as error:
+        _stop_if_interrupted(error)
         return _passing(error)  # what cannot be told is left as it is
     except BaseException as error:
         if is_panic(error):
             return False
         raise
+
+
+def _stop_if_interrupted(error: Exception) -> None:
+    """Lance tells Ctrl-C in the middle of its work as an error of its own, which says nothing of the files."""
+    if "KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
 
 
 def _passing(error: Exception) -> bool:
@@ -184,6 +192,7 @@ def damage(path: Path, version: int) -> str | None:
             if fragment.metadata.deletion_file is not None:
                 fragment.to_table(columns=[], with_row_id=True)
     except (ValueError, OSError) as error:
+        _stop_if_interrupted(error)
         if _passing(error):
             raise StoreError(f"{path} cannot be read ({first_line(error)}).") from error
         return first_line(error)

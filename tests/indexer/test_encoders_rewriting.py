@@ -46,6 +46,49 @@ def passes(network, pictures):
     return rows
 
 
+def test_pixels_that_no_patch_covers_are_left_out_as_a_convolution_leaves_them_out():
+    network = vision(patch_size=14)
+    pictures = torch.randn(2, 3, SIZE, SIZE)
+    fast = rewritten(copy.deepcopy(network), SIZE)
+    assert not isinstance(fast.conv1, nn.Conv2d)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(pictures), network(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_that_gives_its_tokens_too_keeps_them():
+    network = vision(output_tokens=True)
+    pictures = torch.randn(2, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        vector, tokens = network(pictures)
+        fast_vector, fast_tokens = rewritten(network, SIZE)(pictures)
+    torch.testing.assert_close(fast_vector, vector, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast_tokens, tokens, rtol=1e-4, atol=1e-5)
+
+
+class ReadsASecondToken(nn.Module):
+    """Its vector is made of two tokens, though the transformer inside says that one is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = vision(pool_type="tok")
+        self.inside._global_pool = lambda x: (x[:, 0] + x[:, 1], x)
+
+    def forward(self, x):
+        return self.inside(x)
+
+
+def test_a_rewriting_without_which_the_network_cannot_run_is_taken_back_too():
+    network = ReadsASecondToken()
+    last = network.inside.transformer.resblocks[-1]
+    pictures = torch.randn(2, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        wanted = network(pictures)
+        fast = rewritten(network, SIZE)
+        assert fast.inside.transformer.resblocks[-1] is last
+        assert not isinstance(fast.inside.conv1, nn.Conv2d)
+        torch.testing.assert_close(fast(pictures), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}, {"ls_init_value": 0.7}, {"final_ln_after_pool": True}])
 def test_a_rewritten_vision_transformer_gives_the_same_vectors(changes):
     network = vision(**changes)
@@ -78,9 +121,17 @@ def test_the_same_holds_for_transformers_of_timm(pool, rows):
     assert [n for name, n in passes(fast, pictures) if name == "GELU"] == [2 * 50, rows]
 
 
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "resnet10t.c3_in1k", "vit_small_patch14_dinov2.lvd142m"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "vit_tiny_patch16_224",
+        "resnet10t.c3_in1k",
+        "vit_small_patch14_dinov2.lvd142m",
+        "deit_tiny_distilled_patch16_224",
+    ],
+)
 def test_rewritten_networks_of_timm_give_the_same_vectors(model):
-    size = {"num_classes": 0} | ({"img_size": 112} if "vit" in model else {})
+    size = {"num_classes": 0} | ({} if "resnet" in model else {"img_size": 112})
     torch.manual_seed(4)
     network = spread(timm.create_model(model, **size).eval())
     pictures = torch.randn(3, 3, 112, 112)

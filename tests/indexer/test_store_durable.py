@@ -121,6 +121,20 @@ def test_a_table_whose_files_cannot_be_opened_just_now_is_not_taken_back(store, 
     assert store.count() == 10
 
 
+def test_ctrl_c_that_lance_tells_as_an_error_of_its_own_is_no_damage(store, monkeypatch):
+    lance.dataset(str(store.path)).delete("key = 'a0'")  # the mending reads which rows are gone
+
+    def interrupted(*_, **__):
+        raise pa.ArrowInvalid("External error: KeyboardInterrupt: ")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lance.LanceFragment.to_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mend(store.path)
+    assert mend(store.path) == 0
+    assert EmbeddingStore.open(store.uri, store.name).count() == 9
+
+
 def test_a_table_whose_making_was_cut_short_is_no_table_and_is_made_anew(tmp_path):
     (tmp_path / "db" / "t.lance" / "_transactions").mkdir(parents=True)
     assert table_names(str(tmp_path / "db")) == []

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from open_clip.transformer import VisionTransformer as ClipTransformer
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import nn
 
@@ -30,7 +29,7 @@ def last_block_for_class_token(network: nn.Module) -> list[Callable[[], None]]:
         last, place = blocks[-1], str(len(blocks) - 1)
         if type(last) is ResidualAttentionBlock and last.attn.batch_first and last.attn.in_proj_weight is not None:
             setattr(blocks, place, _ClipBlock(last))
-        elif type(last) is Block and type(last.attn) is Attention and last.attn.gate is None:
+        elif type(last) is Block and type(last.attn) is Attention and getattr(last.attn, "gate", None) is None:
             setattr(blocks, place, _TimmBlock(last))
         else:
             continue
@@ -43,7 +42,7 @@ def _blocks(network: nn.Module) -> Any:
     if isinstance(network, ClipTransformer):
         token = network.pool_type == "tok" and network.attn_pool is None and not network.output_tokens
         return network.transformer.resblocks if token else None
-    if isinstance(network, TimmTransformer):
+    if type(network) is TimmTransformer:  # a distilled one reads a second token
         return network.blocks if network.global_pool == "token" and network.attn_pool is None else None
     return None
 

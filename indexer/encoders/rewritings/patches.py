@@ -45,6 +45,7 @@ class _Patches(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         n, channels, height, width = pictures.shape
         down, across = height // self.side, width // self.side
-        rows = pictures.permute(0, 2, 3, 1).reshape(n, down, self.side, across, self.side, channels).transpose(2, 3)
+        seen = pictures[:, :, : down * self.side, : across * self.side]  # what is left over, no convolution reads
+        rows = seen.permute(0, 2, 3, 1).reshape(n, down, self.side, across, self.side, channels).transpose(2, 3)
         made = F.linear(rows.reshape(n, down * across, -1), self.weight, self.bias)
         return made.transpose(1, 2).reshape(n, -1, down, across)
