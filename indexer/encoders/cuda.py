@@ -58,7 +58,13 @@ class CudaLane:
         torch.cuda.synchronize(device)  # the weights are converted on the default stream, for which ours do not wait
 
     def slot(self, capacity: int) -> CudaSlot:
-        return CudaSlot(capacity, self._spec.pixels.size, self._spec.dim, self._device)
+        """Raises torch.OutOfMemoryError, for pinned memory too."""
+        try:
+            return CudaSlot(capacity, self._spec.pixels.size, self._spec.dim, self._device)
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                raise torch.OutOfMemoryError(f"{self.device}: {error}") from error
+            raise
 
     def run(self, slot: CudaSlot, batch: int) -> Float32:
         """Vectors (batch, dim) of the slot's first `batch` pictures. Raises torch.OutOfMemoryError.

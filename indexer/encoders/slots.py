@@ -92,20 +92,18 @@ class SlottedBackend(Generic[SlotT]):
             piece = part[done : done + batch]
             slot.host[: len(piece)] = piece
             slot.host[len(piece) : batch] = 0
-            try:
-                rows.append(lane.run(slot, batch)[: len(piece)])
-            except torch.OutOfMemoryError as error:
-                self._halve(lane, batch, error)
+            vectors = _attempt(lane, slot, batch)
+            if vectors is None:
+                self._halve(lane, batch)
             else:
+                rows.append(vectors[: len(piece)])
                 done += len(piece)
         return np.concatenate(rows)
 
-    def _halve(self, lane: Lane[SlotT], batch: int, error: Exception) -> None:
+    def _halve(self, lane: Lane[SlotT], batch: int) -> None:
         lane.release()
         if batch == 1:
-            raise EncoderError(
-                f"{lane.device} has no memory for one picture. Use a smaller encoder, or --device cpu."
-            ) from error
+            raise _no_memory(lane)
         with self._lock:  # two callers may have run out at one size: that halves it once
             self._compute[lane.device] = min(self._compute[lane.device], batch // 2)
 
@@ -113,11 +111,23 @@ class SlottedBackend(Generic[SlotT]):
         """The largest power-of-two fraction of `largest` that runs, found by running it."""
         batch = largest
         while batch:
-            try:
-                lane.run(lane.slot(batch), batch)
-            except torch.OutOfMemoryError:
-                lane.release()
-                batch //= 2
-            else:
+            if _attempt(lane, None, batch) is not None:
                 return batch
-        raise EncoderError(f"{lane.device} has no memory for one picture. Use a smaller encoder, or --device cpu.")
+            lane.release()
+            batch //= 2
+        raise _no_memory(lane)
+
+
+def _attempt(lane: Lane[SlotT], slot: SlotT | None, batch: int) -> Float32 | None:
+    """The vectors, or None where memory ran out; then the error, whose frames hold tensors, is gone before `release`.
+
+    Without a slot also that of a new one.
+    """
+    try:
+        return lane.run(lane.slot(batch) if slot is None else slot, batch)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _no_memory(lane: Lane[SlotT]) -> EncoderError:
+    return EncoderError(f"{lane.device} has no memory for one picture. Use a smaller encoder, or --device cpu.")
