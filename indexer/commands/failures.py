@@ -38,7 +38,7 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     if again:
-        from indexer.commands.index import command_line, progress_bar, report_text
+        from indexer.commands.index import command_line, progress_bar, tell
         from indexer.encoders import load_spec
         from indexer.pipeline.retry import retry
         from indexer.pipeline.run import Hooks, RunOptions
@@ -46,9 +46,7 @@ def command(
         encoder = load_spec(store.spec, weights=weights, device=device)
         with progress_bar() as on_progress:
             report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
-        emit(report, as_json=as_json, text=report_text)
-        if report.interrupted:
-            click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
+        tell(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     rows = store.failures().select(["shard", "key", "stage", "reason", "detail"]).to_pylist()
     if summary:

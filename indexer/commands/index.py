@@ -120,15 +120,9 @@ def command(
     if weights == "random":
         weights = f"random:{seed}"
     encoder = load(
-        name,
-        weights=weights,
-        precision=precision,
-        device=device,
-        fit=fit,
-        window=window,
-        decoder=decoder,
+        name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
         compiled=not no_compile,
-    ).in_plane(plane)
+    ).in_plane(plane)  # fmt: skip
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
     options = RunOptions(
         frames=frames, changed=changed, workers=workers, max_failures=max_failures, command=command_line()
@@ -139,11 +133,16 @@ def command(
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
     with progress_bar() as on_progress:
         report = index(found.shards, store, encoder, options, Hooks(on_progress, check))
+    tell(report, as_json=as_json)
+    too_many = report.failed > max_failures * report.images
+    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
+
+
+def tell(report: RunReport, *, as_json: bool) -> None:
+    """The report, and how a stopped run goes on."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
         click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
-    too_many = report.failed > max_failures * report.images
-    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
 
 
 def command_line() -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""open_clip by its own names and tags, weights files, hub repositories and directories. Alone imports open_clip.
+"""open_clip by its own names and tags, weights files, hub repositories and directories.
+
+It and its rewriting alone import open_clip.
 
 QuickGELU: some checkpoints were trained with x·sigmoid(1.702·x) in place of GELU, and only the tag (or the
 configuration beside the weights) says so. The architecture is chosen from there; a name that contradicts it is refused.
@@ -24,8 +26,10 @@ from indexer.encoders.catalogue import WEIGHT_FILES, Listed, is_cached, licence_
 from indexer.encoders.hub import fetch, require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.rewriting import rewritten
+from indexer.encoders.rewritings.clip_class_token import clip_class_token
+from indexer.encoders.rewritings.timm_class_token import timm_class_token
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, not_plain, refuse_code
-from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
+from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound, sentence
 from indexer.types import EncoderSpec, PixelSpec
 
 FAMILY = "open_clip"
@@ -167,8 +171,8 @@ def _file(published: Mapping[str, Any], request: Request, name: str) -> Path:
     try:
         return Path(download_pretrained_from_url(url))
     except (OSError, RuntimeError) as error:
-        reason = str(error).rstrip(".")
-        raise WeightsNotFound(f"could not fetch {url}: {reason}. Give a weights file (--weights FILE).") from error
+        words = f"could not fetch {url}: {sentence(error)}. Give a weights file (--weights FILE)."
+        raise WeightsNotFound(words) from error
 
 
 def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], Path]) -> Recipe:
@@ -192,7 +196,7 @@ def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], 
             path = state_file()
             model = _create(checkpoint)
             _load(model, path, checkpoint.name)
-        model.visual = rewritten(model.visual, spec.pixels.size)
+        model.visual = rewritten(model.visual, spec.pixels.size, clip_class_token, timm_class_token)
         return _towers(model, checkpoint)
 
     vision = checkpoint.config["vision_cfg"]

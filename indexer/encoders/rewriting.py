@@ -12,23 +12,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from indexer.encoders.rewritings.class_token import last_block_for_class_token
+from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.norms import fold_norms
 from indexer.encoders.rewritings.patches import patches_as_products
 
 TOLERANCE = 1e-4  # of the largest output; fp32 rounding stays two orders below
-Rewriting = Callable[[nn.Module], list[Callable[[], None]]]
-REWRITINGS: tuple[Rewriting, ...] = (fold_norms, patches_as_products, last_block_for_class_token)
+Rewriting = Callable[[nn.Module], Undo]
+COMMON: tuple[Rewriting, ...] = (fold_norms, patches_as_products)
 UNFIT = (RuntimeError, IndexError, AttributeError, TypeError, ValueError)  # a network that reads what is gone
 
 
-def rewritten(network: nn.Module, size: int) -> nn.Module:
-    """The network itself, in eval mode and changed in place; `size` is the side of the squares it sees."""
+def rewritten(network: nn.Module, size: int, *own: Rewriting) -> nn.Module:
+    """The network itself, in eval mode and changed in place; `size` is the side of the squares it sees.
+
+    `own` are the rewritings that know the network's library.
+    """
+    rewritings = (*COMMON, *own)
     network.eval()
     square = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     was = _vector(network, square)
-    if not _kept(network, REWRITINGS, square, was):
-        for rewriting in REWRITINGS:  # which of them it was
+    if not _kept(network, rewritings, square, was):
+        for rewriting in rewritings:  # which of them it was
             _kept(network, (rewriting,), square, was)
     return network
 

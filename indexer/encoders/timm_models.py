@@ -1,4 +1,7 @@
-"""timm models by name, from hub repositories and directories; the bundled EfficientNet-Lite0. Alone imports timm."""
+"""timm models by name, from hub repositories and directories; the bundled EfficientNet-Lite0.
+
+It and its rewriting alone import timm.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from indexer.encoders.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights,
 from indexer.encoders.hub import fetch
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.rewriting import rewritten
+from indexer.encoders.rewritings.timm_class_token import timm_class_token
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, published, read
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
@@ -178,7 +182,7 @@ def _recipe(model: _Model, facts: Facts, request: Request, state: Callable[[], d
             except (RuntimeError, KeyError) as error:
                 raise misfit(request.value or facts.name, model.architecture, error) from error
         network.reset_classifier(0)
-        network = rewritten(network, spec.pixels.size)
+        network = rewritten(network, spec.pixels.size, timm_class_token)
         return Towers(network, network)
 
     return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))

@@ -15,7 +15,7 @@ from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.rewriting import rewritten
 from indexer.encoders.weights import Request, drawn_from, fill, identity, read
 from indexer.encoders.weights import published as checked  # `published` is a weights enum's member here
-from indexer.errors import WeightsNotFound
+from indexer.errors import WeightsNotFound, sentence
 from indexer.types import EncoderSpec, PixelSpec
 
 FAMILY = "torchvision"
@@ -95,8 +95,8 @@ def _state(published: Any, request: Request) -> dict[str, torch.Tensor]:
         try:
             published.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
-            reason = str(error).rstrip(".")
-            raise WeightsNotFound(f"could not fetch {url}: {reason}. Give a weights file (--weights FILE).") from error
+            words = f"could not fetch {url}: {sentence(error)}. Give a weights file (--weights FILE)."
+            raise WeightsNotFound(words) from error
     return read(checked(path))
 
 

@@ -9,7 +9,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.errors import InputError
+from indexer.errors import InputError, sentence
 
 NBYTES = 16  # of a hash that is stored
 _SECRET_BYTES = 32
@@ -55,7 +55,7 @@ def load_secret(path: Path, *, outside: Path) -> tuple[KeyedHash, bool]:
     except FileExistsError:
         return _read(path), False
     except OSError as error:
-        raise InputError(f"the secret cannot be made: {error}. Name another file with --secret.") from error
+        raise InputError(f"the secret cannot be made: {sentence(error)}. Name another file with --secret.") from error
     secret = secrets.token_bytes(_SECRET_BYTES)
     with os.fdopen(file, "w") as text:
         text.write(secret.hex() + "\n")
@@ -68,7 +68,9 @@ def _read(path: Path) -> KeyedHash:
             raise InputError(f"the secret {path} can be read by others. Run: chmod 600 {path}")
         secret = bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} holds no secret of ours: {error}. Name another file with --secret.") from error
+        raise InputError(
+            f"{path} holds no secret of ours: {sentence(error)}. Name another file with --secret."
+        ) from error
     if len(secret) < _SECRET_BYTES:
         raise InputError(f"the secret in {path} is shorter than {_SECRET_BYTES} bytes. Name another with --secret.")
     return KeyedHash(secret)

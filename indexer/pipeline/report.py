@@ -36,7 +36,7 @@ def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, de
             return f"{name}-bound: {_share(busy[name], seconds)} of the time; {remedy}"
     if device != "cpu":
         return _with_gpus(busy, seconds, gpus=device.count(",") + 1, decoder=decoder)
-    more = f"{cores()} more {_plural('core', cores())}"
+    more = f"{cores()} more {plural('core', cores())}"
     if busy["decode"] > busy["encode"]:
         remedy = f"{more} would halve it, or --decoder gpu for JPEG on a machine with a GPU"
         return f"decode-bound: {_share(busy['decode'], work)} of the workers' time; {remedy}"
@@ -48,20 +48,20 @@ def _with_gpus(busy: Mapping[str, float], seconds: float, *, gpus: int, decoder:
     """While decoding lags, each batch has its GPU to itself: the time in `encode` is then the time the GPU is used."""
     decoding, used = busy["decode"] / (cores() * seconds), min(busy["encode"] / (gpus * seconds), 1.0)
     if used >= min(decoding, LEAST_USED):
-        remedy = f"{gpus} more {_plural('GPU', gpus)} would halve it"
-        return f"model-bound: {_plural('GPU', gpus)} busy {_share(used, 1)} of the time; {remedy}"
+        remedy = f"{gpus} more {plural('GPU', gpus)} would halve it"
+        return f"model-bound: {plural('GPU', gpus)} busy {_share(used, 1)} of the time; {remedy}"
     if decoder != CPU_DECODER:
-        return f"decode-bound: {_plural('GPU', gpus)} busy {_share(used, 1)} of the time; {gpus} more to decode on"
+        return f"decode-bound: {plural('GPU', gpus)} busy {_share(used, 1)} of the time; {gpus} more to decode on"
     more = max(1, math.ceil(cores() * (1 / max(used, 0.01) - 1)))
-    measured = f"{_share(decoding, 1)} of the cores' time, {_plural('GPU', gpus)} busy {_share(used, 1)}"
-    return f"decode-bound: {measured}; {more} more {_plural('core', more)}, or --decoder gpu for JPEG"
+    measured = f"{_share(decoding, 1)} of the cores' time, {plural('GPU', gpus)} busy {_share(used, 1)}"
+    return f"decode-bound: {measured}; {more} more {plural('core', more)}, or --decoder gpu for JPEG"
 
 
 def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %"
 
 
-def _plural(noun: str, count: int) -> str:
+def plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.record import recorded
+from indexer.pipeline.report import plural
 from indexer.pipeline.run import Hooks, RunOptions, run_stages
 from indexer.reader import read_shard
 from indexer.shards import find_shards
@@ -48,7 +49,7 @@ def retry(
         )
         changed = len(failed) - len(plan)
         if changed:
-            words = f"{changed} shard{'' if changed == 1 else 's'} with failures changed since they were indexed"
+            words = f"{changed} {plural('shard', changed)} with failures changed since they were indexed"
             report = replace(report, warnings=(*report.warnings, f"{words}: take them with `index --changed replace`"))
         if record is not None:
             record.report = report

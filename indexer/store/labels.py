@@ -66,8 +66,9 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
 
 def _matched(store: EmbeddingStore, labels: pa.Table, on: str, names: Sequence[str]) -> pa.Table:
     """`key` and the label columns, in the table's own types, of each row that `labels` names."""
-    parts = list(store.scan(list(dict.fromkeys(["key", on]))))
-    rows = pa.Table.from_batches(parts) if parts else store.empty(list(dict.fromkeys(["key", on])))
+    asked = list(dict.fromkeys(["key", on]))
+    parts = list(store.scan(asked))
+    rows = pa.Table.from_batches(parts) if parts else store.empty(asked)
     given = _cast(labels.column(on), rows.column(on).type, on)
     spot = pc.index_in(rows.column(on), given.combine_chunks())
     if rows.num_rows == spot.null_count:

@@ -10,9 +10,16 @@ import timm
 import torch
 from torch import nn
 
-from indexer.encoders.rewriting import rewritten
+from indexer.encoders import rewriting
+from indexer.encoders.rewritings.clip_class_token import clip_class_token
+from indexer.encoders.rewritings.timm_class_token import timm_class_token
 
 SIZE = 64
+
+
+def rewritten(network, size):
+    """As open_clip's networks are, which may hold one of timm."""
+    return rewriting.rewritten(network, size, clip_class_token, timm_class_token)
 
 
 def vision(**changes):

@@ -11,10 +11,12 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from indexer.encoders.rewritings import Undo
 
-def fold_norms(network: nn.Module) -> list[Callable[[], None]]:
+
+def fold_norms(network: nn.Module) -> Undo:
     """Fold every norm that a block declares directly after its convolution."""
-    undo: list[Callable[[], None]] = []
+    undo: Undo = []
     for block in network.modules():
         children = list(block.named_children())
         for (_, conv), (name, norm) in pairwise(children):

@@ -6,19 +6,20 @@ it takes half the time of the convolution on a CPU in bf16, and the pictures' ow
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from indexer.encoders.rewritings import Undo
+
 SMALLEST = 8  # side of a patch; below it a product is too narrow to gain
 
 
-def patches_as_products(network: nn.Module) -> list[Callable[[], None]]:
+def patches_as_products(network: nn.Module) -> Undo:
     """Replace every such convolution."""
-    undo: list[Callable[[], None]] = []
+    undo: Undo = []
     for block in list(network.modules()):
         for name, conv in list(block.named_children()):
             if type(conv) is nn.Conv2d and _fits(conv):
