@@ -83,13 +83,14 @@ def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
 
     def work(worker: int) -> int:
         use_one_thread_beside_others()
-        end, i = time.perf_counter() + settings.seconds, worker
+        first = worker * len(images) // workers  # each meets every image in turn: large ones take four times as long
+        end, done = time.perf_counter() + settings.seconds, 0
         while time.perf_counter() < end:
             for _ in range(8):
-                for _picture in decode(images[i % len(images)], "jpg", spec.pixels):
+                for _picture in decode(images[(first + done) % len(images)], "jpg", spec.pixels):
                     pass
-                i += workers
-        return (i - worker) // workers
+                done += 1
+        return done
 
     work_warm(decode, images, spec)
     return side_by_side(work, workers)
@@ -160,6 +161,7 @@ def products_alone(settings: Settings) -> dict[str, Any]:
     from indexer.encoders.cpu import use_one_thread_beside_others
     from indexer.encoders.loading import find
     from indexer.encoders.normalise import DTYPES
+    from indexer.encoders.rewritings.packed import can_pack, packed_linears
     from indexer.encoders.weights import parse
 
     recipe = find(settings.encoder, parse(settings.weights))
@@ -173,14 +175,17 @@ def products_alone(settings: Settings) -> dict[str, Any]:
 
     def work(_: int) -> int:
         use_one_thread_beside_others()
-        x, w = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        x = torch.randn(rows, inner).to(dtype)
+        layer = torch.nn.Sequential(torch.nn.Linear(inner, outer).to(dtype))
+        if can_pack():
+            packed_linears(layer)
         with torch.inference_mode():
             for _ in range(times):
-                torch.nn.functional.linear(x, w)
+                layer(x)
             end, done = time.perf_counter() + settings.seconds, 0
             while time.perf_counter() < end:
                 for _ in range(times):
-                    torch.nn.functional.linear(x, w)
+                    layer(x)
                 done += times * 2 * rows * inner * outer
         return int(done / an_image)
 
@@ -248,7 +253,10 @@ def _images(folder: Path, count: int) -> list[bytes]:
 
 
 def main(stage: str, folder: str, settings: str) -> None:
+    from indexer.pipeline.heap import keep_freed_memory
+
     chosen = Settings(**json.loads(settings))
+    keep_freed_memory()  # as a run does, so that the stages alone have it too
     stages: dict[str, Callable[[], dict[str, Any]]] = {
         "decode": lambda: decode_alone(Path(folder), chosen),
         "model": lambda: model_alone(chosen),

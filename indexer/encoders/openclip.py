@@ -26,6 +26,7 @@ from indexer.encoders.catalogue import WEIGHT_FILES, Listed, is_cached, licence_
 from indexer.encoders.hub import fetch, require_network
 from indexer.encoders.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.rewriting import rewritten
+from indexer.encoders.rewritings.clip_attention import clip_attention
 from indexer.encoders.rewritings.clip_class_token import clip_class_token
 from indexer.encoders.rewritings.timm_class_token import timm_class_token
 from indexer.encoders.weights import Request, drawn_from, identity, misfit, not_plain, refuse_code
@@ -35,6 +36,7 @@ from indexer.types import EncoderSpec, PixelSpec
 FAMILY = "open_clip"
 QUICK = "-quickgelu"
 CONFIG = "open_clip_config.json"
+REWRITINGS = (clip_class_token, clip_attention, timm_class_token)  # timm's: its networks can be the vision part
 FITS = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 
 
@@ -196,7 +198,7 @@ def _recipe(checkpoint: _Checkpoint, request: Request, state_file: Callable[[], 
             path = state_file()
             model = _create(checkpoint)
             _load(model, path, checkpoint.name)
-        model.visual = rewritten(model.visual, spec.pixels.size, clip_class_token, timm_class_token)
+        model.visual = rewritten(model.visual, spec.pixels.size, *REWRITINGS)
         return _towers(model, checkpoint)
 
     vision = checkpoint.config["vision_cfg"]
@@ -265,6 +267,7 @@ def _towers(model: Any, checkpoint: _Checkpoint) -> Towers:
     bias = getattr(model, "logit_bias", None)
     return Towers(
         model,
+        model.visual,
         image,
         text,
         lambda: _tokenizer(checkpoint),

@@ -21,6 +21,7 @@ class Towers:
     """A network in fp32 on the CPU. `module` holds every parameter and buffer that the callables use."""
 
     module: torch.nn.Module
+    vision: torch.nn.Module  # the part of it that sees pictures
     image: ImageTower
     text: TextTower | None = None
     tokenizer: Callable[[], Tokenizer] | None = None  # built when text is first embedded: it may need files

@@ -183,7 +183,7 @@ def _recipe(model: _Model, facts: Facts, request: Request, state: Callable[[], d
                 raise misfit(request.value or facts.name, model.architecture, error) from error
         network.reset_classifier(0)
         network = rewritten(network, spec.pixels.size, timm_class_token)
-        return Towers(network, network)
+        return Towers(network, network, network)
 
     return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))
 

@@ -69,7 +69,7 @@ def recipe(model: str, request: Request) -> Recipe:
             fill(network, _state(published, request), request.value or f"{model} {published.name}")
         network.fc = torch.nn.Identity()
         network = rewritten(network, pixels.size)
-        return Towers(network, network)
+        return Towers(network, network, network)
 
     return Recipe(spec, build, text=False, convolutional=True)
 

@@ -75,6 +75,11 @@ class Job:
     read: bool = False
     partial: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Read to its end, and nothing of it on its way."""
+        return self.read and not self.pending
+
     def result(self) -> ShardResult:
         """What is stored, in the shard's own order, whichever worker was faster."""
         self.rows.sort(key=lambda row: (row[0], row[1].place.frame))

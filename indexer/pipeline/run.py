@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from indexer.errors import ShardChanged, TooManyFailures
-from indexer.pipeline.jobs import Encoder, ReadShard
+from indexer.pipeline.jobs import POLL_SECONDS, Encoder, ReadShard
 from indexer.pipeline.record import RunRecord, recorded
 from indexer.pipeline.report import bottleneck, precision_warning, spread_warning, stage_times
 from indexer.pipeline.signals import stopped_by_signals
@@ -24,7 +24,6 @@ from indexer.types import RunReport, Shard, ShardResult, UInt8
 COMMIT_ROWS = 8192  # small commits cost manifests and fragments
 COMMIT_SECONDS = 30.0  # and rare ones cost work when the power goes
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
-IDLE_SECONDS = 0.02
 
 Commit = Callable[[Sequence[ShardResult]], Committed]
 
@@ -219,9 +218,9 @@ class _Committer:
         self._rows = 0
         self._since = time.monotonic()
 
-    def gather(self, *, hold: bool = False) -> bool:
-        """Take one finished shard, if there is one; commit when the group is large or old enough, or `hold` it."""
-        job = self.stages.finished()
+    def gather(self, *, wait: float = 0.0, hold: bool = False) -> bool:
+        """Take one finished shard, if one comes; commit when the group is large or old enough, or `hold` it."""
+        job = self.stages.finished(wait)
         if job is not None:
             if not self._group:
                 self._since = time.monotonic()
@@ -260,10 +259,8 @@ def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
     gathered = 0
     cosine: float | None = None
     while gathered < shards and not stages.stop.is_set():
-        if committer.gather():
+        if committer.gather(wait=POLL_SECONDS):
             gathered += 1
-        else:
-            time.sleep(IDLE_SECONDS)
         if cosine is None and hooks.precision_check and stages.sample_pictures:
             cosine = hooks.precision_check(np.stack(stages.sample_pictures))
         if hooks.on_progress:

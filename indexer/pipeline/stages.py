@@ -18,6 +18,7 @@ from importlib import import_module
 
 from indexer.errors import CutShard, EncoderError, NotATar, ReadError
 from indexer.pipeline.ahead import ReadAhead
+from indexer.pipeline.heap import keep_freed_memory
 from indexer.pipeline.jobs import POLL_SECONDS, Decoder, Encoder, Job, Known, ReadShard, StopRun, Task
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.worker import Spread, Worker
@@ -48,6 +49,7 @@ class Stages:
         self.spread = Spread(encoder.spec.dim)
         self.sample_pictures: list[UInt8] = []
         self._lock = threading.Lock()
+        self._turned = threading.Condition(self._lock)  # a shard may have become the next finished one
         self._chunks: queue.Queue[list[Task] | None] = queue.Queue(maxsize=workers + 1)
         self._jobs: deque[Job] = deque()
         self._room = threading.Semaphore(4 * workers + SPARE_JOBS)
@@ -55,6 +57,7 @@ class Stages:
 
     def start(self, plan: Sequence[tuple[Shard, bool]], known: Callable[[str], Known]) -> None:
         """Start reading `plan`: (shard, whether it replaces former rows). `known` gives a shard's stored vectors."""
+        keep_freed_memory()
         import_module("indexer.encoders.cpu")  # and torch: two threads that import it at once can break each other
         loops: list[Callable[[], None]] = [lambda: self._read(plan, known), *[self._work] * self.workers]
         for number, loop in enumerate(loops):
@@ -67,10 +70,10 @@ class Stages:
         for thread in self._threads:
             thread.join()
 
-    def finished(self) -> Job | None:
-        """The next shard of the plan, once every sample of it is resolved."""
-        with self._lock:
-            if not self._jobs or not self._jobs[0].read or self._jobs[0].pending:
+    def finished(self, wait: float = 0.0) -> Job | None:
+        """The next shard of the plan, once every sample of it is resolved; None where none is within `wait` seconds."""
+        with self._turned:
+            if not self._turned.wait_for(lambda: bool(self._jobs) and self._jobs[0].whole, wait):
                 return None
             self._room.release()
             return self._jobs.popleft()
@@ -103,6 +106,8 @@ class Stages:
             self.resolved += len(rows) + len(failures)
             self.failed += len(failures)
             self.reasons.update(failure.reason for failure in failures)
+            if job.whole:
+                self._turned.notify()
 
     def clock(self, stage: str, start: float) -> None:
         seconds = time.perf_counter() - start
@@ -176,8 +181,9 @@ class Stages:
                 yield task
             else:
                 self.resolve(task, [], [item], samples=1)
-        with self._lock:
+        with self._turned:
             job.read = True
+            self._turned.notify()
 
     def _give(self, chunk: list[Task] | None) -> None:
         def put() -> bool:

@@ -11,15 +11,14 @@ import torch
 from torch import nn
 
 from indexer.encoders import rewriting
-from indexer.encoders.rewritings.clip_class_token import clip_class_token
-from indexer.encoders.rewritings.timm_class_token import timm_class_token
+from indexer.encoders.openclip import REWRITINGS
 
 SIZE = 64
 
 
 def rewritten(network, size):
     """As open_clip's networks are, which may hold one of timm."""
-    return rewriting.rewritten(network, size, clip_class_token, timm_class_token)
+    return rewriting.rewritten(network, size, *REWRITINGS)
 
 
 def vision(**changes):
@@ -96,13 +95,49 @@ def test_a_rewriting_without_which_the_network_cannot_run_is_taken_back_too():
         torch.testing.assert_close(fast(pictures), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"pool_type": "avg"}, {"ls_init_value": 0.7}, {"final_ln_after_pool": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pool_type": "avg"},
+        {"ls_init_value": 0.7},
+        {"final_ln_after_pool": True},
+        {"act_layer": open_clip.transformer.QuickGELU},
+        {"attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 2},
+    ],
+)
 def test_a_rewritten_vision_transformer_gives_the_same_vectors(changes):
     network = vision(**changes)
     pictures = torch.randn(5, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     fast = rewritten(copy.deepcopy(network), SIZE)
     with torch.inference_mode():
         torch.testing.assert_close(fast(pictures), network(pictures), rtol=1e-4, atol=1e-5)
+
+
+def of_type(network, kind):
+    return [m for m in network.modules() if isinstance(m, kind)]
+
+
+def test_attention_among_a_pictures_tokens_is_rewritten_and_that_of_a_pooler_stays():
+    assert not of_type(rewritten(vision(), SIZE), nn.MultiheadAttention)
+    pooled = rewritten(vision(attentional_pool=True, attn_pooler_queries=5, attn_pooler_heads=2), SIZE)
+    assert of_type(pooled, nn.MultiheadAttention) == [pooled.attn_pool.attn]
+
+
+def test_quick_gelu_becomes_silu_and_is_itself_again_where_that_changes_the_vector():
+    quick = open_clip.transformer.QuickGELU
+    fast = rewritten(vision(act_layer=quick), SIZE)
+    assert (len(of_type(fast, quick)), len(of_type(fast, nn.SiLU))) == (0, 3)
+
+    network = vision(act_layer=quick)
+    network.transformer.resblocks[0].mlp.forward = lambda x: network.transformer.resblocks[0].mlp.gelu(
+        x
+    )  # runs it alone
+    was = {name: parameter.clone() for name, parameter in network.transformer.resblocks[0].mlp.named_parameters()}
+    fast = rewritten(network, SIZE)
+    assert (len(of_type(fast, quick)), len(of_type(fast, nn.SiLU))) == (3, 0)
+    for name, parameter in network.transformer.resblocks[0].mlp.named_parameters():
+        assert torch.equal(parameter, was[name])
 
 
 def test_the_last_block_computes_the_class_token_alone_where_no_other_is_read():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import tracemalloc
+
+import pytest
 
 from indexer.pipeline.run import index
 from indexer.shards import find_shards
@@ -79,3 +82,27 @@ def test_a_batch_of_large_files_does_not_keep_their_bytes(tmp_path, monkeypatch)
         tracemalloc.stop()
     assert report.embedded == 60
     assert peak < 30e6
+
+
+FAULTS = """
+import resource
+import numpy as np
+from indexer.pipeline.heap import keep_freed_memory
+
+def pages(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        np.ones((1024, 1024, 3), np.uint8)  # a decoded picture, used and freed
+        np.ones(12 << 20, np.uint8)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / rounds
+
+keep_freed_memory()
+pages(3)
+print(pages(100))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_a_picture_has_freed_is_not_fetched_from_the_system_again():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10  # 3,800 where each array is mapped anew

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
@@ -30,23 +28,3 @@ def for_class_token(
         setattr(blocks, place, made)
         undo.append(partial(setattr, blocks, place, last))
     return undo
-
-
-def heads(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, heads: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The first token's query (n, heads, 1, width / heads), and every token's key and value.
-
-    By torch's own module this takes a tenfold of the time where the queries are other rows than the keys.
-    """
-    n, tokens, _ = x.shape
-    width = len(weight) // 3
-    query = F.linear(x[:, :1], weight[:width], None if bias is None else bias[:width])
-    both = F.linear(x, weight[width:], None if bias is None else bias[width:])
-    k, v = both.view(n, tokens, 2, heads, -1).permute(2, 0, 3, 1, 4)
-    return query.view(n, 1, heads, -1).transpose(1, 2), k, v
-
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """(n, 1, width)"""
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

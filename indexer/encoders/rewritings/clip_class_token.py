@@ -9,7 +9,8 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.class_token import attend, for_class_token, heads
+from indexer.encoders.rewritings.class_token import for_class_token
+from indexer.encoders.rewritings.heads import FirstAmongAll, attended, linear
 
 
 def clip_class_token(network: nn.Module) -> Undo:
@@ -34,12 +35,13 @@ class _Block(nn.Module):
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         super().__init__()
-        self.block = block
+        own = block.attn
+        self.ln_1, self.ls_1, self.ln_2, self.mlp, self.ls_2 = block.ln_1, block.ls_1, block.ln_2, block.mlp, block.ls_2
+        self.heads = FirstAmongAll(own.in_proj_weight, own.in_proj_bias, own.num_heads)
+        self.out = linear(own.out_proj.weight, own.out_proj.bias)
 
     def forward(self, x: torch.Tensor, attn_mask: None = None) -> torch.Tensor:
         del attn_mask  # that of text; pictures have none
-        block, own = self.block, self.block.attn
-        q, k, v = heads(block.ln_1(x), own.in_proj_weight, own.in_proj_bias, own.num_heads)
-        first = x[:, :1] + block.ls_1(own.out_proj(attend(q, k, v)))
-        made: torch.Tensor = first + block.ls_2(block.mlp(block.ln_2(first)))
+        first = x[:, :1] + self.ls_1(self.out(attended(*self.heads(self.ln_1(x)))))
+        made: torch.Tensor = first + self.ls_2(self.mlp(self.ln_2(first)))
         return made

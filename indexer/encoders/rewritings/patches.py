@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
+from indexer.encoders.rewritings.heads import linear
 
 SMALLEST = 8  # side of a patch; below it a product is too narrow to gain
 
@@ -39,8 +39,7 @@ class _Patches(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach().permute(0, 2, 3, 1).flatten(1).contiguous(), False)
-        self.bias = conv.bias
+        self.product = linear(conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous(), conv.bias)
         self.side = conv.kernel_size[0]
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -48,5 +47,5 @@ class _Patches(nn.Module):
         down, across = height // self.side, width // self.side
         seen = pictures[:, :, : down * self.side, : across * self.side]  # what is left over, no convolution reads
         rows = seen.permute(0, 2, 3, 1).reshape(n, down, self.side, across, self.side, channels).transpose(2, 3)
-        made = F.linear(rows.reshape(n, down * across, -1), self.weight, self.bias)
+        made: torch.Tensor = self.product(rows.reshape(n, down * across, -1))
         return made.transpose(1, 2).reshape(n, -1, down, across)

@@ -9,7 +9,8 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.class_token import attend, for_class_token, heads
+from indexer.encoders.rewritings.class_token import for_class_token
+from indexer.encoders.rewritings.heads import FirstAmongAll, attended
 
 
 def timm_class_token(network: nn.Module) -> Undo:
@@ -33,12 +34,14 @@ class _Block(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.block = block
+        own = block.attn
+        self.norm1, self.ls1, self.norm2, self.mlp, self.ls2 = block.norm1, block.ls1, block.norm2, block.mlp, block.ls2
+        self.heads = FirstAmongAll(own.qkv.weight, own.qkv.bias, own.num_heads)
+        self.q_norm, self.k_norm, self.norm, self.proj = own.q_norm, own.k_norm, own.norm, own.proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        block, own = self.block, self.block.attn
-        q, k, v = heads(block.norm1(x), own.qkv.weight, own.qkv.bias, own.num_heads)
-        seen = own.norm(attend(own.q_norm(q), own.k_norm(k), v))
-        first = x[:, :1] + block.ls1(own.proj(seen))
-        made: torch.Tensor = first + block.ls2(block.mlp(block.norm2(first)))
+        q, k, v = self.heads(self.norm1(x))
+        seen = self.norm(attended(self.q_norm(q), self.k_norm(k), v))
+        first = x[:, :1] + self.ls1(self.proj(seen))
+        made: torch.Tensor = first + self.ls2(self.mlp(self.norm2(first)))
         return made
