@@ -178,7 +178,7 @@ def products_alone(settings: Settings) -> dict[str, Any]:
         x = torch.randn(rows, inner).to(dtype)
         layer = torch.nn.Sequential(torch.nn.Linear(inner, outer).to(dtype))
         if can_pack():
-            packed_linears(layer)
+            packed_linears(layer, set(layer))
         with torch.inference_mode():
             for _ in range(times):
                 layer(x)

@@ -6,6 +6,7 @@ A matrix product split over cores waits at its end for the slowest; whole batche
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from indexer.encoders.cpu_attention import AttentionInParts
 from indexer.encoders.normalise import DTYPES, Normalise
 from indexer.encoders.recipe import Towers
 from indexer.encoders.rewriting import packed
+from indexer.encoders.rewritings.packed import can_pack
 from indexer.types import EncoderSpec, Float32, UInt8
 
 BATCH_SIZE = 16  # measured: ViT-B/32 at 8, 16, 32, 64 gives 64, 71, 66, 60 pictures a second and core
@@ -35,7 +37,8 @@ class CpuBackend:
         module = towers.module.eval().requires_grad_(False).to(DTYPES[spec.precision])
         if convolutional:
             module.to(memory_format=torch.channels_last)
-        if spec.precision == "bf16":
+        self._fast = spec.precision == "bf16" and can_pack()
+        if self._fast:
             packed(towers.vision, spec.pixels.size)
         self.dim = spec.dim
 
@@ -45,7 +48,7 @@ class CpuBackend:
         vectors = np.empty((len(pictures), self.dim), np.float32)
         for start in range(0, len(pictures), self.batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(pictures[start : start + self.batch_size]))
-            with torch.inference_mode(), AttentionInParts():
+            with torch.inference_mode(), AttentionInParts() if self._fast else nullcontext():
                 vectors[start : start + len(batch)] = self._image(self._normalise(batch)).float().numpy()
         return vectors
 

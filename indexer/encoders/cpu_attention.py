@@ -1,7 +1,7 @@
 """Attention on the CPU in bf16, in parts that stay in the core's cache.
 
-torch's own kernel takes 1.6 to 1.9 times as long there (50 to 1370 tokens, one thread, AVX512-BF16), and so does this
-where the scores of a whole batch are written out and read again.
+torch's own kernel takes up to 1.9 times as long there (from 50 tokens on, one thread, AVX512-BF16), and so does this
+where the scores of a whole batch are written out and read again. Without products of bf16 it is far slower than torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ARGUMENTS = {"query", "key", "value", "scale"}  # of torch's function, those tha
 class AttentionInParts(TorchFunctionMode):
     """While this context is entered, in this thread, attention in bf16 without a mask is computed by `attend`.
 
-    Whatever library's block calls for it: all of them do so through torch's one function.
+    That is attention which a library's block asks of torch's one function for it. nn.MultiheadAttention does not: it
+    takes its slow path here, so networks should hold none (rewritings/clip_attention.py).
     """
 
     def __torch_function__(
@@ -43,8 +44,9 @@ def _fits(
     **options: Any,
 ) -> bool:
     plain = attn_mask is None and not dropout_p and not is_causal and not options.get("enable_gqa")
-    heads = {t.shape[:2] for t in (query, key, value) if t.ndim == 4}
-    return plain and query.dtype == torch.bfloat16 and query.ndim == 4 and len(heads) == 1
+    tensors = (query, key, value)
+    heads = all(t.ndim == 4 and t.numel() for t in tensors) and len({t.shape[:2] for t in tensors}) == 1
+    return plain and query.dtype == torch.bfloat16 and heads
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float | None = None) -> torch.Tensor:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 64 << 20  # free at the end of a thread's heap before it shrinks; a batch's passing arrays take a third
-MAPPED_BYTES = 32 << 20  # glibc's largest: from here on a block is the system's own, and goes back to it when freed
+MAPPED_BYTES = (
+    32 << 20
+)  # half of a thread's heap: from here on a block is the system's own, and goes back to it when freed
 
 
 def keep_freed_memory() -> None:
-    """For this process, from now on; elsewhere than with glibc nothing changes.
+    """For this process, from now on; elsewhere than with glibc, or where MALLOC_* says otherwise, nothing changes.
 
     By itself the C library gives large blocks back to the system at once, and each picture's arrays are mapped and
     zeroed anew, page by page: 230 pages a picture, and one processor second in twenty (or none, as the first sizes
     that are freed happen to set its thresholds).
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -76,7 +76,7 @@ class Job:
     partial: bool = False
 
     @property
-    def whole(self) -> bool:
+    def resolved(self) -> bool:
         """Read to its end, and nothing of it on its way."""
         return self.read and not self.pending
 

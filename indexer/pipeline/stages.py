@@ -73,7 +73,7 @@ class Stages:
     def finished(self, wait: float = 0.0) -> Job | None:
         """The next shard of the plan, once every sample of it is resolved; None where none is within `wait` seconds."""
         with self._turned:
-            if not self._turned.wait_for(lambda: bool(self._jobs) and self._jobs[0].whole, wait):
+            if not self._turned.wait_for(lambda: bool(self._jobs) and self._jobs[0].resolved, wait):
                 return None
             self._room.release()
             return self._jobs.popleft()
@@ -106,7 +106,7 @@ class Stages:
             self.resolved += len(rows) + len(failures)
             self.failed += len(failures)
             self.reasons.update(failure.reason for failure in failures)
-            if job.whole:
+            if job.resolved:
                 self._turned.notify()
 
     def clock(self, stage: str, start: float) -> None:

@@ -13,7 +13,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.heads import attended, linear
+from indexer.encoders.rewritings.heads import attended
+from indexer.encoders.rewritings.layers import linear
 
 
 def clip_attention(network: nn.Module) -> Undo:

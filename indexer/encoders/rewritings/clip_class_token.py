@@ -10,7 +10,8 @@ from torch import nn
 
 from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.class_token import for_class_token
-from indexer.encoders.rewritings.heads import FirstAmongAll, attended, linear
+from indexer.encoders.rewritings.heads import FirstAmongAll, attended
+from indexer.encoders.rewritings.layers import linear
 
 
 def clip_class_token(network: nn.Module) -> Undo:

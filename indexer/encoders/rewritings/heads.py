@@ -6,14 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    """The layer of these (outer, inner) and (outer,), which may be parts of larger ones; nothing is copied."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return layer
+from indexer.encoders.rewritings.layers import linear
 
 
 class FirstAmongAll(nn.Module):

@@ -6,6 +6,7 @@ a CPU alone: what is packed is in the order that this processor's products read.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
+from indexer.encoders.rewritings.layers import in_order
 
 FUSED = {"GELUTanh": ("gelu", "tanh"), "SiLU": ("swish", "")}
 
@@ -27,19 +29,25 @@ def can_pack() -> bool:
     )
 
 
-def packed_linears(network: nn.Module) -> Undo:
-    """Pack every linear layer; an activation that a block declares right behind one goes into it."""
+def packed_linears(network: nn.Module, called: Collection[nn.Module]) -> Undo:
+    """Pack the linear layers among `called`, those that run as modules: of others some block reads the weight itself.
+
+    An activation that is known to follow goes into the layer.
+    """
     undo: Undo = []
     for block in list(network.modules()):
-        if isinstance(block, nn.MultiheadAttention):  # it reads its layers' weights itself
-            continue
-        children = [*block.named_children(), ("", None)]
-        for (name, layer), (after, activation) in pairwise(children):
-            if type(layer) is not nn.Linear or layer.weight.dtype != torch.bfloat16:
+        following = {layer: after for (_, layer), after in pairwise(in_order(block))}
+        for name, layer in list(block.named_children()):
+            if type(layer) is not nn.Linear or layer not in called or layer.weight.dtype != torch.bfloat16:
                 continue
+            after, activation = following.get(layer, ("", None))
             kind = _fused(activation)
+            try:
+                made = _Packed(layer, *(kind or ("none", "")))
+            except RuntimeError:  # oneDNN packs no such shape here
+                continue
             undo.append(partial(setattr, block, name, layer))
-            setattr(block, name, _Packed(layer, *(kind or ("none", ""))))
+            setattr(block, name, made)
             if kind is not None:
                 undo.append(partial(setattr, block, after, activation))
                 setattr(block, after, nn.Identity())
@@ -48,7 +56,7 @@ def packed_linears(network: nn.Module) -> Undo:
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
     """OneDNN's name and algorithm for it; None where it stays a layer of its own."""
-    name = type(activation).__name__  # torch's, or timm's of the same name
+    name = type(activation).__name__  # torch's, or timm's own
     if name == "GELU":
         return "gelu", getattr(activation, "approximate", "none")
     return FUSED.get(name)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.heads import linear
+from indexer.encoders.rewritings.layers import linear
 
 SMALLEST = 8  # side of a patch; below it a product is too narrow to gain
 

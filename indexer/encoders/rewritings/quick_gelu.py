@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
+from indexer.encoders.rewritings.layers import in_order
 
 NAME = "QuickGELU"  # of open_clip's class and of timm's
 FACTOR = 1.702
-PASSING = (nn.Identity, nn.Dropout)  # in eval mode these do nothing
 
 
 def quick_gelu_as_silu(network: nn.Module) -> Undo:
-    """Replace it wherever a block declares it between two linear layers."""
+    """Replace it wherever a block runs it between two linear layers."""
     undo: Undo = []
     for block in list(network.modules()):
-        layers = [(name, child) for name, child in block.named_children() if not isinstance(child, PASSING)]
+        layers = in_order(block)
         for (_, before), (name, activation), (_, after) in zip(layers, layers[1:], layers[2:], strict=False):
             if type(activation).__name__ != NAME or not (type(before) is type(after) is nn.Linear):
                 continue
