@@ -1,7 +1,7 @@
 """OpenVINO as a second CPU backend (`--device openvino`). Alone imports openvino.
 
-Measured on 2 cores with AVX512-BF16, CPU ms an image, torch bf16 / this: ViT-B/32 20.7 / 18.3, resnet50 22.5 / 18.0,
-EfficientNet-Lite0 6.5 / 2.9. Its sums round otherwise than torch's, so the backend is part of the fingerprint.
+Measured on 2 cores with AVX512-BF16, CPU ms an image, torch bf16 / this: ViT-B/32 18.9 / 17.5, resnet50 19.6 / 17.6,
+EfficientNet-Lite0 4.3 / 2.8. Its sums round otherwise than torch's, so the backend is part of the fingerprint.
 """
 
 from __future__ import annotations
