@@ -7,10 +7,8 @@ import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 64 << 20  # free at the end of a thread's heap before it shrinks; a batch's passing arrays take a third
-MAPPED_BYTES = (
-    32 << 20
-)  # half of a thread's heap: from here on a block is the system's own, and goes back to it when freed
+KEPT_BYTES = 64 << 20  # free at the end of a thread's heap before it shrinks
+MAPPED_BYTES = 32 << 20  # half of a thread's heap: larger blocks are the system's own, and go back when freed
 
 
 def keep_freed_memory() -> None:

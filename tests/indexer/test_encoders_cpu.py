@@ -131,6 +131,21 @@ def bf16(network):
     return network.eval().requires_grad_(False).to(torch.bfloat16)
 
 
+def packed_and_in_fp32(network):
+    """Vectors of 32 pictures by the packed network, and by its weights in fp32."""
+    pictures = drawn((32, 3, SIZE, SIZE))[0] * 20
+    with torch.inference_mode():
+        wanted = copy.deepcopy(network).float()(pictures.float())
+        packed(network, SIZE)
+        ours = network(pictures)
+    assert not linears(network)
+    return ours.float(), wanted
+
+
+def assert_close(ours, wanted):
+    torch.testing.assert_close(ours, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+
+
 @needs_packing
 @pytest.mark.parametrize(
     ("activation", "fused"),
@@ -144,27 +159,17 @@ def bf16(network):
 )
 def test_packed_layers_give_the_vectors_of_the_layers_they_replace(activation, fused):
     network = bf16(OneBlock(activation))
-    pictures = drawn((32, 3, SIZE, SIZE))[0] * 20
-    with torch.inference_mode():
-        wanted = copy.deepcopy(network).float()(pictures.float())
-        packed(network, SIZE)
-        ours = network(pictures)
-    assert not linears(network)
+    ours, wanted = packed_and_in_fp32(network)
     assert isinstance(network.mlp[1], nn.Identity) == fused
-    torch.testing.assert_close(ours.float(), wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    assert_close(ours, wanted)
 
 
 @needs_packing
 def test_an_activation_goes_into_the_layer_before_in_timms_plain_blocks():
     network = bf16(Gated(timm.layers.Mlp))
-    pictures = drawn((32, 3, SIZE, SIZE))[0] * 20
-    with torch.inference_mode():
-        wanted = copy.deepcopy(network).float()(pictures.float())
-        packed(network, SIZE)
-        ours = network(pictures)
-    assert not linears(network)
+    ours, wanted = packed_and_in_fp32(network)
     assert isinstance(network.block.act, nn.Identity)
-    torch.testing.assert_close(ours.float(), wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    assert_close(ours, wanted)
 
 
 @needs_packing
@@ -172,13 +177,8 @@ def test_an_activation_goes_into_the_layer_before_in_timms_plain_blocks():
 def test_gated_blocks_are_packed_without_their_activation_though_one_large_output_hides_a_mistake(block):
     network = bf16(Gated(block))
     network.shift[0] = 500.0
-    pictures = drawn((32, 3, SIZE, SIZE))[0] * 20
-    with torch.inference_mode():
-        wanted = copy.deepcopy(network).float()(pictures.float())[:, 1:]
-        packed(network, SIZE)
-        ours = network(pictures)[:, 1:]
-    assert not linears(network)
-    torch.testing.assert_close(ours.float(), wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    ours, wanted = packed_and_in_fp32(network)
+    assert_close(ours[:, 1:], wanted[:, 1:])
 
 
 class ReadsWeights(OneBlock):

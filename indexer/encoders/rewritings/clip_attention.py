@@ -13,7 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.heads import attended
+from indexer.encoders.rewritings.heads import attended, has_one_weight
 from indexer.encoders.rewritings.layers import linear
 
 
@@ -21,16 +21,10 @@ def clip_attention(network: nn.Module) -> Undo:
     """Replace it in every block in which a picture's tokens attend to each other."""
     undo: Undo = []
     for block in list(network.modules()):
-        own = block.attn if type(block) is ResidualAttentionBlock else None
-        if type(own) is nn.MultiheadAttention and _fits(own):
-            undo.append(partial(setattr, block, "attn", own))
-            block.attn = _SelfAttention(own)
+        if type(block) is ResidualAttentionBlock and has_one_weight(block.attn):
+            undo.append(partial(setattr, block, "attn", block.attn))
+            block.attn = _SelfAttention(block.attn)
     return undo
-
-
-def _fits(own: nn.MultiheadAttention) -> bool:
-    one_weight = own.in_proj_weight is not None  # none where keys are of another width
-    return own.batch_first and one_weight and own.bias_k is None and not own.add_zero_attn
 
 
 class _SelfAttention(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.class_token import for_class_token
-from indexer.encoders.rewritings.heads import FirstAmongAll, attended
+from indexer.encoders.rewritings.heads import FirstAmongAll, attended, has_one_weight
 from indexer.encoders.rewritings.layers import linear
 
 
@@ -27,7 +27,7 @@ def _blocks(network: nn.Module) -> Any:
 
 
 def _rewrite(last: Any) -> nn.Module | None:
-    fits = type(last) is ResidualAttentionBlock and last.attn.batch_first and last.attn.in_proj_weight is not None
+    fits = type(last) is ResidualAttentionBlock and has_one_weight(last.attn)
     return _Block(last) if fits else None
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from indexer.encoders.rewritings.layers import linear
+
+
+def has_one_weight(own: object) -> TypeGuard[nn.MultiheadAttention]:
+    """Whether this is torch's own attention, (n, tokens, width), with all three projections in one weight."""
+    if type(own) is not nn.MultiheadAttention:
+        return False
+    one_weight = own.in_proj_weight is not None  # none where keys are of another width
+    return own.batch_first and one_weight and own.bias_k is None and not own.add_zero_attn
 
 
 class FirstAmongAll(nn.Module):
