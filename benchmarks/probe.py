@@ -46,7 +46,7 @@ WHOLE_BELOW = 400_000  # rows up to which the script is measured whole
 QUERIES, REPLICATES = (256, 512), (10, 20)  # counts at which its parts are measured above that
 ALL_REPLICATES = 2000
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pylance", "lancedb")
-IMPORTS = "import probes.run, scipy.optimize, sklearn.linear_model, sklearn.metrics"
+IMPORTS = "import probes.runs.run, scipy.optimize, sklearn.linear_model, sklearn.metrics"
 
 
 def main() -> None:

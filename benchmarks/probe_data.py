@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import (
     EmbeddingBatch,

@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.probe_data import TABLE
 from indexer.types import Float32, Float64, Int64
-from probes.splits import Split, hash_split
+from probes.cohort.splits import Split, hash_split
 
 KS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07

@@ -3,7 +3,7 @@
 A refresh keeps the lists that were trained at the build. Here an index of N rows gets so many more, once like the old
 ones and once unlike them (their dimensions rolled: an archive that takes in another organ), and is compared with one
 whose lists are trained on all rows: rows scanned for recall@10 ≥ .98, and queries a second. The share from which
-`indexer build-ann --refresh` rebuilds (indexer.search.maintain.REBUILD_SHARE) stands on this table.
+`indexer build-ann --refresh` rebuilds (indexer.search.index_build.REBUILD_SHARE) stands on this table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 
 from benchmarks.throughput import machine
 from benchmarks.vectors import KINDS, blocks
-from indexer.ann.drawn import draw, floats_of
 from indexer.ann.index import Searchable
 from indexer.ann.kinds import KINDS as INDEX_KINDS
 from indexer.ann.kinds import add_rows, empty_index, float_blocks, lists_for, train_centroids
+from indexer.ann.sampling import draw, floats_of
 from indexer.ann.tune import batch_seconds, truth_of, tune
 from indexer.ann.vectors import Rows
-from indexer.search.maintain import REBUILD_SHARE
+from indexer.search.index_build import REBUILD_SHARE
 from indexer.types import Float16, Float32
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)

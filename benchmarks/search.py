@@ -26,9 +26,9 @@ from benchmarks.native import K, Measured, Search, measured, native
 from benchmarks.throughput import machine
 from benchmarks.vectors import KINDS, blocks
 from indexer.ann.choose import Goal
-from indexer.search.maintain import build_index
+from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher, SearchOptions
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, Float32, PixelSpec, Place, Shard, ShardResult
 

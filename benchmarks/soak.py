@@ -23,8 +23,8 @@ import psutil
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
 from indexer.pipeline.run import Hooks, Progress, RunOptions, index
-from indexer.store import durable
-from indexer.store.store import EmbeddingStore
+from indexer.store import mend as durable
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EncoderSpec, Float32, PixelSpec, Shard, UInt8
 

@@ -69,10 +69,10 @@ def side_by_side(work: Callable[[int], int], workers: int) -> dict[str, float]:
 
 def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
     """Shards' images from memory → squares, one thread a core, for `settings.seconds`."""
-    from indexer.encoders.cores import cores
-    from indexer.encoders.cpu import use_one_thread_beside_others
+    from indexer.cores import cores
+    from indexer.encoders.backends.cpu import use_one_thread_beside_others
+    from indexer.encoders.families.weights import parse
     from indexer.encoders.loading import find
-    from indexer.encoders.weights import parse
     from indexer.pixels import decode
 
     spec = find(settings.encoder, parse(settings.weights)).spec
@@ -100,8 +100,8 @@ def _decode_on_gpus(images: Sequence[bytes], settings: Settings, pixels: Any) ->
     """The same through the GPUs' decoders, in batches as a run gives them."""
     import torch
 
-    from indexer.encoders.device import devices
-    from indexer.pipeline.gpu_decoder import GpuDecoder
+    from indexer.encoders.backends.device import devices
+    from indexer.pixels.jpeg_gpu import GpuDecoder
 
     found = [torch.device(d) for d in devices(settings.device)]
     decoder = GpuDecoder(found, pixels)
@@ -157,12 +157,12 @@ def products_alone(settings: Settings) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from indexer.encoders.cores import cores
-    from indexer.encoders.cpu import use_one_thread_beside_others
+    from indexer.cores import cores
+    from indexer.encoders.backends.cpu import use_one_thread_beside_others
+    from indexer.encoders.backends.normalise import DTYPES
+    from indexer.encoders.families.weights import parse
     from indexer.encoders.loading import find
-    from indexer.encoders.normalise import DTYPES
     from indexer.encoders.rewritings.packed import can_pack, packed_linears
-    from indexer.encoders.weights import parse
 
     recipe = find(settings.encoder, parse(settings.weights))
     towers, size = recipe.build(), recipe.spec.pixels.size
@@ -194,11 +194,11 @@ def products_alone(settings: Settings) -> dict[str, Any]:
 
 def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
     """index() over every shard into a fresh table; its own report, and the memory it took."""
+    from indexer.archive.shards import find_shards
     from indexer.encoders import precision_check
     from indexer.pipeline.run import Hooks, index
     from indexer.pixels import decode
-    from indexer.shards import find_shards
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     encoder = _encoder(settings)
     size = encoder.spec.pixels.size
@@ -244,8 +244,8 @@ def _encoder(settings: Settings) -> Any:
 
 
 def _images(folder: Path, count: int) -> list[bytes]:
-    from indexer.reader import read_shard
-    from indexer.shards import find_shards
+    from indexer.archive.reader import read_shard
+    from indexer.archive.shards import find_shards
     from indexer.types import Sample
 
     samples = (s for shard in find_shards([str(folder)]).shards for s in read_shard(shard))
@@ -253,7 +253,7 @@ def _images(folder: Path, count: int) -> list[bytes]:
 
 
 def main(stage: str, folder: str, settings: str) -> None:
-    from indexer.pipeline.heap import keep_freed_memory
+    from indexer.malloc import keep_freed_memory
 
     chosen = Settings(**json.loads(settings))
     keep_freed_memory()  # as a run does, so that the stages alone have it too

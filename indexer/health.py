@@ -11,7 +11,7 @@ from indexer.errors import IndexFileError, StoreError
 from indexer.search.queries import unit
 from indexer.search.searcher import MEMORY_BYTES, Searcher
 from indexer.search.snapshot import Snapshot
-from indexer.store.store import EmbeddingStore, vector_block
+from indexer.store.table import EmbeddingStore, vector_block
 from indexer.types import Float32, Int64
 
 MANY_FRAGMENTS = 100  # scans slow down past it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
 
 Stage = Literal["read", "decode", "encode", "store"]
 
@@ -230,3 +231,25 @@ class RunReport:
     interrupted: bool
     warnings: tuple[str, ...] = ()
     decoder_difference: float | None = None  # of --decoder gpu from the CPU's way on a sample: grey levels, the most
+
+
+class Encoder(Protocol):
+    """What embeds pictures; `indexer.encoders.load` gives one."""
+
+    @property
+    def spec(self) -> EncoderSpec: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def workers(self) -> int:
+        """Threads that may call `embed` at once with profit."""
+        ...
+
+    def embed(self, pictures: UInt8) -> Float32:
+        """(n, size, size, 3) uint8 RGB → (n, dim) raw vectors. Thread-safe."""
+        ...

@@ -12,11 +12,11 @@ import click
 from indexer.options import json_option, table_option, where_option
 
 if TYPE_CHECKING:
-    from probes.records import Request
+    from probes.request import ProbeRequest
 
 Command = Callable[..., Any]
 
-# Defaults stand in `Request`; an option that is not given is not passed on.
+# Defaults stand in `ProbeRequest`; an option that is not given is not passed on.
 _DATA = [
     click.argument("db"),
     table_option,
@@ -80,13 +80,13 @@ def _all(decorators: Sequence[Callable[[Command], Command]], command: Command) -
     return functools.reduce(lambda made, decorate: decorate(made), reversed(decorators), command)
 
 
-def make_request(probe: str, options: dict[str, Any]) -> Request:
-    """A Request from click's values; what was not given keeps the record's default. An unknown name is a TypeError.
+def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
+    """A request from click's values; what was not given keeps the record's default. An unknown name is a TypeError.
 
     Raises UsageError for options that exclude each other.
     """
     from probes.presets import PRESETS, SCALING
-    from probes.records import Request
+    from probes.request import ProbeRequest
 
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")
@@ -99,7 +99,7 @@ def make_request(probe: str, options: dict[str, Any]) -> Request:
     given["subgroups"] = tuple(s.strip() for s in given.pop("subgroup", "").split(",") if s.strip())
     if probe in SCALING:
         given.setdefault("scaling", SCALING[probe])
-    return Request(probe=probe, labels=labels, **(given | fixed))
+    return ProbeRequest(probe=probe, labels=labels, **(given | fixed))
 
 
 def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import (
     EmbeddingBatch,

@@ -16,11 +16,11 @@ import pytest
 
 from indexer.ann.choose import Goal
 from indexer.ann.index import load
-from indexer.encoders.catalogue import bundled_weights
-from indexer.encoders.weights import published
+from indexer.archive.reader import read_shard
+from indexer.encoders.families.catalogue import bundled_weights
+from indexer.encoders.families.weights import published
 from indexer.errors import BadFilter, IndexFileError, WeightsMismatch
-from indexer.reader import read_shard
-from indexer.search.maintain import build_index
+from indexer.search.index_build import build_index
 from indexer.types import Shard
 from tests.archives import png, write_tar
 from tests.commands import call

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.choose import Choice, Goal, block_rows
-from indexer.ann.drawn import HELD_OUT, floats_of
 from indexer.ann.index import Searchable
 from indexer.ann.kinds import KINDS, Kind, add_rows, empty_index, float_blocks
 from indexer.ann.manifest import Measured, Settings
+from indexer.ann.sampling import HELD_OUT, floats_of
 from indexer.ann.tune import Truth, measure, truth_of, tune
 from indexer.ann.vectors import Rows
 

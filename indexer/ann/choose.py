@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.ann.drawn import HELD_OUT, draw, floats_of, part_of
 from indexer.ann.exact import to_float32
 from indexer.ann.index import Searchable, answer
 from indexer.ann.kinds import (
@@ -24,6 +23,7 @@ from indexer.ann.kinds import (
     train_centroids,
 )
 from indexer.ann.manifest import Settings
+from indexer.ann.sampling import HELD_OUT, draw, floats_of, part_of
 from indexer.ann.tune import K, Truth, measure, recall_at_10, speed, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.types import Float32

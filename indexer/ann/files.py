@@ -6,8 +6,8 @@ from pathlib import Path
 
 from indexer.ann.manifest import FILES, NAME, WAY_OUT, FileFact, Manifest
 from indexer.ann.vectors import VectorPaths
+from indexer.disk import fsync
 from indexer.errors import IndexFileError
-from indexer.store.durable import fsync
 
 LINK = "index.faiss"  # the current generation's index under a fixed name, for other programs
 

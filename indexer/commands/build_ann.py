@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from indexer.ann.choose import Candidate, Choice
     from indexer.ann.manifest import Manifest
-    from indexer.search.maintain import BuildReport, Watcher
+    from indexer.search.index_build import BuildReport, Watcher
 
 
 @click.command("build-ann", short_help="Build or refresh the FAISS index of a table.")
@@ -56,8 +56,8 @@ def command(
 
     from indexer.ann.choose import Goal
     from indexer.ann.kinds import KINDS
-    from indexer.search.maintain import build_index, refresh_index
-    from indexer.store.store import EmbeddingStore
+    from indexer.search.index_build import build_index, refresh_index
+    from indexer.store.table import EmbeddingStore
 
     if kind is not None and kind not in KINDS:
         raise click.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}.", param_hint="--kind")
@@ -79,7 +79,7 @@ def command(
 def _watcher(console: Console, progress: Progress) -> Watcher:
     from rich.text import Text
 
-    from indexer.search.maintain import Watcher
+    from indexer.search.index_build import Watcher
 
     task = progress.add_task("starting", total=None)
 

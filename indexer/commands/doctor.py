@@ -46,7 +46,7 @@ def command(
     """
     plan: tuple[Shard, ...] = ()
     if shards:
-        from indexer.shards import find_shards
+        from indexer.archive.shards import find_shards
 
         found = find_shards(shards)  # before the slow part: a typo is told at once
         for note in found.notes:

@@ -41,10 +41,10 @@ def command(
         raise InputError(f"--out {out}: there is no folder {out.parent}.")
     import numpy as np
 
+    from indexer.archive.samples import split_name
     from indexer.encoders import load_spec
     from indexer.pixels import decode
-    from indexer.reader import split_name
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
     encoder = load_spec(store.spec, weights=weights, device=device)

@@ -21,7 +21,7 @@ def command(pattern: str, every: bool, as_json: bool) -> None:
 
     rows = catalogue()
     if every:
-        from indexer.encoders.listing import everything
+        from indexer.encoders.families.listing import everything
 
         rows += everything()
     wanted = pattern.lower()

@@ -25,7 +25,7 @@ def command(db: str, dest: Path, table: str | None, where: str | None, as_json: 
     import pyarrow.parquet as pq
 
     from indexer.store.schema import SYSTEM_COLUMNS
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
     if not dest.parent.is_dir():

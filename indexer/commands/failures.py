@@ -34,7 +34,7 @@ def command(
 
     With --retry give --frames as it was given to `indexer index`.
     """
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
     if again:

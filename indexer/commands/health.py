@@ -25,7 +25,7 @@ def command(*, database: str, strict: bool, seed: int, table: str | None, as_jso
     What is wrong is listed with its way out. Nothing is changed.
     """
     from indexer.health import health
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     report = health(EmbeddingStore.open(database, table), seed=seed)
     emit(report, as_json=as_json, text=_text)

@@ -106,8 +106,8 @@ def command(
     """
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
+    from indexer.archive.shards import find_shards
     from indexer.pixels.window import parse_window
-    from indexer.shards import find_shards
 
     parse_window(window)  # raises for a typing error, before a table of that name is made
     found = find_shards(sources[:-1], hash_content=hash_content)  # before the slow imports: a typo is told at once
@@ -115,7 +115,7 @@ def command(
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
     from indexer.pipeline.run import Hooks, RunOptions, index
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     if weights == "random":
         weights = f"random:{seed}"

@@ -15,8 +15,8 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     """Print what DB holds: rows, shards, failures, columns, and the encoder that made the vectors."""
     import pyarrow.compute as pc
 
-    from indexer.pipeline.record import runs
-    from indexer.store.store import EmbeddingStore, table_names
+    from indexer.pipeline.run_record import runs
+    from indexer.store.table import EmbeddingStore, table_names
 
     names = [table] if table else table_names(db)
     if not names:

@@ -25,7 +25,7 @@ def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> N
     """
     from indexer.store.label_file import read_labels
     from indexer.store.labels import add_columns
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
     labels = read_labels(file, on)

@@ -40,8 +40,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from indexer.near_duplicates import NearOptions, find_near_duplicates, write_pairs
-    from indexer.store.store import EmbeddingStore
+    from indexer.duplicates.find import NearOptions, find_near_duplicates, write_pairs
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(database, table)
     options = NearOptions(threshold, where, group, split, max_pairs, int(memory_gib * 2**30))

@@ -31,7 +31,7 @@ def command(*, database: str, table: str | None, as_json: bool) -> None:
 
     Rows keep their ids, so an index stays valid.
     """
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter
 
     store = EmbeddingStore.open(database, table)

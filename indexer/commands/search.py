@@ -74,7 +74,7 @@ def command(
     if bool(shards) != bool(out) or (shards and (html or png)):
         raise click.UsageError("--shards and --out go together, and draw no pictures.")
     from indexer.search.searcher import Searcher, SearchOptions
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(database, table)
     names = _columns(columns, store, as_json=as_json)
@@ -136,8 +136,8 @@ def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, o
     from rich.console import Console
     from rich.progress import Progress
 
+    from indexer.archive.shards import find_shards
     from indexer.search.batch import search_shards
-    from indexer.shards import find_shards
 
     found = find_shards(sources)
     for note in found.notes:

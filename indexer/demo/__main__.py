@@ -110,7 +110,7 @@ def _print_shares(embedding: dict[str, Share], raw: dict[str, Share], luck: dict
 
 def _write_labels(db: str, path: Path) -> None:
     """Eight bands of the axial axis as classes, contiguous slabs as groups; keys as the table has them."""
-    from indexer.store.store import EmbeddingStore
+    from indexer.store.table import EmbeddingStore
 
     rows = [
         row

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from indexer.archive.reader import read_place
 from indexer.demo import probe_page
 from indexer.demo.probe_page import probe_part
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
 from indexer.pixels import decode
-from indexer.reader import read_place
-from indexer.store.store import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
 from indexer.types import UInt8
 
 SHOWN_PER_PLANE = 3

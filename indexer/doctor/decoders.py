@@ -10,7 +10,7 @@ import numpy as np
 from indexer.doctor.specimens import LEVELS, SIDE, SYNTAXES, Specimen, Syntax, dicom, files
 from indexer.errors import PixelError
 from indexer.pixels import decode
-from indexer.pixels.failing import quiet
+from indexer.pixels.decoder_errors import quiet
 from indexer.types import PixelSpec
 
 DICOM_EXTRA = "pip install 'embedding-indexer[dicom]'"
@@ -82,7 +82,7 @@ def _syntax(syntax: Syntax) -> TriedSyntax:
 
 
 def _decoder(syntax: Syntax) -> str:
-    from indexer.pixels.dicom_stored import available
+    from indexer.pixels.dicom.stored import available
 
     if not syntax.stream:
         return with_version("pydicom")

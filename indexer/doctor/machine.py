@@ -67,8 +67,8 @@ class Machine:
 
 def look(places: Iterable[tuple[str, Path]]) -> Machine:
     """Measure this machine; `places` are (what, path) whose free room is told. Takes about a second."""
-    from indexer.encoders.cores import cores
-    from indexer.encoders.device import devices
+    from indexer.cores import cores
+    from indexer.encoders.backends.device import devices
 
     chosen = devices("auto")
     gpus = tuple(_gpu(device.index or 0) for device in chosen)

@@ -29,7 +29,7 @@ class DoctorReport:
 def examine(places: list[tuple[str, Path]] | None = None) -> DoctorReport:
     """Everything but the trial, which needs the user's images. Takes a few seconds, most of them for torch."""
     from indexer.encoders import catalogue
-    from indexer.encoders.hub import reach
+    from indexer.encoders.families.hub import reach
 
     reachable, hub = reach()
     machine = look([*usual_places(), *(places or [])])

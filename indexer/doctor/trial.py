@@ -11,13 +11,12 @@ from itertools import islice
 
 import numpy as np
 
-from indexer.encoders.cpu import use_one_thread_beside_others
+from indexer.archive.reader import read_shard
+from indexer.encoders.backends.cpu import use_one_thread_beside_others
 from indexer.errors import InputError, PixelError, ReadError
-from indexer.pipeline.jobs import Encoder
 from indexer.pipeline.report import bottleneck, stage_times
 from indexer.pixels import decode
-from indexer.reader import read_shard
-from indexer.types import Failure, Sample, Shard, UInt8
+from indexer.types import Encoder, Failure, Sample, Shard, UInt8
 
 IMAGES = 200
 SHARDS = 10  # spread over the archive, so that its first day does not speak for all

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from indexer.encoders.catalogue import catalogue
+from indexer.encoders.families.catalogue import catalogue
 from indexer.encoders.loading import load, load_spec, precision_check
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from indexer.encoders.cpu import CpuBackend
-from indexer.encoders.recipe import Recipe, Tokenizer, Towers
+from indexer.encoders.backends.cpu import CpuBackend
+from indexer.encoders.families.recipe import Recipe, Tokenizer, Towers
 from indexer.errors import EncoderError, NoTextTower
 from indexer.types import EncoderSpec, Float32, UInt8
 

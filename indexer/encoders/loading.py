@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.encoders.catalogue import ENTRIES, entry
+from indexer.encoders.families.catalogue import ENTRIES, entry
 from indexer.errors import EncoderError, EncoderMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, UInt8
 
 if TYPE_CHECKING:
     from indexer.encoders.encoder import Encoder
-    from indexer.encoders.recipe import Recipe
-    from indexer.encoders.weights import Request
+    from indexer.encoders.families.recipe import Recipe
+    from indexer.encoders.families.weights import WeightsRequest
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 BUNDLED = "efficientnet-lite0"
@@ -40,9 +40,9 @@ def load(
     `compiled`: torch.compile, on GPUs only.
     Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
     """
-    from indexer.encoders.device import OPENVINO, require_decoder
-    from indexer.encoders.recipe import fitted
-    from indexer.encoders.weights import parse
+    from indexer.encoders.backends.device import OPENVINO, require_decoder
+    from indexer.encoders.families.recipe import fitted
+    from indexer.encoders.families.weights import parse
 
     if precision not in PRECISIONS:
         raise EncoderError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}.")
@@ -64,9 +64,9 @@ def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "a
     `weights` names the file or directory where the spec holds only its hash and it is no longer where it was.
     Raises WeightsNotFound, EncoderMismatch where what is here now is not the same.
     """
-    from indexer.encoders.device import OPENVINO
-    from indexer.encoders.recipe import fitted
-    from indexer.encoders.weights import parse
+    from indexer.encoders.backends.device import OPENVINO
+    from indexer.encoders.families.recipe import fitted
+    from indexer.encoders.families.weights import parse
 
     recipe = find(spec.name, parse(_stored_weights(spec, weights)))
     fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
@@ -90,38 +90,38 @@ def precision_check(encoder: Encoder, pictures: UInt8) -> float:
     return float(np.min(np.einsum("ij,ij->i", a, b) / norms))
 
 
-def find(name: str, request: Request) -> Recipe:
+def find(name: str, request: WeightsRequest) -> Recipe:
     """The facts of an encoder, without reading its weights. Raises UnknownEncoder with the nearest names."""
-    from indexer.encoders import weights
+    from indexer.encoders.families import weights
 
     if (short := entry(name)) and short.name != name:
         if request.kind == "default" and short.weights:
-            request = weights.Request("tag", short.weights)
+            request = weights.WeightsRequest("tag", short.weights)
         name = short.name
     family, _, rest = name.partition(":")
     if name == BUNDLED or family == "timm":
-        from indexer.encoders import timm_models
+        from indexer.encoders.families import timm_models
 
         return timm_models.bundled(request) if name == BUNDLED else timm_models.recipe(rest, request)
     if family == "torchvision":
-        from indexer.encoders import torchvision_resnets
+        from indexer.encoders.families import torchvision_resnets
 
         return torchvision_resnets.recipe(rest, request)
     if family == "open_clip":
-        from indexer.encoders import openclip
+        from indexer.encoders.families import openclip
 
         return openclip.recipe(rest, request)
     if family in ("hf-hub", "local-dir"):
-        from indexer.encoders import repositories
+        from indexer.encoders.families import repositories
 
         chosen = repositories.hub_recipe if family == "hf-hub" else repositories.directory_recipe
         return chosen(rest, request)
     return _bare(name, request)
 
 
-def _bare(name: str, request: Request) -> Recipe:
+def _bare(name: str, request: WeightsRequest) -> Recipe:
     """A model by its library's own name, without the family in front."""
-    from indexer.encoders import openclip, recipe, timm_models, torchvision_resnets
+    from indexer.encoders.families import openclip, recipe, timm_models, torchvision_resnets
 
     if name in torchvision_resnets.known():
         return torchvision_resnets.recipe(name, request)
@@ -146,8 +146,8 @@ def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
 
 
 def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) -> Encoder:
-    from indexer.encoders.cpu import CpuBackend
-    from indexer.encoders.device import OPENVINO, devices
+    from indexer.encoders.backends.cpu import CpuBackend
+    from indexer.encoders.backends.device import OPENVINO, devices
     from indexer.encoders.encoder import Encoder
 
     chosen = devices(device)
@@ -156,8 +156,8 @@ def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) ->
     towers = recipe.build()
     if not chosen:
         return Encoder(recipe, spec, towers, CpuBackend(towers, spec, convolutional=recipe.convolutional))
-    from indexer.encoders.cuda import CudaLane
-    from indexer.encoders.slots import SlottedBackend, largest_batch
+    from indexer.encoders.backends.cuda import CudaLane
+    from indexer.encoders.backends.slots import SlottedBackend, largest_batch
 
     replicas = [towers, *(recipe.build() for _ in chosen[1:])]
     lanes = [
@@ -168,8 +168,8 @@ def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) ->
 
 
 def _by_openvino(recipe: Recipe, spec: EncoderSpec, device: str) -> Encoder:
+    from indexer.encoders.backends.openvino_cpu import OpenVinoBackend, imported
     from indexer.encoders.encoder import Encoder
-    from indexer.encoders.openvino_backend import OpenVinoBackend, imported
 
     if device.startswith("cuda"):
         raise EncoderError(

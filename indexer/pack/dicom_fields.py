@@ -12,7 +12,7 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
-from indexer.pixels.failing import dicom_errors, quiet
+from indexer.pixels.decoder_errors import dicom_errors, quiet
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 OLDEST = 90  # years; ages above are told as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))

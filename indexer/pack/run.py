@@ -18,10 +18,11 @@ from typing import Any
 from indexer.errors import InputError, ReadError
 from indexer.pack.columns import Columns, Joined, join, read_columns
 from indexer.pack.dicom_fields import FIELDS
+from indexer.pack.folder import Folder
 from indexer.pack.plan import Entry, ShardPlan, entries_of, is_dicom, shards_of
 from indexer.pack.report import PackReport, list_files, same_bytes
 from indexer.pack.secret import KeyedHash, load_secret
-from indexer.pack.source import Folder, Scanned, Source, open_source
+from indexer.pack.source import Scanned, Source
 from indexer.pack.walk import Found
 from indexer.pack.write import BURNED_IN, STATE, Outcome, ShardWriter
 
@@ -258,3 +259,14 @@ def _report(
         seconds=seconds,
         notes=(named,) if unused else (),
     )
+
+
+def open_source(name: str) -> Source:
+    """The source that the user's first argument names. Raises InputError."""
+    if name.startswith("dicomweb+"):
+        from indexer.pack.dicomweb import DicomWeb  # needs an extra
+
+        return DicomWeb.from_url(name)
+    if "://" in name:
+        raise InputError(f"{name}: pack reads a folder, or dicomweb+http://host:port/dicom-web?Modality=MR.")
+    return Folder(Path(name))

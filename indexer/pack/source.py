@@ -1,16 +1,12 @@
-"""Where files come from: a folder. (DICOMweb is the other source, with the same three methods.)"""
+"""What `pack` reads from: the protocol of a source, and a file after a look at its header."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-from indexer.errors import InputError, PixelError
-from indexer.pack.dicom_fields import instance_of, is_directory, read_header
-from indexer.pack.walk import HEAD, Found, image_kind, walk
-from indexer.pixels.limits import check_bytes
+from indexer.pack.walk import Found
 
 
 @dataclass(frozen=True)
@@ -37,69 +33,3 @@ class Source(Protocol):
     def sidecar(self, path: str) -> bytes:
         """The JSON that lies beside a file, empty where there is none."""
         ...
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A tree of files."""
-
-    root: Path
-
-    def list(self) -> Iterator[Found]:
-        return walk(self.root)
-
-    def scan(self, found: Found) -> Scanned:
-        if found.left_out:
-            return Scanned(found, left_out=found.left_out)
-        try:
-            with (self.root / found.path).open("rb") as file:
-                head = file.read(HEAD)
-                kind, suffix, left_out = image_kind(found.path, head)
-                if left_out:
-                    return Scanned(found, left_out=_other(self.root / found.path, left_out))
-                if found.nbytes:
-                    check_bytes(found.nbytes)
-                return _with_header(found, kind, suffix, file) if kind == "dicom" else Scanned(found, kind, suffix)
-        except PixelError as error:
-            return Scanned(found, left_out=error.reason)
-        except OSError:
-            return Scanned(found, left_out="unreadable file")
-
-    def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
-
-    def sidecar(self, path: str) -> bytes:
-        file = (self.root / path).with_suffix(".json")
-        return file.read_bytes() if file.is_file() else b""
-
-
-def _other(path: Path, reason: str) -> str:
-    """A better word for what is no image: metadata beside one."""
-    if path.suffix == ".json" and any(path.parent.glob(f"{_escaped(path.stem)}.*[!n]")):
-        return "metadata beside an image"
-    return reason
-
-
-def _escaped(stem: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)
-
-
-def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:
-    file.seek(0)
-    header = read_header(file)
-    if header is None:
-        return Scanned(found, kind, suffix)
-    if is_directory(header):
-        return Scanned(found, left_out="DICOMDIR")
-    return Scanned(found, kind, suffix, "", instance_of(header), str(header.get("BurnedInAnnotation", "")) == "YES")
-
-
-def open_source(name: str) -> Source:
-    """The source that the user's first argument names. Raises InputError."""
-    if name.startswith("dicomweb+"):
-        from indexer.pack.dicomweb import DicomWeb
-
-        return DicomWeb.from_url(name)
-    if "://" in name:
-        raise InputError(f"{name}: pack reads a folder, or dicomweb+http://host:port/dicom-web?Modality=MR.")
-    return Folder(Path(name))

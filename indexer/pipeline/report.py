@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from indexer.encoders.cores import cores
+from indexer.cores import cores
 from indexer.types import StageTime
 
 CPU_DECODER = "cpu-2"  # PixelSpec.decoder of every image that no GPU decoded

@@ -7,15 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from indexer.pipeline.jobs import Encoder
-from indexer.pipeline.record import recorded
+from indexer.archive.reader import read_shard
+from indexer.archive.shards import find_shards
 from indexer.pipeline.report import plural
 from indexer.pipeline.run import Hooks, RunOptions, run_stages
-from indexer.reader import read_shard
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.pipeline.run_record import recorded
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import RETRIED, StoreWriter
-from indexer.types import Failure, RunReport, Sample, Shard
+from indexer.types import Encoder, Failure, RunReport, Sample, Shard
 
 
 def retry(

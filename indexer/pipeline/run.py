@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from indexer.archive.reader import read_shard
+from indexer.archive.shards import changed_words
 from indexer.errors import ShardChanged, TooManyFailures
-from indexer.pipeline.jobs import POLL_SECONDS, Encoder, ReadShard
-from indexer.pipeline.record import RunRecord, recorded
+from indexer.pipeline.in_flight import POLL_SECONDS, ReadShard
 from indexer.pipeline.report import bottleneck, precision_warning, spread_warning, stage_times
+from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.stages import Stages
-from indexer.reader import read_shard
-from indexer.shards import changed_words
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import Committed, LedgerEntry, StoreWriter
-from indexer.types import RunReport, Shard, ShardResult, UInt8
+from indexer.types import Encoder, RunReport, Shard, ShardResult, UInt8
 
 COMMIT_ROWS = 8192  # small commits cost manifests and fragments
 COMMIT_SECONDS = 30.0  # and rare ones cost work when the power goes
@@ -119,7 +119,7 @@ def run_stages(
     stages = Stages(encoder, workers=options.workers or encoder.workers, frames=options.frames, read=read or read_shard)
     commit = writer.commit if read is None else writer.commit_retry
     committer = _Committer(writer, commit, stages, options)
-    with stopped_by_signals(stages.stop) as interrupted:
+    with stopped_by_signals(stages.books.stop) as interrupted:
         stages.start(plan, writer.vectors_by_content)
         try:
             cosine = _drive(committer, len(plan), hooks)
@@ -152,7 +152,7 @@ def _told(options: RunOptions, shards: int) -> dict[str, object]:
 
 
 def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: float) -> RunReport:
-    times = stage_times(stages.busy, workers=stages.workers)
+    times = stage_times(stages.books.busy, workers=stages.workers)
     failed = sum(totals.reasons.values())
     empty = [f"{url} holds no sample" for url in totals.empty]
     return RunReport(
@@ -167,7 +167,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         reused=totals.reused,
         failed=failed,
         reasons=dict(totals.reasons.most_common()),
-        flags=dict(stages.flags.most_common()),
+        flags=dict(stages.books.flags.most_common()),
         columns_skipped=dict(totals.skipped.most_common()),
         seconds=seconds,
         images_per_second=(totals.embedded + failed) / seconds,
@@ -175,7 +175,7 @@ def _report(store: EmbeddingStore, stages: Stages, totals: _Totals, seconds: flo
         bottleneck=bottleneck(times, seconds, device=stages.encoder.device, decoder=stages.encoder.spec.pixels.decoder),
         precision_cosine=None,
         interrupted=False,
-        warnings=(*spread_warning(stages.spread.mean_cosine()), *empty),
+        warnings=(*spread_warning(stages.books.spread.mean_cosine()), *empty),
         decoder_difference=stages.decoder.difference if stages.decoder else None,
     )
 
@@ -220,7 +220,7 @@ class _Committer:
 
     def gather(self, *, wait: float = 0.0, hold: bool = False) -> bool:
         """Take one finished shard, if one comes; commit when the group is large or old enough, or `hold` it."""
-        job = self.stages.finished(wait)
+        job = self.stages.books.finished(wait)
         if job is not None:
             if not self._group:
                 self._since = time.monotonic()
@@ -238,7 +238,7 @@ class _Committer:
         start = time.perf_counter()
         written = self._commit(self._group)
         self._writer.tidy_when_due()
-        self.stages.clock("store", start)
+        self.stages.books.clock("store", start)
         totals = self.totals
         totals.embedded += written.embedded
         totals.reasons.update(f.reason for f in written.failures)
@@ -255,22 +255,22 @@ class _Committer:
 
 def _drive(committer: _Committer, shards: int, hooks: Hooks) -> float | None:
     """The calling thread's loop, until all shards are committed or the run is to stop. Returns the precision cosine."""
-    stages, totals = committer.stages, committer.totals
+    books, totals = committer.stages.books, committer.totals
     gathered = 0
     cosine: float | None = None
-    while gathered < shards and not stages.stop.is_set():
+    while gathered < shards and not books.stop.is_set():
         if committer.gather(wait=POLL_SECONDS):
             gathered += 1
-        if cosine is None and hooks.precision_check and stages.sample_pictures:
-            cosine = hooks.precision_check(np.stack(stages.sample_pictures))
+        if cosine is None and hooks.precision_check and books.sample_pictures:
+            cosine = hooks.precision_check(np.stack(books.sample_pictures))
         if hooks.on_progress:
-            hooks.on_progress(Progress(shards, totals.done + totals.partial, stages.resolved, stages.failed))
-        if stages.resolved >= FAILURE_GRACE and stages.failed > committer.options.max_failures * stages.resolved:
-            stages.stop.set()
+            hooks.on_progress(Progress(shards, totals.done + totals.partial, books.resolved, books.failed))
+        if books.resolved >= FAILURE_GRACE and books.failed > committer.options.max_failures * books.resolved:
+            books.stop.set()
             committer.commit()
             raise TooManyFailures(
-                f"{stages.failed} of the first {stages.resolved} images failed, more than --max-failures "
-                f"{committer.options.max_failures:g}, most often: {stages.reasons.most_common(1)[0][0]}. Are these the "
+                f"{books.failed} of the first {books.resolved} images failed, more than --max-failures "
+                f"{committer.options.max_failures:g}, most often: {books.reasons.most_common(1)[0][0]}. Are these the "
                 "right files? See `indexer doctor`, and `indexer failures` for the shards finished: they are kept."
             )
     while committer.gather(hold=True):  # finished before the stop: kept, with one commit, since somebody waits

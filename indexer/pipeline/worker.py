@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from indexer.errors import PixelError
-from indexer.pipeline.jobs import StopRun, Task
+from indexer.pipeline.in_flight import Decoder, InFlight, StopRun, Task
 from indexer.pixels import decode
-from indexer.types import EmbeddingRow, Failure, Float16, Float32, Picture, Place, Sample, Stage, UInt8
-
-if TYPE_CHECKING:
-    from indexer.pipeline.stages import Stages
+from indexer.types import EmbeddingRow, Encoder, Failure, Picture, Place, Sample, Stage, UInt8
+from indexer.vectors import unit_rows
 
 
 class Worker:
     """One thread's batch buffer: pictures wait here until the batch is full, across chunks and shards."""
 
-    def __init__(self, stages: Stages) -> None:
-        size = stages.encoder.spec.pixels.size
-        self._stages = stages
-        self._buffer = np.zeros((stages.encoder.batch_size, size, size, 3), np.uint8)
+    def __init__(self, books: InFlight, encoder: Encoder, decoder: Decoder | None, frames: str) -> None:
+        size = encoder.spec.pixels.size
+        self._books, self._encoder, self._decoder, self._frames = books, encoder, decoder, frames
+        self._buffer = np.zeros((encoder.batch_size, size, size, 3), np.uint8)
         self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # with whether it is its sample's last frame
         self._flags: Counter[str] = Counter()
 
     def run(self) -> None:
-        from indexer.encoders.cpu import use_one_thread_beside_others  # imports torch, as decoding will
+        from indexer.encoders.backends.cpu import use_one_thread_beside_others  # imports torch, as decoding will
 
         use_one_thread_beside_others()  # before the first resize, which would spread over every core
-        while (chunk := self._stages.take()) is not None:
+        while (chunk := self._books.take()) is not None:
             for task, square in zip(chunk, self._squares(chunk), strict=True):
-                if self._stages.stop.is_set():
+                if self._books.stop.is_set():
                     raise StopRun
                 self._decode(task, square)
             if not chunk:  # nothing to read for the moment: do not keep a shard waiting for a full batch
@@ -46,21 +42,20 @@ class Worker:
 
     def _squares(self, chunk: list[Task]) -> list[UInt8 | None]:
         """What another decoder than this thread has made of a chunk's images."""
-        decoder = self._stages.decoder
-        if decoder is None:
+        if self._decoder is None:
             return [None] * len(chunk)
         start = time.perf_counter()
-        squares = decoder.squares([task.sample.image for task in chunk])
-        self._stages.clock("decode", start)
+        squares = self._decoder.squares([task.sample.image for task in chunk])
+        self._books.clock("decode", start)
         return squares
 
     def _decode(self, task: Task, square: UInt8 | None) -> None:
-        sample, stages = task.sample, self._stages
+        sample, books = task.sample, self._books
         content = hashlib.sha256(sample.image).hexdigest()
         if content in task.job.known:
             kept = task.job.known[content]
             rows = [(_row(sample, content, frame), vector, norm) for frame, vector, norm in kept]
-            stages.resolve(task, rows, [], samples=1, reused=len(rows))
+            books.resolve(task, rows, [], samples=1, reused=len(rows))
             return
         start = time.perf_counter()
         held: EmbeddingRow | None = None  # decided one step late, so that the last frame is known to be the last
@@ -74,21 +69,21 @@ class Worker:
         except PixelError as error:
             if held is not None:
                 start = self._push(task, held, start, last=False)
-            stages.clock("decode", start)
+            books.clock("decode", start)
             if held is not None:
                 self._embed()  # frames before it: the shard may be taken as soon as its last sample is resolved
-            stages.resolve(task, [], [_failure(sample, error)], samples=1)
+            books.resolve(task, [], [_failure(sample, error)], samples=1)
             return
         if held is None:
-            stages.clock("decode", start)
-            stages.resolve(task, [], [_failure(sample, PixelError("no frames"))], samples=1)
+            books.clock("decode", start)
+            books.resolve(task, [], [_failure(sample, PixelError("no frames"))], samples=1)
         else:
-            stages.clock("decode", self._push(task, held, start, last=True))
+            books.clock("decode", self._push(task, held, start, last=True))
 
     def _pictures(self, sample: Sample, square: UInt8 | None) -> Iterator[Picture]:
         if square is not None:
             return iter((Picture(0, square),))
-        return decode(sample.image, sample.suffix, self._stages.encoder.spec.pixels, frames=self._stages.frames)
+        return decode(sample.image, sample.suffix, self._encoder.spec.pixels, frames=self._frames)
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the picture that lies in the buffer's next slot; a full batch is embedded off the decode clock."""
@@ -96,59 +91,29 @@ class Worker:
         self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
             return start
-        self._stages.clock("decode", start)
+        self._books.clock("decode", start)
         self._embed()
         return time.perf_counter()
 
     def _embed(self) -> None:
         if not self._waiting:
             return
-        n, stages = len(self._waiting), self._stages
+        n, books = len(self._waiting), self._books
         start = time.perf_counter()
-        raw = stages.encoder.embed(self._buffer)[:n]
-        stages.clock("encode", start)
-        stages.note_pictures(self._buffer[:n], self._flags)
+        raw = self._encoder.embed(self._buffer)[:n]
+        books.clock("encode", start)
+        books.note_pictures(self._buffer[:n], self._flags)
         self._flags = Counter()
         vectors, norms, good = unit_rows(raw)
-        stages.spread.add(vectors[good])
+        books.spread.add(vectors[good])
         for i, (task, row, last) in enumerate(self._waiting):
             if good[i]:
-                stages.resolve(task, [(row, vectors[i], float(norms[i]))], [], samples=last)
+                books.resolve(task, [(row, vectors[i], float(norms[i]))], [], samples=last)
             else:
                 reason = "zero vector" if norms[i] == 0 else "vector not finite"
                 error = PixelError(reason, f"norm {norms[i]}")
-                stages.resolve(task, [], [_failure(task.sample, error, "encode")], samples=last)
+                books.resolve(task, [], [_failure(task.sample, error, "encode")], samples=last)
         self._waiting.clear()
-
-
-class Spread:
-    """Tells a collapsed encoder: the mean pairwise cosine of unit vectors is the squared length of their mean."""
-
-    def __init__(self, dim: int) -> None:
-        self._sum, self._n = np.zeros(dim), 0
-        self._lock = threading.Lock()
-
-    def add(self, vectors: Float16) -> None:
-        with self._lock:
-            self._sum += vectors.sum(axis=0, dtype=np.float64)
-            self._n += len(vectors)
-
-    def mean_cosine(self) -> float | None:
-        """Over all pairs of different rows; None below two rows."""
-        if self._n < 2:
-            return None
-        return float((self._sum @ self._sum - self._n) / (self._n * (self._n - 1)))
-
-
-def unit_rows(raw: Float32) -> tuple[Float16, Float32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """(n, dim) raw → unit rows in float16, norms (n,), and which rows are finite and not zero."""
-    raw = np.asarray(raw, np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
-    good = np.isfinite(norms) & (norms > 0) & (norms < np.finfo(np.float32).max)
-    safe = np.where(good, norms, 1.0)
-    units = np.where(good[:, None], raw, 0) / safe[:, None]
-    return units.astype(np.float16), norms.astype(np.float32), good
 
 
 def frame_key(key: str, frame: int) -> str:

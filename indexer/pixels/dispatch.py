@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from indexer.errors import PixelError
-from indexer.pixels.failing import quiet
+from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.fit import square
-from indexer.pixels.frames import Frame
+from indexer.pixels.frames import Frame, FrameRequest
 from indexer.pixels.kinds import frames_of
 from indexer.pixels.limits import check_bytes
-from indexer.pixels.request import Request
 from indexer.pixels.sniff import sniff
 from indexer.types import Picture, PixelSpec
 
@@ -22,7 +21,7 @@ def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str | int = "al
     spec give the same pixels in every thread. Raises PixelError, for anything that is no readable image, and
     WindowError for a `spec.window` outside the documented forms; a damaged multi-frame file may give frames first.
     """
-    request = Request(frames, spec.window, spec.plane)
+    request = FrameRequest(frames, spec.window, spec.plane)
     _ = request.rules  # a window that cannot be read is an error of the request, not of this image
     check_bytes(len(data))
     quiet()
@@ -30,7 +29,7 @@ def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str | int = "al
         yield Picture(frame.index, square(frame.pixels, spec, frame.aspect), frame.flags)
 
 
-def _frames(data: bytes, suffix: str, spec: PixelSpec, request: Request) -> Iterator[Frame]:
+def _frames(data: bytes, suffix: str, spec: PixelSpec, request: FrameRequest) -> Iterator[Frame]:
     kind = sniff(data, suffix)
     if kind == "jpeg":
         from indexer.pixels.jpeg import jpeg_frames

@@ -1,11 +1,27 @@
-"""One decoded frame on its way to the encoder's square, and which frames of a file are wanted."""
+"""Which frames of a file are wanted, through which window, and one decoded frame before it is fitted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from indexer.errors import PixelError
+from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import UInt8
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """Everything but the bytes that the pixels of a frame depend on, before it is fitted to a square."""
+
+    frames: str | int = "all"  # all | first | middle | a frame's number
+    window: str = "file"
+    plane: str = "axial"  # of NIfTI volumes
+    isolated: bool = False  # are we in the process that may crash
+
+    @cached_property
+    def rules(self) -> tuple[WindowRule, ...]:
+        return parse_window(self.window)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import PixelError
-from indexer.pixels.frames import Frame
-from indexer.pixels.request import Request
+from indexer.pixels.frames import Frame, FrameRequest
 
 CPU_SECONDS = 3  # for one file, and more for a large one:
 CPU_SECONDS_PER_MB = 2
@@ -34,7 +33,7 @@ _HEAD = struct.Struct("<II")  # bytes of JSON, bytes of payload
 _TOOK_TOO_LONG = "decoder took too long"
 
 
-def isolated_frames(kind: str, data: bytes, request: Request) -> Iterator[Frame]:
+def isolated_frames(kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
     """The frames of `data`, decoded elsewhere. Raises PixelError as the decoder did, or for its crash."""
     worker = _take()
     whole = False
@@ -66,7 +65,7 @@ class _Worker:
         self.alive = True
         self._read_head(time.monotonic() + START_SECONDS)  # it says so when it is ready
 
-    def frames(self, kind: str, data: bytes, request: Request) -> Iterator[Frame]:
+    def frames(self, kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
         limit = int(CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6)
         head = json.dumps({"kind": kind, "request": asdict(request), "cpu_seconds": limit}).encode()
         self._write(_HEAD.pack(len(head), len(data)) + head, data)

@@ -24,10 +24,10 @@ def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
         if colour in ("CMYK", "YCCK"):
+            from indexer.pixels.frames import FrameRequest
             from indexer.pixels.raster import raster_frames
-            from indexer.pixels.request import Request
 
-            yield from raster_frames(data, "jpeg", Request("first"))
+            yield from raster_frames(data, "jpeg", FrameRequest("first"))
             return
         orientation, flags = exif_orientation(data)
         factor = _reduction(height, width, orientation, spec)
@@ -74,7 +74,7 @@ def exif_orientation(data: bytes) -> tuple[int, tuple[str, ...]]:
     block = _exif_block(data)
     if not block:
         return 1, ()
-    from indexer.pixels.failing import DECODER_ERRORS
+    from indexer.pixels.decoder_errors import DECODER_ERRORS
 
     try:
         from PIL import Image

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from indexer.pixels.frames import Frame
-from indexer.pixels.request import Request
+from indexer.pixels.frames import Frame, FrameRequest
 
 
-def frames_of(kind: str, data: bytes, request: Request) -> Iterator[Frame]:
+def frames_of(kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
     """The wanted frames of a file of one of `sniff`'s kinds but JPEG. Raises PixelError."""
     if kind == "dicom":
-        from indexer.pixels.dicom import dicom_frames
+        from indexer.pixels.dicom.frames import dicom_frames
 
         return dicom_frames(data, request)
     if kind == "tiff":

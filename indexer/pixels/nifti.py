@@ -10,18 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
-from indexer.pixels.failing import DECODER_ERRORS, named
-from indexer.pixels.frames import Frame, wanted
+from indexer.pixels.decoder_errors import DECODER_ERRORS, named
+from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import MAX_INFLATED, check_size
-from indexer.pixels.request import Request
 from indexer.pixels.window import PERCENTILES
 
 PLANES = ("axial", "coronal", "sagittal")
 _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis (of right-, anterior-, superior-going ones) cut across
 
 
-def nifti_frames(data: bytes, request: Request) -> Iterator[Frame]:
+def nifti_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
     """The slices across one axis, from inferior, posterior or left; the window is the whole volume's.
 
     A series of volumes (4-D) gives its first one, flagged. Raises PixelError.

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.pixels.failing import DECODER_ERRORS, named, raster_errors
-from indexer.pixels.frames import Frame, wanted
+from indexer.pixels.decoder_errors import DECODER_ERRORS, named, raster_errors
+from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import check_size
-from indexer.pixels.request import Request
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
@@ -26,7 +25,7 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the IHDR chunk
 
 
-def raster_frames(data: bytes, kind: str, request: Request) -> Iterator[Frame]:
+def raster_frames(data: bytes, kind: str, request: FrameRequest) -> Iterator[Frame]:
     """The frames of a file that Pillow reads. Raises PixelError."""
     try:
         image = _plugin(kind)(BytesIO(data))

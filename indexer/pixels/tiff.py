@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
-from indexer.pixels.failing import DECODER_ERRORS, named
-from indexer.pixels.frames import Frame, wanted
+from indexer.pixels.decoder_errors import DECODER_ERRORS, named
+from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import isolated_frames
 from indexer.pixels.jpeg import orient
 from indexer.pixels.limits import MAX_INFLATED, check_size
 from indexer.pixels.raster import over_black, raster_frames
-from indexer.pixels.request import Request
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
@@ -30,7 +29,7 @@ _STRAIGHT_ALPHA = 2
 _THUMBNAIL = 1  # NewSubfileType's lowest bit: a reduced copy of another page
 
 
-def tiff_frames(data: bytes, request: Request) -> Iterator[Frame]:
+def tiff_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
     """The pages of a TIFF, reduced copies left out, decoded elsewhere. Raises PixelError.
 
     A damaged directory can send tifffile through endless pages, and libtiff has a history of its own.

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from indexer.errors import PixelError
-from indexer.pixels.failing import quiet
+from indexer.pixels.decoder_errors import quiet
+from indexer.pixels.frames import FrameRequest
 from indexer.pixels.kinds import frames_of
-from indexer.pixels.request import Request
 
 MEMORY_BYTES = 8 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
 _HEAD = struct.Struct("<II")
@@ -30,7 +30,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         facts = json.loads(requests.read(size))
         data = requests.read(nbytes)
         _limit_cpu(facts["cpu_seconds"])
-        request = replace(Request(**facts["request"]), isolated=True)
+        request = replace(FrameRequest(**facts["request"]), isolated=True)
         try:
             for frame in frames_of(facts["kind"], data, request):
                 pixels = np.ascontiguousarray(frame.pixels)

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from indexer.archive.reader import read_shard
 from indexer.errors import InputError, PixelError, ReadError, sentence
-from indexer.reader import read_shard
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
 

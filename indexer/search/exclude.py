@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from indexer.errors import InputError, RowNotFound
 from indexer.search.snapshot import row_ids_of
-from indexer.store.store import EmbeddingStore, quoted
+from indexer.store.table import EmbeddingStore, quoted
 from indexer.types import Int64
 
 IN_LIST = 500  # values in one SQL list

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from indexer.errors import IndexerError, ReadError
 from indexer.search.queries import read_image
 from indexer.search.results import QueryHits, SearchResult
-from indexer.store.store import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
 from indexer.types import Hit, Int64, Picture, PixelSpec, Place, UInt8
 
 SIDE = 224  # pixels of a picture's square
@@ -151,7 +151,7 @@ def _stored(view: EmbeddingStore, row_ids: Int64, urls: dict[str, str], spec: Pi
 
 
 def _place(url: str | None, place: Place, spec: PixelSpec) -> Drawn:
-    from indexer.reader import read_place
+    from indexer.archive.reader import read_place
 
     if url is None:
         return Drawn(None, f"shard {place.shard} is not in the ledger")

@@ -32,7 +32,7 @@ class QueryImage:
 
 def read_image(path: Path) -> QueryImage:
     """Raises InputError."""
-    from indexer.reader import split_name
+    from indexer.archive.samples import split_name
 
     try:
         data = path.read_bytes()

@@ -16,7 +16,7 @@ from indexer.errors import IndexFileError, InputError, RowNotFound, StoreError
 from indexer.search.exclude import key_rows, rows_by_content, rows_of_values, same_value_rows
 from indexer.search.queries import QueryImage, image_vectors, unit
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
-from indexer.store.store import EmbeddingStore, is_remote, vector_block
+from indexer.store.table import EmbeddingStore, is_remote, vector_block
 from indexer.types import EncoderSpec, Float32, Hit, Int64
 
 MEMORY_BYTES = 4 << 30  # of vectors held where there is no index; a larger table is streamed for each search

@@ -12,7 +12,7 @@ from indexer.ann.exact import Block, Found, Resident, exact_topk, gather, merge,
 from indexer.ann.index import Allowed, VectorIndex, allow
 from indexer.ann.vectors import Rows
 from indexer.errors import IndexFileError, StoreError
-from indexer.store.store import EmbeddingStore, vector_block
+from indexer.store.table import EmbeddingStore, vector_block
 from indexer.types import Float16, Float32, Int64
 
 TAKE_ROWS = 65_536

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from indexer.store.durable import DiskSync, exists, make_directory, mend, newest_damage, writing
+from indexer.disk import DiskSync, make_directory
+from indexer.store.lance_errors import writing
 from indexer.store.lock import WriterLock
+from indexer.store.mend import exists, mend, newest_damage
 from indexer.store.schema import table_schema
 from indexer.types import EncoderSpec
 

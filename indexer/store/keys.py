@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from indexer.store.store import EmbeddingStore, quoted
-from indexer.store.tables import chunks
+from indexer.store.lance_calls import chunks
+from indexer.store.table import EmbeddingStore, quoted
 from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Int64, ShardResult
 
 

@@ -9,10 +9,12 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.disk import DiskSync
 from indexer.errors import InputError
-from indexer.store.durable import DiskSync, mend, writing
+from indexer.store.lance_errors import writing
+from indexer.store.mend import mend
 from indexer.store.schema import COLUMN_NAME, SYSTEM_COLUMNS
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 
 SHOWN = 3  # names of each side where nothing matches
 

@@ -8,10 +8,12 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from indexer.disk import DiskSync
 from indexer.errors import InputError
-from indexer.store.durable import DiskSync, mend, writing
-from indexer.store.store import EmbeddingStore, TextVectors, is_remote, join, quoted
-from indexer.store.tables import open_or_create
+from indexer.store.lance_calls import open_or_create
+from indexer.store.lance_errors import writing
+from indexer.store.mend import mend
+from indexer.store.table import EmbeddingStore, TextVectors, is_remote, join, quoted
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:

@@ -22,12 +22,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.disk import DiskSync
 from indexer.redact import redacted
-from indexer.store.durable import DiskSync, mend, taken_back, writing
 from indexer.store.keys import TableKeys
+from indexer.store.lance_calls import append, chunks, delete, open_or_create, require_whole
+from indexer.store.lance_errors import writing
+from indexer.store.mend import mend, taken_back
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
-from indexer.store.store import EmbeddingStore, join, quoted, vector_block
-from indexer.store.tables import append, chunks, delete, open_or_create, require_whole
+from indexer.store.table import EmbeddingStore, join, quoted, vector_block
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
 COMPACT_FRAGMENTS = 64  # small fragments gathered before they are merged; readers slow down past ~100

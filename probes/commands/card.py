@@ -14,7 +14,7 @@ from indexer.options import emit, json_option
 @json_option
 def command(result: Path, as_json: bool) -> None:
     """List the CLAIM and TRIPOD+AI items that RESULT answers by itself; the others say "not provided"."""
-    from probes.checklist import items
-    from probes.results import read_result
+    from probes.reporting.checklist import items
+    from probes.runs.result_files import read_result
 
     emit(items(read_result(result)), as_json=as_json)

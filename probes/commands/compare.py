@@ -35,11 +35,11 @@ def command(*, tables: str, probe: str, metric: str, out: Path | None, as_json: 
 
     Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
     """
-    from probes.answer import make_folder
-    from probes.compare import compare
-    from probes.compare_text import PAGE, comparison_html, comparison_text
+    from probes.outputs import make_folder
     from probes.progress import Progress
-    from probes.results import COMPARISON, write_result
+    from probes.reporting.comparison import PAGE, comparison_html, comparison_text
+    from probes.runs.compare import compare
+    from probes.runs.result_files import COMPARISON, write_result
 
     if options["table"] is not None:
         raise click.UsageError("name the tables with --tables, not --table.")

@@ -25,6 +25,6 @@ def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
 
     Every k of 1, 5, 10, 20, 50, 100, 200 comes from one exact search; validation rows choose among them.
     """
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("knn", options), out=out, as_json=as_json)

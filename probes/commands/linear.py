@@ -22,6 +22,6 @@ def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
 
     The numbers come with 95 % intervals that resample whole groups, beside what always calling the majority class gets.
     """
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("linear", options), out=out, as_json=as_json)

@@ -17,6 +17,6 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @click.option("--penalty", type=click.FloatRange(0, min_open=True), help="Fix alpha instead of choosing it.")
 def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
     """Fit one hidden layer of 256 rectified units; its L2 penalty alpha is chosen by inner validation."""
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("mlp", options), out=out, as_json=as_json)

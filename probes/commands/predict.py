@@ -10,7 +10,7 @@ import click
 from indexer.options import emit, json_option, table_option, where_option
 
 if TYPE_CHECKING:
-    from probes.predict import Unread
+    from probes.runs.predict import Unread
 
 
 @click.command("predict", short_help="Apply a fitted probe to rows of a table or to new images.")
@@ -43,9 +43,9 @@ def command(
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
     from indexer.store.labels import add_columns
-    from indexer.store.store import EmbeddingStore
-    from probes.bundle import read_bundle
-    from probes.predict import as_columns, check_column_name, predict_images, predict_table, predictions
+    from indexer.store.table import EmbeddingStore
+    from probes.runs.bundle import read_bundle
+    from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions
 
     if write is not None:  # before the work, not after it
         check_column_name(write)

@@ -17,6 +17,6 @@ from probes.options import make_request, probe_options, shuffle_option
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
 def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
     """Classify each test row by the nearest mean of the fitted classes, on centred unit rows."""
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("prototype", options), out=out, as_json=as_json)

@@ -18,10 +18,10 @@ def command(result: Path, html: Path | None, as_json: bool) -> None:
 
     Nothing is loaded from a network; plots are inline.
     """
-    from probes.answer import REPORT
-    from probes.compare_text import PAGE, comparison_html
-    from probes.report import report_html
-    from probes.results import is_comparison, read_comparison, read_result
+    from probes.outputs import REPORT
+    from probes.reporting.comparison import PAGE, comparison_html
+    from probes.reporting.html import report_html
+    from probes.runs.result_files import is_comparison, read_comparison, read_result
 
     folder = result if result.is_dir() else result.parent
     if is_comparison(result):

@@ -19,10 +19,10 @@ def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> 
 
     Reproduced is: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
     """
-    from probes.bundle import SPEC
     from probes.progress import Progress
-    from probes.rerun import rerun, rerun_comparison
-    from probes.results import is_comparison, read_comparison, read_result
+    from probes.runs.bundle import SPEC
+    from probes.runs.rerun import rerun, rerun_comparison
+    from probes.runs.result_files import is_comparison, read_comparison, read_result
 
     folder = result if result.is_dir() else result.parent
     if is_comparison(result):

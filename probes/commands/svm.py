@@ -27,6 +27,6 @@ def command(*, kernel: str, out: Path | None, as_json: bool, **options: Any) -> 
 
     Decision values become probabilities by a softmax at a temperature that is fitted on held-out rows.
     """
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("svm" if kernel == "linear" else "svm-rbf", options), out=out, as_json=as_json)

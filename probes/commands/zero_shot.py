@@ -18,6 +18,6 @@ def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
 
     Nothing is trained. Held-out rows serve the temperature and the operating points alone.
     """
-    from probes.answer import answer
+    from probes.outputs import answer
 
     answer(make_request("zero-shot", options), out=out, as_json=as_json)

@@ -30,9 +30,10 @@ CAPABILITIES_3 = 0x20080522  # of capset(2)
 HEAVY = (
     "indexer.commands.index", "indexer.commands.failures", "indexer.commands.optimize", "indexer.commands.labels",
     "indexer.commands.build_ann", "indexer.commands.pack", "indexer.commands.info", "indexer.commands.search",
-    "indexer.encoders.timm_models", "indexer.encoders.cpu", "indexer.pipeline.retry", "indexer.search.maintain",
+    "indexer.encoders.families.timm_models", "indexer.encoders.backends.cpu", "indexer.pipeline.retry",
+    "indexer.search.index_build",
     "indexer.search.searcher", "indexer.search.queries", "indexer.pack.run", "indexer.store.writer", "lancedb",
-    "indexer.pixels.dicom", "indexer.encoders.hub", "rich.progress", "pyarrow.csv", "pyarrow.parquet",
+    "indexer.pixels.dicom.frames", "indexer.encoders.families.hub", "rich.progress", "pyarrow.csv", "pyarrow.parquet",
     "torchvision.transforms.v2.functional", "simplejpeg", "pydicom",
 )  # fmt: skip
 

@@ -115,7 +115,7 @@ def _other_compressions(data: bytes) -> list[bytes]:
 
 
 def _tar(folder: Path) -> Attack:
-    from indexer.reader import read_shard
+    from indexer.archive.reader import read_shard
 
     path = folder / "shard.tar"
 
@@ -129,9 +129,9 @@ def _tar(folder: Path) -> Attack:
 
 def _indexed(folder: Path) -> Callable[[list[tuple[bytes, bytes]], int], str]:
     """Index members as one shard into a fresh table each hundred shards; rows and failures must add up."""
+    from indexer.archive.reader import read_place
     from indexer.pipeline.run import RunOptions, index
-    from indexer.reader import read_place
-    from indexer.store.store import PLACE_COLUMNS, EmbeddingStore, place_of
+    from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
     from tests.fakes import FakeEncoder
 
     encoder, number = FakeEncoder(), [0]
@@ -208,7 +208,7 @@ def _manifest(folder: Path) -> Attack:
 
 def _index_directory(folder: Path) -> Path:
     from indexer.ann.choose import Goal
-    from indexer.search.maintain import build_index
+    from indexer.search.index_build import build_index
     from tests.tables import make_table, unit_rows
 
     if not (folder / "t.faiss").exists():
@@ -261,8 +261,8 @@ def _bundle(folder: Path) -> Path:
 
 def _probe_file(name: str) -> Callable[[Path], Attack]:
     def prepare(folder: Path) -> Attack:
-        from probes.bundle import read_bundle
-        from probes.predict import score_rows
+        from probes.runs.bundle import read_bundle
+        from probes.runs.predict import score_rows
         from tests.tables import unit_rows
 
         target, rows = _bundle(folder), unit_rows(5, 8)

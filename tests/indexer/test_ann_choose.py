@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from indexer.ann.choose import Goal, choose, predicted_seconds
-from indexer.ann.drawn import draw
 from indexer.ann.index import Searchable
 from indexer.ann.kinds import CANDIDATES, KINDS, add_rows, empty_index, float_blocks, nearest, train_centroids
+from indexer.ann.sampling import draw
 from indexer.ann.tune import lists_needed, truth_of
 from indexer.ann.vectors import Rows
-from indexer.search.maintain import build_index
+from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher, SearchOptions
 from tests.tables import keys_of, make_table, nearest_keys, unit_rows
 

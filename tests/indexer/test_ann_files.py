@@ -16,12 +16,12 @@ from indexer.ann.choose import Goal
 from indexer.ann.index import load
 from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreLocked
-from indexer.search import maintain
+from indexer.search import index_build as maintain
 from indexer.search import searcher as searcher_module
-from indexer.search.maintain import build_index, refresh_index
+from indexer.search.index_build import build_index, refresh_index
 from indexer.search.searcher import Searcher
 from indexer.store.lock import WriterLock
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.tables import add_shard, keys_of, make_table, unit_rows
 
 VECTORS = unit_rows(400, 16)

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from indexer.ann.choose import Goal
 from indexer.ann.index import load
 from indexer.ann.kinds import CANDIDATES, EXACT
-from indexer.search.maintain import build_index, refresh_index
+from indexer.search.index_build import build_index, refresh_index
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.tables import add_shard, all_row_ids, keys_of, make_table, nearest_keys, unit_rows
 
 KINDS = [EXACT.name, *(kind.name for kind in CANDIDATES)]

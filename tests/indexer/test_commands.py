@@ -13,7 +13,7 @@ import pyarrow.csv
 import pytest
 
 from indexer.cli import COMMANDS
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, shard, write_tar
 from tests.commands import call
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer.archive.shards import find_shards
 from indexer.doctor import decoders
 from indexer.doctor import trial as trials
 from indexer.doctor.machine import quickest
 from indexer.doctor.specimens import LEVELS, SYNTAXES, dicom, files
-from indexer.encoders import hub
+from indexer.encoders.families import hub
 from indexer.errors import InputError
-from indexer.pixels.dicom_stored import PLUGINS, UNCOMPRESSED
-from indexer.shards import find_shards
+from indexer.pixels.dicom.stored import PLUGINS, UNCOMPRESSED
 from indexer.types import Picture
 from tests.archives import archive, png, write_tar
 from tests.commands import call

@@ -16,7 +16,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from indexer.encoders import catalogue, hub, load, load_spec, weights
+from indexer.encoders import catalogue, load, load_spec
+from indexer.encoders.families import hub, weights
 from indexer.encoders.loading import find
 from indexer.errors import EncoderError, EncoderMismatch, NoTextTower, UnknownEncoder, WeightsMismatch, WeightsNotFound
 from indexer.types import PixelSpec

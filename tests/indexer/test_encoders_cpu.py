@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from indexer.encoders import load
-from indexer.encoders.cpu_attention import AttentionInParts
-from indexer.encoders.rewriting import packed
+from indexer.encoders.backends.cpu_attention import AttentionInParts
+from indexer.encoders.rewritings.apply import packed
 from indexer.encoders.rewritings.packed import can_pack
 
 SIZE = 64

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.encoders import cuda, weights
-from indexer.encoders.cpu import CpuBackend
-from indexer.encoders.cuda import CudaLane
+from indexer.encoders.backends import cuda
+from indexer.encoders.backends.cpu import CpuBackend
+from indexer.encoders.backends.cuda import CudaLane
+from indexer.encoders.backends.slots import SlottedBackend
+from indexer.encoders.families import weights
 from indexer.encoders.loading import find
-from indexer.encoders.slots import SlottedBackend
 from indexer.errors import EncoderError
 
 CPU = torch.device("cpu")

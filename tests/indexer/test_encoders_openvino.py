@@ -15,8 +15,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from indexer.cores import cores
 from indexer.encoders import load, load_spec, precision_check
-from indexer.encoders.cores import cores
 from indexer.errors import EncoderError, EncoderMismatch
 from tests.indexer.models import clip_directory, lowest_cosine, pictures, squares
 

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import save_file
 
 from indexer.encoders import load, precision_check
-from indexer.encoders.catalogue import bundled_weights
+from indexer.encoders.families.catalogue import bundled_weights
 from tests.indexer.models import MEAN, STD, TEXT, VISION, clip_directory, lowest_cosine, pictures, squares
 
 

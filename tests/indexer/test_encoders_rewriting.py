@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import nn
 
-from indexer.encoders import rewriting
-from indexer.encoders.openclip import REWRITINGS
+from indexer.encoders.families.openclip import REWRITINGS
+from indexer.encoders.rewritings import apply as rewriting
 
 SIZE = 64
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.encoders.slots import SLOTS, SlottedBackend, largest_batch
+from indexer.encoders.backends.slots import SLOTS, SlottedBackend, largest_batch
 from indexer.errors import EncoderError
 
 SIZE, DIM = 4, 3

@@ -13,7 +13,7 @@ from indexer.commands.text import command as text
 from indexer.encoders import load
 from indexer.encoders.prompts import class_vectors, read_prompts
 from indexer.errors import InputError, NoTextTower
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
 from tests.indexer.models import clip_directory
 

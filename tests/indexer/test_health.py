@@ -14,9 +14,9 @@ import pytest
 from indexer.ann.choose import Goal
 from indexer.ann.manifest import read_manifest
 from indexer.health import HealthReport, health
-from indexer.search.maintain import build_index
+from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests import tables
 from tests.commands import call
 from tests.tables import add_shard, keys_of, make_table, unit_rows

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.commands import call
 from tests.tables import make_table, unit_rows
 

@@ -9,9 +9,9 @@ import tracemalloc
 
 import pytest
 
+from indexer.archive.shards import find_shards
 from indexer.pipeline.run import index
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.archives import png, write_tar
 from tests.fakes import FakeEncoder
 
@@ -22,7 +22,7 @@ import psutil
 import indexer.pipeline.stages as stages
 import indexer.pipeline.worker as worker
 from indexer.pipeline.run import Hooks, RunOptions, index
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.types import Picture, Sample, Shard
 from tests.fakes import FakeEncoder
 
@@ -87,7 +87,7 @@ def test_a_batch_of_large_files_does_not_keep_their_bytes(tmp_path, monkeypatch)
 FAULTS = """
 import resource
 import numpy as np
-from indexer.pipeline.heap import keep_freed_memory
+from indexer.malloc import keep_freed_memory
 
 def pages(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

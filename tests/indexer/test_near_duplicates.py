@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.ann import pairs as ann_pairs
-from indexer.ann.pairs import close_pairs
+from indexer.duplicates import pairs as ann_pairs
+from indexer.duplicates.find import NearOptions, find_near_duplicates
+from indexer.duplicates.pairs import close_pairs
 from indexer.errors import InputError
-from indexer.near_duplicates import NearOptions, find_near_duplicates
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.commands import call
 from tests.tables import add_shard, make_table, unit_rows
 

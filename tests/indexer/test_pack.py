@@ -18,14 +18,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from indexer.archive.reader import read_shard
+from indexer.archive.samples import split_name
+from indexer.archive.shards import find_shards
 from indexer.errors import InputError
 from indexer.pack.plan import safe
 from indexer.pack.run import PackOptions, pack
 from indexer.pack.secret import KeyedHash
 from indexer.pixels import decode
-from indexer.pixels.failing import quiet
-from indexer.reader import read_shard, split_name
-from indexer.shards import find_shards
+from indexer.pixels.decoder_errors import quiet
 from indexer.types import Failure, PixelSpec, Sample
 from tests.hidden import without
 from tests.pictures import DICOM, deep, dicom, encoded, listed, members, samples, scene
@@ -447,7 +448,7 @@ def test_a_table_that_is_not_there_is_told_so(tmp_path, secret, name):
 
 
 def test_files_that_vanish_while_packing_are_named(tmp_path, secret, monkeypatch):
-    from indexer.pack.source import Folder
+    from indexer.pack.folder import Folder
 
     source = write(tmp_path / "in", {"a.png": encoded(scene(), "PNG"), "b.png": encoded(scene(), "PNG")})
     read = Folder.read

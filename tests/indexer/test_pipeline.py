@@ -13,12 +13,12 @@ import lancedb
 import numpy as np
 import pytest
 
+from indexer.archive.shards import find_shards
 from indexer.errors import EncoderMismatch, ShardChanged, StoreLocked, TooManyFailures
 from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, RunOptions, index
 from indexer.pixels import decode
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import ShardResult
 from tests.archives import archive, png, shard, write_tar

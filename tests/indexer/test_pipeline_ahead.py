@@ -11,14 +11,14 @@ from itertools import chain
 
 import pytest
 
+from indexer.archive.reader import read_shard
+from indexer.archive.shards import find_shards
 from indexer.errors import CutShard
-from indexer.pipeline import ahead
-from indexer.pipeline.ahead import ReadAhead
-from indexer.pipeline.jobs import StopRun
+from indexer.pipeline import prefetch as ahead
+from indexer.pipeline.in_flight import StopRun
+from indexer.pipeline.prefetch import ReadAhead
 from indexer.pipeline.run import index
-from indexer.reader import read_shard
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.types import Sample, Shard
 from tests.archives import archive
 from tests.fakes import FakeEncoder

@@ -12,22 +12,22 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from indexer.archive.shards import find_shards
 from indexer.commands.index import command as index_command
-from indexer.encoders import device as encoder_device
 from indexer.encoders import load
+from indexer.encoders.backends import device as encoder_device
 from indexer.errors import EncoderError
 from indexer.pipeline import stages
 from indexer.pipeline.run import index
 from indexer.pixels import decode
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.types import PixelSpec
 from tests.archives import picture, png, write_tar
 from tests.fakes import FakeEncoder
 
 pytest.importorskip("torchcodec", reason="the gpu extra is not installed")
-from indexer.pipeline import gpu_decoder
-from indexer.pipeline.gpu_decoder import GpuDecoder
+from indexer.pixels import jpeg_gpu as gpu_decoder
+from indexer.pixels.jpeg_gpu import GpuDecoder
 
 SPEC = PixelSpec(32, 36, "bicubic", "crop")
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from indexer.encoders.cores import cores
+from indexer.cores import cores
 from indexer.pipeline import report
 from indexer.pipeline.report import bottleneck
 from indexer.types import StageTime

@@ -17,12 +17,12 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from indexer.errors import PixelError
 from indexer.pixels import decode
-from indexer.pixels.dicom import read_dataset
-from indexer.pixels.dicom_grey import grey_scale
-from indexer.pixels.dicom_stored import stored_frames
-from indexer.pixels.failing import quiet
+from indexer.pixels.decoder_errors import quiet
+from indexer.pixels.dicom.frames import read_dataset
+from indexer.pixels.dicom.grey import grey_scale
+from indexer.pixels.dicom.stored import stored_frames
+from indexer.pixels.frames import FrameRequest
 from indexer.pixels.kinds import frames_of
-from indexer.pixels.request import Request
 from indexer.types import PixelSpec
 from tests.pictures import DICOM, deep, dicom, dicom_file, encoded, scene
 
@@ -39,7 +39,7 @@ def stored(name: str) -> np.ndarray:
 def shown(data: bytes, frames: str | int = "first", **request) -> np.ndarray:
     """The picture at its own size."""
     quiet()
-    return next(frames_of("dicom", data, Request(frames, **request))).pixels
+    return next(frames_of("dicom", data, FrameRequest(frames, **request))).pixels
 
 
 def square(data: bytes, size: int, **spec):
@@ -181,7 +181,7 @@ def test_frames_of_eight_bit_jpeg_are_what_pillow_reads_in_them(photometric):
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     file = io.BytesIO()
     dataset.save_as(file)
-    frames = [frame.pixels for frame in frames_of("dicom", file.getvalue(), Request("all"))]
+    frames = [frame.pixels for frame in frames_of("dicom", file.getvalue(), FrameRequest("all"))]
     for found, stream in zip(frames, streams, strict=True):
         truth = np.asarray(Image.open(io.BytesIO(stream)))
         assert np.array_equal(found, 255 - truth if photometric == "MONOCHROME1" else truth)

@@ -19,9 +19,9 @@ from PIL import Image
 
 from indexer.errors import PixelError
 from indexer.pixels import decode
+from indexer.pixels.frames import FrameRequest
 from indexer.pixels.isolated import isolated_frames
 from indexer.pixels.limits import MAX_PIXELS
-from indexer.pixels.request import Request
 from indexer.types import PixelSpec
 from tests.mutations import mutated
 from tests.pictures import deep, dicom, dicom_file, encoded, scene, tiff
@@ -119,14 +119,14 @@ def test_a_decoder_that_crashes_its_process_costs_that_image_only():
 def test_a_decoder_that_is_killed_is_named_and_replaced():
     data = tiff(np.stack([deep(400, 400, seed=n) for n in range(40)]), photometric="minisblack")
     before = set(psutil.Process().children())
-    frames = isolated_frames("tiff", data, Request())
+    frames = isolated_frames("tiff", data, FrameRequest())
     next(frames)
     mine = set(psutil.Process().children()) - before or before
     for child in mine:
         os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(PixelError, match="decoder crashed: SIGKILL"):
         list(frames)
-    assert len(list(isolated_frames("tiff", data, Request()))) == 40
+    assert len(list(isolated_frames("tiff", data, FrameRequest()))) == 40
 
 
 def test_a_decoder_that_never_ends_is_stopped_by_its_cpu_limit(monkeypatch):

@@ -8,9 +8,10 @@ import tarfile
 
 import pytest
 
+from indexer.archive.reader import read_place, read_shard
+from indexer.archive.samples import split_name
+from indexer.archive.shards import find_shards
 from indexer.errors import CutShard, InputError, NotATar, ShardNotFound
-from indexer.reader import read_place, read_shard, split_name
-from indexer.shards import find_shards
 from indexer.types import Failure, Place, Sample
 
 

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
+from indexer.archive.shards import find_shards
 from indexer.errors import TooManyFailures
-from indexer.pipeline.record import runs
 from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, RunOptions, index
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.pipeline.run_record import runs
+from indexer.store.table import EmbeddingStore
 from tests.archives import archive, shard, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder

@@ -11,11 +11,11 @@ import pytest
 from indexer.ann import index as ann_index
 from indexer.ann.choose import Goal
 from indexer.errors import BadFilter, EncoderMismatch, InputError, RowNotFound
-from indexer.search.maintain import build_index
+from indexer.search.index_build import build_index
 from indexer.search.queries import QueryImage, load_vectors
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
 from tests.tables import add_shard, keys_of, make_table, nearest_keys, unit, unit_rows
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageFont
 
 import indexer.encoders
+from indexer.archive.shards import find_shards
 from indexer.pipeline.run import index
 from indexer.search.pages import fitted
-from indexer.shards import find_shards
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.archives import archive, picture, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder

@@ -9,7 +9,7 @@ import pytest
 from indexer.errors import BadFilter, InputError, NewerFormat, RowNotFound, StoreError, StoreNotFound
 from indexer.store.keys import KeySet
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore, TextVectors, place_of, table_names
+from indexer.store.table import EmbeddingStore, TextVectors, place_of, table_names
 from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult

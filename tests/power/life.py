@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.ann.build import Goal
+from indexer.archive.shards import find_shards
 from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, Progress, RunOptions, index
-from indexer.search.maintain import build_index, refresh_index
-from indexer.shards import find_shards
+from indexer.search.index_build import build_index, refresh_index
 from indexer.store import writer
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore, TextVectors
+from indexer.store.table import EmbeddingStore, TextVectors
 from indexer.store.text import write_text
 from indexer.types import Float32
 from tests.archives import png, write_tar

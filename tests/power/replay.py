@@ -12,7 +12,7 @@ from pathlib import Path
 
 from indexer.errors import IndexerError
 from indexer.search.searcher import Searcher
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from tests.power.disk import ALL, LENGTHS, NAMES, NONE, Disk, lay_out, some
 from tests.power.life import CHANGED, STEPS, TOUCHES, do, of_shards, state

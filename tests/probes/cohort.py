@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.tables import make_table
 
 DIM = 12

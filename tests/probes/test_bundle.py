@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore
-from probes.bundle import read_bundle
-from probes.predict import score_rows
+from indexer.store.table import EmbeddingStore
+from probes.runs.bundle import read_bundle
+from probes.runs.predict import score_rows
 from tests.commands import call
 from tests.probes.cohort import make_cohort, rows_of
 from tests.probes.test_results import FINDING
@@ -103,7 +103,7 @@ def test_a_rerun_notices_a_changed_number_and_a_changed_weight(db, tmp_path):
     assert done.code == 1
     assert [d.split(":")[0] for d in done.json["differences"]] == ["test.metrics.auc_macro.value"]
     (tmp_path / "result.json").write_text(text)
-    from probes.bundle import write_bundle
+    from probes.runs.bundle import write_bundle
 
     weights = bundle.model.arrays["W"] * (1 + 1e-5)
     write_bundle(replace(bundle, model=replace(bundle.model, arrays=bundle.model.arrays | {"W": weights})), tmp_path)

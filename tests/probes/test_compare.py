@@ -12,9 +12,9 @@ import pytest
 from MLstatkit import Delong_test
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from indexer.store.store import EmbeddingStore
-from probes.intervals import draw
-from probes.splits import hash_split
+from indexer.store.table import EmbeddingStore
+from probes.cohort.splits import hash_split
+from probes.evaluation.bootstrap import draw
 from tests.commands import call
 from tests.probes.cohort import make_rows, rows_of, unit
 from tests.probes.test_rows import ILL, QUICK, probe

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from probes.metrics import macro_auc
-from probes.records import Request
-from probes.run import run
-from probes.scaling import ScaledRows, Vectors
-from probes.scoring import Resampling, score
-from probes.truth import class_truth, probabilities
+from probes.cohort.scaling import ScaledRows, Vectors
+from probes.cohort.truth import class_truth, probabilities
+from probes.evaluation.metrics import macro_auc
+from probes.evaluation.scoring import Resampling, score
+from probes.request import ProbeRequest
+from probes.runs.run import run
 from tests.probes.cohort import make_rows, unit
 
 LOW, HIGH = 0.92, 0.98
@@ -109,7 +109,7 @@ def fitted_probe_is_held(folder: Path, seed: int) -> bool:
     vectors, ill, owner = images(rng, 750, 5)  # a fifth of them, about 150, are tested on
     rows = [{"patient": f"p{p}", "ill": int(y)} for p, y in zip(owner, ill, strict=True)]
     make_rows(folder, vectors, rows)
-    outcome = run(Request(str(folder), "linear", ("ill",), group="patient", seed=seed, salt=str(seed)))
+    outcome = run(ProbeRequest(str(folder), "linear", ("ill",), group="patient", seed=seed, salt=str(seed)))
     fresh, truth, _ = images(rng, FRESH, 1)
     features = ScaledRows(Vectors(unit(fresh)), np.arange(FRESH), outcome.trained.scaler).whole()
     p = probabilities(outcome.trained.model.logits(features), False)

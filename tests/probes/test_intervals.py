@@ -9,10 +9,10 @@ import pytest
 from MLstatkit import Delong_test
 from scipy.stats import norm
 
-from probes.delong import delong
-from probes.intervals import draw, holm, interval, paired_p, replicate
-from probes.metrics import evaluator
-from probes.truth import class_truth
+from probes.cohort.truth import class_truth
+from probes.evaluation.bootstrap import draw, holm, interval, paired_p, replicate
+from probes.evaluation.delong import delong
+from probes.evaluation.metrics import evaluator
 
 
 def two_columns(score):
@@ -57,7 +57,7 @@ def test_a_class_of_three_in_two_hundred_gets_an_interval():
     y = np.zeros(200, int)
     y[:3] = 1
     measured = evaluator(two_columns(rng.standard_normal(200) + 2 * y), class_truth(y, ("no", "yes")), np.arange(200))
-    found = interval(measured.point()["auc_macro"], replicate(measured, 200, seed=0)["auc_macro"])
+    found = interval(measured.point()["auc_macro"], replicate(measured, 200, replicates=2000, seed=0)["auc_macro"])
     assert found.low < found.value < found.high
     assert 0.02 < found.dropped / 2000 < 0.09  # (1 - 3/200)^200 = .049 have no positive
 
@@ -128,6 +128,8 @@ def test_intervals_by_patient_are_wider_than_by_row():
     widths = []
     for members in (groups, np.arange(len(y))):
         measured = evaluator(two_columns(score), target, members)
-        low, high = np.percentile(replicate(measured, measured.groups, seed=0)["auc"][:, 1], [2.5, 97.5])
+        low, high = np.percentile(
+            replicate(measured, measured.groups, replicates=2000, seed=0)["auc"][:, 1], [2.5, 97.5]
+        )
         widths.append(high - low)
     assert 1.5 < widths[0] / widths[1] < 2.5

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from probes.knn import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
-from probes.search import top_k
-from probes.truth import class_truth, label_truth, probabilities
+from probes.cohort.truth import class_truth, label_truth, probabilities
+from probes.compute.exact_search import top_k
+from probes.fitting.votes import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
 
 TRAIN = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0], [0.6, 0.8]], np.float32)
 TRUTH = class_truth(np.array([0, 0, 1, 2, 1]), ("a", "b", "c"))

@@ -9,12 +9,12 @@ from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 
 from indexer.errors import ProbeError
-from probes.fitting import Recipe, fit
-from probes.models import Model
-from probes.scaling import Vectors, features, fit_scaler
-from probes.select import choose_penalty
-from probes.sweep import Candidate, choose, sweep_decades, sweep_values
-from probes.truth import class_truth, label_truth, probabilities
+from probes.cohort.scaling import Vectors, features, fit_scaler
+from probes.cohort.truth import class_truth, label_truth, probabilities
+from probes.fitting.estimators import Recipe, fit
+from probes.fitting.models import Model
+from probes.fitting.selection import choose_penalty
+from probes.fitting.sweep import Candidate, choose, sweep_decades, sweep_values
 
 
 def blobs(n=90, dim=5, classes=3, seed=0):

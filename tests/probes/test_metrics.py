@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from probes.calibration import at_bound, calibration, fit_temperature, log_loss
-from probes.metrics import confusion, evaluator, macro_auc, micro_auc, ovo_macro_auc
-from probes.truth import class_truth, label_truth, probabilities
+from probes.cohort.truth import class_truth, label_truth, probabilities
+from probes.evaluation.calibration import at_bound, calibration, fit_temperature, log_loss
+from probes.evaluation.metrics import confusion, evaluator, macro_auc, micro_auc, ovo_macro_auc
 
 P = np.array(
     [[.9, .05, .05], [.6, .3, .1], [.2, .7, .1], [.34, .33, .33],

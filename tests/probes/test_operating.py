@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probes.operating import choose_threshold, ppv_at, rates_evaluator
-from probes.scoring import Resampling, by_group
-from probes.subgroups import gaps, subgroup_results
-from probes.truth import class_truth
+from probes.cohort.truth import class_truth
+from probes.evaluation.operating import choose_threshold, ppv_at, rates_evaluator
+from probes.evaluation.scoring import Resampling, by_group
+from probes.evaluation.subgroups import gaps, subgroup_results
 
 Y = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 0]) == 1
 S = np.array([0.1, 0.2, 0.3, 0.35, 0.8, 0.3, 0.6, 0.7, 0.9, 0.05])

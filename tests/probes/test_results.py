@@ -8,9 +8,9 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
-from indexer.store.store import EmbeddingStore
-from probes.few_shot import patient_order, shots
-from probes.splits import hash_split
+from indexer.store.table import EmbeddingStore
+from probes.cohort.splits import hash_split
+from probes.fitting.few_shot import patient_order, shots
 from tests.commands import call
 from tests.probes.cohort import FINDINGS, make_cohort, make_rows, rows_of
 from tests.probes.test_rows import ILL, probe

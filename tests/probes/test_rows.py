@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.store.labels import add_columns
-from indexer.store.store import EmbeddingStore
+from indexer.store.table import EmbeddingStore
 from tests.commands import call
 from tests.probes.cohort import DIM, make_cohort, make_rows, rows_of, unit
 from tests.tables import add_shard

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from probes.run import warnings_of_calls
-from probes.text import number
+from probes.reporting.text import number
+from probes.runs.run import warnings_of_calls
 from tests.commands import call
 from tests.probes.cohort import make_cohort, make_separable
 from tests.probes.test_rows import ILL, probe

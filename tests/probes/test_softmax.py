@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from probes.scaling import ScaledRows, Vectors, features, fit_scaler
-from probes.softmax import Task, minimise
+from probes.cohort.scaling import ScaledRows, Vectors, features, fit_scaler
+from probes.fitting.softmax import Task, minimise
 
 
 def embeddings(n=600, dim=24, classes=3, seed=0):
@@ -58,7 +58,7 @@ def test_fewer_rows_than_features_and_hardly_a_penalty_still_has_the_minimum(cla
 def test_blocks_give_the_same_sums_as_the_whole(monkeypatch):
     x, y = embeddings(n=500)
     whole = minimise(task(x, y, 1.0), None, tol=1e-9, iterations=5000)
-    monkeypatch.setattr("probes.softmax.BLOCK_BYTES", 8 * x.shape[1] * 7)  # 7 rows
+    monkeypatch.setattr("probes.fitting.softmax.BLOCK_BYTES", 8 * x.shape[1] * 7)  # 7 rows
     blocks = [minimise(task(x, y, 1.0), None, tol=1e-9, iterations=5000) for _ in range(2)]
     assert blocks[0].coef == pytest.approx(whole.coef, abs=1e-6)
     assert (blocks[0].coef == blocks[1].coef).all()  # whatever thread was quicker

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import ProbeError
-from probes.audit import audit, near_duplicates
-from probes.splits import (
+from probes.cohort.splits import (
     Split,
     check_groups,
     column_split,
@@ -24,7 +23,8 @@ from probes.splits import (
     stratified_split,
     without_duplicates,
 )
-from probes.truth import class_truth
+from probes.cohort.truth import class_truth
+from probes.evaluation.leakage import audit, near_duplicates
 
 
 def sides(split, groups):
@@ -60,7 +60,7 @@ def test_new_patients_never_move_an_old_one():
 
 def test_the_same_seed_splits_alike_in_another_process():
     code = (
-        "import numpy as np, json; from probes.splits import stratified_split;"
+        "import numpy as np, json; from probes.cohort.splits import stratified_split;"
         "r = np.random.default_rng(3); g = r.integers(0, 40, 300);"
         "print(json.dumps(stratified_split(r.integers(0, 3, 300), g, 11).test.tolist()))"
     )
@@ -138,7 +138,7 @@ def test_a_copy_of_the_same_group_is_no_leak():
 
 def test_audit_counts_levels_and_label_agreement():
     fitted, test = class_truth(np.array([0, 0, 1]), ("a", "b")), class_truth(np.array([0, 1, 1, 0]), ("a", "b"))
-    found = audit(np.array([0.9995, 0.992, -np.inf, 0.96], np.float32), np.array([0, 1, -1, 2]), test, fitted)
+    found = audit(np.array([0.9995, 0.992, -np.inf, 0.96], np.float32), np.array([0, 1, -1, 2]), test, fitted, 0.99)
     assert [level.rows for level in found.levels] == [1, 1, 2, 2, 3]
     assert found.levels[2].label_agreement == 0.5
     assert found.chance_agreement == 0.5

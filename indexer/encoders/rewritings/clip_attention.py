@@ -13,8 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from indexer.encoders.rewritings import Undo
-from indexer.encoders.rewritings.heads import attended, has_one_weight
-from indexer.encoders.rewritings.layers import linear
+from indexer.encoders.rewritings.layers import attended, has_one_weight, linear
 
 
 def clip_attention(network: nn.Module) -> Undo:

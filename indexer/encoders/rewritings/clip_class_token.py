@@ -10,8 +10,7 @@ from torch import nn
 
 from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.class_token import for_class_token
-from indexer.encoders.rewritings.heads import FirstAmongAll, attended, has_one_weight
-from indexer.encoders.rewritings.layers import linear
+from indexer.encoders.rewritings.layers import FirstAmongAll, attended, has_one_weight, linear
 
 
 def clip_class_token(network: nn.Module) -> Undo:

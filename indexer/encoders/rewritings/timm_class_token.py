@@ -10,7 +10,7 @@ from torch import nn
 
 from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.class_token import for_class_token
-from indexer.encoders.rewritings.heads import FirstAmongAll, attended
+from indexer.encoders.rewritings.layers import FirstAmongAll, attended
 
 
 def timm_class_token(network: nn.Module) -> Undo:

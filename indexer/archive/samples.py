@@ -1,0 +1,111 @@
+"""Members of a shard → samples: keys and suffixes of names, and an image gathered with the metadata beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from indexer.types import IMAGE_SUFFIXES, Failure, Sample
+
+METADATA_SUFFIXES = ("json", "txt", "cls")
+SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
+
+
+def plain_name(name: str) -> str:
+    """A file's or member's name as text: bytes that are no UTF-8 (old archives have them) are escaped as in URLs."""
+    return SURROGATES.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
+def image_suffix(name: str) -> str | None:
+    """The suffix of an image's file name, "" for a name without one (DICOM trees); None for anything else."""
+    last = PurePosixPath(name).name.lower()
+    if last.endswith(".nii.gz"):
+        return "nii.gz"
+    stem, dot, suffix = last.rpartition(".")
+    if not dot or not stem:
+        return ""
+    if suffix in IMAGE_SUFFIXES:
+        return suffix
+    return "" if suffix.isdigit() else None  # 1.2.840.113619: a UID is a name without a suffix
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, suffix) of a member: cut at the last dot, and only where a known suffix stands behind it.
+
+    So `1.2.840.1.dcm` and `1.2.840.2.dcm` are two samples, and `1.2.840.3` keeps its whole name.
+    """
+    suffix = image_suffix(name)
+    if suffix:
+        return name[: -len(suffix) - 1], suffix
+    stem, dot, last = name.rpartition(".")
+    if dot and suffix is None:
+        return stem, last.lower()
+    return name, ""
+
+
+class Group:
+    """The members of one sample, gathered until the key changes."""
+
+    def __init__(self, shard: str, key: str) -> None:
+        self.shard, self.key = shard, key
+        self.image: tuple[str, str, int, bytes] | None = None
+        self.metadata: dict[str, Any] = {}
+        self.failures: list[Failure] = []
+        self.bad_metadata = ""
+        self.members: list[str] = []
+
+    def add(self, name: str, suffix: str, offset: int, data: bytes) -> None:
+        self.members.append(name)
+        if image_suffix(name) is not None:
+            if self.image is None:
+                self.image = (name, suffix, offset, data)
+            else:
+                detail = f"{name}: the sample's image is {self.image[0]}"
+                self.fail("second image in one sample", detail, offset, len(data), suffix, name)
+        elif suffix == "json":
+            try:
+                fields = _json(data)
+                if not isinstance(fields, dict):
+                    raise ValueError("not an object")
+                self.metadata.update(fields)
+            except (ValueError, RecursionError) as error:
+                self.bad_metadata = f"{name}: {error}"
+        elif suffix in METADATA_SUFFIXES:
+            text = data.decode("utf-8", "replace").strip()
+            self.metadata[suffix] = int(text) if suffix == "cls" and text.isascii() and text.isdigit() else text
+
+    def fail(
+        self, reason: str, detail: str, offset: int = -1, nbytes: int = 0, suffix: str = "", member: str = ""
+    ) -> None:
+        self.failures.append(
+            Failure(self.shard, self.key, "read", reason, detail[:500], offset, nbytes, suffix, member)
+        )
+
+    def close(self) -> Iterator[Sample | Failure]:
+        if self.image is None:
+            self.fail("no image in sample", ", ".join(self.members)[:500])
+        else:
+            member, suffix, offset, data = self.image
+            if self.bad_metadata:
+                self.fail("bad metadata", self.bad_metadata, offset, len(data), suffix, member)
+            elif not data:
+                self.fail("empty file", member, offset, 0, suffix, member)
+            else:
+                yield Sample(self.shard, self.key, suffix, data, offset, len(data), self.metadata, member)
+        yield from self.failures
+
+
+def _json(data: bytes) -> Any:
+    """JSON may hold half a surrogate pair, which is no text and which no table can store: a question mark instead."""
+    fields = json.loads(data)
+    if data.isascii() and b"\\u" not in data:
+        return fields
+    text = json.dumps(fields, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-8", "replace"))
+    return fields

@@ -1,0 +1,106 @@
+"""Tar archives as shards."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from indexer.archive.addresses import DAMAGE, is_remote, open_stream
+from indexer.archive.samples import Group, plain_name, split_name
+from indexer.errors import CutShard, NotATar, ReadError
+from indexer.types import Failure, Sample, Shard
+
+MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
+
+
+def read_tar(shard: Shard) -> Iterator[Sample | Failure]:
+    group: Group | None = None
+    with open_stream(shard.url) as stream:
+        for name, offset, data in _members(stream, shard.url):
+            name = plain_name(name)
+            key, suffix = split_name(name)
+            if group is None or key != group.key:
+                if group is not None:
+                    yield from group.close()
+                group = Group(shard.name, key)
+            if data is None:
+                group.fail("member too large", f"{name}: over {MAX_MEMBER} bytes", offset, 0, suffix, name)
+            else:
+                group.add(name, suffix, offset, data)
+    if group is not None:
+        yield from group.close()
+
+
+def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | None]]:
+    """(name, offset of the bytes, bytes) of each regular file. Raises NotATar, CutShard."""
+    end: list[str] = []  # how the last header read ended
+    try:
+        # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
+        ending: Any = _Ending(stream)
+        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
+    except DAMAGE as error:
+        if "EOFHeaderError" in end:
+            return  # two blocks of zeros: an archive of nothing
+        raise _told(error, url, NotATar(f"{url} is no tar archive: {error}")) from error
+    try:
+        for member in archive:
+            if member.isfile():
+                if member.size > MAX_MEMBER:
+                    yield member.name, member.offset_data, None
+                    continue
+                file = archive.extractfile(member)
+                data = file.read() if file else b""
+                if len(data) < member.size:
+                    raise CutShard(f"{url} ends inside {member.name}")
+                yield member.name, member.offset_data, data
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+    except DAMAGE as error:
+        raise _told(error, url, CutShard(f"{url} breaks off: {error}")) from error
+    if "EOFHeaderError" not in end:
+        raise CutShard(f"{url} breaks off: no end-of-archive mark")
+
+
+class _Ending:
+    """A stream that is read past its end a few times only: tarfile skips a member of 2^62 bytes block by block."""
+
+    READS = 64
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, self.READS
+
+    def read(self, nbytes: int) -> bytes:
+        data = self._stream.read(nbytes) if self._left == self.READS else b""
+        if not data:
+            if self._left == self.READS:
+                self._stream.close()  # a pipe's program that failed says so here: what it gave was not all
+            self._left -= 1
+            if self._left < 0:
+                raise EOFError("a member is longer than the archive")
+        return data
+
+
+def _told(error: BaseException, url: str, damaged: ReadError) -> ReadError:
+    """`damaged`, unless it is the disk's or the network's error, which may pass.
+
+    A damaged gzip has no errno; nor has a pipe's program that failed, and what comes from afar is not unpacked here.
+    """
+    trouble = isinstance(error, OSError) and (error.errno is not None or is_remote(url))
+    return ReadError(f"{url} cannot be read: {error}") if trouble else damaged
+
+
+def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
+    """Python's tarfile ends in silence at a damaged header; this one writes down how the archive ended."""
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            try:
+                header = super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                end.append(type(error).__name__)
+                raise
+            end.clear()
+            return header
+
+    return Header

@@ -1,0 +1,136 @@
+"""One NVIDIA GPU: uint8 over a copy stream from pinned memory, normalised and embedded on the device.
+
+Normalisation is the same fp32 arithmetic as on the CPU; the sums inside the network round otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from indexer.encoders.backends.normalise import DTYPES, Normalise
+from indexer.encoders.families.recipe import Towers
+from indexer.errors import EncoderError
+from indexer.types import EncoderSpec, Float32, UInt8
+
+SHORTAGES = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # of the driver, cuBLAS, cuDNN
+
+
+class CudaSlot:
+    """Pinned host memory and its twin on the device for one batch."""
+
+    def __init__(self, capacity: int, size: int, dim: int, device: torch.device) -> None:
+        shape = (capacity, size, size, 3)
+        self.pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self.host: UInt8 = self.pinned.numpy()
+        self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        self.vectors = torch.empty((capacity, dim), dtype=torch.float32, pin_memory=True)
+        # blocking: waiting sleeps, since the core is needed for decoding
+        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+
+class CudaLane:
+    """A GPU with its weights, a stream for copies and one for the network."""
+
+    def __init__(
+        self, towers: Towers, spec: EncoderSpec, device: torch.device, *, channels_last: bool, compiled: bool
+    ) -> None:
+        self.device = str(device)
+        self._device, self._spec = device, spec
+        module = towers.module.eval().requires_grad_(False).to(device, DTYPES[spec.precision])
+        if channels_last:
+            module.to(memory_format=torch.channels_last)
+        self._normalise = Normalise.of(spec, device)
+
+        def embed(pixels: torch.Tensor) -> torch.Tensor:
+            return towers.image(self._normalise(pixels)).float()
+
+        self._embed = torch.compile(embed, dynamic=False) if compiled else embed
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._kernels = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()  # kernels of two batches are queued one batch after the other
+        torch.cuda.synchronize(device)  # the weights are converted on the default stream, for which ours do not wait
+
+    def slot(self, capacity: int) -> CudaSlot:
+        """Raises torch.OutOfMemoryError, for pinned memory too."""
+        try:
+            return CudaSlot(capacity, self._spec.pixels.size, self._spec.dim, self._device)
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                raise torch.OutOfMemoryError(f"{self.device}: {error}") from error
+            raise
+
+    def run(self, slot: CudaSlot, batch: int) -> Float32:
+        """Vectors (batch, dim) of the slot's first `batch` pictures. Raises torch.OutOfMemoryError.
+
+        Returns after `done`, so the caller may refill the slot: nothing that reads it is still queued.
+        """
+        try:
+            with torch.inference_mode(), torch.cuda.device(self._device), self._lock, _exact_fp32():
+                with torch.cuda.stream(self._copies):
+                    slot.pixels[:batch].copy_(slot.pinned[:batch], non_blocking=True)
+                    slot.copied.record()
+                with torch.cuda.stream(self._kernels):
+                    self._kernels.wait_event(slot.copied)
+                    slot.vectors[:batch].copy_(self._embed(slot.pixels[:batch]), non_blocking=True)
+                    slot.done.record()
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                torch.cuda.synchronize(self._device)  # the copy may still be reading the slot
+                raise torch.OutOfMemoryError(f"{self.device}: {error}") from error
+            if not isinstance(error, TorchDynamoException):
+                raise
+            # there is most often no C compiler, or a Triton of another version
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EncoderError(
+                f"torch.compile failed for {self._spec.name}: {first}. Go on without it: --no-compile."
+            ) from error
+        slot.done.synchronize()
+        return np.array(slot.vectors[:batch].numpy())
+
+    def release(self) -> None:
+        with torch.cuda.device(self._device):
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Also where a library or the compiler asked for the memory: they tell it in words of their own."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORTAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _ExactFp32:
+    """Convolutions in fp32 proper (their default is TF32, 10 bits), with the same algorithm from run to run.
+
+    The setting is the whole process's: the first GPU to begin makes it, the last one to end takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._made = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with self._lock:
+            if not self._inside:
+                self._made.enter_context(flags)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._made.close()
+
+
+_exact_fp32 = _ExactFp32()

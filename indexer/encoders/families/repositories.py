@@ -1,0 +1,68 @@
+"""`hf-hub:<repository>` and `local-dir:<path>`: one model with its configuration beside it, open_clip's or timm's."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from indexer.encoders.families.catalogue import WEIGHT_FILES, licence_of
+from indexer.encoders.families.hub import commit_of, fetch
+from indexer.encoders.families.recipe import Recipe
+from indexer.encoders.families.weights import WeightsRequest, sha256
+from indexer.errors import EncoderError, WeightsNotFound
+
+HUB = "hf-hub"
+DIRECTORY = "local-dir"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+TIMM_CONFIG = "config.json"
+REVISION = "revision:"
+
+
+def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
+    """A hub repository at a commit: `--weights COMMIT`, else the newest that is here or can be fetched."""
+    if request.kind in ("file", "random"):
+        raise EncoderError(
+            f"{HUB}:{repository} brings its own weights; {request.kind} weights need an architecture by name "
+            "(open_clip:NAME, timm:NAME) or local-dir:."
+        )
+    revision = request.value.removeprefix(REVISION) or None
+    config = fetch(repository, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision)
+    commit = commit_of(config)
+    name, weights = f"{HUB}:{repository}", f"{REVISION}{commit}"
+
+    def state_file() -> Path:
+        return fetch(repository, WEIGHT_FILES, commit)
+
+    if config.name == OPEN_CLIP_CONFIG:
+        from indexer.encoders.families import openclip
+
+        return openclip.from_directory(config.parent, state_file, name, weights, licence_of(name, ""))
+    from indexer.encoders.families import timm_models
+
+    return timm_models.from_config(config, state_file, timm_models.Facts(name, weights, licence_of(name, "")))
+
+
+def directory_recipe(path: str, request: WeightsRequest) -> Recipe:
+    """A directory with a configuration and a weights file; named by its last part and the hash of both files.
+
+    A table stores no more of the path than that, so the directory may move: `--weights DIR` then says where it is.
+    """
+    directory = Path(request.value if request.kind == "file" else path).expanduser().resolve()
+    if not directory.is_dir():
+        raise WeightsNotFound(
+            f"no directory {directory}. Give the model's directory as local-dir:PATH or --weights PATH."
+        )
+    config = next((directory / n for n in (OPEN_CLIP_CONFIG, TIMM_CONFIG) if (directory / n).is_file()), None)
+    state_file = next((directory / n for n in WEIGHT_FILES if (directory / n).is_file()), None)
+    if config is None or state_file is None:
+        missing = f"{OPEN_CLIP_CONFIG} or {TIMM_CONFIG}" if config is None else " or ".join(WEIGHT_FILES)
+        raise WeightsNotFound(f"{directory} holds no {missing}. Download the whole model repository into it.")
+    both = hashlib.sha256((sha256(config) + sha256(state_file)).encode()).hexdigest()
+    name, weights = f"{DIRECTORY}:{directory.name}", f"sha256:{both}"
+    if config.name == OPEN_CLIP_CONFIG:
+        from indexer.encoders.families import openclip
+
+        return openclip.from_directory(directory, lambda: state_file, name, weights, "unknown")
+    from indexer.encoders.families import timm_models
+
+    return timm_models.from_config(config, lambda: state_file, timm_models.Facts(name, weights, "unknown"))

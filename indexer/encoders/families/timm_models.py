@@ -1,0 +1,217 @@
+"""timm models by name, from hub repositories and directories; the bundled EfficientNet-Lite0.
+
+It and its rewriting alone import timm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+
+from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
+from indexer.encoders.families.hub import fetch
+from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
+from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, published, read
+from indexer.encoders.rewritings.apply import rewritten
+from indexer.encoders.rewritings.timm_class_token import timm_class_token
+from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
+from indexer.types import EncoderSpec, PixelSpec
+
+FAMILY = "timm"
+BUNDLED = "efficientnet-lite0"
+BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
+NO_TAG = "default"  # of the few models published once
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a spec says of a checkpoint's identity."""
+
+    name: str
+    weights: str
+    licence: str
+
+
+def known(name: str) -> bool:
+    return bool(timm.is_model(name.split(".")[0]))
+
+
+def names() -> list[str]:
+    return list(timm.list_models())
+
+
+def listed() -> list[Listed]:
+    """Every published checkpoint. The dim is not known before the model is built."""
+    rows = []
+    for model in timm.list_pretrained():
+        published = timm.get_pretrained_cfg(model)
+        licence = published.license or "unknown"
+        here = is_cached(published.hf_hub_id or "")
+        rows.append(Listed("", f"{FAMILY}:{model}", "", None, published.input_size[-1], False, licence, here))
+    return rows
+
+
+def _tagged(model: str) -> bool:
+    """Whether the part after the dot, if any, is one of the model's tags."""
+    architecture, dot, _ = model.partition(".")
+    return not dot or model in timm.list_pretrained(f"{architecture}.*")
+
+
+def recipe(model: str, request: WeightsRequest) -> Recipe:
+    """`model` may carry its tag after a dot (resnet50.a1_in1k); `--weights TAG` names another one."""
+    if not known(model):
+        raise unknown(model, timm.list_models(), what="timm model", way_out="`indexer encoders` lists the short names.")
+    if request.kind == "tag" and request.value != NO_TAG:
+        model = f"{model.split('.')[0]}.{request.value}"
+    default = timm.get_pretrained_cfg(model, allow_unregistered=False) if _tagged(model) else None
+    if default is None or (request.kind in ("default", "tag") and not default.has_weights):
+        tags = timm.list_pretrained(f"{model.split('.')[0]}.*")
+        raise unknown(
+            model, tags, what="timm checkpoint", way_out="Name a tag, or give a weights file (--weights FILE)."
+        )
+    full = f"{default.architecture}.{default.tag}" if default.tag else default.architecture
+    name = f"{FAMILY}:{full if request.kind in ('default', 'tag') else model}"
+
+    def state() -> dict[str, torch.Tensor]:
+        if request.kind == "file":
+            return read(request.path)
+        files = (default.hf_hub_filename,) if default.hf_hub_filename else HUB_FILES
+        return read(fetch(default.hf_hub_id, files))
+
+    facts = Facts(name, identity(request, default.tag or NO_TAG), default.license or licence_of(name, ""))
+    return _recipe(_Model(full, {}, {}), facts, request, state)
+
+
+def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts) -> Recipe:
+    """A model of a timm `config.json` (a hub repository's or a directory's) with its weights file."""
+    config = json.loads(config_file.read_text())
+    if not known(config.get("architecture", "")):
+        raise EncoderError(f"{config_file} names no timm architecture: this is neither an open_clip nor a timm model.")
+    overlay = config.get("pretrained_cfg", {})
+    if "num_classes" in config:
+        overlay = overlay | {"num_classes": config["num_classes"]}
+    model = _Model(config["architecture"], config.get("model_args") or {}, overlay)
+    return _recipe(model, facts, WeightsRequest("file", facts.name), lambda: read(state_file()))
+
+
+def bundled(request: WeightsRequest) -> Recipe:
+    """EfficientNet-Lite0 with the ImageNet weights that come as a Python package: needs no hub."""
+    tag = entry(BUNDLED)
+    if tag is None or (request.kind == "tag" and request.value != tag.weights):
+        raise unknown(request.value, [BUNDLED], what=f"weights tag of {BUNDLED}", way_out="It needs no --weights.")
+    path = bundled_weights()
+
+    def state() -> dict[str, torch.Tensor]:
+        if request.kind == "file":
+            return read(request.path)
+        if path is None:
+            raise WeightsNotFound(f"the package {BUNDLED_PACKAGE} is not installed. Install it with pip.")
+        theirs, ours = read(published(path)), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
+        # the package's names differ from timm's, its order does not
+        if len(theirs) != len(ours) or any(
+            a.shape != b.shape for a, b in zip(theirs.values(), ours.values(), strict=True)
+        ):
+            raise WeightsMismatch(
+                f"{path} is not the {BUNDLED_ARCHITECTURE} this version knows. Reinstall {BUNDLED_PACKAGE}."
+            )
+        return dict(zip(ours, theirs.values(), strict=True))
+
+    facts = Facts(BUNDLED, identity(request, tag.weights), tag.licence)
+    return _recipe(_Model(BUNDLED_ARCHITECTURE, {}, {}), facts, request, state)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """How timm builds one network: its arguments, and what overrides its published configuration."""
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    overlay: Mapping[str, Any]
+
+    def create(self, state: Mapping[str, torch.Tensor] | None = None) -> Any:
+        """With random weights, or with `state`, through timm's own key conversion, strictly."""
+        overlay = dict(self.overlay)
+        if state is None:
+            return self._create(overlay, pretrained=False)
+        head = self._create(overlay, pretrained=False).pretrained_cfg.get("classifier")
+        if isinstance(head, str) and not any(k.startswith(f"{head}.") for k in state):
+            overlay["num_classes"] = 0  # features only: strict for everything but the head that is not there
+        return self._create(overlay | {"state_dict": dict(state), "custom_load": False}, pretrained=True)
+
+    def _create(self, overlay: Mapping[str, Any], *, pretrained: bool) -> Any:
+        arguments = dict(self.arguments)
+        if "num_classes" in overlay:
+            arguments["num_classes"] = overlay["num_classes"]
+        return timm.create_model(
+            self.architecture, pretrained=pretrained, pretrained_cfg_overlay=dict(overlay), **arguments
+        )
+
+
+def _recipe(
+    model: _Model, facts: Facts, request: WeightsRequest, state: Callable[[], dict[str, torch.Tensor]]
+) -> Recipe:
+    with torch.device("meta"):  # shapes only
+        shape = model.create()
+    data = resolve_data_config({}, model=shape)
+    spec = EncoderSpec(
+        facts.name,
+        facts.weights,
+        _pooling(shape),
+        int(shape.head_hidden_size),
+        triple(data["mean"]),
+        triple(data["std"]),
+        "fp32",
+        _pixels(facts.name, data),
+        facts.licence,
+    )
+
+    def build() -> Towers:
+        if request.kind == "random":
+            with drawn_from(request.seed):
+                network = model.create()
+        else:
+            try:
+                network = model.create(state())
+            except (RuntimeError, KeyError) as error:
+                raise misfit(request.value or facts.name, model.architecture, error) from error
+        network.reset_classifier(0)
+        network = rewritten(network, spec.pixels.size, timm_class_token)
+        return Towers(network, network, network)
+
+    return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))
+
+
+def _pooling(model: Any) -> str:
+    pool = getattr(model, "global_pool", None)
+    if not isinstance(pool, str):  # a module, as convolutional networks have it
+        return "pooled"
+    if pool == "avg":
+        return "mean"
+    return "cls" if pool == "token" else "pooled"
+
+
+def _pixels(name: str, data: Mapping[str, Any]) -> PixelSpec:
+    """The evaluation transform of timm as a PixelSpec: resize to floor(size / crop_pct), then the centre square."""
+    _, height, width = data["input_size"]
+    resize = math.floor(height / data["crop_pct"])
+    mode = data["crop_mode"] or "center"
+    if height != width:
+        raise EncoderError(f"{name} sees {height} × {width} pixels; only square inputs are supported.")
+    if data["interpolation"] not in ("bicubic", "bilinear"):
+        raise EncoderError(f"{name} is preprocessed with {data['interpolation']} resizing, which is not supported.")
+    if mode == "center":
+        return PixelSpec(height, resize, data["interpolation"], "crop")
+    if mode == "squash" and resize == height:
+        return PixelSpec(height, height, data["interpolation"], "squash")
+    raise EncoderError(
+        f"{name} is preprocessed by {mode} at {data['crop_pct']}: choose --fit crop, squash or pad of another one."
+    )

@@ -1,0 +1,171 @@
+"""Which weights were asked for, and loading a file of them without running code from it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # only to catch it  # nosec B403
+from typing import Any, Literal
+
+import torch
+
+from indexer.errors import WeightsMismatch, WeightsNotFound
+
+FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
+SHOWN_KEYS = 3
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """What stands behind `--weights`."""
+
+    kind: Literal["default", "tag", "file", "random"]
+    value: str = ""  # the tag, the path, or the seed
+
+    @property
+    def path(self) -> Path:
+        return Path(self.value)
+
+    @property
+    def seed(self) -> int:
+        return int(self.value)
+
+
+def parse(weights: str | None) -> WeightsRequest:
+    """From None, a tag, a file or folder, "random" or "random:<seed>". WeightsNotFound where a file is missing."""
+    if weights is None:
+        return WeightsRequest("default")
+    if weights == "random":
+        return WeightsRequest("random", "0")
+    head, _, rest = weights.partition(":")
+    if head == "random" and rest.isdigit():
+        return WeightsRequest("random", rest)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return WeightsRequest("file", str(path.resolve()))
+    if path.suffix in FILE_SUFFIXES or path.is_absolute() or weights.startswith("."):
+        raise WeightsNotFound(f"no weights file {weights}. Check the path given with --weights.")
+    return WeightsRequest("tag", weights)
+
+
+def sha256(path: Path) -> str:
+    """Of one file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def published(path: Path) -> Path:
+    """`path`, after its bytes were checked against the hash in its name, as publishers write it: name-<hex>.pth.
+
+    Raises WeightsMismatch for a file that was altered or cut.
+    """
+    found = HASH_IN_NAME.search(path.name)
+    if found and not sha256(path).startswith(found[1]):
+        raise WeightsMismatch(f"{path} was altered or cut: its sha256 does not begin with {found[1]}. Fetch it again.")
+    return path
+
+
+def identity(request: WeightsRequest, tag: str) -> str:
+    """`EncoderSpec.weights`: the tag, "random:<seed>", or "sha256:<hex>" of the file's bytes."""
+    if request.kind == "random":
+        return f"random:{request.value}"
+    return f"sha256:{sha256(request.path)}" if request.kind == "file" else tag
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors file, or of a .pth/.pt/.bin read with weights_only=True.
+
+    A checkpoint that wraps them ("state_dict", "model") is unwrapped, and "module." in front of every key is removed.
+    Raises WeightsMismatch for anything else.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(str(path)))
+        except SafetensorError as error:
+            raise WeightsMismatch(f"{path} is no readable .safetensors file: {error}") from error
+    content = _plain(path)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise WeightsMismatch(f"{path} holds no state_dict. Save the model's state_dict as .safetensors.")
+    state = {str(k): v for k, v in content.items()}
+    if state and all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def refuse_code(path: Path) -> None:
+    """Raise WeightsMismatch for a file that is more than tensors, before a library opens it in its own way."""
+    if path.suffix in (".safetensors", ".npz", ".npy"):
+        return  # formats that cannot hold code
+    if not zipfile.is_zipfile(path):  # torch's old format: only reading it tells
+        _plain(path)
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("constants.pkl") for name in archive.namelist()):
+            raise not_plain(path)
+
+
+def _plain(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+        raise not_plain(path) from error
+
+
+def not_plain(path: Path) -> WeightsMismatch:
+    """The refusal of a file that could run code, or is no file of tensors at all."""
+    return WeightsMismatch(
+        f"{path} is not a plain file of tensors (a pickled model or TorchScript is refused: it could run code). "
+        "Save its state_dict as .safetensors."
+    )
+
+
+def fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+    """`load_state_dict`, strict. Raises WeightsMismatch naming the first keys that do not fit."""
+    own = module.state_dict()
+    missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        parts = [_some("missing", missing), _some("unknown", extra), _some("of another shape", shapes)]
+        raise WeightsMismatch(
+            f"{where} does not fit {type(module).__name__}: {'; '.join(p for p in parts if p)}. "
+            "Name the architecture these weights were trained in (--encoder)."
+        )
+    module.load_state_dict(dict(state), strict=True)
+
+
+def misfit(where: str, architecture: str, error: Exception) -> WeightsMismatch:
+    """The same refusal where a library loads strictly by itself: its first lines say which keys."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return WeightsMismatch(
+        f"{where} does not fit {architecture}: {' '.join(lines[:2])[:300]}. "
+        "Name the architecture these weights were trained in (--encoder)."
+    )
+
+
+def _some(what: str, keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return f"{what}: {', '.join(keys[:SHOWN_KEYS])}{more}" if keys else ""
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Random initial weights from this seed; the caller's random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,69 @@
+"""A tree of files as a source of `pack`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from indexer.errors import PixelError
+from indexer.pack.dicom_fields import instance_of, is_directory, read_header
+from indexer.pack.source import Scanned
+from indexer.pack.walk import HEAD, Found, image_kind, walk
+from indexer.pixels.limits import check_bytes
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A tree of files."""
+
+    root: Path
+
+    def list(self) -> Iterator[Found]:
+        return walk(self.root)
+
+    def scan(self, found: Found) -> Scanned:
+        if found.left_out:
+            return Scanned(found, left_out=found.left_out)
+        try:
+            with (self.root / found.path).open("rb") as file:
+                head = file.read(HEAD)
+                kind, suffix, left_out = image_kind(found.path, head)
+                if left_out:
+                    return Scanned(found, left_out=_other(self.root / found.path, left_out))
+                if found.nbytes:
+                    check_bytes(found.nbytes)
+                return _with_header(found, kind, suffix, file) if kind == "dicom" else Scanned(found, kind, suffix)
+        except PixelError as error:
+            return Scanned(found, left_out=error.reason)
+        except OSError:
+            return Scanned(found, left_out="unreadable file")
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def sidecar(self, path: str) -> bytes:
+        file = (self.root / path).with_suffix(".json")
+        return file.read_bytes() if file.is_file() else b""
+
+
+def _other(path: Path, reason: str) -> str:
+    """A better word for what is no image: metadata beside one."""
+    if path.suffix == ".json" and any(path.parent.glob(f"{_escaped(path.stem)}.*[!n]")):
+        return "metadata beside an image"
+    return reason
+
+
+def _escaped(stem: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)
+
+
+def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:
+    file.seek(0)
+    header = read_header(file)
+    if header is None:
+        return Scanned(found, kind, suffix)
+    if is_directory(header):
+        return Scanned(found, left_out="DICOMDIR")
+    return Scanned(found, kind, suffix, "", instance_of(header), str(header.get("BurnedInAnnotation", "")) == "YES")

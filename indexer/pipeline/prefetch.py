@@ -1,0 +1,111 @@
+"""Remote shards are read ahead: while one is worked through, the next are on their way, each into bounded memory.
+
+A local disk reads ahead by itself; over a network each shard begins with a wait, and one connection is rarely as fast
+as the line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+from indexer.archive.addresses import is_remote
+from indexer.pipeline.in_flight import POLL_SECONDS, ReadShard, StopRun
+from indexer.types import Failure, Sample, Shard
+
+SHARDS = 4  # remote ones open at once
+SHARD_BYTES = 32 << 20  # of one shard's images in memory before its reader waits; one image more may lie there
+CLOSE_SECONDS = 2.0  # for a reader to notice that the run ends; one that hangs in the network is left behind
+
+
+class ReadAhead:
+    """The streams of `shards`, in order; as a context manager it ends the readers it has started."""
+
+    def __init__(self, shards: Sequence[Shard], read: ReadShard, stop: threading.Event) -> None:
+        self._read, self._stop = read, stop
+        self._coming = deque(shard for shard in shards if is_remote(shard.url))
+        self._pumps: deque[_Pump] = deque()  # the first one is being worked through
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for pump in self._pumps:
+            pump.close()
+        for pump in self._pumps:
+            pump.join()
+
+    def stream(self, shard: Shard) -> Iterator[Sample | Failure]:
+        """What `read` gives for `shard`, the next one; raises what it raises, and StopRun at the run's stop."""
+        if not is_remote(shard.url):
+            return self._read(shard)
+        if self._pumps:
+            self._pumps.popleft()
+        while self._coming and len(self._pumps) < SHARDS:
+            self._pumps.append(_Pump(self._coming.popleft(), self._read))
+        return self._pumps[0].items(self._stop)
+
+
+class _Pump:
+    """One shard's reader in a thread of its own, at most SHARD_BYTES ahead."""
+
+    def __init__(self, shard: Shard, read: ReadShard) -> None:
+        self._shard, self._read = shard, read
+        self._items: deque[Sample | Failure] = deque()
+        self._nbytes = 0
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"ahead-{shard.name}", daemon=True)
+        self._thread.start()
+
+    def items(self, stop: threading.Event) -> Iterator[Sample | Failure]:
+        try:
+            while True:
+                with self._changed:
+                    while not self._changed.wait_for(lambda: self._items or self._ended, POLL_SECONDS):
+                        if stop.is_set():  # even where the network hangs
+                            raise StopRun
+                    if not self._items:
+                        break
+                    item = self._items.popleft()
+                    self._nbytes -= _nbytes(item)
+                    self._changed.notify_all()
+                yield item
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            for item in self._read(self._shard):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._nbytes < SHARD_BYTES or self._closed)
+                    if self._closed:
+                        break
+                    self._items.append(item)
+                    self._nbytes += _nbytes(item)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that takes the items, which raises it
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+
+def _nbytes(item: Sample | Failure) -> int:
+    return len(item.image) if isinstance(item, Sample) else 0

@@ -1,0 +1,195 @@
+"""A record of each run beside the table, for people (summary.md) and programs (manifest.json).
+
+It is written when the run begins and again when it ends, however it ends: a run that was killed is one whose record
+still says "running" when the next one begins, and is then called "died". No address in it holds a password, token or
+signature.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from indexer.disk import make_directory, replace_file
+from indexer.errors import TooManyFailures
+from indexer.redact import redacted
+from indexer.store.lance_errors import writing
+from indexer.store.table import EmbeddingStore
+from indexer.types import RunReport
+
+FORMAT = 1
+MANIFEST, SUMMARY = "manifest.json", "summary.md"
+PACKAGES = ("embedding-indexer", "torch", "pylance", "lancedb", "pyarrow", "numpy", "pillow", "open-clip-torch", "timm")
+LOOKED_BACK = 50  # records of former runs that are looked through for ones that died
+
+
+class RunRecord:
+    """The record of the run under way; `report` is put in as soon as there is one."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.report: RunReport | None = None
+        self._facts = facts
+        self._start = time.perf_counter()
+
+    def write(self, status: str, error: BaseException | None = None) -> None:
+        """Raises OSError."""
+        facts = self._facts | {"status": status, "seconds": round(time.perf_counter() - self._start, 3)}
+        if status != "running":
+            facts["ended_at"] = _now().isoformat(timespec="seconds")
+        if error is not None:
+            facts["error"] = {"kind": type(error).__name__, "message": redacted(str(error))}
+        if self.report is not None:
+            facts["report"] = _without_secrets(asdict(self.report))
+        _write(self.folder, facts)
+
+
+@contextmanager
+def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any]) -> Iterator[RunRecord | None]:
+    """Keep the record of what is done inside. Only the holder of the table's lock may use it.
+
+    None where the database is an object store. `facts` are the run's own, such as its options.
+    """
+    if store.path is None:
+        yield None
+        return
+    folder = Path(store.uri) / f"{store.name}.runs"
+    with writing(f"the record of this run in {folder}"):
+        _bury(folder)
+        record = RunRecord(_free(folder), _facts(store, command) | facts)
+        record.write("running")
+    try:
+        yield record
+    except BaseException as error:
+        stopped = isinstance(error, (TooManyFailures, KeyboardInterrupt))
+        with suppress(OSError):  # the error itself is what the user must hear of
+            record.write("stopped" if stopped else "failed", error)
+        raise
+    interrupted = record.report is not None and record.report.interrupted
+    with writing(f"the record of this run in {folder}"):
+        record.write("interrupted" if interrupted else "done")
+
+
+def runs(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """The manifests of all recorded runs, oldest first."""
+    if store.path is None:
+        return []
+    found = [_read(path) for path in sorted((Path(store.uri) / f"{store.name}.runs").glob(f"*/{MANIFEST}"))]
+    return [facts for facts in found if facts is not None]
+
+
+def _facts(store: EmbeddingStore, command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "command": [redacted(word) for word in command],
+        "started_at": _now().isoformat(timespec="seconds"),
+        "process": os.getpid(),
+        "table": store.name,
+        "table_version_before": store.version,
+        "encoder": json.loads(store.spec.to_json()),
+        "fingerprint": store.spec.fingerprint,
+        "versions": {"python": sys.version.split()[0]} | {p: v for p in PACKAGES if (v := _version(p)) is not None},
+        "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {redacted(k): _without_secrets(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(v) for v in value]
+    return redacted(value) if isinstance(value, str) else value
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _free(folder: Path) -> Path:
+    """A directory of its own, named after the time in UTC."""
+    stamp = _now().strftime("%Y%m%dT%H%M%SZ")
+    number, path = 1, folder / stamp
+    while path.exists():
+        number += 1
+        path = folder / f"{stamp}-{number}"
+    make_directory(path)
+    return path
+
+
+def _bury(folder: Path) -> None:
+    """Records that say "running" while we hold the lock are of runs that died."""
+    for path in sorted(folder.glob(f"*/{MANIFEST}"))[-LOOKED_BACK:]:
+        facts = _read(path)
+        if facts is not None and facts.get("status") == "running":
+            _write(path.parent, facts | {"status": "died"})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def _write(folder: Path, facts: dict[str, Any]) -> None:
+    replace_file(folder / MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    replace_file(folder / SUMMARY, summary(facts))
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The record as a person reads it."""
+    report = facts.get("report") or {}
+    lines = [
+        f"# Run of {facts['started_at']}: {facts['status']}",
+        "",
+        f"`{' '.join(facts['command']) or 'called from a program'}`",
+        "",
+    ]
+    if "error" in facts:
+        lines += [f"**{facts['error']['kind']}**: {facts['error']['message']}", ""]
+    encoder = facts["encoder"]
+    rows = {
+        "table": f"{facts['table']} (version {facts['table_version_before']} before)",
+        "encoder": f"{encoder['name']}, weights {encoder['weights']}, {encoder['precision']}",
+        "fingerprint": facts["fingerprint"],
+        "seconds": f"{facts['seconds']:.1f}",
+    }
+    rows |= {name: str(report[name]) for name in _COUNTS if name in report}
+    if report:
+        rows["images a second"] = f"{report['images_per_second']:.1f}"
+        rows["bottleneck"] = report["bottleneck"]
+    rows["versions"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines += ["| | |", "|---|---|", *(f"| {name.replace('_', ' ')} | {_cell(text)} |" for name, text in rows.items())]
+    for title, counts in (("Failures", "reasons"), ("Noted", "flags"), ("Kept in `meta` only", "columns_skipped")):
+        if report.get(counts):
+            lines += ["", f"## {title}", "", *(f"- {n} × {_cell(reason)}" for reason, n in report[counts].items())]
+    if report.get("warnings"):
+        lines += ["", "## Warnings", "", *(f"- {_cell(text)}" for text in report["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+_COUNTS = ("shards_done", "shards_skipped", "shards_partial", "images", "embedded", "reused", "failed")
+
+
+def _cell(text: str) -> str:
+    """One line of a table, whatever a member's name or a decoder's words hold."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,131 @@
+"""DICOM: what is refused, and each frame from stored values to 8 bits in the standard's order.
+
+Order: palette or colour → RGB; grey → modality LUT → VOI window → inversion (MONOCHROME1). Overlays are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.errors import PixelError
+from indexer.pixels.decoder_errors import dicom_errors, named
+from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
+from indexer.pixels.dicom.stored import RISKY, stored_frames
+from indexer.pixels.frames import Frame, FrameRequest, wanted
+from indexer.pixels.grey import GreyScale, render
+from indexer.pixels.isolated import isolated_frames
+from indexer.pixels.limits import check_size
+from indexer.pixels.window import WindowRule, parse_window
+from indexer.types import UInt8
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_NOT_IMAGES = {  # SOP classes whose pixels are no picture of the patient
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation, not an image",
+    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation, not an image",
+    "1.2.840.10008.5.1.4.1.1.481.2": "dose grid, not an image",
+}
+_MAMMOGRAM_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422")
+_FULL = parse_window("full")
+
+
+def dicom_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
+    """The frames of a DICOM file. Raises PixelError with the reason for whatever is refused."""
+    dataset = read_dataset(data)
+    try:
+        refuse(dataset)
+        count = int(getattr(dataset, "NumberOfFrames", None) or 1)
+        flags = ("burned-in annotation",) if str(getattr(dataset, "BurnedInAnnotation", "")) == "YES" else ()
+    except dicom_errors() as error:
+        raise named(error, "DICOM") from error
+    if count > len(data):
+        raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
+    indices = wanted(request.frames, count)
+    if not request.isolated and str(dataset.file_meta.TransferSyntaxUID) in RISKY:
+        yield from isolated_frames("dicom", data, request)
+        return
+    for index, stored in stored_frames(data, dataset, indices):
+        try:
+            pixels, more = _picture(dataset, index, stored, request.rules)
+            aspect = pixel_aspect(dataset, index)
+        except dicom_errors() as error:
+            raise named(error, "DICOM") from error
+        yield Frame(index, pixels, aspect, (*flags, *more))
+
+
+def read_dataset(data: bytes) -> Any:
+    """The parsed data set, also from a file without preamble or file meta. Raises PixelError."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise PixelError("decoder not installed", "DICOM needs: pip install 'embedding-indexer[dicom]'") from error
+    try:
+        dataset = pydicom.dcmread(BytesIO(data), force=True)
+        if "SOPClassUID" not in dataset and not any(keyword in dataset for keyword in (*PIXEL_KEYWORDS, "Rows")):
+            raise PixelError("not an image", "not a DICOM data set, or one without a SOP class")
+        if "TransferSyntaxUID" not in dataset.file_meta:  # as pydicom read it, since it did
+            implicit, little = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = _plain_syntax(bool(implicit), bool(little))
+    except dicom_errors() as error:
+        raise named(error, "DICOM") from error
+    return dataset
+
+
+def _plain_syntax(implicit: bool, little: bool) -> Any:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def refuse(dataset: Any) -> None:
+    """Raises PixelError where the header alone says that this is no picture to embed, or too large a one."""
+    sop_class = str(getattr(dataset, "SOPClassUID", ""))
+    if sop_class in _NOT_IMAGES:
+        raise PixelError(_NOT_IMAGES[sop_class], sop_class)
+    if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
+        raise PixelError("no pixel data", f"SOP class {getattr(dataset.get('SOPClassUID'), 'name', '') or 'not named'}")
+    processing = str(getattr(dataset, "PresentationIntentType", "")) == "FOR PROCESSING"
+    mammogram = str(getattr(dataset, "Modality", "")) == "MG" or "1.1.1.2" in sop_class
+    if sop_class == _MAMMOGRAM_FOR_PROCESSING or (processing and mammogram):
+        raise PixelError("mammogram for processing", "raw detector values, not meant to be looked at")
+    missing = [word for word in ("Rows", "Columns", "BitsAllocated") if getattr(dataset, word, None) is None]
+    if missing:
+        raise PixelError("corrupt image", f"DICOM: no {', '.join(missing)}")
+    check_size(int(dataset.Rows), int(dataset.Columns))
+    photometric = str(getattr(dataset, "PhotometricInterpretation", ""))
+    if photometric not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
+        raise PixelError("unsupported photometric interpretation", photometric or "none given")
+
+
+def _picture(
+    dataset: Any, index: int, stored: npt.NDArray[Any], rules: tuple[WindowRule, ...]
+) -> tuple[UInt8, tuple[str, ...]]:
+    photometric = str(dataset.PhotometricInterpretation)
+    if stored.ndim == 3 and photometric != "PALETTE COLOR":
+        pixels = _colour(stored, int(getattr(dataset, "BitsStored", 8)))
+        return pixels, () if stored.dtype == np.uint8 else ("16-bit colour reduced to 8 bits",)
+    if photometric == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut
+
+        red_green_blue = apply_color_lut(stored, dataset)[..., :3]
+        return _colour(red_green_blue, 8 * red_green_blue.dtype.itemsize), ()
+    if photometric not in _GREY:
+        raise PixelError("corrupt image", f"DICOM: {photometric} with one sample a pixel")
+    return render(stored, grey_scale(dataset, index, stored.dtype), rules)
+
+
+def _colour(values: npt.NDArray[Any], bits: int) -> UInt8:
+    """Colour of more than 8 bits by its whole range; a window concerns grey only."""
+    if values.dtype == np.uint8:
+        return values[..., :3]
+    flat = values[..., :3].reshape(values.shape[0], -1)
+    pixels, _ = render(flat, GreyScale(full=(0.0, float(2**bits - 1))), _FULL)
+    return pixels.reshape(*values.shape[:2], 3)

@@ -1,0 +1,99 @@
+"""The stored values of a DICOM file's frames, by the decoder that its transfer syntax needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.errors import PixelError
+from indexer.pixels.decoder_errors import dicom_errors, named
+from indexer.pixels.dicom.gdcm_12bit import gdcm_frames
+from indexer.pixels.dicom.jpeg_8bit import jpeg_frames
+
+# pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
+GDCM_ITSELF, LIBJPEG_ITSELF = "gdcm itself", "simplejpeg"  # not by way of pydicom
+PLUGINS: dict[str, tuple[str, ...]] = {
+    "1.2.840.10008.1.2.4.50": (LIBJPEG_ITSELF, "pillow"),  # libjpeg-turbo: sound enough to run in our own process
+    "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow does 8 bits, GDCM 12
+    "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.90": ("pylibjpeg", "pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.91": ("pylibjpeg", "pillow", "gdcm"),
+    "1.2.840.10008.1.2.4.201": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.202": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
+    "1.2.840.10008.1.2.5": ("pydicom",),
+}
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+# Decoders in C++ that damaged files have crashed, and a stream that may unpack to any size.
+RISKY = frozenset(PLUGINS) - {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"} | {DEFLATED}
+EXTRA = "pip install 'embedding-indexer[dicom]'"
+
+Stored = tuple[int, npt.NDArray[Any]]
+
+
+def stored_frames(data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
+    """(index, stored values (h, w) or (h, w, 3)) of each frame asked for; YBR becomes RGB. Raises PixelError."""
+    yield from decoded(data, dataset, indices, decoders_for(dataset))
+
+
+def decoders_for(dataset: Any) -> tuple[str, ...]:
+    """The plugins on this machine that decode this data set, ("",) where it is not compressed. Raises PixelError."""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if syntax in UNCOMPRESSED:
+        return ("",)
+    here = available(syntax)
+    if not here:
+        name = getattr(dataset.file_meta.TransferSyntaxUID, "name", syntax)
+        way = f"needs one of {', '.join(PLUGINS[syntax])}: {EXTRA}" if syntax in PLUGINS else "no decoder is known here"
+        raise PixelError("unsupported transfer syntax", f"{syntax} ({name}); {way}")
+    return here
+
+
+def available(syntax: str) -> tuple[str, ...]:
+    """The plugins of `PLUGINS[syntax]` that are installed, in order."""
+    from pydicom.pixels import get_decoder
+
+    if syntax not in PLUGINS:
+        return ()
+    installed = {*get_decoder(syntax).available_plugins, LIBJPEG_ITSELF}
+    if find_spec("gdcm") is not None:
+        installed.add(GDCM_ITSELF)
+    return tuple(name for name in PLUGINS[syntax] if name in installed)
+
+
+def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
+    """The frames, by the first plugin that can; the next takes over at the frame where it fails."""
+    done = 0
+    failures: tuple[type[BaseException], ...] = (PixelError, *dicom_errors())
+    for attempt, plugin in enumerate(plugins):
+        try:
+            for stored in _by(plugin, data, dataset, indices[done:]):
+                yield stored
+                done += 1
+        except failures as error:
+            if attempt + 1 == len(plugins):
+                raise named(error, "DICOM") from error
+        if done == len(indices):
+            return
+    raise PixelError("truncated", f"DICOM: {done} of {len(indices)} frames")
+
+
+def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
+    if plugin == GDCM_ITSELF:
+        yield from gdcm_frames(data, dataset, indices)
+        return
+    if plugin == LIBJPEG_ITSELF:
+        yield from jpeg_frames(dataset, indices)
+        return
+    from pydicom.pixels import iter_pixels
+
+    frames = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
+    yield from zip(indices, map(np.asarray, frames), strict=False)  # too few are counted by our caller

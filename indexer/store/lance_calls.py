@@ -1,0 +1,66 @@
+"""The writer's calls of Lance, with our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from indexer.errors import StoreError
+from indexer.store.lance_errors import first_line, writing
+from indexer.store.mend import exists, mend, newest_damage
+from indexer.store.table import is_remote, quoted
+
+IN_LIST = 1000  # names in one SQL list
+
+
+def open_or_create(path: str, schema: pa.Schema) -> Any:
+    if is_remote(path):
+        try:
+            return lance.dataset(path)
+        except (ValueError, OSError) as error:
+            if "not found" not in str(error).lower():
+                raise StoreError(f"{path} cannot be opened: {first_line(error)}") from error
+    elif exists(Path(path)):
+        return lance.dataset(path)
+    with writing(path):
+        return lance.write_dataset(schema.empty_table(), path, schema=schema)
+
+
+def append(dataset: Any, table: pa.Table) -> Any:
+    with writing(dataset.uri):
+        return lance.write_dataset(table, dataset, mode="append")
+
+
+def require_whole(path: Path) -> None:
+    """Raise StoreError, and take the newest version back, where its files are cut short.
+
+    Lance does not hear of every failed write: on a full disk or past a limit of file size it may commit a version
+    whose file is cut. Nothing may be built on such a one, so each step is looked at before the next.
+    """
+    cause = newest_damage(path)
+    if cause is not None:
+        mend(path)
+        raise StoreError(
+            f"{path} could not be written whole ({cause}): no space left on the disk, or a limit of file size? "
+            "Mend the cause and run the same command again; what is stored stays."
+        )
+
+
+def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE") -> bool:
+    """Delete the rows whose column has one of the values; whether there were any."""
+    deleted = False
+    for chunk in chunks(values):
+        where = f"({also}) AND {column} IN ({', '.join(map(quoted, chunk))})"
+        if dataset.count_rows(filter=where):  # an empty delete would still be a version
+            with writing(dataset.uri):
+                dataset.delete(where)
+            deleted = True
+    return deleted
+
+
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[i : i + IN_LIST] for i in range(0, len(values), IN_LIST))

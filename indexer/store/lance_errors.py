@@ -1,0 +1,74 @@
+"""Lance's errors in the project's words: about a filter, the files, a full disk, Ctrl-C."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from indexer.errors import BadFilter, StoreError
+
+STORAGE_FAULT = ("LanceError(IO)", "External error", "Not found: ", "os error")  # in Lance's words; not the filter's
+MENDED_BY = "Run `indexer index` with the same arguments again: it embeds what is lost."
+_UNKNOWN = re.compile(r'No field named "?(\w+)')
+_INTERNAL = re.compile(r", _row\w+")  # of the columns that Lance lists; no user has them
+
+
+def _quotes(line: str) -> str:
+    """A word without quotes is a column to SQL, and so is one in double quotes."""
+    unknown = _UNKNOWN.search(line)
+    stop = "" if line.endswith("?") else "."
+    return f"{stop} If {unknown[1]} is a text and no column, quote it: '{unknown[1]}'." if unknown else stop
+
+
+@contextmanager
+def reading(where: str | None, table: str) -> Iterator[None]:
+    """Lance's errors become ours: about the filter BadFilter, about the files StoreError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        line = first_line(error)
+        if where is not None and not any(mark in str(error) for mark in STORAGE_FAULT):
+            raise BadFilter(f"--where {where!r} on table {table}: {line}{_quotes(line)}") from error
+        raise StoreError(f"table {table} cannot be read ({line}). {MENDED_BY}") from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        if where is not None:  # Lance's planner dies of some expressions
+            raise BadFilter(f"--where {where!r} on table {table}: the database cannot evaluate it") from error
+        raise StoreError(f"table {table} is damaged. {MENDED_BY}") from error
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Lance's errors of a write become one line of ours. Nothing is committed twice: a rerun looks what is there."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        stop_if_interrupted(error)
+        cause = first_line(error)
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        way_out = "Free some space" if full else "Mend the cause"
+        raise StoreError(
+            f"{what} cannot be written ({'no space left on the disk' if full else cause}). {way_out} and run the same "
+            "command again; what is stored stays."
+        ) from error
+
+
+def stop_if_interrupted(error: Exception) -> None:
+    """Lance tells Ctrl-C in the middle of its work as an error of its own, which says nothing of the files."""
+    if "KeyboardInterrupt" in str(error):
+        raise KeyboardInterrupt from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Lance gave up, as on a file cut in an unlucky place. The class can be neither imported nor pickled."""
+    return type(error).__name__ == "PanicException"
+
+
+def first_line(error: BaseException) -> str:
+    """Lance's own words without its source positions and prefixes."""
+    line = str(error).splitlines()[0].split(", /")[0] if str(error) else type(error).__name__
+    for prefix in ("Invalid user input: ", "Schema error: ", "LanceError(IO): ", "External error: "):
+        line = line.removeprefix(prefix)
+    return _INTERNAL.sub("", line).rstrip(" .")

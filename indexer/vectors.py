@@ -1,0 +1,39 @@
+"""Raw vectors → unit rows and norms, and how far unit rows are spread."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from indexer.types import Bool, Float16, Float32
+
+
+class Spread:
+    """Tells a collapsed encoder: the mean pairwise cosine of unit vectors is the squared length of their mean."""
+
+    def __init__(self, dim: int) -> None:
+        self._sum, self._n = np.zeros(dim), 0
+        self._lock = threading.Lock()
+
+    def add(self, vectors: Float16) -> None:
+        with self._lock:
+            self._sum += vectors.sum(axis=0, dtype=np.float64)
+            self._n += len(vectors)
+
+    def mean_cosine(self) -> float | None:
+        """Over all pairs of different rows; None below two rows."""
+        if self._n < 2:
+            return None
+        return float((self._sum @ self._sum - self._n) / (self._n * (self._n - 1)))
+
+
+def unit_rows(raw: Float32) -> tuple[Float16, Float32, Bool]:
+    """(n, dim) raw → unit rows in float16, norms (n,), and which rows are finite and not zero."""
+    raw = np.asarray(raw, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
+    good = np.isfinite(norms) & (norms > 0) & (norms < np.finfo(np.float32).max)
+    safe = np.where(good, norms, 1.0)
+    units = np.where(good[:, None], raw, 0) / safe[:, None]
+    return units.astype(np.float16), norms.astype(np.float32), good

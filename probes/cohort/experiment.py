@@ -1,0 +1,147 @@
+"""From a request to rows that are split and checked, before anything is fitted (D0, D1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.types import Int64
+from probes.cohort.load import OWN_SPLITS, ProbeData
+from probes.cohort.splits import (
+    FOLDS,
+    PARTS,
+    Split,
+    check_groups,
+    column_split,
+    grouped_folds,
+    hash_split,
+    split_sha256,
+    stratified_split,
+    without_duplicates,
+)
+from probes.cohort.truth import Truth, hide_absent, lacking
+from probes.request import ProbeRequest
+
+SHUFFLES = 20  # of the shuffled-label control: one alone strays far where rows of a patient are alike
+IMAGE_LEVEL = "image-level split: results may be inflated"
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """One part of the split."""
+
+    rows: int
+    groups: int
+    classes: dict[str, int]  # positives of each column
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """How rows were split; the first thing that a result says."""
+
+    statement: str  # the level in words
+    kind: str
+    level: str  # group | image
+    parts: dict[str, PartFacts]
+    absent: dict[str, tuple[str, ...]]  # part → classes that it lacks: their metrics are NaN
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data, its split, and what is to be said of both. Fit rows are train followed by val."""
+
+    request: ProbeRequest
+    data: ProbeData
+    split: Split
+    facts: SplitFacts
+
+    @property
+    def fit_rows(self) -> Int64:
+        return np.concatenate([self.split.train, self.split.val])
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Columns without a metric, because train or test lacks them (D1)."""
+        lacking = {name for part in ("train", "test") for name in self.facts.absent[part]}
+        return tuple(name for name in self.data.truth.classes if name in lacking)
+
+    @property
+    def val_chooses(self) -> bool:
+        """Whether val can rank probes: some column of train has both kinds of rows there."""
+        val = hide_absent(self.data.truth.take(self.split.val), self.facts.absent["train"])
+        positive = (val.positive & val.known).sum(0)
+        return bool(((positive > 0) & (positive < val.known.sum(0))).any())
+
+    @property
+    def inner_name(self) -> str:
+        return "val split" if self.val_chooses else f"{FOLDS} grouped folds of train"
+
+    def inner_folds(self) -> list[tuple[Int64, Int64]]:
+        """(fit, held-out) positions within the fit rows: the val split, or five grouped folds of train (D5)."""
+        train, val = len(self.split.train), len(self.split.val)
+        if self.val_chooses:
+            return [(np.arange(train), np.arange(train, train + val))]
+        truth = self.data.truth.take(self.split.train)
+        return grouped_folds(truth.strata(), self.data.groups[self.split.train], self.request.seed)
+
+
+def prepare(request: ProbeRequest, data: ProbeData) -> Experiment:
+    """Split the rows and check the split. Raises ProbeError where a group stands on two sides."""
+    split = without_duplicates(make_split(request, data), data.content)
+    check_groups(split, data.groups, data.group_names)
+    flow = replace(data.flow, unassigned=len(split.unassigned), duplicates=len(split.duplicates))
+    data = replace(data, flow=flow)
+    return Experiment(request, data, split, split_facts(request, data, split))
+
+
+def make_split(request: ProbeRequest, data: ProbeData) -> Split:
+    if request.split == "hash":
+        return hash_split(data.groups, data.group_names, request.salt)
+    if request.split == "stratified":
+        return stratified_split(data.truth.strata(), data.groups, request.seed)
+    return column_split(data.split_values or ())
+
+
+def split_facts(request: ProbeRequest, data: ProbeData, split: Split) -> SplitFacts:
+    parts = {name: part_facts(data.truth, data.groups, getattr(split, name)) for name in PARTS}
+    return SplitFacts(
+        statement(request, data),
+        request.split if request.split in OWN_SPLITS else f"column {request.split}",
+        data.level,
+        parts,
+        absent_classes(data.truth, split, fitted=request.probe != "zero-shot"),
+        split_sha256(data.keys, split.part_of(len(data.keys)).tolist()),
+    )
+
+
+def statement(request: ProbeRequest, data: ProbeData) -> str:
+    if data.level == "image":
+        return IMAGE_LEVEL
+    return f"{request.group}-level split: no {request.group} stands on two sides ({data.flow.groups} in all)"
+
+
+def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
+    counts = (truth.positive[rows] & truth.known[rows]).sum(0)
+    named = dict(zip(truth.classes, map(int, counts), strict=True))
+    return PartFacts(len(rows), len(np.unique(groups[rows])), named)
+
+
+def absent_classes(truth: Truth, split: Split, *, fitted: bool = True) -> dict[str, tuple[str, ...]]:
+    """D1: every class should stand in train and in test; those that do not are named, and their metrics are NaN.
+
+    A probe that is not `fitted` needs no train rows.
+    """
+    return {
+        "train": lacking(truth.take(split.train)) if fitted else (),
+        "test": lacking(truth.take(split.test)),
+    }
+
+
+def shuffled(truth: Truth, seed: int) -> Iterator[Truth]:
+    """The same labels in random orders: probes fitted on them must score as chance does, on average."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(SHUFFLES):
+        yield truth.take(rng.permutation(truth.n))

@@ -1,0 +1,265 @@
+"""A table's rows as a probe sees them: vectors, truth, groups, split and subgroup columns of one version (D0)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.errors import InputError, ProbeError
+from indexer.store.table import EmbeddingStore
+from indexer.types import Float64, Int64
+from probes.cohort.cache import cached_vectors
+from probes.cohort.scaling import BLOCK, Vectors
+from probes.cohort.truth import Truth, class_truth, label_truth
+from probes.request import ProbeRequest
+
+MAX_CLASSES = 1000
+ALIKE = 1 - 1e-6  # length of the mean vector in units of a row's, from which on rows differ by rounding only
+MAX_NUMERIC_CLASSES = 50  # a numeric column with more values is a measurement, not a class
+OWN_SPLITS = ("hash", "stratified", "nested")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the vectors came from."""
+
+    db: str
+    table: str
+    version: int
+    encoder: str
+    weights: str
+    fingerprint: str
+    licence: str
+    random_weights: bool
+    dim: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rows from the archive to the split (D17)."""
+
+    embedded: int  # rows of the table at that version
+    failed: int  # inputs that never became rows
+    matched: int  # by --where
+    unlabelled: int  # null labels, left out
+    ungrouped: int  # rows without a group; 0 unless the level is "image"
+    labelled: int
+    unassigned: int  # rows whose split column is empty
+    duplicates: int  # fitted rows left out because their image bytes stand in a later split
+    groups: int
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """n labelled rows of one version. Every per-row field has the same order."""
+
+    vectors: Vectors
+    truth: Truth
+    keys: tuple[str, ...]
+    groups: Int64  # (n,) ids into group_names
+    group_names: tuple[str, ...]
+    level: str  # group | image
+    content: Int64  # (n,) equal ids where the image bytes are equal
+    split_values: tuple[object, ...] | None
+    subgroups: dict[str, tuple[str | None, ...]]
+    source: Source
+    flow: Flow
+
+
+def open_store(request: ProbeRequest) -> EmbeddingStore:
+    """The table, at the request's version. Raises StoreError."""
+    store = EmbeddingStore.open(request.db, request.table)
+    return store if request.version is None else store.at(request.version)
+
+
+def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] | None = None) -> ProbeData:
+    """What the request names. `classes` fixes their order (zero-shot). Raises ProbeError, BadFilter, InputError."""
+    table, row_ids = _columns(store, request)
+    labelled, truth = _truth(table, request, classes)
+    kept = table.take(pa.array(labelled))
+    groups, names, ungrouped = _groups(kept, request)
+    needs_norms = request.scaling == "raw"
+    vectors = Vectors(
+        cached_vectors(store, request.where, row_ids),
+        kept.column("norm").to_numpy().astype(np.float32) if needs_norms else None,
+    )
+    if len(labelled) < table.num_rows:
+        vectors = Vectors(vectors.unit[labelled], vectors.norms)
+    keys = tuple(kept.column("key").to_pylist())
+    check_vectors(vectors, keys)
+    return ProbeData(
+        vectors,
+        truth,
+        keys,
+        groups,
+        names,
+        "image" if request.group == "none" else "group",
+        _ids(kept.column("content"))[0],
+        None if request.split in OWN_SPLITS else tuple(kept.column(request.split).to_pylist()),
+        {name: tuple(_text(kept.column(name))) for name in request.subgroups},
+        source_of(store),
+        Flow(
+            embedded=store.count(),
+            failed=store.failures().num_rows,
+            matched=table.num_rows,
+            unlabelled=table.num_rows - len(labelled),
+            ungrouped=ungrouped,
+            labelled=len(labelled),
+            unassigned=0,
+            duplicates=0,
+            groups=len(names),
+        ),
+    )
+
+
+def source_of(store: EmbeddingStore) -> Source:
+    spec = store.spec
+    return Source(
+        store.uri,
+        store.name,
+        store.version,
+        spec.name,
+        spec.weights,
+        spec.fingerprint,
+        spec.licence,
+        spec.random,
+        spec.dim,
+    )
+
+
+def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64]:
+    """The scalar columns the request names, and the row ids, in table order."""
+    wanted = [*request.labels, *request.subgroups]
+    wanted += [] if request.group == "none" else [request.group]
+    wanted += [] if request.split in OWN_SPLITS else [request.split]
+    known = store.columns()
+    for name in wanted:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise InputError(
+                f"no column {name!r} in table {store.name}; it has: {listed}. Join labels with `indexer labels`."
+            )
+    names = ["key", "content", *dict.fromkeys(wanted)] + (["norm"] if request.scaling == "raw" else [])
+    batches = list(store.scan(names, request.where))
+    if not sum(b.num_rows for b in batches):
+        raise ProbeError(
+            f"no rows in table {store.name}" + (f" match --where {request.where!r}." if request.where else ".")
+        )
+    table = pa.Table.from_batches(batches)
+    return table, table.column("_rowid").to_numpy().astype(np.int64)
+
+
+def _truth(table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None) -> tuple[Int64, Truth]:
+    """Numbers of the labelled rows (m,) and their truth (m rows)."""
+    if request.multilabel:
+        values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
+        labelled = np.flatnonzero(~np.isnan(values).all(axis=1))
+        if not len(labelled):
+            raise ProbeError(f"no row has any of the labels {', '.join(request.labels)}.")
+        return labelled, label_truth(values[labelled], request.labels)
+    column = table.column(request.labels[0])
+    ids, names = _ids(column, ordered=True)
+    labelled = np.flatnonzero(ids >= 0)
+    _check_classes(column, request.labels[0], names, ordinal=request.ordinal)
+    if classes is None:
+        return labelled, class_truth(ids[labelled], names, ordinal=request.ordinal)
+    strangers = [name for name in names if name not in classes]
+    if strangers:
+        raise ProbeError(
+            f"column {request.labels[0]} holds {', '.join(strangers[:5])}, for which there is no text vector "
+            f"(there are: {', '.join(classes)}). Leave those rows out with --where, or store their prompts."
+        )
+    place = np.array([classes.index(name) for name in names])
+    return labelled, class_truth(place[ids[labelled]], classes, ordinal=request.ordinal)
+
+
+def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *, ordinal: bool) -> None:
+    number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+    if not classes:
+        raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
+    if len(classes) == 1:
+        raise ProbeError(f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart.")
+    if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
+        raise ProbeError(
+            f"column {name} holds {len(classes)} different values: not classes. Group them into a new column."
+        )
+    if ordinal and not number:
+        raise ProbeError(
+            f"column {name} is {column.type}: ordinal grades must be numbers. Give them in a numeric column."
+        )
+
+
+def _binary(column: pa.ChunkedArray, name: str) -> Float64:
+    """0, 1 or NaN (unknown) for each row."""
+    try:
+        values: Float64 = column.cast(pa.float64()).to_numpy().astype(np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ProbeError(f"column {name} is {column.type}: a label of --multilabel holds 0, 1 or null.") from error
+    wrong = values[~np.isnan(values) & (values != 0) & (values != 1)]
+    if len(wrong):
+        raise ProbeError(f"column {name} holds {wrong[0]:g}: a label of --multilabel holds 0, 1 or null (unknown).")
+    return values
+
+
+def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, ...], int]:
+    """Group ids (n,), names, and how many rows had none."""
+    if request.group == "none":
+        return np.arange(table.num_rows), tuple(table.column("key").to_pylist()), table.num_rows
+    ids, names = _ids(table.column(request.group))
+    missing = np.flatnonzero(ids < 0)
+    if len(missing):
+        examples = ", ".join(table.column("key").take(pa.array(missing[:3])).to_pylist())
+        raise ProbeError(
+            f"{len(missing)} labelled rows have no {request.group} (e.g. {examples}). Leave them out with "
+            f'--where "{request.group} IS NOT NULL", or split by image with --group none.'
+        )
+    return ids, names, 0
+
+
+def _ids(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tuple[str, ...]]:
+    """Ids (n,) into the column's distinct values as text; -1 for null and NaN. `ordered` sorts the values."""
+    if pa.types.is_null(column.type):  # arrow would make null a value of its own
+        return np.full(len(column), -1), ()
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    coded = column.combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    values = coded.dictionary
+    ids = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    if ordered:
+        order = pc.sort_indices(values).to_numpy()
+        rank = np.empty(len(order) + 1, np.int64)
+        rank[order], rank[-1] = np.arange(len(order)), -1
+        ids, values = rank[ids], values.take(pa.array(order))
+    return ids, tuple(word(v) for v in values.to_pylist())
+
+
+def word(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _text(column: pa.ChunkedArray) -> list[str | None]:
+    return [None if v is None else word(v) for v in column.to_pylist()]
+
+
+def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
+    """Raise ProbeError for NaN or zero rows, listing their keys, and for vectors that are all the same."""
+    bad: list[int] = []
+    total = np.zeros(vectors.dim)
+    for start in range(0, len(keys), BLOCK):
+        block = vectors.unit[start : start + BLOCK].astype(np.float32)
+        bad.extend((np.flatnonzero(~(np.abs((block**2).sum(1) - 1) < 0.05)) + start).tolist())
+        total += block.sum(0, dtype=np.float64)
+    if bad:
+        named = ", ".join(keys[i] for i in bad[:5])
+        raise ProbeError(f"{len(bad)} vectors are zero or not finite (keys {named}). Index those images again.")
+    if len(keys) > 1 and np.linalg.norm(total) / len(keys) > ALIKE * np.linalg.norm(vectors.unit[0].astype(np.float64)):
+        raise ProbeError("all vectors are alike: the encoder says nothing about these images. Choose another encoder.")

@@ -1,0 +1,201 @@
+"""D7: every metric of a scored test set, as a function of how much each group weighs.
+
+Point estimates use weight 1 for each group, bootstrap replicates their draws: one code for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sparse
+
+from indexer.types import Float64, Int64
+from probes.cohort.truth import Truth
+from probes.evaluation.ranks import RankedColumn, auc_and_ap, rank_column
+
+CLIP = 1e-12  # of probabilities in a log-loss
+ECE_BINS = 15
+Values = dict[str, Float64]  # metric → (b,), or (b, c) for per-class ones
+
+PER_CLASS = ("auc", "ap")
+HEADLINE = (
+    "auc_macro", "auc_weighted", "ap_macro", "balanced_accuracy", "f1_macro", "accuracy", "kappa_quadratic",
+    "brier", "log_loss", "ece",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Metrics of fixed scores, for any weights a group."""
+
+    truth: Truth
+    columns: tuple[RankedColumn, ...]
+    sums: sparse.csr_matrix  # (sums, g): what each group adds to the counts and losses
+    slots: dict[str, slice]  # name → its rows in `sums`
+    groups: int
+
+    def __call__(self, weights: Int64) -> Values:
+        """Metrics under group weights (b, g). NaN where a metric is undefined."""
+        areas = [auc_and_ap(column, weights) for column in self.columns]
+        auc = np.stack([a for a, _ in areas], axis=1)
+        ap = np.stack([p for _, p in areas], axis=1)
+        totals = np.asarray((self.sums @ weights.T.astype(np.float64)).T)
+        parts = {name: totals[:, rows] for name, rows in self.slots.items()}
+        values = {"auc": auc, "ap": ap, "auc_macro": nan_mean(auc), "ap_macro": nan_mean(ap)}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values["auc_weighted"] = _weighted_mean(auc, parts["positive"])
+            values.update(_label_metrics(parts) if self.truth.multilabel else _class_metrics(parts, self.truth))
+        return values
+
+    def point(self) -> Values:
+        """Every metric with each group taken once: (), or (c,)."""
+        return {k: v[0] for k, v in self(np.ones((1, self.groups), np.int64)).items()}
+
+
+def evaluator(p: Float64, truth: Truth, groups: Int64) -> Evaluator:
+    """Prepare the metrics of probabilities p (n, c). `groups` are ids 0 … g-1 of the rows (n,)."""
+    n_groups = int(groups.max()) + 1 if len(groups) else 0
+    columns = tuple(
+        rank_column(p[:, j], truth.positive[:, j], truth.known[:, j], groups) for j in range(len(truth.classes))
+    )
+    blocks = _label_blocks(p, truth) if truth.multilabel else _class_blocks(p, truth)
+    slots, start = {}, 0
+    for name, block in blocks.items():
+        slots[name] = slice(start, start + block.shape[1])
+        start += block.shape[1]
+    by_row = sparse.csr_matrix(np.concatenate(list(blocks.values()), axis=1)) if len(p) else None
+    member = sparse.csr_matrix((np.ones(len(p)), (groups, np.arange(len(p)))), (n_groups, len(p)))
+    sums = (member @ by_row).T.tocsr() if by_row is not None else sparse.csr_matrix((start, 0))
+    return Evaluator(truth, columns, sums, slots, n_groups)
+
+
+def _class_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
+    codes = truth.strata()
+    called = p.argmax(1)
+    own = np.clip(p[np.arange(len(p)), codes], CLIP, 1.0)
+    confidence, correct = p.max(1), called == codes
+    bins = np.eye(ECE_BINS)[ece_bin(confidence)]
+    rows = {
+        "positive": truth.positive,
+        "called": np.eye(len(truth.classes))[called],
+        "right": truth.positive & correct[:, None],
+        "distance": ((called - codes) ** 2)[:, None],
+        "brier": ((p - truth.positive) ** 2).sum(1)[:, None],
+        "log_loss": 0.0 - np.log(own)[:, None],  # a plain minus would make 0 into -0
+        "bin_confidence": bins * confidence[:, None],
+        "bin_correct": bins * correct[:, None],
+    }
+    return {k: np.asarray(v, np.float64) for k, v in rows.items()}
+
+
+def _label_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
+    called, known = p >= 0.5, truth.known
+    own = np.clip(np.where(truth.positive, p, 1 - p), CLIP, 1.0)
+    rows = {
+        "positive": truth.positive & known,
+        "negative": ~truth.positive & known,
+        "called": called & known,
+        "right": called & truth.positive & known,
+        "right_negative": ~called & ~truth.positive & known,
+        "brier": np.where(known, (p - truth.positive) ** 2, 0.0),
+        "log_loss": np.where(known, 0.0 - np.log(own), 0.0),
+    }
+    return {k: np.asarray(v, np.float64) for k, v in rows.items()}
+
+
+def _class_metrics(parts: Values, truth: Truth) -> Values:
+    positive, called, right = parts["positive"], parts["called"], parts["right"]
+    n = positive.sum(1)
+    usable = (positive > 0) & truth.known.any(0)  # a class that no fitted row shows is in no mean (D1)
+    f1 = np.where(usable, 2 * right / (positive + called), np.nan)
+    gap = np.abs(parts["bin_correct"] - parts["bin_confidence"])
+    values = {
+        "accuracy": right.sum(1) / n,
+        "balanced_accuracy": nan_mean(np.where(usable, right / positive, np.nan)),
+        "f1_macro": nan_mean(f1),
+        "brier": parts["brier"][:, 0] / n,
+        "log_loss": parts["log_loss"][:, 0] / n,
+        "ece": gap.sum(1) / n,
+    }
+    if truth.ordinal:
+        values["kappa_quadratic"] = _kappa(positive, called, parts["distance"][:, 0])
+    return values
+
+
+def _label_metrics(parts: Values) -> Values:
+    positive, negative, right = parts["positive"], parts["negative"], parts["right"]
+    both = np.where((positive > 0) & (negative > 0), 1.0, np.nan)
+    known = positive + negative
+    return {
+        "balanced_accuracy": nan_mean(both * (right / positive + parts["right_negative"] / negative) / 2),
+        "f1_macro": nan_mean(both * 2 * right / (positive + parts["called"])),
+        "brier": nan_mean(both * parts["brier"] / known),
+        "log_loss": nan_mean(both * parts["log_loss"] / known),
+    }
+
+
+def _kappa(positive: Float64, called: Float64, distance: Float64) -> Float64:
+    """Quadratic-weighted kappa: 1 - Σ (i - j)² observed / Σ (i - j)² expected by the margins."""
+    grades = np.arange(positive.shape[1])
+    cost = (grades[:, None] - grades[None, :]) ** 2
+    expected = np.einsum("bi,ij,bj->b", positive, cost, called) / positive.sum(1)
+    return np.asarray(1 - distance / expected)
+
+
+def _weighted_mean(values: Float64, weights: Float64) -> Float64:
+    defined = ~np.isnan(values)
+    total = np.where(defined, weights, 0).sum(1)
+    return np.asarray(np.where(defined, values * weights, 0).sum(1) / total)
+
+
+def nan_mean(values: Float64) -> Float64:
+    """Mean over the last axis of what is defined; NaN where nothing is. NaN classes are never replaced (D7)."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(defined, values, 0).sum(-1) / defined.sum(-1))
+
+
+def ece_bin(confidence: Float64, bins: int = ECE_BINS) -> Int64:
+    """The bin (k/B, (k+1)/B] of each confidence, 0 … B-1 (D8)."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def micro_auc(p: Float64, truth: Truth) -> float:
+    """AUC over all (row, column) pairs at once."""
+    flat = rank_column(p.ravel(), truth.positive.ravel(), truth.known.ravel(), np.zeros(p.size, np.int64))
+    return float(auc_and_ap(flat, np.ones((1, 1), np.int64))[0][0])
+
+
+def ovo_macro_auc(p: Float64, truth: Truth) -> float:
+    """Hand & Till 2001: mean over class pairs of the two one-against-one AUCs; pairs with an empty class left out."""
+    codes = truth.codes
+    if codes is None:
+        return float("nan")
+    areas = []
+    for i in range(len(truth.classes)):
+        for j in range(len(truth.classes)):
+            if i != j:
+                rows = (codes == i) | (codes == j)
+                column = rank_column(p[:, i], codes == i, rows, np.zeros(len(p), np.int64))
+                areas.append(auc_and_ap(column, np.ones((1, 1), np.int64))[0][0])
+    return float(nan_mean(np.array(areas)))
+
+
+def confusion(p: Float64, truth: Truth) -> Int64:
+    """Counts (c, c): rows true, columns called (highest probability, ties to the first class)."""
+    codes = truth.codes
+    c = len(truth.classes)
+    if codes is None or not len(p):
+        return np.zeros((0, 0), np.int64) if codes is None else np.zeros((c, c), np.int64)
+    return np.bincount(codes * c + p.argmax(1), minlength=c * c).reshape(c, c)
+
+
+def macro_auc(p: Float64, truth: Truth) -> float:
+    """Macro one-vs-rest AUC over the columns where it is defined."""
+    one, zeros = np.ones((1, 1), np.int64), np.zeros(len(p), np.int64)
+    areas = [
+        auc_and_ap(rank_column(p[:, j], truth.positive[:, j], truth.known[:, j], zeros), one)[0][0]
+        for j in range(len(truth.classes))
+    ]
+    return float(nan_mean(np.array(areas)))

@@ -1,0 +1,75 @@
+"""D11: an operating point chosen on validation rows, frozen, and read on the test rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.types import Bool, Float64, Int64
+from probes.evaluation.bootstrap import Evaluate, Interval
+from probes.evaluation.metrics import Values
+
+RATES = ("sensitivity", "specificity", "ppv", "npv", "lr_positive", "lr_negative")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Positive iff score ≥ threshold."""
+
+    column: str  # the class called positive
+    target_specificity: float
+    threshold: float
+    validation_sensitivity: float
+    validation_specificity: float
+    rates: dict[str, Interval]  # RATES on the test rows
+    prevalence: float | None  # the user's, for the last field
+    ppv_at_prevalence: Interval | None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What D11 chose on the validation rows."""
+
+    value: float
+    sensitivity: float
+    specificity: float
+
+
+def choose_threshold(positive: Bool, scores: Float64, specificity: float) -> Threshold:
+    """Of the thresholds with at least this specificity the one of highest sensitivity; ties: the larger threshold.
+
+    Candidates are the scores themselves and the next number above them all, which calls nothing positive. NaN without
+    both kinds of rows.
+    """
+    high, low = np.sort(scores[positive]), np.sort(scores[~positive])
+    if not len(high) or not len(low):
+        return Threshold(float("nan"), float("nan"), float("nan"))
+    candidates = np.append(np.unique(scores), np.nextafter(scores.max(), np.inf))
+    spec = np.searchsorted(low, candidates, "left") / len(low)
+    sens = 1 - np.searchsorted(high, candidates, "left") / len(high)
+    allowed = np.flatnonzero(spec >= specificity)
+    best = allowed[np.flatnonzero(sens[allowed] == sens[allowed].max())[-1]]
+    return Threshold(float(candidates[best]), float(sens[best]), float(spec[best]))
+
+
+def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) -> Evaluate:
+    """RATES of frozen calls, for any weights a group; NaN where a denominator is 0."""
+    cells = [positive & called, positive & ~called, ~positive & called, ~positive & ~called]
+    counts = np.stack([np.bincount(groups[cell], minlength=n_groups) for cell in cells], axis=1).astype(np.float64)
+
+    def evaluate(weights: Int64) -> Values:
+        tp, fn, fp, tn = (weights @ counts).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sens, spec = tp / (tp + fn), tn / (tn + fp)
+            values = (sens, spec, tp / (tp + fp), tn / (tn + fn), sens / (1 - spec), (1 - sens) / spec)
+        return dict(zip(RATES, (np.where(np.isfinite(v), v, np.nan) for v in values), strict=True))
+
+    return evaluate
+
+
+def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:
+    """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where nothing would be called positive."""
+    called = sensitivity * prevalence
+    below = called + (1 - specificity) * (1 - prevalence)
+    return np.divide(called, below, out=np.full_like(below, np.nan), where=below > 0)

@@ -1,0 +1,196 @@
+"""Probabilities of a scored set → its metrics with intervals, per class and together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.types import Float64, Int64
+from probes.cohort.truth import Truth, class_truth
+from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.delong import delong
+from probes.evaluation.metrics import HEADLINE, Values, evaluator
+from probes.evaluation.ranks import EQUAL, mean
+
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class against the rest, or one label."""
+
+    name: str
+    positives: int
+    rows: int
+    prevalence: float
+    auc: Interval
+    ap: Interval
+    delong: tuple[float, float] | None = None  # 95 % interval, where each group has one row
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the report draws for one column; at most 200 points a curve."""
+
+    name: str
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Metrics of one scored set of rows."""
+
+    rows: int
+    groups: int
+    metrics: dict[str, Interval]
+    classes: tuple[ClassResult, ...]
+    excluded: tuple[str, ...]  # columns whose metrics are NaN, and that no macro counts
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are drawn (D9)."""
+
+    replicates: int
+    seed: int
+
+
+def compact(groups: Int64) -> Int64:
+    """Group ids renumbered 0 … g-1."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Scored, Values]:
+    """Metrics with intervals, and the replicates themselves. `p` (n, c), `groups` (n,) of any ids."""
+    groups = compact(groups)
+    n_groups = int(groups.max()) + 1 if len(groups) else 0
+    measured = evaluator(p, truth, groups)
+    point = measured.point()
+    drawn = replicate(measured, n_groups, replicates=how.replicates, seed=how.seed)
+    metrics = {name: interval(float(point[name]), drawn[name]) for name in HEADLINE if name in point}
+    single = n_groups == truth.n
+    classes = tuple(_class_result(p, truth, j, (point, drawn), single) for j in range(len(truth.classes)))
+    excluded = tuple(c.name for c in classes if np.isnan(c.auc.value))
+    notes = _notes(metrics, single) + _no_spread(drawn.get("auc_macro"), n_groups)
+    return Scored(truth.n, n_groups, metrics, classes, excluded, notes), drawn
+
+
+def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values], single: bool) -> ClassResult:
+    point, drawn = values
+    known = truth.known[:, j]
+    positive = truth.positive[known, j]
+    return ClassResult(
+        truth.classes[j],
+        int(positive.sum()),
+        int(known.sum()),
+        float(positive.mean()) if len(positive) else float("nan"),
+        interval(float(point["auc"][j]), drawn["auc"][:, j]),
+        interval(float(point["ap"][j]), drawn["ap"][:, j]),
+        delong(positive, p[known, j]).interval() if single else None,
+    )
+
+
+def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
+    loose = [name for name, value in metrics.items() if not value.reliable]
+    notes = []
+    if loose:
+        notes.append(f"interval unreliable (over 5 % of replicates undefined): {', '.join(loose)}")
+    if not single:
+        notes.append("no DeLong interval: groups have several rows, which are not independent")
+    return tuple(notes)
+
+
+def _no_spread(areas: Float64 | None, groups: int) -> tuple[str, ...]:
+    """What an interval without width means; nothing where the AUCs of the resamples (b,) differ or are undefined."""
+    defined = np.empty(0) if areas is None else areas[~np.isnan(areas)]
+    if not len(defined) or np.ptp(defined) > EQUAL:
+        return ()
+    what = "separates perfectly" if defined[0] > 1 - EQUAL else "gives the same AUC"
+    return (f"every resample {what}: the interval's width 0 is no certainty with {groups} groups",)
+
+
+def control_range(areas: Sequence[float]) -> Interval | None:
+    """Mean and 95 % range of the AUCs of a shuffled-label control; None where none was asked for."""
+    return interval(mean(list(areas)), np.array(areas)) if areas else None
+
+
+def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:
+    """D7: the fitted rows' frequencies for every row, which calls the majority class; and classes drawn by them.
+
+    A drawn class has no log-loss: it is certain, and often wrong.
+    """
+    n, c = test.n, len(test.classes)
+    share = (fitted.positive & fitted.known).sum(0) / np.maximum(fitted.known.sum(0), 1)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if test.multilabel:
+        constant = np.tile(share, (n, 1))
+        random = (rng.random((n, c)) < share).astype(float)
+    else:
+        constant = np.tile(share / share.sum(), (n, 1))
+        random = np.eye(c)[rng.choice(c, n, p=share / share.sum())]
+    zeros = np.arange(n)
+    out: dict[str, dict[str, float]] = {}
+    for name, p in (("majority", constant), ("stratified random", random)):
+        point = evaluator(p, test, zeros).point()
+        out[name] = {m: float(point[m]) for m in HEADLINE if m in point}
+    for certain in ("log_loss", "ece"):
+        out["stratified random"].pop(certain, None)
+    return out
+
+
+def curves(p: Float64, truth: Truth) -> tuple[Curves, ...]:
+    """ROC and precision-recall curves of every column that has both kinds of rows."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    out = []
+    for j, name in enumerate(truth.classes):
+        known = truth.known[:, j]
+        positive, s = truth.positive[known, j], p[known, j]
+        if not positive.any() or positive.all():
+            continue
+        fpr, tpr, _ = roc_curve(positive, s)
+        precision, recall, _ = precision_recall_curve(positive, s)
+        roc, pr = _thin(fpr, tpr), _thin(recall[::-1], precision[::-1])
+        out.append(Curves(name, *roc, *pr))
+    return tuple(out)
+
+
+def _thin(x: Float64, y: Float64) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    at = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).astype(int))
+    return tuple(np.round(x[at], 5).tolist()), tuple(np.round(y[at], 5).tolist())
+
+
+def by_group(p: Float64, truth: Truth, groups: Int64, pooling: str) -> tuple[Float64, Truth, int]:
+    """D15: one row a group, its probabilities pooled by "mean" or "max" (then made to sum to 1 again).
+
+    A group's truth is the class of its rows; for two classes and for labels, positive if any row is. Groups of three or
+    more classes whose rows disagree are left out; the third value counts them.
+    """
+    groups = compact(groups)
+    g = int(groups.max()) + 1
+    if pooling == "mean":
+        pooled = np.zeros((g, p.shape[1]))
+        np.add.at(pooled, groups, p)
+        pooled /= np.bincount(groups)[:, None]
+    else:
+        pooled = np.full((g, p.shape[1]), -np.inf)
+        np.maximum.at(pooled, groups, p)
+    positive, known = np.zeros((g, p.shape[1]), bool), np.zeros((g, p.shape[1]), bool)
+    np.logical_or.at(positive, groups, truth.positive & truth.known)
+    np.logical_or.at(known, groups, truth.known)
+    if truth.codes is None:
+        return pooled, Truth(truth.classes, positive, known, None), 0
+    pooled /= pooled.sum(1, keepdims=True)
+    low, high = np.full(g, len(truth.classes)), np.full(g, -1)
+    np.minimum.at(low, groups, truth.codes)
+    np.maximum.at(high, groups, truth.codes)
+    agree = np.ones(g, bool) if len(truth.classes) == 2 else low == high
+    pooled_truth = class_truth(high[agree], truth.classes, ordinal=truth.ordinal)
+    pooled_truth = Truth(truth.classes, pooled_truth.positive, known[agree], pooled_truth.codes, truth.ordinal)
+    return pooled[agree], pooled_truth, int((~agree).sum())

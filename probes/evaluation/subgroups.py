@@ -1,0 +1,110 @@
+"""D13: the same threshold in every subgroup, and the gap between the best and the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.types import Bool, Float64, Int64
+from probes.cohort.truth import Truth
+from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.metrics import evaluator
+from probes.evaluation.operating import rates_evaluator
+from probes.evaluation.scoring import Resampling, compact
+
+FEWEST = 10  # positives, and negatives, below which no number is printed
+MISSING = "(missing)"
+
+
+@dataclass(frozen=True)
+class SubgroupResult:
+    """One value of a subgroup column (D13). `note` says why there is no number."""
+
+    column: str
+    value: str
+    rows: int
+    positives: int
+    negatives: int
+    auc: Interval | None
+    sensitivity: Interval | None
+    specificity: Interval | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SubgroupGap:
+    """Highest minus lowest over the values that have numbers."""
+
+    column: str
+    metric: str
+    gap: float
+    worst: str
+
+
+def subgroup_results(
+    column: str,
+    values: Sequence[str | None],
+    scored: tuple[Float64, Truth, Int64],
+    threshold: float,
+    how: Resampling,
+) -> tuple[SubgroupResult, ...]:
+    """One result a value, nulls as a group of their own. `scored`: p (n, c), truth, groups; the last column of two is
+    the positive class. With more classes the AUC is the macro one and there is no threshold (NaN).
+    """
+    p, truth, groups = scored
+    names = np.array([MISSING if v is None else v for v in values], dtype=object)
+    out = []
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(names == name)
+        out.append(_one(column, str(name), (p[rows], truth.take(rows), groups[rows]), threshold, how))
+    return tuple(out)
+
+
+def _one(
+    column: str, value: str, scored: tuple[Float64, Truth, Int64], threshold: float, how: Resampling
+) -> SubgroupResult:
+    p, truth, groups = scored
+    positive = truth.positive[:, -1] & truth.known[:, -1]
+    binary = truth.codes is not None and len(truth.classes) == 2
+    sides = [positive.sum(), truth.n - positive.sum()]
+    if not binary:  # of the rarest class or label; those without a metric at all are not asked for
+        columns = [(c, k) for c, k in zip(truth.positive.T, truth.known.T, strict=True) if k.any()]
+        counts = [(int(c[k].sum()), int((~c[k]).sum())) for c, k in columns]
+        sides = list(min(counts, key=min, default=(0, 0)))
+    counted = (truth.n, int(sides[0]), int(sides[1]))
+    if min(sides) < FEWEST:
+        return SubgroupResult(column, value, *counted, None, None, None, "n too small")
+    groups = compact(groups)
+    measured = evaluator(p, truth, groups)
+    drawn = replicate(measured, measured.groups, replicates=how.replicates, seed=how.seed)
+    auc = interval(float(measured.point()["auc_macro"]), drawn["auc_macro"])
+    if not binary or np.isnan(threshold):
+        return SubgroupResult(column, value, *counted, auc, None, None)
+    sens, spec = _rates(positive, p[:, -1] >= threshold, groups, how)
+    return SubgroupResult(column, value, *counted, auc, sens, spec)
+
+
+def _rates(positive: Bool, called: Bool, groups: Int64, how: Resampling) -> list:  # type: ignore[type-arg]
+    n_groups = int(groups.max()) + 1
+    rates = rates_evaluator(positive, called, groups, n_groups)
+    point = rates(np.ones((1, n_groups), np.int64))
+    drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
+    return [interval(float(point[name][0]), drawn[name]) for name in ("sensitivity", "specificity")]
+
+
+def gaps(results: Sequence[SubgroupResult]) -> tuple[SubgroupGap, ...]:
+    """Highest minus lowest of each metric over the values of a column that have numbers, and which is worst."""
+    out = []
+    for column in dict.fromkeys(r.column for r in results):
+        for metric in ("auc", "sensitivity", "specificity"):
+            numbers = {
+                r.value: getattr(r, metric).value
+                for r in results
+                if r.column == column and getattr(r, metric) is not None and not np.isnan(getattr(r, metric).value)
+            }
+            if len(numbers) > 1:
+                worst = min(numbers, key=lambda name: numbers[name])
+                out.append(SubgroupGap(column, metric, max(numbers.values()) - numbers[worst], worst))
+    return tuple(out)

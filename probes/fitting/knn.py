@@ -1,0 +1,141 @@
+"""D6: the kNN probe on an experiment: val rows choose k, test rows are looked up once, every k from that search."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.types import Float32, Float64, Int64
+from probes.cohort.experiment import Experiment, shuffled
+from probes.cohort.scaling import Scaler, features, fit_scaler, make_unit, rows_of
+from probes.cohort.truth import Truth, hide_absent
+from probes.evaluation.metrics import evaluator, macro_auc
+from probes.fitting.models import Model
+from probes.fitting.sweep import Candidate, Selection
+from probes.fitting.trained import NeighbourResult, Trained
+from probes.fitting.votes import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
+from probes.progress import Progress
+from probes.request import ProbeRequest
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was looked up: the fitted rows with their truth, and the test rows' neighbours among them."""
+
+    base: Truth
+    found: Neighbours
+    vote: Vote
+
+    def at(self, k: int) -> Float64:
+        return votes(self.found, self.base, k, self.vote)
+
+
+def train_knn(experiment: Experiment, progress: Progress) -> Trained:
+    """Neighbours of test rows are sought in train and val together; those of the same group never vote."""
+    request, data, split = experiment.request, experiment.data, experiment.split
+    scaler = fit_scaler(request.scaling, data.vectors, split.train)
+    rows, vote = experiment.fit_rows, Vote(request.vote, request.temperature)
+    ks = _ks(request, len(rows))
+    with progress.stage("choosing k"):
+        x = neighbour_features(experiment, rows, scaler)
+        inner_rows, inner = _inner_votes(experiment, x, (ks, vote), progress)
+    hidden = hide_absent(data.truth.take(inner_rows), experiment.facts.absent["train"])
+    areas = {k: macro_auc(p, hidden) for k, p in inner.items()}
+    with progress.stage("neighbours of the test rows"):
+        found = nearest(
+            x, neighbour_features(experiment, split.test, scaler), ks[-1],
+            base_groups=data.groups[rows], query_groups=data.groups[split.test],
+            euclidean=request.metric == "euclidean", progress=progress.share,
+        )  # fmt: skip
+    look = _Look(data.truth.take(rows), found, vote)
+    selection = _selection(request, areas, experiment.inner_name)
+    k, multilabel = int(selection.value), look.base.multilabel
+    held = hide_absent(data.truth.take(split.test), experiment.absent)
+    return Trained(
+        _model(experiment, x, look.base, k), scaler, selection, True, inner_rows,
+        as_logits(inner[k], multilabel=multilabel),
+        as_logits(look.at(k), multilabel=multilabel),
+        tuple(_result(each, look.at(each), held, areas[each]) for each in ks),
+        _control(look, k, held, request.seed) if request.shuffle_control else (),
+    )  # fmt: skip
+
+
+def _ks(request: ProbeRequest, n: int) -> tuple[int, ...]:
+    """Every k that is reported: those of D6, and the one asked for."""
+    asked = () if request.k is None else (min(request.k, n),)
+    return tuple(sorted({*clipped_ks(n), *asked}))
+
+
+def _selection(request: ProbeRequest, areas: dict[int, float], inner: str) -> Selection:
+    """The k asked for, or that of the highest inner AUC, ties → smaller k. Raises ProbeError where none is defined."""
+    ks = tuple(areas)
+    if request.k is not None:
+        return Selection("k", min(request.k, ks[-1]), "fixed", at_edge=False, candidates=())
+    if np.isnan(list(areas.values())).all():
+        raise ProbeError("no inner AUC is defined, so that nothing can choose k. Fix it with -k, or label more rows.")
+    chosen = max(ks, key=lambda k: (-np.inf if np.isnan(areas[k]) else areas[k], -k))
+    candidates = tuple(Candidate(k, areas[k]) for k in ks)
+    return Selection("k", chosen, inner, len(ks) > 1 and chosen == ks[-1], candidates)
+
+
+def _model(experiment: Experiment, x: Float32, base: Truth, k: int) -> Model:
+    request, data = experiment.request, experiment.data
+    arrays = {
+        "x": x,
+        "positive": base.positive,
+        "known": base.known,
+        "groups": group_ids(data.group_names)[data.groups[experiment.fit_rows]],
+    }
+    settings = {
+        "k": float(k), "temperature": request.temperature, "uniform": float(request.vote == "uniform"),
+        "euclidean": float(request.metric == "euclidean"), "multilabel": float(base.multilabel),
+    }  # fmt: skip
+    return Model("knn", arrays, settings)
+
+
+def group_ids(names: tuple[str, ...]) -> Int64:
+    """64-bit ids of group names, the same in every table: a bundle holds no name."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+
+
+def neighbour_features(experiment: Experiment, rows: Int64, scaler: Scaler) -> Float32:
+    """Rows of unit length for the cosine; as they are for Euclidean distance."""
+    x: Float32 = features(experiment.data.vectors, rows, scaler)
+    if experiment.request.metric == "cosine":
+        make_unit(x)
+    return x
+
+
+def _inner_votes(
+    experiment: Experiment, x: Float32, how: tuple[tuple[int, ...], Vote], progress: Progress
+) -> tuple[Int64, dict[int, Float64]]:
+    """Held-out rows of the inner folds and their probabilities at each k."""
+    rows, data = experiment.fit_rows, experiment.data
+    ks, vote = how
+    held_rows: list[Int64] = []
+    parts: dict[int, list[Float64]] = {k: [] for k in ks}
+    for fit_at, held_at in experiment.inner_folds():
+        found = nearest(
+            rows_of(x, fit_at), rows_of(x, held_at), ks[-1],
+            base_groups=data.groups[rows[fit_at]], query_groups=data.groups[rows[held_at]],
+            euclidean=experiment.request.metric == "euclidean", progress=progress.share,
+        )  # fmt: skip
+        base = data.truth.take(rows[fit_at])
+        for k in ks:
+            parts[k].append(votes(found, base, k, vote))
+        held_rows.append(rows[held_at])
+    return np.concatenate(held_rows), {k: np.concatenate(p) for k, p in parts.items()}
+
+
+def _result(k: int, p: Float64, truth: Truth, val_auc: float) -> NeighbourResult:
+    point = evaluator(p, truth, np.arange(len(p))).point()
+    return NeighbourResult(k, float(point["auc_macro"]), float(point["balanced_accuracy"]), val_auc)
+
+
+def _control(look: _Look, k: int, held: Truth, seed: int) -> tuple[float, ...]:
+    """The same neighbours, with the fitted rows' labels in a random order."""
+    return tuple(macro_auc(votes(look.found, base, k, look.vote), held) for base in shuffled(look.base, seed))

@@ -1,0 +1,101 @@
+"""Fitted probes as plain arrays: what a bundle stores, and the logits they give. No estimator is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.types import Float64, Int64
+from probes.cohort.truth import Truth
+from probes.fitting.votes import Vote, as_logits, nearest, votes
+
+Arrays = dict[str, npt.NDArray[Any]]
+ABSENT = -1e4  # logit of a class that no fitted row has: its probability is 0, its metrics are NaN
+
+
+@dataclass(frozen=True)
+class Model:
+    """`kind` names the formula in LOGITS; `arrays` its numbers; `settings` its scalars."""
+
+    kind: str
+    arrays: Arrays
+    settings: dict[str, float] = field(default_factory=dict)
+
+    def logits(self, x: npt.NDArray[Any], groups: Int64 | None = None) -> Float64:
+        """(m, c) of scaled features (m, dim). A softmax (or, multi-label, a logistic) makes them probabilities.
+
+        `groups` (m,) are the rows' group ids as a kNN model stores them; it leaves neighbours of the same group out.
+        """
+        if self.kind == "knn":
+            return _knn(self, x, groups)
+        return LOGITS[self.kind](self, x)
+
+
+def _linear(model: Model, x: npt.NDArray[Any]) -> Float64:
+    weights = model.arrays["W"]
+    return np.asarray(x @ weights.T.astype(x.dtype) + model.arrays["b"].astype(x.dtype), np.float64)
+
+
+def _prototype(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """Minus the squared distance to each class mean."""
+    means = model.arrays["means"].astype(np.float64)
+    x = x.astype(np.float64)
+    squared = (x**2).sum(1, keepdims=True) - 2 * x @ means.T + (means**2).sum(1)
+    return np.asarray(np.where(np.isnan(squared), ABSENT, -squared))
+
+
+def _mlp(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """One hidden layer of rectified units."""
+    arrays = model.arrays
+    hidden = np.maximum(x @ arrays["W0"] + arrays["b0"], 0)
+    return np.asarray(hidden @ arrays["W1"] + arrays["b1"], np.float64)
+
+
+def _rbf(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """One kernel machine a column: Σ dual · exp(-γ ‖x - support‖²) + b; columns share the stacked supports."""
+    support, gamma = model.arrays["support"].astype(np.float64), model.settings["gamma"]
+    x = x.astype(np.float64)
+    squared = (x**2).sum(1)[:, None] - 2 * x @ support.T + (support**2).sum(1)
+    kernel = np.exp(-gamma * np.maximum(squared, 0))
+    return np.asarray(kernel @ model.arrays["dual"].T + model.arrays["b"])
+
+
+def _text(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """D14: logit_scale · v·t, or log σ(exp(logit_scale) · v·t + bias) for checkpoints with a bias."""
+    cosine = x.astype(np.float64) @ model.arrays["text"].astype(np.float64).T
+    if "logit_bias" not in model.settings:
+        return np.asarray(model.settings["logit_scale"] * cosine)
+    return np.asarray(-np.logaddexp(0, -(model.settings["logit_scale"] * cosine + model.settings["logit_bias"])))
+
+
+def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
+    """D6: log of the share of votes. Rows without a group id have no neighbour left out."""
+    arrays, settings = model.arrays, model.settings
+    queries = np.ascontiguousarray(x, np.float32)
+    euclidean, multilabel = bool(settings["euclidean"]), bool(settings["multilabel"])
+    if not euclidean:
+        queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+    k = int(settings["k"])
+    nobody = np.full(len(queries), np.iinfo(np.int64).min)
+    found = nearest(
+        arrays["x"], queries, k,
+        base_groups=arrays["groups"], query_groups=nobody if groups is None else groups, euclidean=euclidean,
+    )  # fmt: skip
+    base = Truth(tuple(map(str, range(arrays["positive"].shape[1]))), arrays["positive"], arrays["known"], None)
+    if not multilabel:
+        base = Truth(base.classes, base.positive, base.known, arrays["positive"].argmax(1))
+    vote = Vote("uniform" if settings["uniform"] else "softmax", settings["temperature"])
+    return as_logits(votes(found, base, k, vote), multilabel=multilabel)
+
+
+LOGITS: dict[str, Callable[[Model, npt.NDArray[Any]], Float64]] = {
+    "linear": _linear,
+    "prototype": _prototype,
+    "mlp": _mlp,
+    "rbf": _rbf,
+    "text": _text,
+}

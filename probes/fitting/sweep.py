@@ -1,0 +1,128 @@
+"""D5: choosing a penalty by inner validation, never on the rows that are reported.
+
+D5 breaks ties of the inner AUC towards the smaller value. On separable rows every value ties at 1, and the smallest
+gives a probe whose probabilities are all alike: it calls everything one class. So the tie rule is refined: equal AUCs
+are told apart by the inner log-loss to two decimals, and only then does the smaller value win.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from probes.evaluation.ranks import EQUAL
+
+COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log10
+REFINE = (1.0, -1.0, 0.5, -0.5, 0.25, -0.25)  # decades around the best
+EXTENSIONS = 2
+HALVING = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log10, where Radford 2021 (A.3) starts
+FINEST = 0.125  # decades: eight steps a decade
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value tried."""
+
+    value: float
+    auc: float  # mean inner-validation macro AUC
+    converged: bool = True
+    log_loss: float = float("nan")  # mean inner-validation log-loss, without a temperature; NaN: not measured
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was tried, what was chosen, and by which rows."""
+
+    parameter: str
+    value: float
+    inner: str  # "val split" | "5 grouped folds of train" | "fixed"
+    at_edge: bool  # the best lies at the end of all that was tried, extensions included
+    candidates: tuple[Candidate, ...]
+
+
+def fixed(parameter: str, value: float) -> Selection:
+    return Selection(parameter, value, "fixed", at_edge=False, candidates=())
+
+
+def choose(candidates: list[Candidate]) -> Candidate:
+    """Highest AUC; ties → lower log-loss, to two decimals; ties → smaller value.
+
+    An undefined AUC is never best unless all are.
+    """
+    highest = max(_area(c) for c in candidates)
+    equal = [c for c in candidates if _area(c) >= highest - EQUAL]
+    return min(equal, key=lambda c: (_loss(c), c.value))
+
+
+def better(one: Candidate, other: Candidate) -> bool:
+    """Whether `one` has the higher AUC, or the same and the lower log-loss. A smaller value alone is no better."""
+    if _area(one) > _area(other) + EQUAL:
+        return True
+    return _area(one) >= _area(other) - EQUAL and _loss(one) < _loss(other)
+
+
+def _area(candidate: Candidate) -> float:
+    return -math.inf if math.isnan(candidate.auc) else candidate.auc
+
+
+def _loss(candidate: Candidate) -> float:
+    return math.inf if math.isnan(candidate.log_loss) else round(candidate.log_loss, 2)
+
+
+def sweep_decades(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
+    """Coarse decades, then ±1, ±.5, ±.25 around the best; a best at the edge is followed two decades at most (D5).
+
+    It is followed only while each further decade is better: along a flat edge nothing is to be gained.
+    """
+    tried: dict[float, Candidate] = {}
+
+    def at(exponent: float) -> None:
+        if exponent not in tried:
+            tried[exponent] = evaluate(10.0**exponent)
+
+    def best() -> float:
+        return round(math.log10(choose(list(tried.values())).value), 6)
+
+    for exponent in COARSE:
+        at(exponent)
+    centre = best()
+    for step in REFINE:
+        at(centre + step)
+    found = best()
+    for _ in range(EXTENSIONS):
+        if found not in (min(tried), max(tried)):
+            break
+        beyond = found + (1 if found == max(tried) else -1)
+        at(beyond)
+        if better(tried[beyond], tried[found]):
+            found = beyond
+    edge = found in (min(tried), max(tried))
+    ordered = tuple(tried[e] for e in sorted(tried))
+    return Selection(parameter, tried[found].value, inner, edge, ordered)
+
+
+def sweep_halving(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
+    """Radford 2021, A.3: a grid of two decades, then the interval around the peak is halved down to 1/8 decade."""
+    tried = {exponent: evaluate(10.0**exponent) for exponent in HALVING}
+    step = 1.0
+    while step >= FINEST:
+        peak = round(math.log10(choose(list(tried.values())).value), 6)
+        for exponent in (peak + step, peak - step):
+            if HALVING[0] <= exponent <= HALVING[-1] and exponent not in tried:
+                tried[exponent] = evaluate(10.0**exponent)
+        step /= 2
+    ordered = tuple(tried[e] for e in sorted(tried))
+    best = choose(list(ordered))
+    return Selection(parameter, best.value, inner, best in (ordered[0], ordered[-1]), ordered)
+
+
+def sweep_values(
+    parameter: str, inner: str, values: tuple[float, ...], evaluate: Callable[[float], Candidate]
+) -> Selection:
+    """Try each of a short list. The edge flag says that the best is the list's first or last."""
+    ordered = tuple(evaluate(value) for value in sorted(values))
+    best = choose(list(ordered))
+    return Selection(
+        parameter, best.value, inner, len(values) > 1 and best.value in (min(values), max(values)), ordered
+    )

@@ -1,0 +1,99 @@
+"""Fitting a probe on an experiment's fit rows and scoring its test rows. Test rows choose nothing (D4, D5, D14)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.store.table import EmbeddingStore
+from indexer.types import Float32, Float64, Int64
+from probes.cohort.experiment import SHUFFLES, Experiment, shuffled
+from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
+from probes.cohort.splits import counted
+from probes.cohort.truth import hide_absent, probabilities
+from probes.evaluation.metrics import macro_auc
+from probes.fitting.estimators import FITTERS, Recipe, check_two_classes, fit
+from probes.fitting.knn import train_knn
+from probes.fitting.models import Model
+from probes.fitting.selection import choose_penalty
+from probes.fitting.sweep import fixed
+from probes.fitting.trained import Trained
+from probes.progress import Progress
+from probes.request import ProbeRequest
+
+
+def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Trained:
+    """Fit what the request names. Raises ProbeError where train shows one class only."""
+    probe = experiment.request.probe
+    if probe == "zero-shot":
+        return _train_text(experiment, store)
+    rows, data = experiment.split.train, experiment.data
+    whose = f"{len(np.unique(data.groups[rows]))} of {counted(data.flow.groups)}"
+    check_two_classes(data.truth.take(rows), whose)
+    return train_knn(experiment, progress) if probe == "knn" else _train_estimator(experiment, progress)
+
+
+def recipe_of(request: ProbeRequest) -> Recipe:
+    if request.probe not in FITTERS:
+        raise ProbeError(f"no probe {request.probe!r}. There are: {', '.join(FITTERS)}, knn, zero-shot.")
+    return Recipe(request.probe, request.class_weight, request.seed)
+
+
+def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
+    """D5's choice on inner rows in float32, then D4's final fit on train and val in float64."""
+    request, data, split = experiment.request, experiment.data, experiment.split
+    recipe, rows = recipe_of(request), experiment.fit_rows
+    scaler = fit_scaler(request.scaling, data.vectors, split.train)
+    truth = data.truth.take(rows)
+    with progress.stage("choosing the penalty"):
+        x = features(data.vectors, rows, scaler)
+        inner = choose_penalty(
+            recipe, x, truth, experiment.inner_folds(),
+            value=request.penalty, search=request.search, progress=progress.step,
+        )  # fmt: skip
+    value = inner.selection.value
+    control: tuple[float, ...] = ()
+    if request.shuffle_control:
+        with progress.stage("shuffled control"):
+            control = _control(experiment, recipe, x, (scaler, value), progress)
+    del x  # the final fit makes its rows a block at a time
+    with progress.stage("final fit"):
+        final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
+        logits = logits_of(final.model, data.vectors, split.test, scaler)
+    return Trained(
+        final.model, scaler, inner.selection, final.converged, rows[inner.rows], inner.logits, logits, (), control
+    )
+
+
+def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Float64:
+    """Logits (len(rows), c) in float64, block by block: the numbers that the bundle gives later (D16)."""
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return np.concatenate([model.logits(features(vectors, block, scaler, np.float64)) for block in blocks])
+
+
+def _control(
+    experiment: Experiment, recipe: Recipe, x: Float32, how: tuple[Scaler, float], progress: Progress
+) -> tuple[float, ...]:
+    scaler, value = how
+    data, test = experiment.data, experiment.split.test
+    held = hide_absent(data.truth.take(test), experiment.absent)
+    areas = []
+    for truth in shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed):
+        model = fit(recipe, x, truth, value).model
+        areas.append(macro_auc(probabilities(logits_of(model, data.vectors, test, scaler), held.multilabel), held))
+        progress.share(len(areas) / SHUFFLES)
+    return tuple(areas)
+
+
+def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:
+    """D14: nothing is fitted; the inner rows serve temperature and threshold alone."""
+    data, split = experiment.data, experiment.split
+    text = store.read_text(experiment.request.task or "")
+    settings = {"logit_scale": text.logit_scale}
+    if text.logit_bias is not None:
+        settings["logit_bias"] = text.logit_bias
+    model = Model("text", {"text": text.vectors}, settings)
+    scaler = fit_scaler("none", data.vectors, split.train)
+    inner_rows = split.val if experiment.val_chooses else split.train
+    inner, test = (logits_of(model, data.vectors, rows, scaler) for rows in (inner_rows, split.test))
+    return Trained(model, scaler, fixed("none", 0.0), True, inner_rows, inner, test)

@@ -1,0 +1,25 @@
+"""What a result does not say (D17); reports and reporting items end with it."""
+
+from __future__ import annotations
+
+from probes.runs.result import ProbeResult
+
+FEW_GROUPS = 30  # below, percentile intervals are known to cover too little
+LIMITS = (
+    "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
+    "The encoder was not trained here; what it saw may overlap with these images.",
+    "Percentile intervals cover the sampling of groups, not the choice of labels, readers or the site.",
+    "A perfect score has no spread under resampling: its interval of zero width is no certainty.",
+)
+
+
+def limits(result: ProbeResult) -> tuple[str, ...]:
+    """What the numbers do not say; of a small test split also that."""
+    own = []
+    if result.test.groups < FEW_GROUPS:
+        own.append(
+            f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
+        )
+    if result.split.level == "image":
+        own.append("Rows of one patient may stand on both sides of the split, and intervals take rows as independent.")
+    return (*LIMITS, *own)

@@ -1,0 +1,274 @@
+"""A result as plain text for a terminal: how rows were split, the audit, then numbers beside their baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from probes.cohort.experiment import SHUFFLES
+from probes.evaluation.bootstrap import Interval
+from probes.runs.result import ProbeResult
+
+NAMES = {
+    "auc_macro": "AUC, macro",
+    "auc_weighted": "AUC, weighted",
+    "ap_macro": "average precision, macro",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1, macro",
+    "accuracy": "accuracy",
+    "kappa_quadratic": "kappa, quadratic",
+    "brier": "Brier score (0 to 2)",
+    "log_loss": "log-loss",
+    "ece": "calibration error (ECE)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "lr_positive": "LR+",
+    "lr_negative": "LR-",
+}
+SHOWN_CLASSES = 40
+VALUE = "value (95 % interval)"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number, or NaN by name."""
+    return "NaN" if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: never "-0.000"
+
+
+def with_interval(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    if math.isnan(value.low):
+        return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
+    doubt = "" if value.reliable else ", unreliable"
+    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
+
+
+def plus_minus(value: Interval | None) -> str:
+    """Mean ± SD, of numbers whose low is the mean less the SD (nested folds)."""
+    if value is None:
+        return "-"
+    return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
+
+
+def metric_name(name: str, result: ProbeResult) -> str:
+    """A label's Brier score lies between 0 and 1, that of several classes between 0 and 2."""
+    return "Brier score (0 to 1)" if name == "brier" and result.request.multilabel else NAMES[name]
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Left-aligned columns, two spaces apart."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def result_text(result: ProbeResult) -> str:
+    """The whole result; read from the top, nothing that qualifies a number comes after it."""
+    parts = [
+        [result.split.statement],
+        [f"warning: {text}" for text in result.warnings if text != result.split.statement],
+        _split(result),
+        _audit(result),
+        _choice(result),
+        _metrics(result),
+        _classes(result),
+        _folds(result),
+        _neighbours(result),
+        _operating(result),
+        _subgroups(result),
+        _calibration(result),
+        _few_shot(result),
+        _foot(result),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _split(result: ProbeResult) -> list[str]:
+    flow, source = result.flow, result.source
+    left_out = [
+        f"{count} {what}"
+        for count, what in (
+            (flow.embedded - flow.matched, "not matched by --where"),
+            (flow.unlabelled, "without a label"),
+            (flow.unassigned, "without a split"),
+            (flow.duplicates, "duplicates of a later split"),
+        )
+        if count
+    ]
+    lines = [
+        f"{', '.join(result.request.labels)} from table {source.table}, version {source.version} "
+        f"({source.encoder}, {source.dim} numbers an image)",
+        f"{flow.embedded} images embedded, {flow.failed} failed; left out: {', '.join(left_out) or 'none'}",
+    ]
+    header = ["split " + result.split.kind, "rows", "groups", "rows of each class"]
+    rows = [
+        [name, str(part.rows), str(part.groups), _counts(part.classes)]
+        for name, part in result.split.parts.items()
+        if part.rows
+    ]
+    return lines + table([header, *rows])
+
+
+def _counts(classes: dict[str, int]) -> str:
+    shown = [f"{name} {count}" for name, count in list(classes.items())[:8]]
+    return ", ".join(shown) + (f", and {len(classes) - 8} classes more" if len(classes) > 8 else "")
+
+
+def _audit(result: ProbeResult) -> list[str]:
+    audit = result.audit
+    if audit is None:
+        return []
+    counts = ", ".join(f"≥ {level.cosine:g}: {level.rows}" for level in audit.levels)
+    lines = [
+        f"near-duplicate audit: {audit.flagged} of {audit.test_rows} test rows reach cosine {audit.tau:g} "
+        "to a fitted row of another group",
+        f"  {counts}",
+    ]
+    hit = next((level for level in audit.levels if level.cosine == audit.tau and level.rows), None)
+    if hit is not None:
+        agreement = number(hit.label_agreement)
+        lines.append(f"  same label in {agreement} of them (by chance {number(audit.chance_agreement)})")
+    return lines
+
+
+def _choice(result: ProbeResult) -> list[str]:
+    selection = result.selection
+    if selection.parameter == "none":
+        return []
+    how = "fixed" if selection.inner == "fixed" else f"chosen on {selection.inner}"
+    best = [c.auc for c in selection.candidates if c.value == selection.value]
+    inner = f", inner AUC {number(best[0])}" if best else ""
+    return [
+        f"{result.request.probe} probe, {selection.parameter} = {selection.value:.4g} ({how}{inner}), "
+        f"scaling {result.request.scaling}"
+    ]
+
+
+def _metrics(result: ProbeResult) -> list[str]:
+    header = ["on the held-out rows", "mean ± SD of the folds"] if result.folds else ["on the test rows", VALUE]
+    show = plus_minus if result.folds else with_interval
+    less, patients = result.without_duplicates, result.patients
+    sets = [(f"without near-duplicates, {less.rows} rows", less)] if less else []
+    sets += [(f"by {result.request.group}, {patients.rows}", patients)] if patients else []
+    header += [*result.baselines, *(name for name, _ in sets)]
+    rows = [header]
+    for name, value in result.test.metrics.items():
+        base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
+        others = [show(scored.metrics[name]) for _, scored in sets]
+        rows.append([metric_name(name, result), show(value), *base, *others])
+    lines = table(rows)
+    if result.shuffled_auc is not None:
+        lines.append(
+            f"  the same probe on labels shuffled {SHUFFLES} times: AUC {show(result.shuffled_auc)}; chance is 0.500"
+        )
+    return lines + [f"  note: {note}" for note in result.test.notes]
+
+
+def _classes(result: ProbeResult) -> list[str]:
+    scored, show = result.test, plus_minus if result.folds else with_interval
+    rows = [["class", "positives", "prevalence", "AUC", "average precision"]]
+    rows += [
+        [c.name, f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), show(c.ap)]
+        for c in scored.classes[:SHOWN_CLASSES]
+    ]
+    lines = table(rows)
+    if len(scored.classes) > SHOWN_CLASSES:
+        lines.append(f"  … and {len(scored.classes) - SHOWN_CLASSES} more (--json has all)")
+    if scored.excluded:
+        lines.append(f"  in no mean, as undefined: {', '.join(scored.excluded)}")
+    return lines
+
+
+def _folds(result: ProbeResult) -> list[str]:
+    if not result.folds:
+        return []
+    chosen = "k" if result.request.probe == "knn" else "penalty"
+    rows = [["outer fold", "rows", chosen, NAMES["auc_macro"], NAMES["balanced_accuracy"]]]
+    for f in result.folds:
+        numbers = [number(f.metrics[name]) for name in ("auc_macro", "balanced_accuracy")]
+        rows.append([str(f.fold), str(f.rows), f"{f.penalty:.4g}", *numbers])
+    return table(rows)
+
+
+def _neighbours(result: ProbeResult) -> list[str]:
+    if not result.neighbours:
+        return []
+    rows = [["k", "inner AUC", "test AUC", "test balanced accuracy"]]
+    rows += [
+        [str(n.k), number(n.val_auc_macro), number(n.auc_macro), number(n.balanced_accuracy)] for n in result.neighbours
+    ]
+    return table(rows)
+
+
+def _operating(result: ProbeResult) -> list[str]:
+    if len(result.operating) != 1:
+        return _operating_table(result)
+    point = result.operating[0]
+    lines = [
+        f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
+        f"for specificity ≥ {point.target_specificity:g}",
+        *table([(NAMES[name], with_interval(value)) for name, value in point.rates.items()]),
+    ]
+    if point.prevalence is not None:
+        lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {with_interval(point.ppv_at_prevalence)}")
+    return lines
+
+
+def _operating_table(result: ProbeResult) -> list[str]:
+    if not result.operating:
+        return []
+    first = result.operating[0]
+    rows = [["one against the rest", "threshold", "sensitivity", "specificity", "PPV"]]
+    rows += [
+        [o.column, number(o.threshold, 4), *(with_interval(o.rates[r]) for r in ("sensitivity", "specificity", "ppv"))]
+        for o in result.operating[:SHOWN_CLASSES]
+    ]
+    title = f"operating points for specificity ≥ {first.target_specificity:g}, thresholds from held-out fitted rows"
+    return [title, *table(rows)]
+
+
+def _subgroups(result: ProbeResult) -> list[str]:
+    if not result.subgroups:
+        return []
+    positives = "positives" if len(result.test.classes) == 2 else "of the rarest class"
+    rows = [["subgroup", "rows", positives, "AUC", "sensitivity", "specificity"]]
+    for s in result.subgroups:
+        numbers = [s.note, "", ""] if s.note else [with_interval(v) for v in (s.auc, s.sensitivity, s.specificity)]
+        rows.append([f"{s.column} = {s.value}", str(s.rows), str(s.positives), *numbers])
+    lines = table(rows)
+    for gap in result.gaps:
+        lines.append(
+            f"  largest gap in {NAMES.get(gap.metric, 'AUC')} by {gap.column}: {number(gap.gap)}, worst in {gap.worst}"
+        )
+    return lines
+
+
+def _calibration(result: ProbeResult) -> list[str]:
+    if not result.calibration:
+        return []
+    rows = [["calibration", "ECE", "adaptive", "class-wise", "log-loss", "Brier"]]
+    for name, c in result.calibration.items():
+        label = f"{name} temperature {result.temperature:.3g}" if name == "after" else f"{name} temperature"
+        rows.append([label, *map(number, (c.ece, c.ece_adaptive, c.ece_classwise, c.log_loss, c.brier))])
+    return table(rows)
+
+
+def _few_shot(result: ProbeResult) -> list[str]:
+    if result.few_shot is None:
+        return []
+    rows = [["patients a class", "test AUC, mean ± SD", "draws"]]
+    for p in result.few_shot.points:
+        size = str(p.patients_per_class) if p.draws > 1 else f"all (at most {p.patients_per_class})"
+        spread = f" ± {number(p.auc_sd)}" if p.draws > 1 else ""
+        rows.append([size, number(p.auc_mean) + spread, str(p.draws)])
+    return [
+        *table(rows),
+        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ patients {number(result.few_shot.area)}",
+    ]
+
+
+def _foot(result: ProbeResult) -> list[str]:
+    total = sum(result.seconds.values())
+    return [f"{total:.1f} s; seed {result.request.seed}. Research use only, not for clinical use."]

@@ -1,0 +1,134 @@
+"""D16: a fitted probe as `probe.json` and `weights.npz`: numbers and text, no code."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.options import jsonable
+from probes.cohort.load import Source
+from probes.cohort.scaling import Scaler, scale
+from probes.evaluation.bootstrap import Interval
+from probes.fitting.models import Model
+from probes.request import ProbeRequest
+from probes.runs.result import FORMAT
+from probes.runs.result_files import decode
+from probes.runs.run import Outcome, applied_temperature
+
+DAMAGE = (  # what json, zipfile and numpy raise at files that are not what they wrote
+    ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    NotImplementedError, EOFError, OSError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+SPEC, WEIGHTS = "probe.json", "weights.npz"
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """What `probe.json` holds."""
+
+    format: int
+    kind: str  # of the model
+    settings: dict[str, float]
+    scaler: str
+    classes: tuple[str, ...]
+    multilabel: bool
+    temperature: float
+    thresholds: dict[str, float]  # class → positive iff its probability is at least this
+    parameter: str  # what was chosen: C, k, alpha
+    value: float
+    source: Source
+    request: ProbeRequest
+    split: str
+    split_sha256: str
+    packages: dict[str, str]
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A probe that can be applied: the facts, the formula's numbers, and the scaling before it."""
+
+    facts: BundleFacts
+    model: Model
+    scaler: Scaler
+
+
+def bundle_of(outcome: Outcome) -> Bundle:
+    result, trained = outcome.result, outcome.trained
+    facts = BundleFacts(
+        format=FORMAT,
+        kind=trained.model.kind,
+        settings=trained.model.settings,
+        scaler=trained.scaler.kind,
+        classes=outcome.experiment.data.truth.classes,
+        multilabel=outcome.experiment.data.truth.multilabel,
+        temperature=applied_temperature(result.request, result.temperature),
+        thresholds={o.column: o.threshold for o in result.operating},
+        parameter=result.selection.parameter,
+        value=result.selection.value,
+        source=result.source,
+        request=result.request,
+        split=result.split.kind,
+        split_sha256=result.split.sha256,
+        packages=result.packages,
+        metrics=result.test.metrics,
+    )
+    return Bundle(facts, trained.model, trained.scaler)
+
+
+def write_bundle(bundle: Bundle, folder: Path) -> None:
+    arrays = {f"model.{name}": array for name, array in bundle.model.arrays.items()}
+    arrays |= {"scaler.mean": bundle.scaler.mean, "scaler.sd": bundle.scaler.sd}
+    with (folder / WEIGHTS).open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    (folder / SPEC).write_text(
+        json.dumps(jsonable(bundle.facts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Raises ProbeError where the folder holds no bundle of this format. No pickle is ever loaded."""
+    try:
+        text = (folder / SPEC).read_text(encoding="utf-8")
+        facts: BundleFacts = decode(BundleFacts, json.loads(text))
+        # numpy leaves a file of its own open where the archive is damaged
+        with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError as error:
+        raise ProbeError(
+            f"{folder} holds no probe ({SPEC} and {WEIGHTS}). Make one with --out {folder} of a probe."
+        ) from error
+    except DAMAGE as error:
+        raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
+    if facts.format != FORMAT:
+        raise ProbeError(f"{folder} has format {facts.format}, this version knows {FORMAT}. Make the probe again.")
+    model = Model(
+        facts.kind, {k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")}, facts.settings
+    )
+    bundle = Bundle(facts, model, Scaler(facts.scaler, arrays["scaler.mean"], arrays["scaler.sd"]))
+    try:
+        _check(bundle)
+    except DAMAGE as error:
+        raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    """Its numbers belong together: one row of any direction gives one finite logit a class."""
+    mean, sd, facts = bundle.scaler.mean, bundle.scaler.sd, bundle.facts
+    if mean.ndim != 1 or mean.shape != sd.shape or not len(mean):
+        raise ValueError(f"scaler of shapes {mean.shape} and {sd.shape}")
+    if not isinstance(facts.temperature, float) or not facts.temperature > 0:
+        raise ValueError(f"temperature {facts.temperature}")
+    row = np.full((1, len(mean)), 1 / np.sqrt(len(mean)), np.float16)
+    with np.errstate(all="ignore"):
+        logits = bundle.model.logits(scale(row, bundle.scaler, np.ones(1, np.float32)))
+    if logits.shape != (1, len(facts.classes)):
+        raise ValueError(f"logits of shape {logits.shape} for {len(facts.classes)} classes")

@@ -1,0 +1,192 @@
+"""The same probe on several tables: the same rows, the same splits, the same draws, and paired differences (D9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+
+from indexer.errors import ProbeError
+from indexer.store.table import EmbeddingStore
+from indexer.types import Int64
+from probes.cohort.cache import cached_vectors
+from probes.cohort.experiment import Experiment, prepare
+from probes.cohort.load import ProbeData, check_vectors, load, open_store, source_of
+from probes.cohort.scaling import Vectors
+from probes.cohort.truth import hide_absent
+from probes.evaluation.bootstrap import Difference, holm, interval, paired_p, replicate
+from probes.evaluation.delong import delong
+from probes.evaluation.metrics import evaluator
+from probes.evaluation.scoring import compact
+from probes.progress import Progress
+from probes.request import ProbeRequest
+from probes.runs.result import FORMAT, ProbeResult
+from probes.runs.run import Outcome, run_prepared
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One probe a table, and every pair's difference in one metric."""
+
+    format: int
+    statement: str
+    metric: str
+    rows: int  # labelled rows that every table holds
+    unmatched: dict[str, int]  # table → rows without a partner: labelled ones of the first, all of the others
+    results: tuple[ProbeResult, ...]  # in the order of the tables asked for
+    differences: tuple[Difference, ...]
+    delong_p: tuple[float, ...]  # of each difference in AUC; empty unless two classes and one row a group
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The first table's data cut to the keys that all tables hold, and every table's vectors of those rows."""
+
+    data: ProbeData
+    vectors: tuple[Vectors, ...]
+    unmatched: dict[str, int]
+    other_bytes: dict[str, int]  # table → rows whose image bytes differ from the first table's
+
+
+def compare(
+    request: ProbeRequest, tables: Sequence[str], metric: str, progress: Progress, versions: Sequence[int | None] = ()
+) -> Comparison:
+    """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError.
+
+    `versions` are the tables' (none: the newest).
+    """
+    _check(request, tables)
+    at = dict(zip(tables, versions, strict=False))
+    stores = [open_store(replace(request, table=name, version=at.get(name))) for name in tables]
+    with progress.stage("reading"):
+        joined = _join(load(stores[0], replace(request, table=tables[0])), stores, raw=request.scaling == "raw")
+        experiment = prepare(replace(request, table=tables[0]), joined.data)
+    outcomes = []
+    for store, vectors in zip(stores, joined.vectors, strict=True):
+        progress.name(store.name)
+        outcomes.append(run_prepared(_of_table(experiment, store, vectors), store, progress))
+        progress.seconds = {}
+    progress.name("all tables")
+    with progress.stage("paired differences"):
+        differences, delong_p = _differences(outcomes, tables, metric)
+    return Comparison(
+        FORMAT,
+        experiment.facts.statement,
+        metric,
+        len(joined.data.keys),
+        joined.unmatched,
+        tuple(o.result for o in outcomes),
+        differences,
+        delong_p,
+        _warnings(joined),
+    )
+
+
+def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
+    if len(tables) < 2:
+        raise ProbeError("a comparison needs two tables or more: --tables A,B.")
+    repeated = next((name for i, name in enumerate(tables) if name in tables[:i]), None)
+    if repeated is not None:
+        raise ProbeError(f"table {repeated} is named twice in --tables: a table compared with itself says nothing.")
+    if request.split == "nested" or request.probe == "zero-shot":
+        raise ProbeError(
+            "a comparison needs one test split and a fitted probe. Use --split hash, stratified or a column."
+        )
+
+
+def _join(data: ProbeData, stores: Sequence[EmbeddingStore], *, raw: bool) -> _Joined:
+    columns = ["key", "content", *(["norm"] if raw else [])]
+    others = [pa.Table.from_batches(list(store.scan(columns))) if store.count() else None for store in stores[1:]]
+    places = [{} if o is None else {k: i for i, k in enumerate(o.column("key").to_pylist())} for o in others]
+    kept = np.array([i for i, key in enumerate(data.keys) if all(key in place for place in places)], np.int64)
+    if not len(kept):
+        raise ProbeError("the tables share no key. They must hold the same images, indexed under the same names.")
+    cut, first = _cut(data, kept), _content(stores[0])
+    vectors, unmatched, other_bytes = [cut.vectors], {stores[0].name: len(data.keys) - len(kept)}, {}
+    for store, rows, place in zip(stores[1:], others, places, strict=True):
+        if rows is None:
+            continue
+        at = np.array([place[key] for key in cut.keys])
+        row_ids = rows.column("_rowid").to_numpy().astype(np.int64)
+        norms = rows.column("norm").to_numpy().astype(np.float32)[at] if raw else None
+        vectors.append(Vectors(cached_vectors(store, None, row_ids)[at], norms))
+        check_vectors(vectors[-1], cut.keys)
+        unmatched[store.name] = len(place.keys() - first.keys())
+        own = rows.column("content").take(pa.array(at)).to_pylist()
+        other_bytes[store.name] = sum(a != first[key] for a, key in zip(own, cut.keys, strict=True))
+    return _Joined(cut, tuple(vectors), unmatched, other_bytes)
+
+
+def _content(store: EmbeddingStore) -> dict[str, str]:
+    """Every key of the table → sha256 of its image bytes."""
+    batches = list(store.scan(["key", "content"]))
+    return {k: v for b in batches for k, v in zip(*(b.column(c).to_pylist() for c in ("key", "content")), strict=True)}
+
+
+def _cut(data: ProbeData, rows: Int64) -> ProbeData:
+    norms = data.vectors.norms
+    groups = data.groups[rows]
+    used = np.unique(groups)
+    return replace(
+        data,
+        vectors=Vectors(data.vectors.unit[rows], None if norms is None else norms[rows]),
+        truth=data.truth.take(rows),
+        keys=tuple(data.keys[i] for i in rows),
+        groups=compact(groups),
+        group_names=tuple(data.group_names[g] for g in used),
+        content=data.content[rows],
+        split_values=None if data.split_values is None else tuple(data.split_values[i] for i in rows),
+        subgroups={name: tuple(values[i] for i in rows) for name, values in data.subgroups.items()},
+        flow=replace(data.flow, labelled=len(rows), groups=len(used)),
+    )
+
+
+def _of_table(experiment: Experiment, store: EmbeddingStore, vectors: Vectors) -> Experiment:
+    """The same rows and split, with this table's vectors and its own counts of images."""
+    flow = replace(experiment.data.flow, embedded=store.count(), failed=store.failures().num_rows)
+    data = replace(experiment.data, vectors=vectors, source=source_of(store), flow=flow)
+    return Experiment(replace(experiment.request, table=store.name), data, experiment.split, experiment.facts)
+
+
+def _differences(
+    outcomes: Sequence[Outcome], tables: Sequence[str], metric: str
+) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
+    """Every pair's difference on the same test rows and the same draws, with p values corrected by Holm over pairs."""
+    experiment = outcomes[0].experiment
+    request, test = experiment.request, experiment.split.test
+    truth = hide_absent(experiment.data.truth.take(test), experiment.absent)
+    groups = compact(experiment.data.groups[test])
+    points, drawn = [], []
+    for outcome in outcomes:
+        measured = evaluator(outcome.p, truth, groups)
+        points.append(float(measured.point()[metric]))
+        drawn.append(replicate(measured, measured.groups, replicates=request.replicates, seed=request.seed)[metric])
+    pairs = list(combinations(range(len(tables)), 2))
+    raw = [paired_p(drawn[i] - drawn[j]) for i, j in pairs]
+    differences = tuple(
+        Difference(tables[i], tables[j], interval(points[i] - points[j], drawn[i] - drawn[j]), p, adjusted)
+        for (i, j), p, adjusted in zip(pairs, raw, holm(raw), strict=True)
+    )
+    independent = len(np.unique(groups)) == truth.n and len(truth.classes) == 2 and not truth.multilabel
+    if metric != "auc_macro" or not independent:
+        return differences, ()
+    paired = delong(truth.positive[:, 1], np.stack([o.p[:, 1] for o in outcomes]))
+    return differences, tuple(paired.test(i, j)[1] for i, j in pairs)
+
+
+def _warnings(joined: _Joined) -> tuple[str, ...]:
+    first, *_ = joined.unmatched
+    out = []
+    for name, count in joined.unmatched.items():
+        if count and name == first:
+            out.append(f"{count} labelled rows of {name} left out: not every table holds their keys")
+        elif count:
+            out.append(f"{count} rows of {name} left out: {first} does not hold their keys")
+    for name, count in joined.other_bytes.items():
+        if count:
+            out.append(f"{count} rows of {name} have the key of a row of {first} but other image bytes")
+    return tuple(out)

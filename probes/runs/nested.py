@@ -1,0 +1,241 @@
+"""D5 without a test split: nested cross-validation, reported as mean ± SD of the outer folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.errors import ProbeError
+from indexer.store.table import EmbeddingStore
+from indexer.types import Float64, Int64
+from probes.cohort.experiment import Experiment, SplitFacts, absent_classes, part_facts, statement
+from probes.cohort.load import ProbeData, open_store
+from probes.cohort.splits import FOLDS, Split, check_groups, grouped_folds, split_sha256, without_duplicates
+from probes.cohort.truth import Truth, hide_absent, probabilities
+from probes.evaluation.bootstrap import Interval
+from probes.evaluation.calibration import fit_temperature
+from probes.evaluation.leakage import Audit, combine
+from probes.evaluation.metrics import HEADLINE, Values, confusion, evaluator
+from probes.evaluation.scoring import ClassResult, Scored, baselines, by_group
+from probes.fitting.sweep import Selection
+from probes.fitting.train import train
+from probes.fitting.trained import Trained
+from probes.progress import Progress
+from probes.request import ProbeRequest
+from probes.runs.result import FORMAT, FoldResult, ProbeResult
+from probes.runs.run import audit_split, package_versions, read, warnings_of_calls, warnings_of_temperature
+
+NOTE = "mean ± SD over outer folds, which share their fitted rows: no confidence interval"
+Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """One outer fold, scored: all held-out rows, those without a near-twin, and one row a patient."""
+
+    result: FoldResult
+    point: Values
+    distinct: Values
+    distinct_rows: int
+    patients: Values | None
+    patient_rows: int
+    baselines: dict[str, dict[str, float]]
+    audit: Audit
+    duplicates: int
+    absent: tuple[str, ...]
+    control_aucs: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+
+def run_nested(request: ProbeRequest, progress: Progress) -> ProbeResult:
+    """Five outer grouped folds, each with its own choice on five inner ones; scores are never pooled.
+
+    Raises ProbeError for what needs one test split, or for zero-shot, which fits nothing.
+    """
+    _check(request)
+    store = open_store(request)
+    with progress.stage("reading"):
+        data = read(store, request)
+    folds = grouped_folds(data.truth.strata(), data.groups, request.seed)
+    outer = []
+    for number, rows in enumerate(folds, 1):
+        progress.name(f"outer fold {number} of {len(folds)}")
+        outer.append(_run_fold(number, _fold(request, data, rows), store, progress))
+    return _result(request, data, [held for _, held in folds], outer, progress)
+
+
+def _check(request: ProbeRequest) -> None:
+    if request.probe == "zero-shot":
+        raise ProbeError("zero-shot fits nothing: there is no cross-validation. Use --split hash or a column.")
+    asked = {
+        "--subgroup": request.subgroups,
+        "--few-shot": request.few_shot,
+        "--prevalence": request.prevalence is not None,
+    }
+    for option, given in asked.items():
+        if given:
+            raise ProbeError(
+                f"{option} needs one test split, --split nested has none. Use hash, stratified or a column."
+            )
+
+
+def _fold(request: ProbeRequest, data: ProbeData, rows: tuple[Int64, Int64]) -> Experiment:
+    """An outer fold as an experiment without a val split, so that inner folds choose."""
+    none = np.empty(0, np.int64)
+    split = without_duplicates(Split(rows[0], none, rows[1], none, none), data.content)
+    check_groups(split, data.groups, data.group_names)
+    absent = absent_classes(data.truth, split)
+    return Experiment(request, data, split, SplitFacts(statement(request, data), "nested", data.level, {}, absent, ""))
+
+
+def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progress: Progress) -> _Outer:
+    data, test = experiment.data, experiment.split.test
+    with progress.stage("near-duplicate audit"):
+        cosine, found = audit_split(experiment, progress)
+    trained = train(experiment, store, progress)
+    temperature = _temperature(experiment, trained)
+    held = _score(experiment, trained, temperature)
+    distinct = ~(cosine >= experiment.request.tau)
+    pooled = _by_patient(experiment, held)
+    point = _point(*held[:2])
+    return _Outer(
+        _fold_result(number, experiment, trained, point),
+        point,
+        _point(held[0][distinct], held[1].take(np.flatnonzero(distinct))),
+        int(distinct.sum()),
+        None if pooled is None else _point(*pooled),
+        0 if pooled is None else pooled[1].n,
+        baselines(data.truth.take(experiment.fit_rows), data.truth.take(test), experiment.request.seed),
+        found,
+        len(experiment.split.duplicates),
+        experiment.absent,
+        trained.control_aucs,
+        warnings_of_calls(confusion(*held[:2]), held[1].classes) + warnings_of_temperature(temperature),
+    )
+
+
+def _temperature(experiment: Experiment, trained: Trained) -> float:
+    truth = experiment.data.truth.take(trained.inner_rows)
+    return fit_temperature(trained.inner_logits, hide_absent(truth, experiment.facts.absent["train"]))
+
+
+def _score(experiment: Experiment, trained: Trained, temperature: float) -> Held:
+    data, test = experiment.data, experiment.split.test
+    truth = hide_absent(data.truth.take(test), experiment.absent)
+    return probabilities(trained.test_logits, truth.multilabel, temperature), truth, data.groups[test]
+
+
+def _by_patient(experiment: Experiment, held: Held) -> tuple[Float64, Truth] | None:
+    """D15 within a fold; None where each group has one row."""
+    if experiment.data.level == "image" or experiment.data.flow.groups == experiment.data.truth.n:
+        return None
+    return by_group(*held, experiment.request.pooling)[:2]
+
+
+def _point(p: Float64, truth: Truth) -> Values:
+    return evaluator(p, truth, np.arange(truth.n)).point()
+
+
+def _fold_result(number: int, experiment: Experiment, trained: Trained, point: Values) -> FoldResult:
+    metrics = {name: float(point[name]) for name in HEADLINE if name in point}
+    selection = trained.selection
+    return FoldResult(
+        number, len(experiment.split.test), selection.value, selection.at_edge, trained.converged, metrics
+    )
+
+
+def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64]) -> SplitFacts:
+    """The parts are the outer folds' held-out rows."""
+    parts = {f"fold {i}": part_facts(data.truth, data.groups, rows) for i, rows in enumerate(held, 1)}
+    names = np.full(data.truth.n, "", dtype="<U8")
+    for i, rows in enumerate(held, 1):
+        names[rows] = f"fold {i}"
+    digest = split_sha256(data.keys, names.tolist())
+    return SplitFacts(statement(request, data), f"nested, {FOLDS} outer folds", data.level, parts, {}, digest)
+
+
+def _result(
+    request: ProbeRequest, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Progress
+) -> ProbeResult:
+    facts = _facts(request, data, held)
+    found = combine([fold.audit for fold in outer])
+    duplicates = sum(fold.duplicates for fold in outer)
+    classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))
+    distinct = _scored([fold.distinct for fold in outer], sum(fold.distinct_rows for fold in outer))
+    patients = [fold.patients for fold in outer if fold.patients is not None]
+    controls = [_mean(list(fold.control_aucs)) for fold in outer if fold.control_aucs]
+    return ProbeResult(
+        format=FORMAT,
+        request=request,
+        source=data.source,
+        flow=data.flow,
+        split=facts,
+        audit=found,
+        selection=Selection("none", float("nan"), "grouped folds inside each outer fold", at_edge=False, candidates=()),
+        converged=all(fold.result.converged for fold in outer),
+        baselines=_baselines(outer),
+        test=replace(
+            _scored([fold.point for fold in outer], data.truth.n), groups=data.flow.groups, classes=classes,
+            excluded=tuple(c.name for c in classes if np.isnan(c.auc.value)),
+        ),
+        without_duplicates=distinct if found.flagged else None,
+        patients=_scored(patients, sum(fold.patient_rows for fold in outer)) if patients else None,
+        shuffled_auc=mean_sd(controls) if controls else None,
+        folds=tuple(fold.result for fold in outer),
+        warnings=_warnings(request, data, (found, duplicates), outer),
+        packages=package_versions(),
+        seconds=progress.seconds,
+    )  # fmt: skip
+
+
+def _warnings(
+    request: ProbeRequest, data: ProbeData, leaks: tuple[Audit, int], outer: Sequence[_Outer]
+) -> tuple[str, ...]:
+    found, duplicates = leaks
+    absent = {name for fold in outer for name in fold.absent}
+    named = ", ".join(name for name in data.truth.classes if name in absent)
+    checks = (
+        (data.level == "image", statement(request, data)),
+        (data.source.random_weights, f"{data.source.encoder} has random weights: the vectors mean nothing"),
+        (bool(named), f"a fold has no fitted or no held-out row of: {named}; their metrics are NaN in that fold"),
+        (found.flagged > 0, f"{found.flagged} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the "
+                            "fitted rows"),
+        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes stand among the held-out rows"),
+        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
+        (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
+    )  # fmt: skip
+    own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # each once, in order
+    return (*(text for holds, text in checks if holds), *own)
+
+
+def _scored(points: Sequence[Values], rows: int) -> Scored:
+    """Mean and SD over the folds of every headline metric."""
+    metrics = {name: mean_sd([float(p[name]) for p in points]) for name in HEADLINE if name in points[0]}
+    return Scored(rows, rows, metrics, (), (), (NOTE,))
+
+
+def _baselines(outer: Sequence[_Outer]) -> dict[str, dict[str, float]]:
+    first = outer[0].baselines
+    return {name: {m: _mean([fold.baselines[name][m] for fold in outer]) for m in first[name]} for name in first}
+
+
+def _class(data: ProbeData, j: int, outer: Sequence[_Outer]) -> ClassResult:
+    known = data.truth.known[:, j]
+    positive = data.truth.positive[known, j]
+    auc, ap = (mean_sd([float(fold.point[name][j]) for fold in outer]) for name in ("auc", "ap"))
+    return ClassResult(data.truth.classes[j], int(positive.sum()), int(known.sum()), float(positive.mean()), auc, ap)
+
+
+def mean_sd(values: list[float]) -> Interval:
+    """Mean, and mean ∓ SD (n - 1), over the folds where it is defined."""
+    defined = np.array([v for v in values if not np.isnan(v)])
+    mean = _mean(values)
+    sd = float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
+    return Interval(mean, mean - sd, mean + sd, len(values) - len(defined), len(defined) == len(values))
+
+
+def _mean(values: list[float]) -> float:
+    defined = [v for v in values if not np.isnan(v)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -1,0 +1,133 @@
+"""A bundle applied to rows of a table, or to new images (D16)."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from indexer.errors import EncoderMismatch, ProbeError
+from indexer.store.table import EmbeddingStore, vector_block
+from indexer.types import Float16, Float32, Float64, Int64
+from probes.cohort.load import word
+from probes.cohort.scaling import scale
+from probes.cohort.truth import probabilities
+from probes.fitting.knn import group_ids
+from probes.runs.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row. `called` is the most probable class; of labels, all whose probability reaches one half."""
+
+    key: str
+    called: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image file that could not be embedded."""
+
+    key: str
+    reason: str
+
+
+def check_encoder(bundle: Bundle, store: EmbeddingStore) -> None:
+    """Raise EncoderMismatch unless the table's vectors are of the encoder the probe was fitted on."""
+    source = bundle.facts.source
+    if store.spec.fingerprint != source.fingerprint:
+        raise EncoderMismatch(
+            stored=f"{store.spec.name} ({store.spec.fingerprint})", given=f"{source.encoder} ({source.fingerprint})"
+        )
+
+
+def score_rows(bundle: Bundle, unit: Float16, norms: Float32 | None = None, groups: Int64 | None = None) -> Float64:
+    """Probabilities (n, c) of stored unit rows (n, dim); each row's do not depend on the others."""
+    logits = bundle.model.logits(scale(unit, bundle.scaler, norms), groups)
+    return probabilities(logits, bundle.facts.multilabel, bundle.facts.temperature)
+
+
+def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> Iterator[tuple[list[str], Float64]]:
+    """Keys and probabilities, batch by batch, of the table's rows. Raises EncoderMismatch, BadFilter."""
+    check_encoder(bundle, store)
+    group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
+    grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
+    columns = ["key", "norm", *([group] if grouped else [])]
+    for batch in store.scan(columns, where, vectors=True):
+        groups = None
+        if grouped:
+            names = batch.column(group).to_pylist()
+            groups = group_ids(tuple("" if v is None else word(v) for v in names))
+        norms = batch.column("norm").to_numpy().astype(np.float32)
+        yield batch.column("key").to_pylist(), score_rows(bundle, vector_block(batch), norms, groups)
+
+
+def predict_images(
+    bundle: Bundle, store: EmbeddingStore, files: Sequence[Path], weights: str | None
+) -> tuple[list[str], Float64, list[Unread]]:
+    """Probabilities of new images, embedded by `indexer embed` in a process of its own; and those it could not read."""
+    check_encoder(bundle, store)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "vectors.npy"
+        command = [sys.executable, "-m", "indexer", "embed", store.uri, *map(str, files)]
+        command += ["--out", str(out), "--table", store.name, "--json", *(["--weights", weights] if weights else [])]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # our own command
+        try:
+            facts = json.loads(done.stdout)
+        except ValueError as error:
+            raise ProbeError("the images were not embedded; the words of `indexer embed` stand above.") from error
+        raw = np.load(out, allow_pickle=False).astype(np.float64)
+    norms = np.linalg.norm(raw, axis=1)
+    unit = (raw / np.maximum(norms, 1e-12)[:, None]).astype(np.float16)  # as the table would hold them
+    unread = [Unread(f["key"], f["reason"]) for f in facts["failures"]]
+    return facts["keys"], score_rows(bundle, unit, norms.astype(np.float32)), unread
+
+
+def predictions(bundle: Bundle, keys: Sequence[str], p: Float64) -> list[Prediction]:
+    facts = bundle.facts
+    out = []
+    for key, row in zip(keys, p.tolist(), strict=True):
+        named = dict(zip(facts.classes, row, strict=True))
+        if facts.multilabel:
+            called = ", ".join(name for name, value in named.items() if value >= 0.5)
+        else:
+            called = max(named, key=lambda name: named[name])
+        out.append(Prediction(key, called, named))
+    return out
+
+
+def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:
+    """Columns for the table: pred_<name> and pred_<name>_p_<class>, so that no column of another kind is touched.
+
+    Signs in a class's name become "_". Raises ProbeError for a `name` of the user's that would have to change.
+    """
+    check_column_name(name)
+    stem = f"pred_{name}"
+    columns: dict[str, list[object]] = {"key": [r.key for r in rows], stem: [r.called for r in rows]}
+    for label in rows[0].probabilities if rows else ():
+        own = f"{stem}_p_{_plain(label)}"
+        while own in columns:  # two classes may differ in signs only
+            own += "_"
+        columns[own] = [r.probabilities[label] for r in rows]
+    return pa.table(columns)
+
+
+def check_column_name(name: str) -> None:
+    """Raise ProbeError unless it is made of letters, digits and "_", which a filter can name without quotes."""
+    if not re.fullmatch(r"\w+", name, flags=re.ASCII):
+        raise ProbeError(
+            f"--write {name!r} is no plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
+        )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W", "_", text, flags=re.ASCII).strip("_") or "value"

@@ -1,0 +1,64 @@
+"""What a probe answers: a plain record that serialises to JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from probes.cohort.experiment import SplitFacts
+from probes.cohort.load import Flow, Source
+from probes.evaluation.bootstrap import Interval
+from probes.evaluation.calibration import Calibration
+from probes.evaluation.leakage import Audit
+from probes.evaluation.operating import OperatingPoint
+from probes.evaluation.scoring import Curves, Scored
+from probes.evaluation.subgroups import SubgroupGap, SubgroupResult
+from probes.fitting.few_shot import FewShot
+from probes.fitting.sweep import Selection
+from probes.fitting.trained import NeighbourResult
+from probes.request import ProbeRequest
+
+FORMAT = 1  # of a result's JSON
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One outer fold of a nested cross-validation."""
+
+    fold: int
+    rows: int
+    penalty: float
+    at_edge: bool
+    converged: bool
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe, whole. Test numbers come from rows that chose nothing."""
+
+    format: int
+    request: ProbeRequest
+    source: Source
+    flow: Flow
+    split: SplitFacts
+    audit: Audit | None
+    selection: Selection
+    converged: bool
+    baselines: dict[str, dict[str, float]]
+    test: Scored
+    without_duplicates: Scored | None = None  # rows at or above tau removed
+    patients: Scored | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    curves: tuple[Curves, ...] = ()
+    calibration: dict[str, Calibration] = field(default_factory=dict)  # before, after
+    temperature: float = 1.0  # fitted on held-out rows (D8); applied, but for zero-shot (D14)
+    operating: tuple[OperatingPoint, ...] = ()
+    subgroups: tuple[SubgroupResult, ...] = ()
+    gaps: tuple[SubgroupGap, ...] = ()
+    neighbours: tuple[NeighbourResult, ...] = ()
+    folds: tuple[FoldResult, ...] = ()
+    few_shot: FewShot | None = None
+    shuffled_auc: Interval | None = None  # mean and 95 % range over SHUFFLES fits on shuffled labels
+    warnings: tuple[str, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)

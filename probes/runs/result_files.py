@@ -1,0 +1,79 @@
+"""Results as JSON files, read back into their records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.errors import ProbeError
+from indexer.options import jsonable
+from probes.runs.result import FORMAT, ProbeResult
+
+if TYPE_CHECKING:
+    from probes.runs.compare import Comparison
+
+
+RESULT, COMPARISON = "result.json", "comparison.json"
+
+
+def write_result(result: ProbeResult | Comparison, path: Path) -> None:
+    path.write_text(json.dumps(jsonable(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_result(path: Path) -> ProbeResult:
+    """Raises ProbeError for a file that is no probe result of this format."""
+    result: ProbeResult = _read(ProbeResult, path / RESULT if path.is_dir() else path)
+    return result
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Raises ProbeError for a file that is no comparison of this format."""
+    from probes.runs.compare import Comparison
+
+    result: Comparison = _read(Comparison, path / COMPARISON if path.is_dir() else path)
+    return result
+
+
+def is_comparison(path: Path) -> bool:
+    """Of a folder or file that the user names."""
+    return path.name == COMPARISON or (path.is_dir() and (path / COMPARISON).exists() and not (path / RESULT).exists())
+
+
+def _read(kind: Any, path: Path) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ProbeError(f"{path} is no probe result of format {FORMAT}. Name the {RESULT} of a probe's --out.")
+        return decode(kind, value)
+    except FileNotFoundError as error:
+        raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProbeError(f"{path} is no probe result ({error}). Name the {RESULT} of a probe's --out.") from error
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """The inverse of `jsonable` for our records: null is NaN where a float stands. Raises TypeError for a stranger."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else decode(next(k for k in inside if k is not type(None)), value)
+    if (dataclasses.is_dataclass(kind) or origin is dict) and not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:40]!r} is no record")
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise TypeError(f"unknown field {sorted(unknown)[0]}")
+        return kind(**{name: decode(hints[name], v) for name, v in value.items()})
+    if origin is tuple:
+        if len(inside) == 2 and inside[1] is Ellipsis:
+            return tuple(decode(inside[0], v) for v in value)
+        return tuple(decode(k, v) for k, v in zip(inside, value, strict=True))
+    if origin is dict:
+        return {k: decode(inside[1], v) for k, v in value.items()}
+    if kind is float:
+        return float("nan") if value is None else float(value)
+    return value
