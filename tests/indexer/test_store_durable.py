@@ -156,7 +156,7 @@ def test_a_broken_tag_is_no_tag_and_goes_with_the_next_writer(store):
 
 def test_every_new_file_and_its_directory_is_synced_once_manifests_after_what_they_name(store, monkeypatch):
     synced = []
-    monkeypatch.setattr("indexer.store.mend.fsync", synced.append)
+    monkeypatch.setattr("indexer.disk.fsync", synced.append)
     disk = DiskSync()
     disk.sync(store.path)
     files = {p for p in store.path.rglob("*")} | {store.path, store.path.parent}
@@ -266,8 +266,8 @@ def test_a_writer_after_one_that_ended_in_order_syncs_nothing_again(store, monke
     synced = []
     with StoreWriter(store):
         pass
-    monkeypatch.setattr("indexer.store.mend.CLOCK_SECONDS", -60.0)  # the files of this test are seconds old
-    monkeypatch.setattr("indexer.store.mend.fsync", synced.append)
+    monkeypatch.setattr("indexer.disk.CLOCK_SECONDS", -60.0)  # the files of this test are seconds old
+    monkeypatch.setattr("indexer.disk.fsync", synced.append)
     with StoreWriter(store):
         pass
     assert [path for path in synced if path.is_file()] == []

@@ -117,7 +117,7 @@ def test_planted_copies_are_all_found_and_nothing_else(spread):
     source = rng.choice(3000, 60, replace=False)
     queries[planted] = unit(base[source] + 1e-4 * rng.standard_normal((60, 160)))
     groups = np.arange(3000), np.arange(3000, 3700)
-    cosine, nearest = near_duplicates(base, queries, base_groups=groups[0], query_groups=groups[1])
+    cosine, nearest = near_duplicates(base, queries, base_groups=groups[0], query_groups=groups[1], tau=0.99)
     exact = queries.astype(np.float64) @ base.astype(np.float64).T
     best = exact.max(1)
     assert (nearest[planted] == source).all()
@@ -129,8 +129,8 @@ def test_planted_copies_are_all_found_and_nothing_else(spread):
 
 def test_a_copy_of_the_same_group_is_no_leak():
     rows = unit(np.random.default_rng(0).standard_normal((200, 16)))
-    same, _ = near_duplicates(rows, rows, base_groups=np.arange(200), query_groups=np.arange(200))
-    other, found = near_duplicates(rows, rows, base_groups=np.arange(200), query_groups=np.arange(200) + 1000)
+    same, _ = near_duplicates(rows, rows, base_groups=np.arange(200), query_groups=np.arange(200), tau=0.99)
+    other, found = near_duplicates(rows, rows, base_groups=np.arange(200), query_groups=np.arange(200) + 1000, tau=0.99)
     assert np.isneginf(same).all() or same[np.isfinite(same)].max() < 0.999
     assert (found == np.arange(200)).all()
     assert other.min() > 0.9999
