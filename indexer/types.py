@@ -184,6 +184,7 @@ class ShardResult:
     partial: bool = False  # cut or damaged: stored as far as it goes, and not "done"
     replaces: bool = False  # rows of the shard's former content go in the same commit group
     reused: int = 0  # rows whose vector was kept from the former content
+    more: bool = False  # a part of the shard: more of it follows
 
 
 @dataclass(frozen=True)

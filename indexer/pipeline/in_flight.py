@@ -1,79 +1,115 @@
-"""What passes between the threads of a run: samples on their way, and the shard that gathers them."""
+"""Shards in progress: what became of their samples, in the shard's own order, whichever worker was faster."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
-from indexer.types import (
-    EmbeddingBatch,
-    EmbeddingRow,
-    Encoder,
-    Failure,
-    Float16,
-    Sample,
-    Shard,
-    ShardResult,
-    UInt8,
-)
-from indexer.vectors import Spread
+from indexer.pipeline.tally import Tally
+from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample, Shard, ShardResult
 
 Known = Mapping[str, Sequence[tuple[int, Float16, float]]]  # content hash → (frame, unit vector, norm) of stored rows
+Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose rows are in the table
+EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
-SAMPLE_PICTURES = 16  # kept for the precision check
 POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run is to stop
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
 
 
-class Decoder(Protocol):
-    """Decodes many images at once, elsewhere than in the worker."""
+@dataclass(frozen=True)
+class Planned:
+    """A shard to work through."""
 
-    difference: float | None  # from the worker's own way on a sample; None until it is known
-
-    def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
-        """(size, size, 3) of each image, None for those left to the worker. Thread-safe."""
-        ...
+    shard: Shard
+    replaces: bool = False  # rows of its former content are stored, and go
+    resumes: bool = False  # a former run stored a part of it, which is kept
 
 
 @dataclass
-class Job:
-    """One shard in hand. `pending` counts the samples given out and not yet resolved."""
+class Outcome:
+    """What became of one sample, so far."""
 
-    shard: Shard
-    replaces: bool
-    known: Known
-    rows: list[tuple[int, EmbeddingRow, Float16, float]] = field(default_factory=list)
-    failures: list[tuple[int, Failure]] = field(default_factory=list)
-    samples: int = 0
-    pending: int = 0
+    rows: list[EmbeddedRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     reused: int = 0
-    read: bool = False
-    partial: bool = False
+    done: bool = False
+
+
+class Job:
+    """One shard in progress. Samples are given out in order and settled in any; results leave in order.
+
+    A shard of many rows leaves in parts, so that its rows need not all be held, and a stop loses none that are settled.
+    """
+
+    def __init__(self, plan: Planned, known: Known | None = None, stored: Stored = ()) -> None:
+        self.shard, self.known, self.stored = plan.shard, known or {}, stored
+        self.samples = 0  # whole ones read
+        self.read = self.partial = False  # read to its end; which came too early
+        self._replaces = plan.replaces
+        self._given = self._low = 0  # samples given out; all below `_low` are settled
+        self._open: dict[int, Outcome] = {}
+        self._rows: list[EmbeddedRow] = []  # settled, and not yet taken
+        self._failures: list[Failure] = []
+        self._reused = 0
+
+    def give(self) -> int:
+        """The place in the shard's order of one more sample that is on its way."""
+        self._given += 1
+        self._open[self._given - 1] = Outcome()
+        return self._given - 1
+
+    def settle(
+        self, order: int, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
+    ) -> None:
+        """Add what became of a sample; `done` with the last of it."""
+        outcome = self._open[order]
+        outcome.rows.extend(rows)
+        outcome.failures.extend(failures)
+        outcome.reused += reused
+        outcome.done = done
+        while (lowest := self._open.get(self._low)) is not None and lowest.done:
+            del self._open[self._low]
+            self._low += 1
+            self._rows.extend(lowest.rows)
+            self._failures.extend(lowest.failures)
+            self._reused += lowest.reused
 
     @property
     def resolved(self) -> bool:
         """Read to its end, and nothing of it on its way."""
-        return self.read and not self.pending
+        return self.read and not self._open
 
-    def result(self) -> ShardResult:
-        """What is stored, in the shard's own order, whichever worker was faster."""
-        self.rows.sort(key=lambda row: (row[0], row[1].place.frame))
-        rows = tuple(row for _, row, _, _ in self.rows)
+    @property
+    def settled(self) -> int:
+        """Rows and failures that could leave now."""
+        return len(self._rows) + len(self._failures)
+
+    def take(self) -> ShardResult:
+        """All that is settled and was not taken before; the last part once the shard is resolved."""
         batches: tuple[EmbeddingBatch, ...] = ()
-        if rows:
-            vectors = np.stack([vector for _, _, vector, _ in self.rows])
-            batches = (EmbeddingBatch(rows, vectors, np.array([norm for *_, norm in self.rows], np.float32)),)
-        failures = tuple(f for _, f in sorted(self.failures, key=lambda item: item[0]))
-        return ShardResult(self.shard, batches, failures, self.samples, self.partial, self.replaces, self.reused)
+        if self._rows:
+            vectors = np.stack([vector for _, vector, _ in self._rows])
+            norms = np.array([norm for *_, norm in self._rows], np.float32)
+            batches = (EmbeddingBatch(tuple(row for row, *_ in self._rows), vectors, norms),)
+        result = ShardResult(
+            shard=self.shard,
+            batches=batches,
+            failures=tuple(self._failures),
+            samples=self.samples,
+            partial=self.partial,
+            replaces=self._replaces,
+            reused=self._reused,
+            more=not self.resolved,
+        )
+        self._rows, self._failures, self._reused, self._replaces = [], [], 0, False
+        return result
 
 
 @dataclass(frozen=True)
@@ -86,42 +122,71 @@ class Task:
 
 
 class StopRun(Exception):
-    """Raised inside the run's own threads when they are to end."""
+    """Raised inside a run's own threads when they are to end."""
 
 
 class InFlight:
-    """The books of a run, which its threads share: the shards in progress, what became of their samples, busy time."""
+    """What the threads of a run share: the shards in progress, and chunks of samples for whichever worker is free."""
 
-    def __init__(self, encoder: Encoder, *, workers: int) -> None:
-        self.stop = threading.Event()
-        self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
-        self.flags: Counter[str] = Counter()
-        self.resolved = self.failed = 0  # images so far: rows and failures, and failures alone
-        self.reasons: Counter[str] = Counter()  # of failures, those of shards in progress too
-        self.spread = Spread(encoder.spec.dim)
-        self.sample_pictures: list[UInt8] = []
+    def __init__(self, tally: Tally, *, workers: int, part_rows: int) -> None:
+        """`part_rows`: a shard leaves in parts of about so many rows."""
+        self.tally, self.stop = tally, threading.Event()
         self.room = threading.Semaphore(4 * workers + SPARE_JOBS)
+        self._part_rows = max(part_rows, 1)
         self._lock = threading.Lock()
-        self._turned = threading.Condition(self._lock)  # a shard may have become the next finished one
+        self._turned = threading.Condition(self._lock)  # the first shard may have something to take
         self._jobs: deque[Job] = deque()
         self._chunks: queue.Queue[list[Task] | None] = queue.Queue(maxsize=workers + 1)
 
     def begin(self, job: Job) -> None:
-        """The next shard of the plan, of which tasks will come."""
+        """The next shard of the plan, of which samples will come."""
         with self._lock:
             self._jobs.append(job)
 
-    def count(self, job: Job) -> None:
+    def task(self, job: Job, sample: Sample) -> Task:
         """One more sample of the shard is on its way."""
         with self._lock:
             job.samples += not job.partial
-            job.pending += 1
+            return Task(job, job.give(), sample)
 
     def end(self, job: Job) -> None:
         """The shard was read to its end."""
         with self._turned:
             job.read = True
             self._turned.notify()
+
+    def resolve(
+        self, task: Task, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
+    ) -> None:
+        """Add what became of a sample; `done` with the last of it."""
+        job = task.job
+        self.tally.count(len(rows), failures)
+        with self._turned:
+            job.settle(task.order, rows, failures, done=done, reused=reused)
+            if job.resolved or job.settled >= self._part_rows:
+                self._turned.notify()
+
+    def finished(self, wait: float = 0.0) -> ShardResult | None:
+        """The next shard of the plan, or a large enough part of it; None where there is none within `wait` seconds."""
+        with self._turned:
+            if not self._turned.wait_for(self._ready, wait):
+                return None
+            return self._take(self._jobs[0])
+
+    def settled(self) -> list[ShardResult]:
+        """Whatever is settled of the shards in progress, in the plan's order."""
+        with self._turned:
+            return [self._take(job) for job in list(self._jobs) if job.resolved or job.settled]
+
+    def _ready(self) -> bool:
+        return bool(self._jobs) and (self._jobs[0].resolved or self._jobs[0].settled >= self._part_rows)
+
+    def _take(self, job: Job) -> ShardResult:
+        result = job.take()
+        if not result.more:
+            self._jobs.remove(job)
+            self.room.release()
+        return result
 
     def give(self, chunk: list[Task] | None) -> None:
         """Hand a chunk to whichever worker is free; None ends one worker. Raises StopRun."""
@@ -135,23 +200,8 @@ class InFlight:
 
         self.wait(put)
 
-    def wait(self, attempt: Callable[[], bool]) -> None:
-        """Try until it succeeds. Raises StopRun at the run's stop."""
-        while not self.stop.is_set():
-            if attempt():
-                return
-        raise StopRun
-
-    def finished(self, wait: float = 0.0) -> Job | None:
-        """The next shard of the plan, once every sample of it is resolved; None where none is within `wait` seconds."""
-        with self._turned:
-            if not self._turned.wait_for(lambda: bool(self._jobs) and self._jobs[0].resolved, wait):
-                return None
-            self.room.release()
-            return self._jobs.popleft()
-
-    def take(self) -> list[Task] | None:
-        """A worker's next chunk; an empty one where none came in time, None at the end."""
+    def chunk(self) -> list[Task] | None:
+        """A worker's next chunk; an empty one where none came in time, None at the end. Raises StopRun."""
         if self.stop.is_set():
             raise StopRun
         try:
@@ -159,35 +209,9 @@ class InFlight:
         except queue.Empty:
             return []
 
-    def resolve(
-        self,
-        task: Task,
-        rows: Sequence[tuple[EmbeddingRow, Float16, float]],
-        failures: Sequence[Failure],
-        *,
-        samples: int,
-        reused: int = 0,
-    ) -> None:
-        """Book what became of a task; `samples` = 1 with its last frame."""
-        job = task.job
-        with self._lock:
-            job.rows.extend((task.order, *row) for row in rows)
-            job.failures.extend((task.order, failure) for failure in failures)
-            job.pending -= samples
-            job.reused += reused
-            self.resolved += len(rows) + len(failures)
-            self.failed += len(failures)
-            self.reasons.update(failure.reason for failure in failures)
-            if job.resolved:
-                self._turned.notify()
-
-    def clock(self, stage: str, start: float) -> None:
-        seconds = time.perf_counter() - start
-        with self._lock:
-            self.busy[stage] += seconds
-
-    def note_pictures(self, pictures: UInt8, flags: Counter[str]) -> None:
-        with self._lock:
-            self.flags.update(flags)
-            room = SAMPLE_PICTURES - len(self.sample_pictures)
-            self.sample_pictures.extend(picture.copy() for picture in pictures[: max(room, 0)])
+    def wait(self, attempt: Callable[[], bool]) -> None:
+        """Try until it succeeds. Raises StopRun at the run's stop."""
+        while not self.stop.is_set():
+            if attempt():
+                return
+        raise StopRun

@@ -9,8 +9,9 @@ from typing import Any
 
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
+from indexer.pipeline.in_flight import Planned
 from indexer.pipeline.report import plural
-from indexer.pipeline.run import Hooks, RunOptions, run_stages
+from indexer.pipeline.run import Hooks, RunOptions, run_engine
 from indexer.pipeline.run_record import recorded
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import RETRIED, StoreWriter
@@ -42,8 +43,8 @@ def retry(
     facts = {"retried": sum(map(len, failed.values())), "shards_named": len(failed)}
     with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
         entries = writer.entries  # which the writer may have mended
-        plan = [(s, False) for s in found if s.name in entries and entries[s.name].identity == s.identity]
-        report = run_stages(
+        plan = [Planned(s) for s in found if s.name in entries and entries[s.name].identity == s.identity]
+        report = run_engine(
             writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
         )
         changed = len(failed) - len(plan)

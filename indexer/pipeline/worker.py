@@ -1,61 +1,157 @@
-"""One thread of a run: decodes samples into its own batch and embeds the batch when it is full."""
+"""The work on a sample and on a shard: bytes → pictures → unit vectors. Knows no thread, no engine and no table."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from indexer.errors import PixelError
-from indexer.pipeline.in_flight import Decoder, InFlight, StopRun, Task
+from indexer.archive.reader import read_shard
+from indexer.errors import CutShard, EncoderError, NotATar, PixelError, ReadError
+from indexer.pipeline.in_flight import EmbeddedRow, Job, Known, Planned, ReadShard, Stored, Task
+from indexer.pipeline.report import CPU_DECODER
+from indexer.pipeline.tally import Tally
 from indexer.pixels import decode
-from indexer.types import EmbeddingRow, Encoder, Failure, Picture, Place, Sample, Stage, UInt8
+from indexer.types import (
+    EmbeddingRow,
+    Encoder,
+    Failure,
+    Picture,
+    Place,
+    Sample,
+    Shard,
+    ShardResult,
+    Stage,
+    UInt8,
+)  # fmt: skip
 from indexer.vectors import unit_rows
 
+UNREAD = "unread"  # the identity of a shard that could not be read: unlike any other, so that the next run reads it
+_NO_SAMPLE = Sample("", "", "", b"", -1, 0)
 
-class Worker:
-    """One thread's batch buffer: pictures wait here until the batch is full, across chunks and shards."""
 
-    def __init__(self, books: InFlight, encoder: Encoder, decoder: Decoder | None, frames: str) -> None:
+class Decoder(Protocol):
+    """Decodes many images at once, elsewhere than in the worker."""
+
+    difference: float | None  # from the worker's own way on a sample; None until it is known
+
+    def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
+        """(size, size, 3) of each image, None for those left to the worker. Thread-safe."""
+        ...
+
+
+class Resolve(Protocol):
+    """Where an embedder reports what became of a sample."""
+
+    def __call__(
+        self, task: Task, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
+    ) -> None: ...
+
+
+def embed_shard(
+    shard: Shard, embedder: Embedder, *, known: Known | None = None, stored: Stored = (), read: ReadShard = read_shard
+) -> ShardResult:
+    """One shard worked through in the calling thread, for engines that run elsewhere than in this process.
+
+    `known` gives vectors by content hash, `stored` the samples that are in the table and are passed over. The
+    embedder must report to `settle`. Never raises ReadError: a shard that breaks off is `partial`.
+    """
+    job = Job(Planned(shard), known, stored)
+
+    def task(of: Job, sample: Sample) -> Task:
+        of.samples += not of.partial
+        return Task(of, of.give(), sample)
+
+    for one in tasks(job, read(shard), embedder.tally, task=task, resolve=settle):
+        embedder.add(one)
+    embedder.flush()
+    job.read = True
+    return job.take()
+
+
+def settle(
+    task: Task, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
+) -> None:
+    """Report to the task's own shard, without a lock."""
+    task.job.settle(task.order, rows, failures, done=done, reused=reused)
+
+
+def tasks(
+    job: Job,
+    stream: Iterator[Sample | Failure],
+    tally: Tally,
+    *,
+    task: Callable[[Job, Sample], Task],
+    resolve: Resolve,
+) -> Iterator[Task]:
+    """The samples of a shard that are to be embedded, made with `task`; failures of reading go to `resolve` at once."""
+    while True:
+        start = time.perf_counter()
+        try:
+            item = next(stream, None)
+        except ReadError as error:
+            job.partial = True
+            if not isinstance(error, (NotATar, CutShard)):  # the disk's or the network's fault, and it may pass:
+                job.shard = replace(job.shard, identity=UNREAD)  # whatever is there next time is read
+            item = Failure(job.shard.name, "", "read", shard_reason(error), str(error))
+            stream = iter(())  # the next turn ends the shard
+        tally.clock("read", start)
+        if item is None:
+            return
+        if (item.member, item.offset) in job.stored:
+            job.samples += 1
+            tally.keep()
+        elif isinstance(item, Sample):
+            yield task(job, item)
+        else:
+            resolve(task(job, _NO_SAMPLE), [], [item], done=True)
+
+
+class Embedder:
+    """One thread's batch buffer: pictures wait here until the batch is full, across samples and shards.
+
+    Every batch has the encoder's full size (a short one is padded), since a matrix product of another shape may round
+    differently: a resumed run stores the same bits as an undisturbed one.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tally: Tally,
+        resolve: Resolve = settle,
+        *,
+        decoder: Decoder | None = None,
+        frames: str = "all",
+    ) -> None:
         size = encoder.spec.pixels.size
-        self._books, self._encoder, self._decoder, self._frames = books, encoder, decoder, frames
+        self.tally, self._resolve = tally, resolve
+        self._encoder, self._decoder, self._frames = encoder, decoder, frames
         self._buffer = np.zeros((encoder.batch_size, size, size, 3), np.uint8)
         self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # with whether it is its sample's last frame
         self._flags: Counter[str] = Counter()
 
-    def run(self) -> None:
-        from indexer.encoders.backends.cpu import use_one_thread_beside_others  # imports torch, as decoding will
-
-        use_one_thread_beside_others()  # before the first resize, which would spread over every core
-        while (chunk := self._books.take()) is not None:
-            for task, square in zip(chunk, self._squares(chunk), strict=True):
-                if self._books.stop.is_set():
-                    raise StopRun
-                self._decode(task, square)
-            if not chunk:  # nothing to read for the moment: do not keep a shard waiting for a full batch
-                self._embed()
-        self._embed()
-
-    def _squares(self, chunk: list[Task]) -> list[UInt8 | None]:
+    def squares(self, chunk: Sequence[Task]) -> list[UInt8 | None]:
         """What another decoder than this thread has made of a chunk's images."""
         if self._decoder is None:
             return [None] * len(chunk)
         start = time.perf_counter()
         squares = self._decoder.squares([task.sample.image for task in chunk])
-        self._books.clock("decode", start)
+        self.tally.clock("decode", start)
         return squares
 
-    def _decode(self, task: Task, square: UInt8 | None) -> None:
-        sample, books = task.sample, self._books
+    def add(self, task: Task, square: UInt8 | None = None) -> None:
+        """Decode a sample and embed whatever fills a batch. `square` is its picture where another decoder made it."""
+        sample, tally = task.sample, self.tally
         content = hashlib.sha256(sample.image).hexdigest()
         if content in task.job.known:
             kept = task.job.known[content]
             rows = [(_row(sample, content, frame), vector, norm) for frame, vector, norm in kept]
-            books.resolve(task, rows, [], samples=1, reused=len(rows))
+            self._resolve(task, rows, [], done=True, reused=len(rows))
             return
         start = time.perf_counter()
         held: EmbeddingRow | None = None  # decided one step late, so that the last frame is known to be the last
@@ -69,16 +165,16 @@ class Worker:
         except PixelError as error:
             if held is not None:
                 start = self._push(task, held, start, last=False)
-            books.clock("decode", start)
+            tally.clock("decode", start)
             if held is not None:
-                self._embed()  # frames before it: the shard may be taken as soon as its last sample is resolved
-            books.resolve(task, [], [_failure(sample, error)], samples=1)
+                self.flush()  # frames before it: the shard may be taken as soon as its last sample is resolved
+            self._resolve(task, [], [_failure(sample, error)], done=True)
             return
         if held is None:
-            books.clock("decode", start)
-            books.resolve(task, [], [_failure(sample, PixelError("no frames"))], samples=1)
+            tally.clock("decode", start)
+            self._resolve(task, [], [_failure(sample, PixelError("no frames"))], done=True)
         else:
-            books.clock("decode", self._push(task, held, start, last=True))
+            tally.clock("decode", self._push(task, held, start, last=True))
 
     def _pictures(self, sample: Sample, square: UInt8 | None) -> Iterator[Picture]:
         if square is not None:
@@ -91,28 +187,29 @@ class Worker:
         self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
             return start
-        self._books.clock("decode", start)
-        self._embed()
+        self.tally.clock("decode", start)
+        self.flush()
         return time.perf_counter()
 
-    def _embed(self) -> None:
+    def flush(self) -> None:
+        """Embed what waits."""
         if not self._waiting:
             return
-        n, books = len(self._waiting), self._books
+        n, tally = len(self._waiting), self.tally
         start = time.perf_counter()
         raw = self._encoder.embed(self._buffer)[:n]
-        books.clock("encode", start)
-        books.note_pictures(self._buffer[:n], self._flags)
+        tally.clock("encode", start)
+        tally.note_pictures(self._buffer[:n], self._flags)
         self._flags = Counter()
         vectors, norms, good = unit_rows(raw)
-        books.spread.add(vectors[good])
+        tally.spread.add(vectors[good])
         for i, (task, row, last) in enumerate(self._waiting):
             if good[i]:
-                books.resolve(task, [(row, vectors[i], float(norms[i]))], [], samples=last)
+                self._resolve(task, [(row, vectors[i], float(norms[i]))], [], done=last)
             else:
                 reason = "zero vector" if norms[i] == 0 else "vector not finite"
                 error = PixelError(reason, f"norm {norms[i]}")
-                books.resolve(task, [], [_failure(task.sample, error, "encode")], samples=last)
+                self._resolve(task, [], [_failure(task.sample, error, "encode")], done=last)
         self._waiting.clear()
 
 
@@ -131,3 +228,29 @@ def _failure(sample: Sample, error: PixelError, stage: Stage = "decode") -> Fail
         sample.shard, sample.key, stage, error.reason, error.detail[:500],
         sample.offset, sample.nbytes, sample.suffix, sample.member,
     )  # fmt: skip
+
+
+def decoder_of(encoder: Encoder) -> Decoder | None:
+    """The decoder beside the workers that the encoder's PixelSpec names. EncoderError where this machine has none."""
+    if encoder.spec.pixels.decoder == CPU_DECODER:
+        return None
+    if not encoder.device.startswith("cuda"):
+        raise EncoderError(
+            f"this table's JPEG files were decoded on a GPU ({encoder.spec.pixels.decoder}), and the encoder runs on "
+            f"{encoder.device}. Index on a machine with a GPU, or into a new table (--table)."
+        )
+    import torch
+
+    from indexer.encoders.backends.device import require_decoder
+
+    require_decoder("gpu", encoder.device.split(",")[0])
+    from indexer.pixels.jpeg_gpu import GpuDecoder
+
+    return GpuDecoder([torch.device(name) for name in encoder.device.split(",")], encoder.spec.pixels)
+
+
+def shard_reason(error: ReadError) -> str:
+    """The stable words under which a shard that cannot be read to its end is counted."""
+    if isinstance(error, NotATar):
+        return "not a tar archive"
+    return "shard is cut or damaged" if isinstance(error, CutShard) else "shard cannot be opened"

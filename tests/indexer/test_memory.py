@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 import numpy as np
 import psutil
-import indexer.pipeline.stages as stages
+import indexer.pipeline.threads as threads
 import indexer.pipeline.worker as worker
 from indexer.pipeline.run import Hooks, RunOptions, index
 from indexer.store.table import EmbeddingStore
@@ -37,7 +37,7 @@ def decode(data, suffix, spec, *, frames):
     rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
     yield Picture(0, rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
 
-stages.read_shard, worker.decode = read, decode
+threads.read_shard, worker.decode = read, decode
 import indexer.pipeline.run as run
 run.read_shard = read
 encoder = FakeEncoder(dim=2048, batch_size=128)
@@ -66,7 +66,7 @@ def test_fifty_thousand_rows_take_no_more_memory_than_twenty_thousand(tmp_path, 
 
 
 def test_a_batch_of_large_files_does_not_keep_their_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("indexer.pipeline.stages.CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("indexer.pipeline.threads.CHUNK_BYTES", 1 << 20)
     small = find_shards([str(write_tar(tmp_path / "first.tar", [("first.png", png(99))]))]).shards
     large = [(f"{i}.png", png(i) + bytes(1 << 20)) for i in range(60)]
     source = find_shards([str(write_tar(tmp_path / "s.tar", large))]).shards

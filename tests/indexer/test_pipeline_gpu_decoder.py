@@ -17,7 +17,7 @@ from indexer.commands.index import command as index_command
 from indexer.encoders import load
 from indexer.encoders.backends import device as encoder_device
 from indexer.errors import EncoderError
-from indexer.pipeline import stages
+from indexer.pipeline import threads
 from indexer.pipeline.run import index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore
@@ -209,7 +209,7 @@ def test_a_run_with_it_stores_the_rows_and_failures_of_a_run_without(tmp_path, m
     index(found, without, FakeEncoder())
     encoder = encoder_with_gpu()
     store = EmbeddingStore.create(str(tmp_path / "b"), "t", encoder.spec)
-    monkeypatch.setattr(stages, "decoder_of", lambda e: GpuDecoder([CPU], e.spec.pixels))
+    monkeypatch.setattr(threads, "decoder_of", lambda e: GpuDecoder([CPU], e.spec.pixels))
     report = index(found, store, encoder)
     assert report.decoder_difference is not None
     a, b = (s.vectors(columns=["key"]) for s in (without, store))

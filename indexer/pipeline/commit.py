@@ -1,0 +1,74 @@
+"""Groups results of an engine and commits them: the one place of a run that writes the table."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from indexer.pipeline.tally import Tally
+from indexer.store.writer import Committed, StoreWriter
+from indexer.types import ShardResult
+
+Commit = Callable[[Sequence[ShardResult]], Committed]
+
+
+@dataclass
+class Totals:
+    """What a run has committed."""
+
+    embedded: int = 0
+    reused: int = 0
+    done: int = 0  # shards
+    partial: int = 0  # shards that broke off
+    empty: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)  # metadata values that stayed in `meta`, by field and cause
+
+
+class Committer:
+    """Holds results until they are many or old enough for a commit."""
+
+    def __init__(self, writer: StoreWriter, commit: Commit, tally: Tally, *, rows: int, seconds: float) -> None:
+        self.totals = Totals()
+        self._writer, self._commit, self._tally = writer, commit, tally
+        self._most_rows, self._most_seconds = rows, seconds
+        self._group: list[ShardResult] = []
+        self._rows = 0
+        self._since = time.monotonic()
+
+    def add(self, result: ShardResult) -> None:
+        self._group.append(result)
+        self._rows += sum(len(batch.rows) for batch in result.batches)
+
+    @property
+    def due(self) -> bool:
+        """Whether the group is large enough, or the last commit long ago."""
+        return bool(self._group and self._rows >= self._most_rows) or self.late
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() - self._since > self._most_seconds
+
+    def commit(self) -> None:
+        self._since = time.monotonic()
+        if not self._group:
+            return
+        start = time.perf_counter()
+        written = self._commit(self._group)
+        self._writer.tidy_when_due()
+        self._tally.clock("store", start)
+        totals = self.totals
+        totals.embedded += written.embedded
+        totals.reasons.update(f.reason for f in written.failures)
+        totals.skipped.update(written.columns_skipped)
+        for result in self._group:
+            totals.reused += result.reused
+            if result.more:
+                continue
+            totals.done += not result.partial
+            totals.partial += result.partial
+            if not result.samples and not result.partial:
+                totals.empty.append(result.shard.name)
+        self._group, self._rows = [], 0

@@ -1,0 +1,118 @@
+"""The engine of one machine: a thread reads shards, the workers decode and embed.
+
+A worker decodes a batch and embeds it itself: decoding and the model share the cores with no pool each, so neither
+waits for the other and the ceiling is cores / (decode + model seconds an image). With a GPU, workers decode while
+another one's batch is on the device.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+
+from indexer.archive.reader import read_shard
+from indexer.malloc import keep_freed_memory
+from indexer.pipeline.engine import Lookup
+from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, ReadShard, StopRun, Task
+from indexer.pipeline.prefetch import ReadAhead
+from indexer.pipeline.tally import Tally
+from indexer.pipeline.worker import Embedder, decoder_of, tasks
+from indexer.types import Encoder, ShardResult
+
+CHUNK_BYTES = 64 << 20  # undecoded images in one worker's hands
+
+
+class Threads:
+    """Implements `engine.Engine`."""
+
+    def __init__(
+        self, encoder: Encoder, *, workers: int, frames: str, part_rows: int, read: ReadShard = read_shard
+    ) -> None:
+        self.encoder, self.workers = encoder, workers
+        self.tally = Tally(encoder.spec.dim)
+        self.decoder = decoder_of(encoder)
+        self._frames, self._read_shard = frames, read
+        self._flight = InFlight(self.tally, workers=workers, part_rows=part_rows)
+        self.stop = self._flight.stop
+        self._errors: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+
+    def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
+        keep_freed_memory()
+        import_module("indexer.encoders.backends.cpu")  # and torch: two threads importing it at once can fail
+        loops: list[Callable[[], None]] = [lambda: self._read(plan, lookup), *[self._work] * self.workers]
+        for number, loop in enumerate(loops):
+            thread = threading.Thread(target=self._guarded, args=(loop,), name=f"indexer-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        left = len(plan)
+        while left and not self.stop.is_set():
+            result = self._flight.finished(POLL_SECONDS)
+            left -= result is not None and not result.more
+            yield result
+
+    def settled(self) -> list[ShardResult]:
+        return self._flight.settled()
+
+    def close(self) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except StopRun:
+            return
+        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            self._errors.append(error)
+            self.stop.set()
+
+    def _work(self) -> None:
+        from indexer.encoders.backends.cpu import use_one_thread_beside_others  # imports torch, as decoding will
+
+        use_one_thread_beside_others()  # before the first resize, which would spread over every core
+        flight = self._flight
+        embedder = Embedder(self.encoder, self.tally, flight.resolve, decoder=self.decoder, frames=self._frames)
+        while (chunk := flight.chunk()) is not None:
+            for task, square in zip(chunk, embedder.squares(chunk), strict=True):
+                if self.stop.is_set():
+                    raise StopRun
+                embedder.add(task, square)
+            if not chunk:  # nothing to read for the moment: do not keep a shard waiting for a full batch
+                embedder.flush()
+        embedder.flush()
+
+    def _read(self, plan: Sequence[Planned], lookup: Lookup) -> None:
+        with ReadAhead([planned.shard for planned in plan], self._read_shard, self.stop) as ahead:
+            chunk: list[Task] = []
+            for planned in plan:
+                if not self._flight.room.acquire(blocking=False):
+                    chunk = self._given(chunk)  # the shards that take up the room may wait for what is in it
+                    self._flight.wait(lambda: self._flight.room.acquire(timeout=POLL_SECONDS))
+                known, stored = lookup(planned)
+                job = Job(planned, known, stored)
+                self._flight.begin(job)
+                chunk = self._read_one(job, ahead, chunk)
+            self._given(chunk)
+        for _ in range(self.workers):
+            self._flight.give(None)
+
+    def _read_one(self, job: Job, ahead: ReadAhead, chunk: list[Task]) -> list[Task]:
+        """Read a shard to its end; returns the samples that no worker was given yet."""
+        flight, nbytes = self._flight, sum(task.sample.nbytes for task in chunk)
+        for task in tasks(job, ahead.stream(job.shard), self.tally, task=flight.task, resolve=flight.resolve):
+            chunk.append(task)
+            nbytes += task.sample.nbytes
+            if len(chunk) >= self.encoder.batch_size or nbytes >= CHUNK_BYTES:
+                chunk, nbytes = self._given(chunk), 0
+        flight.end(job)
+        return chunk
+
+    def _given(self, chunk: list[Task]) -> list[Task]:
+        if chunk:
+            self._flight.give(chunk)
+        return []
