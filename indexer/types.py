@@ -100,7 +100,7 @@ class Shard:
     url: str  # where it is opened now: a local path, or what webdataset's gopen takes (pipe:, http:, s3:, gs:)
     name: str  # its lasting name in the tables; the url under which it was first indexed
     identity: str  # changes when the content may have changed: bytes + mtime, etag, or a content hash
-    kind: Literal["tar", "files"] = "tar"
+    kind: str = "tar"  # the name of one of indexer.archive.kinds
     files: tuple[str, ...] = ()  # kind "files": paths below url, sorted
 
 

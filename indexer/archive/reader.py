@@ -1,13 +1,11 @@
-"""Shard → samples, each with its key, suffix, metadata and where its image's bytes lie."""
+"""Shard → samples, and an image's bytes read back from its place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from indexer.archive.addresses import DAMAGE, exactly, is_remote, open_stream, skip
-from indexer.archive.files import named_file, read_files
-from indexer.archive.tar import read_tar
+from indexer.addresses import DAMAGE
+from indexer.archive.kinds import KINDS, kind_of
 from indexer.errors import ReadError
 from indexer.types import Failure, Place, Sample, Shard
 
@@ -18,20 +16,12 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     Only whole samples: where the archive breaks off, the last one begun is not given, and CutShard is raised
     after those before it. Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
     """
-    return read_files(shard) if shard.kind == "files" else read_tar(shard)
+    return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
 
 
 def read_place(url: str, place: Place) -> bytes:
     """An image's bytes, read back from where they were when it was embedded. Raises ReadError."""
     try:
-        if place.shard != url and "#" in place.shard:  # a folder's bucket: the file lies by its own name
-            return named_file(Path(url), place.member).read_bytes()
-        with open_stream(url) as stream:
-            if is_remote(url):
-                skip(stream, place.offset)
-            else:
-                stream.seek(place.offset)
-            data = exactly(stream, place.nbytes)
+        return kind_of(url).read_back(url, place)
     except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
-    return data

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from indexer.errors import InputError
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 
 METADATA_SUFFIXES = ("json", "txt", "cls")
@@ -109,3 +110,11 @@ def _json(data: bytes) -> Any:
     except UnicodeEncodeError:
         return json.loads(text.encode("utf-8", "replace"))
     return fields
+
+
+def lasting_name(path: Path) -> str:
+    """The absolute path, which names the shard in the tables from now on."""
+    name = str(path.resolve())
+    if SURROGATES.search(name):
+        raise InputError(f"the name {plain_name(name)} is no UTF-8 and cannot name a shard. Rename it.")
+    return name

@@ -4,32 +4,63 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
-from indexer.archive.addresses import DAMAGE, is_remote, open_stream
-from indexer.archive.samples import Group, plain_name, split_name
-from indexer.errors import CutShard, NotATar, ReadError
-from indexer.types import Failure, Sample, Shard
+from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range
+from indexer.archive.samples import Group, lasting_name, plain_name, split_name
+from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
+from indexer.redact import redacted
+from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
 
+UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
-def read_tar(shard: Shard) -> Iterator[Sample | Failure]:
-    group: Group | None = None
-    with open_stream(shard.url) as stream:
-        for name, offset, data in _members(stream, shard.url):
-            name = plain_name(name)
-            key, suffix = split_name(name)
-            if group is None or key != group.key:
-                if group is not None:
-                    yield from group.close()
-                group = Group(shard.name, key)
-            if data is None:
-                group.fail("member too large", f"{name}: over {MAX_MEMBER} bytes", offset, 0, suffix, name)
-            else:
-                group.add(name, suffix, offset, data)
-    if group is not None:
-        yield from group.close()
+class Tar:
+    """Implements `kind.ShardKind`: a tar file, or any URL."""
+
+    name = "tar"
+    suffixes: tuple[str, ...] = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+    def claims(self, address: str) -> bool:
+        return is_remote(address) or not Path(address).is_dir()
+
+    def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+        if is_remote(address):
+            name = redacted(address)  # what is stored and printed; the address itself is used and forgotten
+            known = identity(address, name)
+            if known is None:
+                notes.append(f"{name}: a change of its content cannot be seen from here")
+            yield Shard(address, name, known or UNVERIFIED)
+            return
+        path = Path(address)
+        if not path.is_file():
+            raise ShardNotFound(f"no such shard or folder: {path}")
+        if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
+            raise InputError(f"{path} is one image, not a shard. Name its folder, or search with it: `indexer search`.")
+        name = lasting_name(path)
+        yield Shard(name, name, identity(name, name, hash_content=hash_content) or UNVERIFIED)
+
+    def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
+        group: Group | None = None
+        with open_stream(shard.url) as stream:
+            for name, offset, data in _members(stream, shard.url):
+                name = plain_name(name)
+                key, suffix = split_name(name)
+                if group is None or key != group.key:
+                    if group is not None:
+                        yield from group.close()
+                    group = Group(shard.name, key)
+                if data is None:
+                    group.fail("member too large", f"{name}: over {MAX_MEMBER} bytes", offset, 0, suffix, name)
+                else:
+                    group.add(name, suffix, offset, data)
+        if group is not None:
+            yield from group.close()
+
+    def read_back(self, url: str, place: Place) -> bytes:
+        return read_range(url, place.offset, place.nbytes)
 
 
 def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | None]]:

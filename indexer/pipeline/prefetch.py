@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
-from indexer.archive.addresses import is_remote
+from indexer.addresses import end_commands, is_remote
 from indexer.pipeline.in_flight import POLL_SECONDS, ReadShard, StopRun
 from indexer.types import Failure, Sample, Shard
 
@@ -36,8 +36,8 @@ class ReadAhead:
     ) -> None:
         for pump in self._pumps:
             pump.close()
-        for pump in self._pumps:
-            pump.join()
+        if not all([pump.join() for pump in self._pumps]):
+            end_commands()  # one of them hangs: what it waits for must not outlive the run
 
     def stream(self, shard: Shard) -> Iterator[Sample | Failure]:
         """What `read` gives for `shard`, the next one; raises what it raises, and StopRun at the run's stop."""
@@ -86,8 +86,10 @@ class _Pump:
             self._closed = True
             self._changed.notify_all()
 
-    def join(self) -> None:
+    def join(self) -> bool:
+        """Whether its thread has ended."""
         self._thread.join(CLOSE_SECONDS)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

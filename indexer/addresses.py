@@ -1,0 +1,200 @@
+"""Addresses of shards, files and databases: which are remote, and their bytes, uncompressed.
+
+A remote address is a URL or `pipe:` with a command for the shell. Commands run in a process group of their own, so that
+whatever they start ends with them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import lzma
+import os
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from indexer.errors import ReadError, ShardNotFound
+
+# the compressions' own beside tar's, and tarfile's ValueError of a number in an extended header that is none
+DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
+HEAD_SECONDS = 5
+POLL_SECONDS = 0.005
+END_SECONDS = 5.0  # for a command to end once nobody reads it, and again once it was asked to
+BROKEN_PIPE = {-signal.SIGPIPE, 128 + signal.SIGPIPE, 23}  # exit codes of programs whose reader left; 23 is curl's
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is no local path: a URL or a `pipe:` command."""
+    return "://" in address or address.startswith("pipe:")
+
+
+def join(uri: str, name: str) -> str:
+    """The address of a table or file inside a database directory or object-store prefix."""
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def identity(address: str, name: str, *, hash_content: bool = False) -> str | None:
+    """What changes when the content may have changed: size and time of change, a server's ETag, or a content hash.
+
+    None where nothing can be asked without reading it all. `name` stands for the address in messages. Raises OSError
+    for a local file, ShardNotFound where a server does not answer.
+    """
+    if not is_remote(address):
+        path = Path(address)
+        if hash_content:
+            with path.open("rb") as file:
+                return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        stat = path.stat()
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+    if not address.startswith(("http://", "https://")):
+        return None
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HEAD_SECONDS) as answer:  # nosec B310
+            head = answer.headers
+    except (urllib.error.URLError, OSError) as error:
+        raise ShardNotFound(f"{name} does not answer: {error}") from error
+    tag = head.get("ETag") or f"{head.get('Content-Length')}-{head.get('Last-Modified')}"
+    return None if tag == "None-None" else str(tag)
+
+
+def read_range(address: str, offset: int, nbytes: int) -> bytes:
+    """`nbytes` bytes from `offset` of the uncompressed content. Raises one of DAMAGE, or ReadError."""
+    with open_stream(address) as stream:
+        if is_remote(address):
+            _skip(stream, offset)
+        else:
+            stream.seek(offset)
+        return _exactly(stream, nbytes)
+
+
+@contextmanager
+def open_stream(address: str) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes: of a local file, of a command, or of a URL that webdataset's gopen takes."""
+    raw: Any
+    stream: Any
+    try:
+        if address.startswith("pipe:"):
+            raw = stream = _Command(address.removeprefix("pipe:"))
+        elif is_remote(address):
+            from webdataset.gopen import gopen
+
+            raw = stream = gopen(address, "rb")
+        else:
+            raw = Path(address).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
+            stream = _decompressed(raw)
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{address} cannot be opened: {error}") from error
+    try:
+        yield stream
+    except BaseException:
+        with suppress(OSError):
+            raw.close()
+        raise
+    try:
+        raw.close()
+    except OSError as error:  # a command says only at its end that it failed
+        raise ReadError(f"{address} broke off: {error}") from error
+
+
+_running: set[_Command] = set()  # of this process
+
+
+class _Command:
+    """A shell command's output. Whatever it started ends with it, also where it hangs."""
+
+    def __init__(self, command: str) -> None:
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self._lock = threading.Lock()
+        _running.add(self)
+
+    def read(self, nbytes: int = -1) -> bytes:
+        assert self._process.stdout is not None
+        data: bytes = self._process.stdout.read(nbytes)
+        return data
+
+    def close(self) -> None:
+        """Raises OSError where the command ended with an error of its own."""
+        assert self._process.stdout is not None
+        if self in _running:
+            self._process.stdout.close()
+            by_itself = self._ended(END_SECONDS)
+            code = self.end()
+            if by_itself and code and code not in BROKEN_PIPE:
+                raise OSError(f"its command ended with exit code {code}")
+
+    def end(self) -> int:
+        """End the command's process group, which its number names until the command itself is waited for."""
+        with self._lock:
+            if self._process.returncode is None:
+                if not self._ended(0):
+                    os.killpg(self._process.pid, signal.SIGTERM)
+                    self._ended(END_SECONDS)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            _running.discard(self)
+            return self._process.returncode or 0
+
+    def _ended(self, seconds: float) -> bool:
+        """Whether the command ends within that time. It is not waited for: its number stays taken."""
+        until = time.monotonic() + seconds
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+
+def end_commands() -> None:
+    """End every `pipe:` command of this process that still runs. Whoever reads from one finds its end."""
+    for command in list(_running):
+        command.end()
+
+
+atexit.register(end_commands)
+
+
+def _decompressed(raw: IO[bytes]) -> Any:
+    """Shards are best stored as plain tar (bytes are found again by offset); compressed ones are read too."""
+    magic = raw.read(6)
+    raw.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        import gzip
+
+        return gzip.GzipFile(fileobj=raw)
+    if magic[:3] == b"BZh":
+        import bz2
+
+        return bz2.BZ2File(raw)
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.LZMAFile(raw)
+    return raw
+
+
+def _skip(stream: IO[bytes], nbytes: int) -> None:
+    while nbytes > 0:
+        nbytes -= len(_exactly(stream, min(nbytes, 1 << 20)))
+
+
+def _exactly(stream: IO[bytes], nbytes: int) -> bytes:
+    buffer = io.BytesIO()
+    while buffer.tell() < nbytes:
+        block = stream.read(nbytes - buffer.tell())
+        if not block:
+            raise EOFError(f"it ends {nbytes - buffer.tell()} bytes early")
+        buffer.write(block)
+    return buffer.getvalue()
