@@ -22,7 +22,8 @@ import psutil
 
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
-from indexer.pipeline.run import Hooks, Progress, RunOptions, index
+from indexer.pipeline.options import RunOptions
+from indexer.pipeline.run import Hooks, Progress, index
 from indexer.store import mend as durable
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter

@@ -30,13 +30,17 @@ where_option = click.option(
     "--where", metavar="SQL", help="Only rows for which this holds, e.g. \"sex = 'F' and age > 60\"."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, openvino, cuda or cuda:N.")
-frames_option = click.option(
-    "--frames",
-    type=click.Choice(["all", "first", "middle"]),
-    default="all",
-    show_default=True,
-    help="Of images with several: each becomes a row, or one does.",
-)
+
+
+def frames_option(default: str) -> Callable[[Any], Any]:
+    """The option --frames, whose default stands in the record that it fills."""
+    return click.option(
+        "--frames",
+        type=click.Choice(["all", "first", "middle"]),
+        default=default,
+        show_default=True,
+        help="Of images with several: each becomes a row, or one does.",
+    )
 
 
 class LazyGroup(click.Group):

@@ -7,6 +7,7 @@ from collections import Counter
 import click
 
 from indexer.options import device_option, emit, frames_option, json_option, table_option
+from indexer.pipeline.options import RunOptions
 
 
 @click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
@@ -15,7 +16,7 @@ from indexer.options import device_option, emit, frames_option, json_option, tab
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
 @click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
-@frames_option
+@frames_option(RunOptions.frames)
 @device_option
 @json_option
 @click.pass_context
@@ -41,7 +42,7 @@ def command(
         from indexer.commands.index import command_line, progress_bar, tell
         from indexer.encoders import load_spec
         from indexer.pipeline.retry import retry
-        from indexer.pipeline.run import Hooks, RunOptions
+        from indexer.pipeline.run import Hooks
 
         encoder = load_spec(store.spec, weights=weights, device=device)
         with progress_bar() as on_progress:

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from indexer.options import counted, device_option, emit, frames_option, json_option
+from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
     from indexer.pipeline.run import Progress
@@ -26,7 +26,7 @@ REFRESH_SECONDS = 0.2
 @click.argument("sources", nargs=-1, required=True, metavar="SHARDS... DB")
 @click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="See `indexer encoders`.")
 @click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
-@click.option("--seed", default=0, show_default=True, help="For --weights random.")
+@click.option("--seed", type=int, metavar="N", help="Of --weights random. Default: 0.")
 @click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
 @device_option
 @click.option(
@@ -51,11 +51,11 @@ REFRESH_SECONDS = 0.2
     show_default=True,
     help="Across which NIfTI volumes are cut.",
 )
-@frames_option
+@frames_option(RunOptions.frames)
 @click.option(
     "--changed",
     type=click.Choice(["error", "replace"]),
-    default="error",
+    default=RunOptions.changed,
     show_default=True,
     help="A shard whose content changed since it was indexed.",
 )
@@ -64,15 +64,17 @@ REFRESH_SECONDS = 0.2
 @click.option(
     "--max-failures",
     type=click.FloatRange(0, 1),
-    default=0.5,
+    default=RunOptions.max_failures,
     show_default=True,
     help="Stop early when a larger share of the images fails.",
 )
 @click.option(
     "--commit-rows",
     type=click.IntRange(1),
+    default=RunOptions.commit_rows,
+    show_default=True,
     metavar="N",
-    help="Commit finished shards once they hold N rows (default 8192): a crash then costs less, and a run more.",
+    help="Commit once N rows are embedded: with fewer a crash costs less, and a run more.",
 )
 @json_option
 @click.pass_context
@@ -82,7 +84,7 @@ def command(
     sources: tuple[str, ...],
     name: str,
     weights: str | None,
-    seed: int,
+    seed: int | None,
     table: str | None,
     device: str,
     decoder: str,
@@ -96,7 +98,7 @@ def command(
     hash_content: bool,
     workers: int | None,
     max_failures: float,
-    commit_rows: int | None,
+    commit_rows: int,
     as_json: bool,
 ) -> None:
     """Embed SHARDS into the table of database DB, each readable image once.
@@ -104,6 +106,8 @@ def command(
     SHARDS: tar files, folders, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). A folder of
     images is read as it is. Run the same command again after a stop: what is done is skipped.
     """
+    if seed is not None and weights != "random":
+        raise click.UsageError("--seed draws random weights: give it with --weights random")
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
     from indexer.archive.shards import find_shards
@@ -114,21 +118,26 @@ def command(
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
-    from indexer.pipeline.run import Hooks, RunOptions, index
+    from indexer.pipeline.run import Hooks, index
     from indexer.store.table import EmbeddingStore
 
     if weights == "random":
-        weights = f"random:{seed}"
+        weights = f"random:{seed or 0}"
     encoder = load(
         name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
         compiled=not no_compile,
     ).in_plane(plane)  # fmt: skip
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
+    if no_compile and encoder.device == "cpu":
+        click.echo("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(
-        frames=frames, changed=changed, workers=workers, max_failures=max_failures, command=command_line()
+        frames=frames,
+        changed=changed,
+        workers=workers,
+        max_failures=max_failures,
+        commit_rows=commit_rows,
+        command=command_line(),
     )
-    if commit_rows is not None:
-        options = replace(options, commit_rows=commit_rows)
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
     with progress_bar() as on_progress:

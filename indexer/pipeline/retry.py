@@ -10,8 +10,9 @@ from typing import Any
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.pipeline.in_flight import Planned
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import plural
-from indexer.pipeline.run import Hooks, RunOptions, run_engine
+from indexer.pipeline.run import Hooks, run_engine
 from indexer.pipeline.run_record import recorded
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import RETRIED, StoreWriter

@@ -14,6 +14,7 @@ from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
 from indexer.pipeline.in_flight import Known, Planned, ReadShard, Stored
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import bottleneck, precision_warning, spread_warning, stage_times
 from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
@@ -22,22 +23,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.store.writer import LedgerEntry, StoreWriter
 from indexer.types import Encoder, RunReport, Shard, UInt8
 
-COMMIT_ROWS = 8192  # small commits cost manifests and fragments
-COMMIT_SECONDS = 30.0  # and rare ones cost work when the power goes
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run goes; none of these changes a vector."""
-
-    frames: str = "all"  # all | first | middle, of images with several
-    changed: str = "error"  # error | replace: a shard whose content changed since it was indexed
-    workers: int | None = None  # default: the encoder's
-    max_failures: float = 0.5  # share of failed images that stops the run, once FAILURE_GRACE were read
-    commit_rows: int = COMMIT_ROWS
-    commit_seconds: float = COMMIT_SECONDS
-    command: tuple[str, ...] = ()  # as the user typed it, for the run's record
 
 
 @dataclass(frozen=True)

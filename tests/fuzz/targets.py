@@ -130,7 +130,8 @@ def _tar(folder: Path) -> Attack:
 def _indexed(folder: Path) -> Callable[[list[tuple[bytes, bytes]], int], str]:
     """Index members as one shard into a fresh table each hundred shards; rows and failures must add up."""
     from indexer.archive.reader import read_place
-    from indexer.pipeline.run import RunOptions, index
+    from indexer.pipeline.options import RunOptions
+    from indexer.pipeline.run import index
     from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
     from tests.fakes import FakeEncoder
 

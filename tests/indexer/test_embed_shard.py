@@ -55,8 +55,9 @@ def test_a_shard_worked_through_by_itself_names_its_failures_in_order_and_says_t
     assert ([f.reason for f in result.failures], result.samples, result.partial) == (failed, 4, False)
     (result,) = work(cut)
     assert [row.key for row in result.batches[0].rows] == ["a"]
-    assert [f.reason for f in result.failures] == [*failed, "shard is cut or damaged"]
-    assert (result.samples, result.partial) == (3, True)
+    # more of c might follow what is cut away, so it is not given
+    assert [f.reason for f in result.failures] == ["not an image", "shard is cut or damaged"]
+    assert (result.samples, result.partial) == (2, True)
 
 
 def test_samples_that_are_stored_are_passed_over_without_decoding(tmp_path):

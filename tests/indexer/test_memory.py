@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 import indexer.pipeline.threads as threads
 import indexer.pipeline.worker as worker
-from indexer.pipeline.run import Hooks, RunOptions, index
+from indexer.pipeline.options import RunOptions
+from indexer.pipeline.run import Hooks, index
 from indexer.store.table import EmbeddingStore
 from indexer.types import Picture, Sample, Shard
 from tests.fakes import FakeEncoder

@@ -15,8 +15,9 @@ import pytest
 
 from indexer.archive.shards import find_shards
 from indexer.errors import EncoderMismatch, ShardChanged, StoreLocked, TooManyFailures
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import Hooks, RunOptions, index
+from indexer.pipeline.run import Hooks, index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter

@@ -10,8 +10,9 @@ import pytest
 
 from indexer.archive.shards import find_shards
 from indexer.errors import TooManyFailures
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import Hooks, RunOptions, index
+from indexer.pipeline.run import Hooks, index
 from indexer.pipeline.run_record import runs
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, shard, write_tar

@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from indexer.ann.build import Goal
 from indexer.archive.shards import find_shards
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import Hooks, Progress, RunOptions, index
+from indexer.pipeline.run import Hooks, Progress, index
 from indexer.search.index_build import build_index, refresh_index
 from indexer.store import writer
 from indexer.store.labels import add_columns
