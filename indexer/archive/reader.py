@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from indexer.addresses import DAMAGE
@@ -19,9 +20,15 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
 
 
-def read_place(url: str, place: Place) -> bytes:
-    """An image's bytes, read back from where they were when it was embedded. Raises ReadError."""
+def read_place(url: str, place: Place, content: str) -> bytes:
+    """An image's bytes, read back from where they were when it was embedded.
+
+    Raises ReadError, also where these are no longer the bytes whose sha256 is `content`.
+    """
     try:
-        return kind_of(url).read_back(url, place)
+        data = kind_of(url).read_back(url, place)
     except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
+    if hashlib.sha256(data).hexdigest() != content:
+        raise ReadError(f"{place.member} in {url} is no longer the image that was indexed: its bytes differ")
+    return data

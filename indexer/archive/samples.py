@@ -57,9 +57,11 @@ class Group:
         self.failures: list[Failure] = []
         self.bad_metadata = ""
         self.members: list[str] = []
+        self.suffixes: set[str] = set()  # a second member of one suffix begins another sample of the same key
 
     def add(self, name: str, suffix: str, offset: int, data: bytes) -> None:
         self.members.append(name)
+        self.suffixes.add(suffix)
         if image_suffix(name) is not None:
             if self.image is None:
                 self.image = (name, suffix, offset, data)
@@ -87,7 +89,8 @@ class Group:
 
     def close(self) -> Iterator[Sample | Failure]:
         if self.image is None:
-            self.fail("no image in sample", ", ".join(self.members)[:500])
+            if not self.failures:  # one reason is enough
+                self.fail("no image in sample", ", ".join(self.members)[:500])
         else:
             member, suffix, offset, data = self.image
             if self.bad_metadata:

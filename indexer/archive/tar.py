@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range
+from indexer.archive.links import SCATTERED, Links, Target, read_scattered
 from indexer.archive.samples import Group, lasting_name, plain_name, split_name
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.redact import redacted
@@ -45,26 +47,39 @@ class Tar:
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         group: Group | None = None
         with open_stream(shard.url) as stream:
-            for name, offset, data in _members(stream, shard.url):
-                name = plain_name(name)
+            for member in _members(stream, shard.url):
+                name = plain_name(member.name)
                 key, suffix = split_name(name)
-                if group is None or key != group.key:
+                if group is None or key != group.key or suffix in group.suffixes:
                     if group is not None:
                         yield from group.close()
                     group = Group(shard.name, key)
-                if data is None:
-                    group.fail("member too large", f"{name}: over {MAX_MEMBER} bytes", offset, 0, suffix, name)
+                if member.data is None:
+                    group.fail(member.reason, member.detail, member.offset, 0, suffix, name)
                 else:
-                    group.add(name, suffix, offset, data)
+                    group.add(name, suffix, member.offset, member.data)
         if group is not None:
             yield from group.close()
 
     def read_back(self, url: str, place: Place) -> bytes:
+        if place.offset == SCATTERED:
+            return read_scattered(url, place.member)
         return read_range(url, place.offset, place.nbytes)
 
 
-def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | None]]:
-    """(name, offset of the bytes, bytes) of each regular file. Raises NotATar, CutShard."""
+@dataclass(frozen=True)
+class _Member:
+    """A file of the archive; without data, the reason why it has none."""
+
+    name: str
+    offset: int
+    data: bytes | None
+    reason: str = ""
+    detail: str = ""
+
+
+def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
+    """Every member but directories. Raises NotATar, CutShard."""
     end: list[str] = []  # how the last header read ended
     try:
         # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
@@ -73,23 +88,41 @@ def _members(stream: IO[bytes], url: str) -> Iterator[tuple[str, int, bytes | No
     except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing
-        raise _told(error, url, NotATar(f"{url} is no tar archive: {error}")) from error
+        raise _read_error(error, url, NotATar(f"{url} is no tar archive: {error}")) from error
+    links = Links(url)
     try:
-        for member in archive:
-            if member.isfile():
-                if member.size > MAX_MEMBER:
-                    yield member.name, member.offset_data, None
-                    continue
-                file = archive.extractfile(member)
-                data = file.read() if file else b""
-                if len(data) < member.size:
-                    raise CutShard(f"{url} ends inside {member.name}")
-                yield member.name, member.offset_data, data
+        for header in archive:
+            if not header.isdir():
+                yield _member(archive, header, links, url)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
     except DAMAGE as error:
-        raise _told(error, url, CutShard(f"{url} breaks off: {error}")) from error
+        raise _read_error(error, url, CutShard(f"{url} breaks off: {error}")) from error
     if "EOFHeaderError" not in end:
         raise CutShard(f"{url} breaks off: no end-of-archive mark")
+
+
+def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url: str) -> _Member:
+    """Raises CutShard."""
+    target: Target | str | None = None
+    if header.islnk() or header.issym():
+        target = links.target(header)
+        if isinstance(target, str):
+            detail = f"{header.name} -> {header.linkname}: {target}"
+            return _Member(header.name, -1, None, "link leads to no file", detail)
+        offset, size = target.offset, target.nbytes
+    elif header.isfile():
+        offset, size = SCATTERED if header.issparse() else header.offset_data, header.size
+    else:
+        return _Member(header.name, -1, None, "not a regular file", f"{header.name} is a device or a pipe")
+    if size > MAX_MEMBER:
+        return _Member(header.name, offset, None, "member too large", f"{header.name}: over {MAX_MEMBER} bytes")
+    if target is not None:
+        return _Member(header.name, offset, read_range(url, offset, size))
+    file = archive.extractfile(header)
+    data = file.read() if file else b""
+    if len(data) < size:
+        raise CutShard(f"{url} ends inside {header.name}")
+    return _Member(header.name, offset, data)
 
 
 class _Ending:
@@ -111,7 +144,7 @@ class _Ending:
         return data
 
 
-def _told(error: BaseException, url: str, damaged: ReadError) -> ReadError:
+def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError:
     """`damaged`, unless it is the disk's or the network's error, which may pass.
 
     A damaged gzip has no errno; nor has a pipe's program that failed, and what comes from afar is not unpacked here.

@@ -113,9 +113,10 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
 
 def _stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
     """The slice as the archive has it: whole, not cropped to the encoder's square."""
-    _, rows = store.take(np.array([row_id]), PLACE_COLUMNS)
-    place = place_of(rows.to_pylist()[0])
-    data = read_place(store.urls()[place.shard], place)
+    _, rows = store.take(np.array([row_id]), [*PLACE_COLUMNS, "content"])
+    (row,) = rows.to_pylist()
+    place = place_of(row)
+    data = read_place(store.urls()[place.shard], place, row["content"])
     spec = replace(store.spec.pixels, fit="pad", size=SIDE, resize=SIDE)
     return next(decode(data, place.suffix, spec, frames="first")).pixels
 

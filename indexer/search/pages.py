@@ -142,21 +142,21 @@ def _shown(pixels: PixelSpec) -> PixelSpec:
 
 
 def _stored(view: EmbeddingStore, row_ids: Int64, urls: dict[str, str], spec: PixelSpec) -> dict[int, Drawn]:
-    found, rows = view.take(row_ids, PLACE_COLUMNS)
+    found, rows = view.take(row_ids, [*PLACE_COLUMNS, "content"])
     out = {int(row_id): Drawn(None, "row is gone") for row_id in row_ids[~found]}
     for row in rows.to_pylist():
         place = place_of(row)
-        out[row["_rowid"]] = _place(urls.get(place.shard), place, spec)
+        out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec)
     return out
 
 
-def _place(url: str | None, place: Place, spec: PixelSpec) -> Drawn:
+def _place(url: str | None, place: Place, content: str, spec: PixelSpec) -> Drawn:
     from indexer.archive.reader import read_place
 
     if url is None:
         return Drawn(None, f"shard {place.shard} is not in the ledger")
     try:
-        return Drawn(_frame(read_place(url, place), place.suffix, spec, place.frame).pixels)
+        return Drawn(_frame(read_place(url, place, content), place.suffix, spec, place.frame).pixels)
     except IndexerError as error:
         return Drawn(None, str(error))
 

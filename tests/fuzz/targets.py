@@ -153,11 +153,12 @@ def _indexed(folder: Path) -> Callable[[list[tuple[bytes, bytes]], int], str]:
         assert report.images == report.embedded + report.failed
         assert images <= report.images or report.shards_partial, (images, report)
         store.refresh()
-        rows = [row for b in store.scan([*PLACE_COLUMNS, "key"], f"shard = '{path}'") for row in b.to_pylist()]
+        columns = [*PLACE_COLUMNS, "key", "content"]
+        rows = [row for b in store.scan(columns, f"shard = '{path}'") for row in b.to_pylist()]
         assert len(rows) == report.embedded
         for row in rows:
             place = place_of(row)
-            assert read_place(str(path), place)[:4] == b"\x89PNG"
+            assert read_place(str(path), place, row["content"])[:4] == b"\x89PNG"
         return "rows" if rows else "failures"
 
     return run

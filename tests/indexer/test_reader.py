@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import json
+import subprocess
 import tarfile
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from indexer.archive.reader import read_place, read_shard
 from indexer.archive.samples import split_name
 from indexer.archive.shards import find_shards
-from indexer.errors import CutShard, InputError, NotATar, ShardNotFound
+from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample
 
 
@@ -63,7 +66,7 @@ def test_the_place_of_an_image_gives_its_bytes_back(tmp_path):
     path = write_tar(tmp_path / "s.tar", members)
     for sample in read(path):
         place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix)
-        assert read_place(str(path), place) == sample.image
+        assert read_place(str(path), place, sha256(sample.image)) == sample.image
         assert path.read_bytes()[sample.offset : sample.offset + sample.nbytes] == sample.image
 
 
@@ -73,7 +76,7 @@ def test_a_compressed_shard_reads_like_a_plain_one(tmp_path, mode):
     samples = read(path)
     assert [s.image for s in samples] == [b"x" * 700, b"y"]
     last = samples[1]
-    assert read_place(str(path), Place(last.shard, last.member, last.offset, last.nbytes, "jpg")) == b"y"
+    assert read_place(str(path), Place(last.shard, last.member, last.offset, last.nbytes, "jpg"), sha256(b"y")) == b"y"
 
 
 @pytest.mark.parametrize("cut", [512 + 100, 1024 + 300, 1536, 2048, 2048 + 512 + 100])
@@ -173,7 +176,7 @@ def test_a_folder_of_images_is_read_as_it_is(tmp_path):
     assert found.notes == (f"not read under {tmp_path}, since neither images nor shards: notes.md",)
     (urls,) = {s.url for s in found.shards}
     for s in samples:
-        assert read_place(urls, Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)) == b"bytes"
+        assert read_place(urls, Place(s.shard, s.member, s.offset, s.nbytes, s.suffix), sha256(b"bytes")) == b"bytes"
 
 
 def test_of_many_files_that_are_not_read_the_first_are_named(tmp_path):
@@ -202,7 +205,7 @@ def test_braces_globs_and_pipes_name_shards_in_order(tmp_path):
     (pipe,) = find_shards([f"pipe:cat {tmp_path}/s1.tar"]).shards
     (sample,) = read_shard(pipe)
     assert sample.key == "1"
-    assert read_place(pipe.url, Place(pipe.name, sample.member, sample.offset, 1, "jpg")) == b"x"
+    assert read_place(pipe.url, Place(pipe.name, sample.member, sample.offset, 1, "jpg"), sha256(b"x")) == b"x"
 
 
 def test_what_cannot_be_found_says_where_it_was_sought(tmp_path):
@@ -215,3 +218,68 @@ def test_what_cannot_be_found_says_where_it_was_sought(tmp_path):
     ]:
         with pytest.raises(error, match=r"none\.tar|\*\.tar|x\.png|s\{0"):
             find_shards([source])
+
+
+def test_of_two_samples_of_one_key_each_keeps_its_own_metadata(tmp_path):
+    members = [("x.png", b"1"), ("x.json", b'{"l": "first"}'), ("x.png", b"2"), ("x.json", b'{"l": "second"}')]
+    found = read(write_tar(tmp_path / "s.tar", members))
+    assert [(s.key, s.image, s.metadata) for s in found] == [("x", b"1", {"l": "first"}), ("x", b"2", {"l": "second"})]
+
+
+def test_links_of_a_tar_are_samples_of_their_own_with_the_bytes_they_lead_to(tmp_path):
+    root = tmp_path / "in"
+    (root / "sub").mkdir(parents=True)
+    for name in "ad":
+        (root / f"{name}.jpg").write_bytes(name.encode() * 700)
+    (root / "b.jpg").hardlink_to(root / "a.jpg")
+    (root / "c.jpg").symlink_to("d.jpg")  # which stands behind it in the archive
+    (root / "sub" / "e.jpg").symlink_to("../c.jpg")
+    (root / "f.jpg").symlink_to("/etc/hostname")
+    (root / "g.jpg").symlink_to("g.jpg")
+    (root / "h.jpg").symlink_to("gone.jpg")
+    path = tmp_path / "t.tar"
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "sub", "f.jpg", "g.jpg", "h.jpg"]
+    subprocess.run(["tar", "cf", str(path), "-C", str(root), *names], check=True)
+    found = read(path)
+    samples = {f.key: f for f in found if isinstance(f, Sample)}
+    assert {key: s.image for key, s in samples.items()} == {
+        "a": b"a" * 700, "b": b"a" * 700, "c": b"d" * 700, "d": b"d" * 700, "sub/e": b"d" * 700,
+    }  # fmt: skip
+    for s in samples.values():
+        place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+        assert read_place(str(path), place, sha256(s.image)) == s.image
+    failed = [(f.key, f.reason) for f in found if isinstance(f, Failure)]
+    assert failed == [(key, "link leads to no file") for key in "fgh"]
+    packed = tmp_path / "t.tar.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    found = read(packed)
+    assert [f.key for f in found if isinstance(f, Sample)] == ["a", "d"]
+    assert [f.key for f in found if isinstance(f, Failure)] == ["b", "c", "sub/e", "f", "g", "h"]
+
+
+def test_a_sparse_member_is_read_back_as_it_was_embedded(tmp_path):
+    file = tmp_path / "hole.jpg"
+    with file.open("wb") as out:
+        out.write(b"begin")
+        out.seek(1 << 20)
+        out.write(b"end")
+    (tmp_path / "after.jpg").write_bytes(b"after")
+    path = tmp_path / "s.tar"
+    subprocess.run(["tar", "cSf", str(path), "-C", str(tmp_path), "hole.jpg", "after.jpg"], check=True)
+    assert path.stat().st_size < 1 << 19  # it is stored sparse indeed
+    for s, image in zip(read(path), (file.read_bytes(), b"after"), strict=True):
+        place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+        assert s.image == image == read_place(str(path), place, sha256(image))
+
+
+def test_an_image_whose_bytes_changed_is_not_read_back_as_if_it_were_the_one_indexed(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("a.jpg", b"old")])
+    (sample,) = read(path)
+    write_tar(path, [("a.jpg", b"new")])
+    place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix)
+    with pytest.raises(ReadError, match="no longer the image that was indexed"):
+        read_place(str(path), place, sha256(b"old"))
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,73 @@
+"""Members of a tar whose bytes do not lie behind their own header: links to other members, and sparse files."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from dataclasses import dataclass
+
+from indexer.addresses import is_remote
+from indexer.errors import ReadError
+
+SCATTERED = -1  # the offset of a sparse member, whose bytes lie in several pieces
+STEPS = 8  # from link to link
+
+
+@dataclass(frozen=True)
+class Target:
+    """A regular member that a link leads to."""
+
+    offset: int
+    nbytes: int
+
+
+class Links:
+    """Resolves the links of one archive. The members are listed at the first link: GNU tar writes a hard link for every
+    second name of a file, and most archives have none.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._members: dict[str, Target | str] | None = None  # a regular member, or where a link leads
+
+    def target(self, header: tarfile.TarInfo) -> Target | str:
+        """The regular member that a link leads to; in words, why there is none."""
+        if is_remote(self._url):
+            return "links of a remote shard cannot be followed"
+        if self._members is None:
+            try:
+                self._members = _listed(self._url)
+            except tarfile.ReadError:
+                return "links of a compressed shard cannot be followed"
+        found: Target | str | None = _led(header)
+        for _ in range(STEPS):
+            if found is None or isinstance(found, Target):
+                break
+            found = self._members.get(posixpath.normpath(found))
+        return found if isinstance(found, Target) else "no such file in this archive"
+
+
+def _led(header: tarfile.TarInfo) -> str:
+    """A hard link names a member, a symbolic one a path from where it lies."""
+    return header.linkname if header.islnk() else posixpath.join(posixpath.dirname(header.name), header.linkname)
+
+
+def _listed(url: str) -> dict[str, Target | str]:
+    members: dict[str, Target | str] = {}
+    with tarfile.open(url, "r:") as archive:
+        for header in archive:
+            if header.islnk() or header.issym():
+                members[posixpath.normpath(header.name)] = _led(header)
+            elif header.isfile() and not header.issparse():
+                members[posixpath.normpath(header.name)] = Target(header.offset_data, header.size)
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+    return members
+
+
+def read_scattered(url: str, member: str) -> bytes:
+    """A sparse member's bytes, found by its name. Raises ReadError, tarfile.TarError."""
+    with tarfile.open(url) as archive:
+        file = archive.extractfile(archive.getmember(member))
+        if file is None:
+            raise ReadError(f"{member} in {url} is no file any more")
+        return file.read()
