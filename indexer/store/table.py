@@ -207,9 +207,14 @@ class EmbeddingStore:
             try:
                 opened = open_version(self._address, self.name, version)
             except (ValueError, OSError) as error:
-                raise StoreError(f"version {version} of {self.name} is gone ({first_line(error)}).") from error
+                gone = "not found" in str(error).lower()
+                cause = "it was cleaned up, or never made" if gone else first_line(error)
+                raise StoreError(f"version {version} of table {self.name} is gone: {cause}.") from error
         if commit and commit != opened.state.commit:
-            raise StoreError(f"version {version} of {self.name} was rolled back or restored, and made anew since.")
+            raise StoreError(
+                f"version {version} of table {self.name} was rolled back, or lost with a restored backup, and another "
+                "was made under its number."
+            )
         # a version from before the migration to format 2 does not name its table
         known = replace(opened.state, identity=opened.state.identity or held.state.identity)
         return EmbeddingStore(self.uri, self.name, replace(opened, state=known))
