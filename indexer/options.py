@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import importlib
 import json
+import math
 import signal
 import sys
 import threading
@@ -150,15 +151,15 @@ def counted(number: int, noun: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Records, mappings, sequences, numpy scalars and dates as what JSON knows."""
+    """Records, mappings, sequences, numpy scalars and dates as what JSON knows: NaN and the infinities are null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(v) for v in value]
-    if isinstance(value, float) and value != value:
-        return None  # JSON has no NaN
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     return jsonable(value.tolist()) if hasattr(value, "tolist") else str(value)
@@ -167,7 +168,7 @@ def jsonable(value: Any) -> Any:
 def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
     """Print a result on stdout: as JSON, or as `text` draws it (default: `key: value` lines, tab-separated rows)."""
     if as_json:
-        click.echo(json.dumps(jsonable(value), ensure_ascii=False))
+        click.echo(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
     else:
         click.echo((text or plain)(value))
 

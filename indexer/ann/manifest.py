@@ -11,7 +11,7 @@ from typing import Any
 
 from indexer.errors import IndexFileError
 
-FORMAT = 1
+FORMAT = 2  # 2: names the table's identity and the version's commit
 NAME = "manifest.json"
 READ_BYTES = 1 << 22
 MOST = 2**31  # lists to look into, rows to re-rank
@@ -84,6 +84,8 @@ class Manifest:
     built_at: str  # ISO 8601, UTC
     faiss_version: str
     files: dict[str, FileFact]  # index, vectors, row_ids, keys
+    identity: str = ""  # of the table; "" in format 1, and where the table is of format 1
+    commit: str = ""  # that made `version`; "" in format 1
     ids: str = "Lance stable row ids"
     metric: str = "inner product of unit rows (cosine)"
     format: int = FORMAT

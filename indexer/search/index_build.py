@@ -19,7 +19,7 @@ from indexer.ann.choose import Candidate, Choice, Goal, choose, predicted_second
 from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
 from indexer.ann.index import Searchable, VectorIndex, load
 from indexer.ann.kinds import KINDS, add_rows, float_blocks, read_writable, remove_rows, version, write_index
-from indexer.ann.manifest import Manifest, read_manifest
+from indexer.ann.manifest import FORMAT, Manifest, read_manifest
 from indexer.ann.vectors import VectorFile, write_vectors
 from indexer.errors import StoreError
 from indexer.search.snapshot import Snapshot, first_snapshot, row_ids_of
@@ -121,6 +121,8 @@ def _build(
             table=store.name,
             fingerprint=store.spec.fingerprint,
             version=view.version,
+            identity=view.state.identity,
+            commit=view.state.commit,
             tag=TAG + generation,
             generation=generation,
             rows=len(rows),
@@ -170,6 +172,9 @@ def _refresh(
         new = replace(
             manifest,
             version=now.version,
+            identity=now.view.state.identity,
+            commit=now.view.state.commit,
+            format=FORMAT,
             tag=TAG + generation,
             generation=generation,
             rows=len(rows),
@@ -188,12 +193,15 @@ def _refresh(
 
 def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Snapshot, started: float) -> BuildReport:
     """No vector changed: the same files stand for the newer version."""
-    if now.version == manifest.version:
+    if now.version == manifest.version and manifest.format == FORMAT:
         action, why, new = "unchanged", "the table has not changed", manifest
     else:
         action, why = "rebound", "the table has a newer version, but no vector changed"
         tag = f"{TAG}{manifest.generation}-v{now.version}"
-        new = replace(manifest, version=now.version, tag=tag)
+        state = now.view.state
+        new = replace(
+            manifest, version=now.version, identity=state.identity, commit=state.commit, format=FORMAT, tag=tag
+        )
         store.tag(tag, now.version)
         publish(directory, new)
         _tidy(store, directory, new)

@@ -61,7 +61,7 @@ class Searcher:
         self._lock, self._encoder_lock = threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
         self._stamp: tuple[int, ...] | None = None
-        self._filters: dict[tuple[int, str], Int64] = {}
+        self._filters: dict[tuple[str, str], Int64] = {}
         self._encoder: Any = None
 
     @property
@@ -77,7 +77,7 @@ class Searcher:
             now = self._snapshot
             if now is None or stamp != self._stamp:
                 now = self._loaded()
-            elif now.version != self._store.version:
+            elif now.commit != self._store.state.commit:
                 now = self._advanced(now, self._store.at(self._store.version))
             self._snapshot = now
             return now
@@ -190,7 +190,7 @@ class Searcher:
         """Sorted ids of the rows a filter lets through; the last few filters of a version are remembered."""
         if where is None:
             return None
-        name = (snapshot.version, where)
+        name = (snapshot.commit, where)
         known = self._filters.get(name)
         if known is None:
             parts = [row_ids_of(batch) for batch in snapshot.view.scan([], where, batch_rows=65_536)]

@@ -38,6 +38,11 @@ class Snapshot:
     gone: Int64  # sorted row ids in the index that were deleted or updated since
     live: Allowed | None  # of the index; None where nothing in it is gone
 
+    @property
+    def commit(self) -> str:
+        """Of the version: the number alone may come back (`TableState`)."""
+        return self.view.state.commit
+
     def search(self, queries: Float32, k: int, allowed: Int64 | None) -> Found:
         """The k best rows of each unit query; `allowed` are sorted row ids of this version, None for all."""
         found = nothing(len(queries), k)
@@ -100,9 +105,10 @@ def first_snapshot(view: EmbeddingStore, index: VectorIndex | None, memory_bytes
     none = np.empty(0, np.int64)
     if index is not None:
         _check(index, view)
-        start = Snapshot(view, index.manifest.version, index, _fresh(Rows(none, _empty(view)), []), none, None)
+        built = index.manifest
         try:
-            return advance(start, view)
+            then = view.at(built.version, identity=built.identity, commit=built.commit)
+            return advance(Snapshot(then, then.version, index, _fresh(Rows(none, _empty(view)), []), none, None), view)
         except StoreError as error:
             raise IndexFileError(
                 f"the index of table {view.name} cannot be brought up to date: {error} "
@@ -119,7 +125,7 @@ def advance(old: Snapshot, view: EmbeddingStore) -> Snapshot:
     """`old` brought to the view's version by what changed between. Raises StoreError where old's version is gone."""
     if old.fresh is None:
         return Snapshot(view, view.version, old.index, None, old.gone, old.live)
-    delta = view.delta(old.version)
+    delta = view.delta(old.version, commit=old.commit)
     touched = np.unique(np.concatenate([delta.inserted, delta.updated, delta.deleted]))
     if not len(touched):
         return Snapshot(view, view.version, old.index, old.fresh, old.gone, old.live)

@@ -1,4 +1,4 @@
-"""A --where expression is one boolean SQL expression over the table's columns, and nothing else."""
+"""Checks a --where expression: one boolean SQL expression over the table's columns, with names quoted as SQL has it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
 def expression(where: str | None, table: str) -> str | None:
-    """`where` in brackets, after a check that nothing in it can close them.
+    """`where` as Lance is to read it: in brackets, and with column names in backticks. Raises BadFilter.
 
     Lance hands the text to a parser of whole statements and drops what stands behind the first expression:
-    `sex = 'F' garbage` would count as `sex = 'F'`. In brackets the parser must take all of it. Raises BadFilter.
+    `sex = 'F' garbage` would count as `sex = 'F'`. In brackets the parser must take all of it. And it reads a
+    double-quoted name as a text, so that `"sex" != 'M'` holds for every row; standard SQL has it as a column.
     """
     if where is None:
         return None
-    bare = _QUOTED.sub("''", where)
-    cause = _fault(bare)
+    cause = _fault(_QUOTED.sub("''", where)) or _unusable_name(where)
     if cause:
         raise BadFilter(f"--where {where!r} on table {table}: {cause}. Give one expression, e.g. \"sex = 'F'\".")
-    return f"({where})"
+    return f"({_QUOTED.sub(_column, where)})"
+
+
+def _column(quoted: re.Match[str]) -> str:
+    """A name in double quotes as Lance has it, in backticks; other quoted parts as they are."""
+    text = quoted[0]
+    if not text.startswith('"'):
+        return text
+    name = text[1:-1].replace('""', '"')
+    return f"`{name}`"
+
+
+def _unusable_name(where: str) -> str | None:
+    names = [part for part in _QUOTED.findall(where) if part.startswith('"')]
+    return next((f"{name} cannot name a column" for name in names if "`" in name or name == '""'), None)
 
 
 def _fault(bare: str) -> str | None:
-    """What is wrong with an expression whose quoted parts were emptied."""
+    """What is wrong with an expression whose quoted parts were emptied; None where nothing is."""
     if not bare.strip():
         return "it is empty"
     for mark in (";", "--", "/*", "$", "?", "\0", "'", '"', "`"):

@@ -13,7 +13,8 @@ from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
-from indexer.store.schema import COLUMN_NAME, SYSTEM_COLUMNS
+from indexer.store.migrate import migrate
+from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore
 
 SHOWN = 3  # names of each side where nothing matches
@@ -29,6 +30,7 @@ def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int
     with store.lock():
         if store.path is not None:
             mend(store.path)
+        migrate(store.uri, store.name)
         store.refresh()
         matched = _matched(store, labels, on, names)
         known = [name for name in names if name in store.columns()]
@@ -50,9 +52,10 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
     """The label columns, once they can be columns and `on` names each row once."""
     names = [c for c in labels.column_names if c != on]
     for name in names:
-        if name in SYSTEM_COLUMNS or not COLUMN_NAME.fullmatch(name):
+        cause = refused_name(name)
+        if cause:
             raise InputError(
-                f"{name!r} cannot be a label column: use letters, digits and '_', and no name of the table's own."
+                f"{name!r} cannot be a label column ({cause}): rename it in the file, to letters, digits and '_'."
             )
         if pa.types.is_nested(labels.column(name).type):
             raise InputError(f"column {name!r} of the labels holds lists or records: give plain values.")

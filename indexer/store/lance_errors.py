@@ -15,10 +15,12 @@ _INTERNAL = re.compile(r", _row\w+")  # of the columns that Lance lists; no user
 
 
 def _quotes(line: str) -> str:
-    """A word without quotes is a column to SQL, and so is one in double quotes."""
+    """The way out for a name that is no column: SQL has a word without quotes, or in double quotes, as a column."""
     unknown = _UNKNOWN.search(line)
     stop = "" if line.endswith("?") else "."
-    return f"{stop} If {unknown[1]} is a text and no column, quote it: '{unknown[1]}'." if unknown else stop
+    return (
+        f"{stop} If {unknown[1]} is a text and no column, put it in single quotes: '{unknown[1]}'." if unknown else stop
+    )
 
 
 @contextmanager

@@ -142,5 +142,10 @@ def _manifests(path: Path) -> list[Path]:
     return sorted(m for m in found if len(m.stem) == MANIFEST_DIGITS and m.stem.isdecimal())
 
 
+def manifest_path(path: Path, version: int) -> Path:
+    """Where Lance keeps the manifest of a table's version."""
+    return path / "_versions" / f"{2**64 - 1 - version:0{MANIFEST_DIGITS}d}.manifest"
+
+
 def _version_of(manifest: Path) -> int:
     return 2**64 - 1 - int(manifest.stem)

@@ -13,24 +13,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.errors import NewerFormat
 from indexer.redact import redacted
+from indexer.store.format import FORMAT, TableFacts, new_facts, new_identity, package_version
 from indexer.types import EmbeddingBatch, EncoderSpec, Failure
 
-FORMAT = 1  # of the tables; a reader refuses a higher one
-METADATA_KEY = b"embedding-indexer"
 MAX_COLUMNS = 256  # metadata whose field names are data would otherwise grow a column a row
 MAX_TEXT = 32_768
 COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 SYSTEM_COLUMNS = (
-    "key", "shard", "member", "offset", "nbytes", "suffix", "frame", "content", "meta", "norm", "vector",
+    "key", "shard", "member", "offset", "nbytes", "suffix", "part", "content", "meta", "norm", "vector",
 )  # fmt: skip
+# Lance adds columns of these names to what it reads: a table that holds one of its own can no longer be scanned.
+UNREADABLE = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
 
 def table_schema(spec: EncoderSpec) -> pa.Schema:
     """The main table before any metadata column. `key` is the declared primary key: Lance's merge needs it."""
-    facts = {"format": FORMAT, "fingerprint": spec.fingerprint, "encoder": json.loads(spec.to_json())}
+    encoder = json.loads(spec.to_json())
+    facts = TableFacts(FORMAT, new_identity(), package_version(), encoder, spec.fingerprint)
     return pa.schema(
         [
             pa.field("key", pa.string(), False, metadata={"lance-schema:unenforced-primary-key": "true"}),
@@ -39,13 +40,13 @@ def table_schema(spec: EncoderSpec) -> pa.Schema:
             pa.field("offset", pa.int64(), False),
             pa.field("nbytes", pa.int64(), False),
             pa.field("suffix", pa.string(), False),
-            pa.field("frame", pa.int32(), False),
+            pa.field("part", pa.string(), False),
             pa.field("content", pa.string(), False),
             pa.field("meta", pa.string(), False),
             pa.field("norm", pa.float32(), False),
             pa.field("vector", pa.list_(pa.float16(), spec.dim), False),
         ],
-        metadata={METADATA_KEY: json.dumps(facts).encode()},
+        metadata=facts.to_metadata(),
     )
 
 
@@ -69,17 +70,22 @@ FAILURE_SCHEMA = pa.schema(
 )
 
 
-def spec_from(schema: pa.Schema, table: str) -> EncoderSpec | None:
-    """The encoder that wrote the table; None where the table is not ours. NewerFormat where it is ahead of us."""
-    raw = (schema.metadata or {}).get(METADATA_KEY)
-    if raw is None:
-        return None
-    facts = json.loads(raw)
-    if facts["format"] > FORMAT:
-        raise NewerFormat(
-            f"table {table} has format {facts['format']}, this version knows {FORMAT}. Upgrade embedding-indexer."
-        )
-    return EncoderSpec.from_json(json.dumps(facts["encoder"]))
+def side_schema(columns: pa.Schema, identity: str) -> pa.Schema:
+    """The columns of a side table, marked with our format and with the table it belongs to."""
+    return columns.with_metadata(new_facts(identity).to_metadata())
+
+
+def completed(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """Rows of a side table of an older version with the columns it lacks, which hold "", 0 or the epoch."""
+    for field in columns:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.repeat(default_of(field.type), rows.num_rows))
+    return rows
+
+
+def default_of(kind: pa.DataType) -> pa.Scalar:
+    """What a column of this type holds in rows written before there was such a column."""
+    return pa.scalar("" if pa.types.is_string(kind) else 0, kind)
 
 
 def failures_table(failures: Sequence[Failure]) -> pa.Table:
@@ -106,7 +112,7 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
         "offset": [p.offset for p in places],
         "nbytes": [p.nbytes for p in places],
         "suffix": [p.suffix for p in places],
-        "frame": [p.frame for p in places],
+        "part": [str(p.frame) if p.frame else "" for p in places],
         "content": [row.content for row in rows],
         "meta": [json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) for row in rows],
         "norm": np.concatenate([b.norms for b in batches]) if batches else [],
@@ -153,12 +159,19 @@ def _metadata_columns(
     return extra, arrays
 
 
-def _unfit_name(name: str, room: int) -> str | None:
-    if name in SYSTEM_COLUMNS or name.startswith("_row"):
+def refused_name(name: str) -> str | None:
+    """Why neither metadata nor labels may make a column of this name; None where they may.
+
+    Taken are the table's own columns, `part_…` for the facts of an image's parts, and `_row…`, in any letter case,
+    where Lance has columns of its own and adds to them.
+    """
+    if name in SYSTEM_COLUMNS or name.startswith("part_") or name.lower().startswith("_row"):
         return "name is taken by the table"
-    if not COLUMN_NAME.fullmatch(name):
-        return "not a plain column name"
-    return f"more than {MAX_COLUMNS} columns" if room <= 0 else None
+    return None if COLUMN_NAME.fullmatch(name) else "not a plain column name"
+
+
+def _unfit_name(name: str, room: int) -> str | None:
+    return refused_name(name) or (f"more than {MAX_COLUMNS} columns" if room <= 0 else None)
 
 
 def _kind(value: Any) -> pa.DataType | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.disk import DiskSync
-from indexer.errors import EncoderMismatch, InputError, RowNotFound, StoreError, StoreNotFound
+from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
 from indexer.store.create import ensure_table, make_table, table_lock
 from indexer.store.filters import expression
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
-from indexer.store.schema import SYSTEM_COLUMNS, spec_from
+from indexer.store.opened import Opened, TableState, is_newest, open_side, open_version, part_of
+from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
 from indexer.types import EncoderSpec, Float16, Float32, Int64, Place
 
 SIDE_TABLES = ("shards", "failures", "text")
-PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "frame")
+PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "part")
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,16 @@ def table_names(uri: str) -> list[str]:
 
 
 class EmbeddingStore:
-    """An open table. Reading is thread-safe; a held version changes only by `refresh`."""
+    """An open table, held at one version until `refresh`.
 
-    def __init__(self, uri: str, name: str, dataset: Any) -> None:
-        spec = spec_from(dataset.schema, name)
-        if spec is None:
-            raise StoreError(f"table {name} in {uri} was not written by indexer. Name another with --table.")
-        self.uri, self.name, self.spec = uri, name, spec
-        self._dataset = dataset
-        self._lock = threading.Lock()
+    Threads may share it: what is held is replaced as a whole, never changed, so a reader keeps the version it began
+    with while another thread refreshes.
+    """
+
+    def __init__(self, uri: str, name: str, opened: Opened) -> None:
+        self.uri, self.name, self.spec = uri, name, opened.spec
+        self._opened = opened
+        self._refreshing = threading.Lock()
 
     @classmethod
     def open(cls, uri: str, table: str | None = None) -> EmbeddingStore:
@@ -102,7 +104,7 @@ class EmbeddingStore:
         if table not in names:
             raise StoreNotFound(f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}.")
         with reading(None, table):
-            return cls(uri, table, lance.dataset(join(uri, f"{table}.lance")))
+            return cls(uri, table, open_version(join(uri, f"{table}.lance"), table))
 
     @classmethod
     def create(cls, uri: str, table: str, spec: EncoderSpec) -> EmbeddingStore:
@@ -134,12 +136,36 @@ class EmbeddingStore:
 
     @property
     def version(self) -> int:
-        return int(self._dataset.version)
+        return self._opened.state.version
+
+    @property
+    def state(self) -> TableState:
+        """Which vectors are held, by names that do not come back: what derived files are bound to."""
+        return self._opened.state
+
+    @property
+    def format(self) -> int:
+        return self._opened.facts.format
+
+    @property
+    def unreadable_columns(self) -> list[str]:
+        """Columns by whose names Lance cannot read the table; any writer of ours renames them."""
+        return self._opened.unreadable
+
+    @property
+    def _dataset(self) -> Any:
+        """A Lance handle of the newest version, of its own: for who writes, as no reader's handle may change."""
+        with reading(None, self.name):
+            return lance.dataset(self._address)
+
+    @property
+    def _address(self) -> str:
+        return join(self.uri, f"{self.name}.lance")
 
     @property
     def path(self) -> Path | None:
         """The table's directory; None in an object store, where each write is whole and lasting by itself."""
-        return None if is_remote(self.uri) else Path(join(self.uri, f"{self.name}.lance"))
+        return None if is_remote(self.uri) else Path(self._address)
 
     def lock(self) -> AbstractContextManager[WriterLock | None]:
         """Hold it while writing; a second writer gets StoreLocked. In an object store it locks nothing."""
@@ -155,72 +181,119 @@ class EmbeddingStore:
         return Path(self.uri) / f"{self.name}.faiss"
 
     def refresh(self) -> int:
-        """See commits made since; returns the version now held."""
-        with self._lock, reading(None, self.name):
-            self._dataset.checkout_latest()
+        """See commits made since; returns the version now held.
+
+        Raises StoreError where the table was made anew for another encoder: what was learnt of it no longer holds.
+        """
+        with self._refreshing, reading(None, self.name):
+            if not is_newest(self._opened, self._address):
+                fresh = open_version(self._address, self.name)
+                if fresh.state.fingerprint != self.spec.fingerprint:
+                    raise StoreError(f"table {self.name} was made anew by another encoder. Open it again.")
+                self._opened = fresh
         return self.version
 
-    def at(self, version: int) -> EmbeddingStore:
-        """The same table as it was at `version`. Raises StoreError where that version was cleaned up."""
-        try:
-            return EmbeddingStore(self.uri, self.name, self._dataset.checkout_version(version))
-        except (ValueError, OSError) as error:
-            raise StoreError(f"version {version} of {self.name} is gone ({first_line(error)}).") from error
+    def at(self, version: int, *, identity: str = "", commit: str = "") -> EmbeddingStore:
+        """The same table as it was at `version`.
+
+        With `identity` and `commit` (of a `TableState`; "" where unknown), that very version: a version number comes
+        back where a table was dropped, restored or rolled back. Raises StoreError where it is another or is gone.
+        """
+        held = self._opened
+        if identity and held.state.identity and identity != held.state.identity:
+            raise StoreError(f"table {self.name} was dropped and made anew since: its version {version} is another.")
+        opened = held
+        if version != held.state.version:
+            try:
+                opened = open_version(self._address, self.name, version)
+            except (ValueError, OSError) as error:
+                gone = "not found" in str(error).lower()
+                cause = "it was cleaned up, or never made" if gone else first_line(error)
+                raise StoreError(f"version {version} of table {self.name} is gone: {cause}.") from error
+        if commit and commit != opened.state.commit:
+            raise StoreError(
+                f"version {version} of table {self.name} was rolled back, or lost with a restored backup, and another "
+                "was made under its number."
+            )
+        # a version from before the migration to format 2 does not name its table
+        known = replace(opened.state, identity=opened.state.identity or held.state.identity)
+        return EmbeddingStore(self.uri, self.name, replace(opened, state=known))
+
+    def _pinned(self) -> EmbeddingStore:
+        """The version held now, for several reads that must agree while another thread refreshes."""
+        return EmbeddingStore(self.uri, self.name, self._opened)
+
+    @property
+    def _readable(self) -> Opened:
+        """What is held. Raises StoreError where Lance cannot read it."""
+        held = self._opened
+        if held.unreadable:
+            raise StoreError(
+                f"table {self.name} cannot be read: Lance has columns named {', '.join(held.unreadable)} of its own. "
+                f"Run `indexer optimize {self.uri} --table {self.name}`, which renames the table's."
+            )
+        return held
 
     def columns(self) -> dict[str, pa.DataType]:
         """The typed metadata and label columns, in table order."""
-        return {f.name: f.type for f in self._dataset.schema if f.name not in SYSTEM_COLUMNS}
+        held = self._opened
+        own = {*SYSTEM_COLUMNS, *held.stored(SYSTEM_COLUMNS)}
+        return {f.name: f.type for f in held.dataset.schema if f.name not in own}
 
     def count(self, where: str | None = None) -> int:
-        condition = expression(where, self.name)
+        condition, held = expression(where, self.name), self._readable
         with reading(where, self.name):
-            return int(self._dataset.count_rows(filter=condition))
+            return int(held.dataset.count_rows(filter=condition))
 
     def fragments(self) -> int:
-        return len(self._dataset.get_fragments())
+        return len(self._opened.dataset.get_fragments())
 
     def versions(self) -> int:
         """How many versions are kept on disk."""
-        return len(self._dataset.versions())
+        return len(self._opened.dataset.versions())
 
     def scan(
         self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
         """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError for a column."""
-        names = self._columns_with(columns, vectors=vectors)
+        held = self._readable
+        names = self._columns_with(held, columns, vectors=vectors)
         condition = expression(where, self.name)
         with reading(where, self.name):
-            scanner = self._dataset.scanner(
-                columns=names, filter=condition, prefilter=True, with_row_id=True, batch_size=batch_rows
+            scanner = held.dataset.scanner(
+                columns=held.stored(names), filter=condition, prefilter=True, with_row_id=True, batch_size=batch_rows
             )
-            yield from (batch.select(["_rowid", *names]) for batch in scanner.to_batches())
+            yield from (part_of(batch, ["_rowid", *names]) for batch in scanner.to_batches())
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
         """These columns, without rows."""
-        return self._dataset.schema.empty_table().select(list(columns))
+        held = self._opened
+        return part_of(held.dataset.schema.empty_table().select(held.stored(columns)), columns)
 
     def vectors(self, where: str | None = None, columns: Sequence[str] = ()) -> VectorRows:
         """All matching vectors in one read of one version. Takes n·dim·2 bytes."""
-        n = self.count(where)
+        view = self._pinned()
+        n = view.count(where)
         out = np.empty((n, self.dim), np.float16)
         ids = np.empty(n, np.int64)
         parts: list[pa.RecordBatch] = []
         done = 0
-        for batch in self.scan(columns, where, vectors=True):
+        for batch in view.scan(columns, where, vectors=True):
             rows = slice(done, done + batch.num_rows)
             out[rows] = vector_block(batch)
             ids[rows] = batch.column("_rowid").to_numpy()
             parts.append(batch.select(list(columns)))
             done += batch.num_rows
-        table = pa.Table.from_batches(parts) if parts else self.empty(columns)
-        return VectorRows(ids, out, table, self.version)
+        table = pa.Table.from_batches(parts) if parts else view.empty(columns)
+        return VectorRows(ids, out, table, view.version)
 
     def take(self, row_ids: Int64, columns: Sequence[str], *, vectors: bool = False) -> tuple[Any, pa.Table]:
         """The rows with these ids that still exist, in the order asked.
 
         Returns a mask (n,) of the ids found, and a table of `_rowid` and the columns with one row for each.
         """
-        names = self._columns_with(columns, vectors=vectors)
+        held = self._readable
+        names = self._columns_with(held, columns, vectors=vectors)
         ids = np.asarray(row_ids, np.int64)
         if not len(ids):
             ids_of_none = pa.array([], pa.uint64())
@@ -228,29 +301,24 @@ class EmbeddingStore:
         unique = np.unique(ids)
         # Lance keeps neither order nor missing ids, so the ids come along and we realign.
         with reading(None, self.name):
-            got = self._dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*names, "_rowid"])
+            got = held.dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*held.stored(names), "_rowid"])
         have = got.column("_rowid").to_numpy().astype(np.int64)
         order = np.argsort(have)
         spot = np.searchsorted(have, ids, sorter=order)
         found = (spot < len(have)) & (have[order[np.minimum(spot, len(have) - 1)]] == ids) if len(have) else ids < 0
-        return found, got.take(pa.array(order[spot[found]])).select(["_rowid", *names])
+        return found, part_of(got.take(pa.array(order[spot[found]])), ["_rowid", *names])
 
-    def row_id_of(self, key: str) -> int:
-        """Raises RowNotFound."""
-        for batch in self.scan([], where=f"key = {quoted(key)}"):
-            if batch.num_rows:
-                return int(batch.column("_rowid")[0].as_py())
-        raise RowNotFound(
-            f"no row with key {key!r} in table {self.name}. `indexer failures` lists what was not embedded."
-        )
+    def delta(self, since: int, *, commit: str = "") -> Delta:
+        """Row ids inserted, updated and deleted after version `since`, which is the one that `commit` made.
 
-    def delta(self, since: int) -> Delta:
-        """Row ids inserted, updated and deleted after version `since`. Raises StoreError where that version is gone."""
-        if since == self.version:
+        Raises StoreError where that version is gone, or another.
+        """
+        held = self._readable
+        self.at(since, commit=commit)  # Lance answers for a version that was cleaned up too, and wrongly
+        if since == held.state.version:
             none = np.empty(0, np.int64)
             return Delta(none, none, none)
-        self.at(since)  # Lance answers for a version that was cleaned up too, and wrongly
-        delta = self._dataset.delta(compared_against=since)
+        delta = held.dataset.delta(compared_against=since)
         return Delta(
             _row_ids(delta.get_inserted_rows()),
             _row_ids(delta.get_updated_rows()),
@@ -278,17 +346,18 @@ class EmbeddingStore:
     def tags(self) -> dict[str, int]:
         if self.path is not None:
             return read_tags(self.path)
-        return {name: int(tag["version"]) for name, tag in self._dataset.tags.list().items()}
+        return {name: int(tag["version"]) for name, tag in self._opened.dataset.tags.list().items()}
 
     def ledger(self) -> pa.Table:
-        """One row a finished shard, as in LEDGER_SCHEMA."""
+        """One row a finished shard, as in LEDGER_SCHEMA. Raises StoreError where it is of another table."""
         with reading(None, f"{self.name}.shards"):
-            return self._side("shards").to_table()
+            return completed(self._side("shards").to_table(), LEDGER_SCHEMA)
 
     def failures(self, where: str | None = None) -> pa.Table:
+        """One row an input that did not become a row, as in FAILURE_SCHEMA. Raises StoreError, BadFilter."""
         condition = expression(where, self.name)
         with reading(where, self.name):
-            return self._side("failures").to_table(filter=condition)
+            return completed(self._side("failures").to_table(filter=condition), FAILURE_SCHEMA)
 
     def urls(self) -> dict[str, str]:
         """Where each shard's bytes can be read now, by shard name."""
@@ -303,7 +372,7 @@ class EmbeddingStore:
         if not is_remote(path) and not exists(Path(path)):
             raise StoreError(missing)
         with reading(None, f"{self.name}.text"):
-            rows = lance.dataset(path).to_table(filter=f"task = {quoted(task)}")
+            rows = self._side("text").to_table(filter=f"task = {quoted(task)}")
         if not rows.num_rows:
             raise StoreError(missing)
         if set(rows.column("fingerprint").to_pylist()) != {self.spec.fingerprint}:
@@ -318,21 +387,15 @@ class EmbeddingStore:
         )
 
     def _side(self, kind: str) -> Any:
-        path = join(self.uri, f"{self.name}.{kind}.lance")
-        try:
-            return lance.dataset(path)
-        except (ValueError, OSError) as error:
-            raise StoreError(
-                f"table {self.name} lacks its {kind} table ({first_line(error)}). Run `indexer index`."
-            ) from error
+        return open_side(self._opened, join(self.uri, f"{self.name}.{kind}.lance"), f"{self.name}.{kind}")
 
-    def _columns_with(self, columns: Sequence[str], *, vectors: bool) -> list[str]:
+    def _columns_with(self, held: Opened, columns: Sequence[str], *, vectors: bool) -> list[str]:
         names = [c for c in dict.fromkeys(columns) if c != "_rowid"]
         if vectors and "vector" not in names:
             names.append("vector")
-        known = self._dataset.schema.names
-        for name in names:
-            if name not in known:
+        known = held.dataset.schema.names
+        for name, stored in zip(names, held.stored(names), strict=True):
+            if stored not in known:
                 raise InputError(f"no column {name!r} in table {self.name}; it has: {', '.join(known)}.")
         return names
 
@@ -359,7 +422,8 @@ def vector_block(batch: pa.RecordBatch) -> Float16:
 
 def place_of(row: dict[str, Any]) -> Place:
     """The Place in a row that has PLACE_COLUMNS."""
-    return Place(**{name: row[name] for name in PLACE_COLUMNS})
+    facts = {name: row[name] for name in PLACE_COLUMNS if name != "part"}
+    return Place(**facts, frame=int(row["part"] or 0))
 
 
 def _row_ids(reader: Any) -> Int64:

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError
+from indexer.store.format import facts_of
 from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
+from indexer.store.schema import completed, side_schema
 from indexer.store.table import EmbeddingStore, TextVectors, is_remote, join, quoted
 
 
@@ -37,12 +39,16 @@ def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
     )
     path = join(store.uri, f"{store.name}.text.lance")
     with store.lock():
+        store.refresh()
         local = None if is_remote(path) else Path(path)
         if local is not None:
             mend(local)
         with writing(f"the text vectors of table {store.name}"):
-            dataset = open_or_create(path, rows.schema)
-            old = dataset.to_table(filter=f"task <> {quoted(task)}")
-            lance.write_dataset(pa.concat_tables([old, rows.cast(old.schema)]), dataset, mode="overwrite")
+            schema = side_schema(rows.schema, store.state.identity)
+            dataset = open_or_create(path, schema)
+            facts_of(dataset.schema.metadata, f"{store.name}.text")  # raises for a newer format
+            old = completed(dataset.to_table(filter=f"task <> {quoted(task)}"), rows.schema).select(schema.names)
+            kept = pa.concat_tables([old.cast(rows.schema), rows]).cast(schema)
+            lance.write_dataset(kept, dataset, mode="overwrite")
             if local is not None:
                 DiskSync().sync(local)

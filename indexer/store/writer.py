@@ -28,7 +28,8 @@ from indexer.store.keys import TableKeys
 from indexer.store.lance_calls import append, chunks, delete, open_or_create, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, taken_back
-from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table
+from indexer.store.migrate import migrate
+from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table, side_schema
 from indexer.store.table import EmbeddingStore, join, quoted, vector_block
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
@@ -77,9 +78,11 @@ class StoreWriter:
             held = stack.enter_context(self.store.lock())
             self._disk = DiskSync(held.synced_until if held else 0.0)
             broken = self._mend()
+            self.renamed = migrate(self.store.uri, self.store.name)
             self.store.refresh()
-            self._ledger = open_or_create(self._path("shards"), LEDGER_SCHEMA)
-            self._failures = open_or_create(self._path("failures"), FAILURE_SCHEMA)
+            identity = self.store.state.identity
+            self._ledger = open_or_create(self._path("shards"), side_schema(LEDGER_SCHEMA, identity))
+            self._failures = open_or_create(self._path("failures"), side_schema(FAILURE_SCHEMA, identity))
             self._sync("lance", "shards.lance", "failures.lance")
             if held:
                 held.synced_until = time.time()
@@ -138,10 +141,11 @@ class StoreWriter:
         """Content hash → (frame, unit vector, norm) of a shard's rows. Not only the committing thread may call it."""
         known: dict[str, list[tuple[int, Float16, float]]] = {}
         store = EmbeddingStore.open(self.store.uri, self.store.name)  # Lance reads by no handle that commits just now
-        for batch in store.scan(["content", "frame", "norm"], f"shard = {quoted(shard)}", vectors=True):
+        for batch in store.scan(["content", "part", "norm"], f"shard = {quoted(shard)}", vectors=True):
             vectors = vector_block(batch)
-            rows = zip(*(batch.column(c).to_pylist() for c in ("content", "frame", "norm")), strict=True)
-            for i, (content, frame, norm) in enumerate(rows):
+            rows = zip(*(batch.column(c).to_pylist() for c in ("content", "part", "norm")), strict=True)
+            for i, (content, part, norm) in enumerate(rows):
+                frame = int(part or 0)
                 frames = known.setdefault(content, [])
                 if all(frame != seen for seen, _, _ in frames):  # two files of the same bytes are one vector
                     frames.append((frame, vectors[i].copy(), norm))

@@ -1,16 +1,23 @@
-"""One memory-mapped copy of a table version's vectors, so that the next probe reads them at memory speed.
+"""A memory-mapped copy of one table version's vectors beside the table, so that the next probe reads them at memory
+speed.
 
-It lies beside the table, as private as the table is, and is made for large reads only.
+It is made for large reads only. Its name is a hash of what the vectors are of (`TableState`, and the filter), so a
+copy is never used for another table or version, also where a version number has come back. A file that is not, byte
+for byte in its header and in its length, what would be written for these rows is written anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from indexer.disk import fsync
 from indexer.store.table import EmbeddingStore, is_remote
 from indexer.types import Float16, Int64
 
@@ -20,29 +27,35 @@ KEPT = 2  # newest copies kept
 
 def cached_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64) -> Float16:
     """Unit vectors (n, dim) of `row_ids` in that order, from the copy of this version and filter or from the table."""
-    rows = store.count(where)
-    if rows * store.dim * 2 < SMALLEST_BYTES or is_remote(store.uri):
-        return _aligned(*_read(store, where), row_ids)
-    folder = Path(store.uri) / f"{store.name}.probes"
-    name = f"{store.version}-{_digest(store, where)}"
+    view = store.at(store.version)
+    rows = view.count(where)
+    if rows * view.dim * 2 < SMALLEST_BYTES or is_remote(view.uri):
+        return _aligned(*_read(view, where), row_ids)
+    folder = Path(view.uri) / f"{view.name}.probes"
+    name = _name(view, where)
     vectors, ids = folder / f"{name}.npy", folder / f"{name}.ids.npy"
-    if not (vectors.exists() and ids.exists()):
-        read_ids, read = _read(store, where)
+    kept_ids, kept = _mapped(ids, np.int64, (rows,)), _mapped(vectors, np.float16, (rows, view.dim))
+    if kept_ids is None or kept is None or not _holds(kept_ids, row_ids):
+        read_ids, read = _read(view, where)
         try:
             folder.mkdir(exist_ok=True)
             _save(ids, read_ids)
             _save(vectors, read)  # last: its presence says that both are whole
         except OSError:  # a database that may only be read
             return _aligned(read_ids, read, row_ids)
-        del read
         _trim(folder)
-    kept = np.load(vectors, mmap_mode="r", allow_pickle=False)
-    return _aligned(np.load(ids, allow_pickle=False), kept, row_ids)
+        kept_ids, kept = read_ids, _mapped(vectors, np.float16, (rows, view.dim))
+        kept = read if kept is None else kept  # None: another probe's copy was trimmed at this moment
+    return _aligned(kept_ids, kept, row_ids)
 
 
-def _read(store: EmbeddingStore, where: str | None) -> tuple[Int64, Float16]:
-    rows = store.vectors(where)
+def _read(view: EmbeddingStore, where: str | None) -> tuple[Int64, Float16]:
+    rows = view.vectors(where)
     return rows.row_ids, rows.vectors
+
+
+def _holds(ids: Int64, wanted: Int64) -> bool:
+    return np.array_equal(ids, wanted) or bool(np.isin(wanted, ids).all())
 
 
 def _aligned(ids: Int64, vectors: Float16, wanted: Int64) -> Float16:
@@ -53,16 +66,45 @@ def _aligned(ids: Int64, vectors: Float16, wanted: Int64) -> Float16:
     return out
 
 
-def _digest(store: EmbeddingStore, where: str | None) -> str:
-    return hashlib.sha256(f"{store.spec.fingerprint}\n{where}".encode()).hexdigest()[:16]
+def _name(view: EmbeddingStore, where: str | None) -> str:
+    facts = json.dumps([asdict(view.state), where], sort_keys=True)
+    return f"v{view.version}-{hashlib.sha256(facts.encode()).hexdigest()[:32]}"
+
+
+def _header(kind: type, shape: tuple[int, ...]) -> bytes:
+    """What numpy writes before the numbers of such an array."""
+    out = io.BytesIO()
+    facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, facts)
+    return out.getvalue()
+
+
+def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in this .npy file, mapped read-only; None unless it is just such an array, and whole."""
+    header = _header(kind, shape)
+    nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
+    try:
+        if not path.is_file() or path.stat().st_size != len(header) + nbytes:
+            return None
+        with path.open("rb") as file:
+            if file.read(len(header)) != header:
+                return None
+            return np.memmap(file, kind, "r", offset=len(header), shape=shape)
+    except OSError:
+        return None
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Whole or not at all, also with two probes at once."""
+    """Whole and on the disk, or not at all, also with two probes at once."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with half.open("wb") as file:
-        np.save(file, array)
-    half.replace(path)
+    try:
+        with half.open("wb") as file:
+            file.write(_header(array.dtype.type, array.shape))
+            file.write(np.ascontiguousarray(array).data)
+        fsync(half)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def _trim(folder: Path) -> None:

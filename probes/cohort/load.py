@@ -37,6 +37,8 @@ class Source:
     licence: str
     random_weights: bool
     dim: int
+    identity: str = ""  # of the table, and the commit of its version: `TableState`; "" in a result of format 1
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ def source_of(store: EmbeddingStore) -> Source:
         spec.licence,
         spec.random,
         spec.dim,
+        store.state.identity,
+        store.state.commit,
     )
 
 
@@ -216,7 +220,7 @@ def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, .
         examples = ", ".join(table.column("key").take(pa.array(missing[:3])).to_pylist())
         raise ProbeError(
             f"{len(missing)} labelled rows have no {request.group} (e.g. {examples}). Leave them out with "
-            f'--where "{request.group} IS NOT NULL", or split by image with --group none.'
+            f"--where '\"{request.group}\" IS NOT NULL', or split by image with --group none."
         )
     return ids, names, 0
 

@@ -19,7 +19,7 @@ from probes.evaluation.bootstrap import Interval
 from probes.fitting.models import Model
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT
-from probes.runs.result_files import decode
+from probes.runs.result_files import check_format, decode
 from probes.runs.run import Outcome, applied_temperature
 
 DAMAGE = (  # what json, zipfile and numpy raise at files that are not what they wrote
@@ -107,8 +107,7 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
     except DAMAGE as error:
         raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
-    if facts.format != FORMAT:
-        raise ProbeError(f"{folder} has format {facts.format}, this version knows {FORMAT}. Make the probe again.")
+    check_format(facts.format, folder)
     model = Model(
         facts.kind, {k.removeprefix("model."): v for k, v in arrays.items() if k.startswith("model.")}, facts.settings
     )

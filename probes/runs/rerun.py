@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.errors import StoreError
+from indexer.errors import StoreError, sentence
 from indexer.options import jsonable
 from indexer.store.table import EmbeddingStore
 from probes.cohort.load import Source
@@ -81,13 +81,14 @@ def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Progre
 
 
 def _version(db: str, source: Source) -> tuple[int, list[str]]:
-    """The version the result was made from; where it is gone the newest, and a note of that."""
+    """The version the result was made from; where it is gone, or is another now, the newest, and a note of that."""
     newest = EmbeddingStore.open(db, source.table)
     try:
-        newest.at(source.version)
-    except StoreError:
-        note = f"table version {source.version} is gone; this is version {newest.version}"
-        return newest.version, [note]
+        newest.at(source.version, identity=source.identity, commit=source.commit)
+    except StoreError as error:
+        return newest.version, [f"{sentence(error)}; this is version {newest.version}"]
+    if not source.commit:
+        return source.version, ["the result names its table version by number only: the table may be another since"]
     return source.version, []
 
 

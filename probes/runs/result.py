@@ -17,7 +17,8 @@ from probes.fitting.sweep import Selection
 from probes.fitting.trained import NeighbourResult
 from probes.request import ProbeRequest
 
-FORMAT = 1  # of a result's JSON
+FORMAT = 2  # of a result's JSON, a comparison's and a bundle's; 2 names the table's identity and the version's commit
+FORMATS = (1, FORMAT)  # that are read
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from indexer.errors import ProbeError
 from indexer.options import jsonable
-from probes.runs.result import FORMAT, ProbeResult
+from probes.runs.result import FORMATS, ProbeResult
 
 if TYPE_CHECKING:
     from probes.runs.compare import Comparison
@@ -43,11 +43,21 @@ def is_comparison(path: Path) -> bool:
     return path.name == COMPARISON or (path.is_dir() and (path / COMPARISON).exists() and not (path / RESULT).exists())
 
 
+def check_format(found: int, path: Path) -> None:
+    """Raise ProbeError for a result or bundle of a format that this version does not read."""
+    if found not in FORMATS:
+        raise ProbeError(
+            f"{path} has format {found}, this version reads {' and '.join(map(str, FORMATS))}. Upgrade "
+            "embedding-indexer, or make the result again."
+        )
+
+
 def _read(kind: Any, path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ProbeError(f"{path} is no probe result of format {FORMAT}. Name the {RESULT} of a probe's --out.")
+        if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+            raise ProbeError(f"{path} is no probe result. Name the {RESULT} of a probe's --out.")
+        check_format(value["format"], path)
         return decode(kind, value)
     except FileNotFoundError as error:
         raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error

@@ -218,7 +218,7 @@ def test_what_is_no_vector_file_is_told_in_our_words(db, tmp_path):
 
 def test_a_text_without_quotes_is_told_from_a_wrong_column(db):
     done = call("indexer", "search", db, "--key", "im3", "--where", "sex = female")
-    assert "If female is a text and no column, quote it: 'female'." in done.err
+    assert "If female is a text and no column, put it in single quotes: 'female'." in done.err
     assert "_row" not in done.err
     done = call("indexer", "search", db, "--key", "im3", "--where", "sexx = 'F'")
     assert "Did you mean 'sex'? If" in done.err

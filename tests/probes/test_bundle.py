@@ -87,7 +87,7 @@ def test_a_rerun_uses_the_old_version_and_says_what_changed_where_it_cannot(tmp_
     (tmp_path / "out" / "result.json").write_text(json.dumps(moved))
     lost = call("probes", "rerun", tmp_path / "out", "--json")
     assert (lost.code, lost.json["reproduced"]) == (1, False)
-    assert any("table version 999 is gone" in text for text in lost.json["changed"])
+    assert any("version 999 of table" in text for text in lost.json["changed"])
     assert "the split: rows or their parts differ" in lost.json["changed"]
     assert lost.json["differences"]
 

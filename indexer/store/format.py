@@ -1,0 +1,81 @@
+"""The format number of the tables, and the facts that each table keeps in its schema metadata. Standard library only.
+
+Format 1 (package 0.1) has no identity, and `frame` (int32) where format 2 has `part` (string); its side tables (ledger,
+failures, text) carry no metadata at all. `indexer.store.migrate` brings a database of format 1 to format 2 in place.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from indexer.errors import NewerFormat, StoreError
+
+FORMAT = 2  # of the main table and of its side tables
+PACKAGE = "embedding-indexer"
+METADATA_KEY = b"embedding-indexer"  # in the schema metadata of every table of ours
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What a table says of itself."""
+
+    format: int
+    identity: str  # random 128-bit hex id, made with the table; "" in format 1
+    package: str  # version of this package that gave the table its format; "" in format 1
+    encoder: Mapping[str, Any] | None = None  # EncoderSpec as JSON; of the main table only
+    fingerprint: str = ""  # EncoderSpec.fingerprint, for other programs; of the main table only
+
+    def to_metadata(self) -> dict[str, str]:
+        """For the schema metadata of a table."""
+        facts = {name: value for name, value in asdict(self).items() if value or name == "identity"}
+        return {METADATA_KEY.decode(): json.dumps(facts, sort_keys=True)}
+
+
+UNMARKED = TableFacts(1, "", "")  # a side table of format 1
+
+
+def new_facts(identity: str) -> TableFacts:
+    """Of a side table that this version makes."""
+    return TableFacts(FORMAT, identity, package_version())
+
+
+def new_identity() -> str:
+    """128 random bits as 32 hex digits."""
+    return secrets.token_hex(16)
+
+
+def package_version() -> str:
+    """The installed version of this package; "unknown" where it runs without having been installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts | None:
+    """What the schema metadata of a table says; None where it is not ours.
+
+    Raises NewerFormat for a format above FORMAT, and StoreError where the metadata is damaged.
+    """
+    raw = (metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        return None
+    try:
+        told = json.loads(raw)
+        texts = {name: str(told.get(name, "")) for name in ("identity", "package", "fingerprint")}
+        facts = TableFacts(int(told["format"]), encoder=told.get("encoder"), **texts)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
+    if facts.format > FORMAT:
+        way_out = f"Install {PACKAGE} {facts.package} or newer" if facts.package else f"Upgrade {PACKAGE}"
+        raise NewerFormat(
+            f"table {table} has format {facts.format}, this version ({package_version()}) knows formats up to "
+            f"{FORMAT}. {way_out}: pip install --upgrade {PACKAGE}."
+        )
+    return facts

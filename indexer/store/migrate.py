@@ -1,0 +1,130 @@
+"""Bringing a table and its side tables to today's format, in place. Only the holder of the writer's lock may.
+
+Every step is one Lance commit that leaves a state from which a second call goes on, so a kill between any two steps
+does no harm; no vector is read or rewritten. For a table of format 1 the steps are: columns whose names are taken now
+are renamed; the table gets its identity; its side tables are marked with it; `part` is computed from `frame`; `frame`
+is dropped; the format number is raised. So a table of format 1 that has an identity is one whose migration was
+interrupted, and a side table without a mark beside a table of format 2 belongs to a table that was dropped by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from indexer.disk import DiskSync
+from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of, new_facts, new_identity, package_version
+from indexer.store.lance_errors import writing
+from indexer.store.mend import exists
+from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, UNREADABLE, default_of, side_schema
+
+SIDES = {"shards": LEDGER_SCHEMA, "failures": FAILURE_SCHEMA}  # `write_text` marks the text vectors, which it rewrites
+PART = "coalesce(nullif(CAST(frame AS string), '0'), '')"  # the same as `opened.part_of`
+OWN = "own_"  # goes before the name of a column that is renamed
+
+
+def migrate(uri: str, name: str) -> dict[str, str]:
+    """Bring table `name` of the database to today's format; returns the columns renamed, old name → new.
+
+    Does nothing where all is of today's format, and where the table is missing or not ours. Raises NewerFormat
+    before anything is written, and StoreError.
+    """
+    stem = f"{uri.rstrip('/')}/{name}"
+    with writing(f"table {name} in {uri}, whose format was to be raised,"):
+        main = _open(f"{stem}.lance")
+        facts = None if main is None else facts_of(main.schema.metadata, name)
+        if main is None or facts is None or facts.encoder is None:
+            return {}
+        sides = {kind: side for kind in SIDES if (side := _open(f"{stem}.{kind}.lance")) is not None}
+        marks = {kind: facts_of(side.schema.metadata, f"{name}.{kind}") for kind, side in sides.items()}
+        before = main.version
+        unmarked = not facts.identity
+        renamed = _rename(main, [*_unreadable(main), *(_taken(main) if unmarked else [])])
+        if unmarked:
+            facts = replace(facts, identity=new_identity())
+            main.update_schema_metadata(facts.to_metadata())
+        for kind, side in sides.items():
+            _migrate_side(side, marks[kind] or UNMARKED, SIDES[kind], facts)
+        if facts.format < FORMAT:
+            _to_parts(main, facts)
+        _sync(main, before)
+    return renamed
+
+
+def _to_parts(main: Any, facts: TableFacts) -> None:
+    """`part` in place of `frame`, then the number of the format that has it."""
+    if "part" not in main.schema.names:
+        main.add_columns({"part": PART})
+    if "frame" in main.schema.names:
+        main.drop_columns(["frame"])
+    main.update_schema_metadata(replace(facts, format=FORMAT, package=package_version()).to_metadata())
+
+
+def _unreadable(main: Any) -> list[str]:
+    return [name for name in main.schema.names if name in UNREADABLE]
+
+
+def _taken(main: Any) -> list[str]:
+    """Metadata and label columns of format 1 by a name that format 2 needs."""
+    return [name for name in main.schema.names if name == "part" or name.startswith("part_")]
+
+
+def _rename(main: Any, names: list[str]) -> dict[str, str]:
+    """Put OWN before these columns' names. Their values stay."""
+    renamed: dict[str, str] = {}
+    for name in names:
+        new = OWN + name.lstrip("_")
+        while new in main.schema.names:
+            new += "_"
+        main.alter_columns({"path": name, "name": new})
+        renamed[name] = new
+    return renamed
+
+
+def _migrate_side(side: Any, facts: TableFacts, columns: pa.Schema, main: TableFacts) -> None:
+    """Mark a side table with the main table's identity, and give it the columns it lacks.
+
+    One of another table, which was dropped by hand, is emptied: its rows tell of shards that this table never saw.
+    """
+    before = side.version
+    if facts.identity != main.identity and not (facts.identity == "" and main.format < FORMAT):
+        side = lance.write_dataset(side_schema(columns, main.identity).empty_table(), side, mode="overwrite")
+        facts = new_facts(main.identity)
+    missing = pa.schema([field for field in columns if field.name not in side.schema.names])
+    if len(missing):
+        side.add_columns(_blank(missing), read_columns=[side.schema.names[0]])
+    if facts.format < FORMAT:
+        side.update_schema_metadata(new_facts(main.identity).to_metadata())
+    _sync(side, before)
+
+
+def _blank(columns: pa.Schema) -> Any:
+    """For Lance: these columns, with the values they have in rows written before there were such columns."""
+
+    def blank(batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = [pa.repeat(default_of(field.type), batch.num_rows) for field in columns]
+        return pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+    return lance.batch_udf(output_schema=columns)(blank)
+
+
+def _sync(dataset: Any, before: int) -> None:
+    """To the disk, where the dataset has a newer version than `before`."""
+    if dataset.version != before and "://" not in dataset.uri:
+        DiskSync().sync(Path(dataset.uri))
+
+
+def _open(path: str) -> Any:
+    """None where there is no such table."""
+    if "://" not in path:
+        return lance.dataset(path) if exists(Path(path)) else None
+    try:
+        return lance.dataset(path)
+    except (ValueError, OSError) as error:
+        if "not found" in str(error).lower():
+            return None
+        raise
