@@ -121,15 +121,14 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
 def _scan(view: EmbeddingStore) -> _Scan:
     out = _Scan()
     contents, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]  # 8 bytes a row each
-    for batch in view.scan(["key", "content", "frame"], vectors=True):
+    for batch in view.scan(["key", "content", "part"], vectors=True):
         vectors = vector_block(batch).astype(np.float32)
         lengths = np.linalg.norm(vectors, axis=1)
         broken = ~np.isfinite(lengths) | (lengths == 0)
         out.rows += batch.num_rows
         out.zero_or_not_finite += int(broken.sum())
         out.not_unit += int((~broken & (np.abs(lengths - 1) > UNIT_TOLERANCE)).sum())
-        frames = batch.column("frame").to_pylist()
-        images = zip(batch.column("content").to_pylist(), frames, strict=True)
+        images = zip(batch.column("content").to_pylist(), batch.column("part").to_pylist(), strict=True)
         contents.append(np.fromiter(map(hash, images), np.int64, batch.num_rows))
         keys.append(np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows))
     out.duplicate_content = out.rows - len(np.unique(np.concatenate(contents)))

@@ -22,10 +22,11 @@ from indexer.types import (
     Shard,
     ShardResult,
     UInt8,
+    part_order,
 )
 from indexer.vectors import Spread
 
-Known = Mapping[str, Sequence[tuple[int, Float16, float]]]  # content hash → (frame, unit vector, norm) of stored rows
+Known = Mapping[str, Mapping[str, tuple[Float16, float]]]  # content hash → part's name → stored unit vector and norm
 
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
 SAMPLE_PICTURES = 16  # kept for the precision check
@@ -66,7 +67,7 @@ class Job:
 
     def result(self) -> ShardResult:
         """What is stored, in the shard's own order, whichever worker was faster."""
-        self.rows.sort(key=lambda row: (row[0], row[1].place.frame))
+        self.rows.sort(key=lambda row: (row[0], part_order(row[1].place.part)))
         rows = tuple(row for _, row, _, _ in self.rows)
         batches: tuple[EmbeddingBatch, ...] = ()
         if rows:
@@ -168,7 +169,7 @@ class InFlight:
         samples: int,
         reused: int = 0,
     ) -> None:
-        """Book what became of a task; `samples` = 1 with its last frame."""
+        """Book what became of a task; `samples` = 1 with its last part."""
         job = task.job
         with self._lock:
             job.rows.extend((task.order, *row) for row in rows)

@@ -13,7 +13,7 @@ from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
-from indexer.store.schema import COLUMN_NAME, SYSTEM_COLUMNS
+from indexer.store.schema import COLUMN_NAME, reserved
 from indexer.store.table import EmbeddingStore
 
 SHOWN = 3  # names of each side where nothing matches
@@ -50,7 +50,7 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
     """The label columns, once they can be columns and `on` names each row once."""
     names = [c for c in labels.column_names if c != on]
     for name in names:
-        if name in SYSTEM_COLUMNS or not COLUMN_NAME.fullmatch(name):
+        if reserved(name) or not COLUMN_NAME.fullmatch(name):
             raise InputError(
                 f"{name!r} cannot be a label column: use letters, digits and '_', and no name of the table's own."
             )

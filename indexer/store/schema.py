@@ -24,8 +24,10 @@ MAX_TEXT = 32_768
 COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 SYSTEM_COLUMNS = (
-    "key", "shard", "member", "offset", "nbytes", "suffix", "frame", "content", "meta", "norm", "vector",
+    "key", "shard", "member", "offset", "nbytes", "suffix", "part", "content", "meta", "norm", "vector",
 )  # fmt: skip
+
+PART_COLUMN = "part_"  # before the name of a part's fact; no metadata or label field may begin so
 
 
 def table_schema(spec: EncoderSpec) -> pa.Schema:
@@ -39,7 +41,7 @@ def table_schema(spec: EncoderSpec) -> pa.Schema:
             pa.field("offset", pa.int64(), False),
             pa.field("nbytes", pa.int64(), False),
             pa.field("suffix", pa.string(), False),
-            pa.field("frame", pa.int32(), False),
+            pa.field("part", pa.string(), False),
             pa.field("content", pa.string(), False),
             pa.field("meta", pa.string(), False),
             pa.field("norm", pa.float32(), False),
@@ -106,16 +108,20 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
         "offset": [p.offset for p in places],
         "nbytes": [p.nbytes for p in places],
         "suffix": [p.suffix for p in places],
-        "frame": [p.frame for p in places],
+        "part": pa.array([p.part for p in places], pa.string()),
         "content": [row.content for row in rows],
         "meta": [json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) for row in rows],
         "norm": np.concatenate([b.norms for b in batches]) if batches else [],
         "vector": _vectors([b.vectors for b in batches], known.field("vector").type),
     }
-    fields, skipped = list(known), Counter[str]()
-    extra, arrays_extra = _metadata_columns([row.metadata for row in rows], known, skipped)
-    arrays.update(arrays_extra)
-    schema = pa.schema(fields + extra, metadata=known.metadata)
+    skipped = Counter[str]()
+    of_parts = [{f"{PART_COLUMN}{name}": fact for name, fact in row.facts.items()} for row in rows]
+    extra: list[pa.Field] = []
+    for values, facts in ((of_parts, True), ([row.metadata for row in rows], False)):
+        fields, columns = _typed_columns(values, known, skipped, facts=facts)
+        extra += fields
+        arrays |= columns
+    schema = pa.schema([*known, *extra], metadata=known.metadata)
     return pa.table([pa.array(arrays[f.name], f.type) for f in schema], schema=schema), extra, skipped
 
 
@@ -124,15 +130,17 @@ def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=kind)
 
 
-def _metadata_columns(
-    metadata: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str]
+def _typed_columns(
+    rows: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str], *, facts: bool
 ) -> tuple[list[pa.Field], dict[str, pa.Array]]:
-    values: dict[str, list[Any]] = {name: [] for name in known.names if name not in SYSTEM_COLUMNS}
+    """The rows' facts or metadata as columns: those that `known` has, and new ones with their fields."""
+    own = [name for name in known.names if name not in SYSTEM_COLUMNS and name.startswith(PART_COLUMN) == facts]
+    values: dict[str, list[Any]] = {name: [] for name in own}
     room = MAX_COLUMNS - len(values)
-    for i, fields in enumerate(metadata):
+    for i, fields in enumerate(rows):
         for name, value in fields.items():
             if name not in values:
-                cause = _unfit_name(name, room)
+                cause = None if facts else _unfit_name(name, room)
                 if cause or value is None or _kind(value) is None:
                     if cause and _kind(value) is not None:
                         skipped[f"{name}: {cause}"] += 1
@@ -145,7 +153,7 @@ def _metadata_columns(
     extra: list[pa.Field] = []
     arrays: dict[str, pa.Array] = {}
     for name, column in values.items():
-        column.extend([None] * (len(metadata) - len(column)))
+        column.extend([None] * (len(rows) - len(column)))
         kind = known.field(name).type if name in known.names else _first_kind(column)
         if name not in known.names:
             extra.append(pa.field(name, kind))
@@ -153,8 +161,13 @@ def _metadata_columns(
     return extra, arrays
 
 
+def reserved(name: str) -> bool:
+    """Whether a column of this name is the table's own or Lance's, so that no metadata or label field may have it."""
+    return name in SYSTEM_COLUMNS or name.startswith((PART_COLUMN, "_row"))
+
+
 def _unfit_name(name: str, room: int) -> str | None:
-    if name in SYSTEM_COLUMNS or name.startswith("_row"):
+    if reserved(name):
         return "name is taken by the table"
     if not COLUMN_NAME.fullmatch(name):
         return "not a plain column name"

@@ -24,7 +24,7 @@ from indexer.store.schema import SYSTEM_COLUMNS, spec_from
 from indexer.types import EncoderSpec, Float16, Float32, Int64, Place
 
 SIDE_TABLES = ("shards", "failures", "text")
-PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "frame")
+PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "part")
 
 
 @dataclass(frozen=True)
