@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -18,6 +20,7 @@ UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
 Stage = Literal["read", "decode", "encode", "store"]
+Fact = int | float | str
 
 # A member with another ending is metadata, or an image without an ending (DICOM trees have many).
 IMAGE_SUFFIXES = (
@@ -119,10 +122,31 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One decoded frame, fitted to the encoder's square."""
+class Part:
+    """One frame, page, slice or tile of an image."""
 
-    frame: int  # 0 for images with one frame
+    name: str  # unique in its image; "" where the image has one part, else "0", "1", … in the file's order
+    facts: Mapping[str, Fact] = field(default_factory=dict)  # from the header, e.g. z (mm), time (seconds), page
+
+
+FIRST_PART = ("", "0")  # names of an image's first part: the only one, or the first of several
+
+
+def part_key(key: str, part: str) -> str:
+    """The row's key: the sample's own for its first part, `key#part` for every other."""
+    return key if part in FIRST_PART else f"{key}#{part}"
+
+
+def part_order(name: str) -> tuple[str | int, ...]:
+    """Sorts the names of an image's parts: digits as numbers, so that "10" comes after "9"."""
+    return tuple(int(text) if number % 2 else text for number, text in enumerate(re.split(r"(\d+)", name)))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One part of an image, decoded and fitted to the encoder's square."""
+
+    part: Part
     pixels: UInt8  # (size, size, 3) RGB
     flags: tuple[str, ...] = ()  # facts worth counting, e.g. "burned-in annotation", "no window in file"
 
@@ -144,24 +168,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image's bytes lie, so that they are read back and never copied."""
+    """Where an image's bytes lie, and which part of it a row is of, so that they are read back and never copied."""
 
     shard: str
     member: str
     offset: int
     nbytes: int
     suffix: str
-    frame: int = 0
+    part: str = ""  # Part.name
 
 
 @dataclass(frozen=True)
 class EmbeddingRow:
-    """What the pipeline hands to the store for one image; the vector stands in its batch."""
+    """What the pipeline hands to the store for one part of an image; the vector stands in its batch."""
 
-    key: str
+    key: str  # of `part_key`
     place: Place
     content: str  # sha256 of the image's bytes
     metadata: dict[str, Any]
+    facts: Mapping[str, Fact] = field(default_factory=dict)  # Part.facts
 
 
 @dataclass(frozen=True)

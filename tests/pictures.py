@@ -52,6 +52,17 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def damaged_pages(count: int, damaged: int) -> bytes:
+    """A deflated TIFF of different pages, of which one cannot be unpacked."""
+    data = bytearray(tiff(np.stack([deep(40, 40, seed=n) for n in range(count)]), photometric="minisblack",
+                          compression="zlib"))  # fmt: skip
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[damaged]
+        start, nbytes = page.dataoffsets[0], page.databytecounts[0]
+    data[start : start + nbytes] = b"\xff" * nbytes
+    return bytes(data)
+
+
 def dicom(pixels: np.ndarray, **elements: Any) -> bytes:
     """A DICOM file of `pixels`: (h, w) or (h, w, 3), frames in front where `NumberOfFrames` is given."""
     meta = FileMetaDataset()

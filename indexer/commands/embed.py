@@ -54,7 +54,8 @@ def command(
     for file in files:
         try:
             suffix = split_name(file.name)[1]
-            pictures.append(next(decode(file.read_bytes(), suffix, store.spec.pixels, frames="middle")).pixels)
+            (picture,) = decode(file.read_bytes(), suffix, store.spec.pixels, frames="middle")
+            pictures.append(picture.pixels)
             keys.append(str(file))
         except PixelError as error:
             failures.append({"key": str(file), "reason": error.reason, "detail": error.detail})

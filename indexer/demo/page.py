@@ -17,7 +17,7 @@ from indexer.demo import probe_page
 from indexer.demo.probe_page import probe_part
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
-from indexer.pixels import decode
+from indexer.pixels import decode_part
 from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
 from indexer.types import UInt8
 
@@ -118,7 +118,7 @@ def _stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
     place = place_of(row)
     data = read_place(store.urls()[place.shard], place, row["content"])
     spec = replace(store.spec.pixels, fit="pad", size=SIDE, resize=SIDE)
-    return next(decode(data, place.suffix, spec, frames="first")).pixels
+    return decode_part(data, place.suffix, spec, place.part).pixels
 
 
 def _figure(pixels: UInt8, caption: str, kind: str) -> str:

@@ -30,7 +30,7 @@ class Trial:
 
     encoder: str
     device: str
-    images: int  # read, and decoded or failed; a file of several frames counts each of them
+    images: int  # read, and decoded or failed; a file of several parts counts each of them
     failed: int
     reasons: dict[str, int]
     nbytes: int  # of the files read

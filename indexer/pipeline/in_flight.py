@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from indexer.pipeline.tally import Tally
-from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample, Shard, ShardResult
+from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample, Shard, ShardResult, part_order
 
-Known = Mapping[str, Sequence[tuple[int, Float16, float]]]  # content hash → (frame, unit vector, norm) of stored rows
+Known = Mapping[str, Mapping[str, tuple[Float16, float]]]  # content hash → part's name → stored unit vector and norm
 Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose rows are in the table
 EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
@@ -77,6 +77,7 @@ class Job:
         while (lowest := self._open.get(self._low)) is not None and lowest.done:
             del self._open[self._low]
             self._low += 1
+            lowest.rows.sort(key=lambda row: part_order(row[0].place.part))  # stored and new ones may be mixed
             self._rows.extend(lowest.rows)
             self._failures.extend(lowest.failures)
             self._reused += lowest.reused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,11 +16,12 @@ from indexer.errors import CutShard, EncoderError, NotATar, PixelError, ReadErro
 from indexer.pipeline.in_flight import EmbeddedRow, Job, Known, Planned, ReadShard, Stored, Task
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import Tally
-from indexer.pixels import decode
+from indexer.pixels import decode_missing
 from indexer.types import (
     EmbeddingRow,
     Encoder,
     Failure,
+    Part,
     Picture,
     Place,
     Sample,
@@ -28,6 +29,7 @@ from indexer.types import (
     ShardResult,
     Stage,
     UInt8,
+    part_key,
 )  # fmt: skip
 from indexer.vectors import unit_rows
 
@@ -132,7 +134,7 @@ class Embedder:
         self.tally, self._resolve = tally, resolve
         self._encoder, self._decoder, self._frames = encoder, decoder, frames
         self._buffer = np.zeros((encoder.batch_size, size, size, 3), np.uint8)
-        self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # with whether it is its sample's last frame
+        self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # with whether it is its sample's last part
         self._flags: Counter[str] = Counter()
 
     def squares(self, chunk: Sequence[Task]) -> list[UInt8 | None]:
@@ -148,38 +150,48 @@ class Embedder:
         """Decode a sample and embed whatever fills a batch. `square` is its picture where another decoder made it."""
         sample, tally = task.sample, self.tally
         content = hashlib.sha256(sample.image).hexdigest()
-        if content in task.job.known:
-            kept = task.job.known[content]
-            rows = [(_row(sample, content, frame), vector, norm) for frame, vector, norm in kept]
-            self._resolve(task, rows, [], done=True, reused=len(rows))
-            return
+        stored = {part_key("", name): kept for name, kept in task.job.known.get(content, {}).items()}
         start = time.perf_counter()
-        held: EmbeddingRow | None = None  # decided one step late, so that the last frame is known to be the last
+        held: EmbeddingRow | None = None  # decided one step late, so that the last part is known to be the last
+        reused = 0
         try:
-            for picture in self._pictures(sample, square):
+            for item in self._parts(sample, square, stored):
+                if isinstance(item, Part):
+                    row = _row(sample, content, item)
+                    self._resolve(task, [(row, *stored[part_key("", item.name)])], [], done=False, reused=1)
+                    reused += 1
+                    continue
                 if held is not None:
                     start = self._push(task, held, start, last=False)
-                self._flags.update(picture.flags)
-                self._buffer[len(self._waiting)] = picture.pixels
-                held = _row(sample, content, picture.frame)
+                self._flags.update(item.flags)
+                self._buffer[len(self._waiting)] = item.pixels
+                held = _row(sample, content, item.part)
         except PixelError as error:
             if held is not None:
                 start = self._push(task, held, start, last=False)
             tally.clock("decode", start)
             if held is not None:
-                self.flush()  # frames before it: the shard may be taken as soon as its last sample is resolved
+                self.flush()  # parts before it: the shard may be taken as soon as its last sample is resolved
             self._resolve(task, [], [_failure(sample, error)], done=True)
             return
         if held is None:
             tally.clock("decode", start)
-            self._resolve(task, [], [_failure(sample, PixelError("no frames"))], done=True)
+            failures = [] if reused else [_failure(sample, PixelError("no frames"))]
+            self._resolve(task, [], failures, done=True)
         else:
             tally.clock("decode", self._push(task, held, start, last=True))
 
-    def _pictures(self, sample: Sample, square: UInt8 | None) -> Iterator[Picture]:
+    def _parts(self, sample: Sample, square: UInt8 | None, stored: Container[str]) -> Iterator[Picture | Part]:
+        """The wanted parts, decoded; as they are where their vector is stored."""
         if square is not None:
-            return iter((Picture(0, square),))
-        return decode(sample.image, sample.suffix, self._encoder.spec.pixels, frames=self._frames)
+            return iter((Picture(Part(""), square),))
+        return decode_missing(
+            sample.image,
+            sample.suffix,
+            self._encoder.spec.pixels,
+            frames=self._frames,
+            stored=lambda part: part_key("", part.name) in stored,
+        )
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the picture that lies in the buffer's next slot; a full batch is embedded off the decode clock."""
@@ -213,14 +225,9 @@ class Embedder:
         self._waiting.clear()
 
 
-def frame_key(key: str, frame: int) -> str:
-    """The row's key: the sample's, and from the second frame on `key#frame`."""
-    return f"{key}#{frame}" if frame else key
-
-
-def _row(sample: Sample, content: str, frame: int) -> EmbeddingRow:
-    place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix, frame)
-    return EmbeddingRow(frame_key(sample.key, frame), place, content, sample.metadata)
+def _row(sample: Sample, content: str, part: Part) -> EmbeddingRow:
+    place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix, part.name)
+    return EmbeddingRow(part_key(sample.key, part.name), place, content, sample.metadata, part.facts)
 
 
 def _failure(sample: Sample, error: PixelError, stage: Stage = "decode") -> Failure:

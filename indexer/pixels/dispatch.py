@@ -1,40 +1,107 @@
-"""`decode`: any image's bytes → the encoder's square, a frame at a time."""
+"""Any image's bytes → its parts, each fitted to the encoder's square."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from types import TracebackType
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.fit import square
-from indexer.pixels.frames import Frame, FrameRequest
-from indexer.pixels.kinds import frames_of
+from indexer.pixels.kinds import open_kind
 from indexer.pixels.limits import check_bytes
+from indexer.pixels.parts import Reader, Rendering, wanted
 from indexer.pixels.sniff import sniff
-from indexer.types import Picture, PixelSpec
+from indexer.types import Part, Picture, PixelSpec
 
 
-def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str | int = "all") -> Iterator[Picture]:
-    """The wanted frames (all, first, middle, or one by its number), windowed and fitted to (size, size, 3) RGB.
+class Opened:
+    """An image whose header was read. A context manager: a decoder process may be held open for it."""
 
-    The kind is told by the bytes, by `suffix` (lower case, no dot) only where they say nothing. The same bytes and
-    spec give the same pixels in every thread. Raises PixelError, for anything that is no readable image, and
-    WindowError for a `spec.window` outside the documented forms; a damaged multi-frame file may give frames first.
+    def __init__(self, reader: Reader, spec: PixelSpec) -> None:
+        self._reader, self._spec = reader, spec
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._reader.close()
+
+    def parts(self) -> Sequence[Part]:
+        """All parts in the file's order, from its header."""
+        return self._reader.parts
+
+    def wanted(self, frames: str) -> Iterator[Part]:
+        """The parts that `--frames` (all, first, middle) chooses."""
+        parts = self._reader.parts
+        return (parts[position] for position in wanted(frames, len(parts)))
+
+    def part(self, name: str) -> Part:
+        """The part of this name; "" and "0" both name the first. Raises PixelError where there is none."""
+        return self._reader.parts[self._reader.parts.position(name)]
+
+    def pictures(self, parts: Sequence[Part]) -> Iterator[Picture]:
+        """These parts, windowed and fitted. The decoder works ahead: cheaper than a call of `pixels` for each.
+
+        Raises PixelError; a damaged file may give pictures first.
+        """
+        positions = [self._reader.parts.position(part.name) for part in parts]
+        for part, raster in zip(parts, self._reader.rasters(positions), strict=True):
+            yield Picture(part, square(raster.pixels, self._spec, raster.aspect), raster.flags)
+
+    def pixels(self, part: Part) -> Picture:
+        """One part, windowed and fitted. Raises PixelError."""
+        (picture,) = self.pictures([part])
+        return picture
+
+
+def open_image(data: bytes, suffix: str, spec: PixelSpec) -> Opened:
+    """Read the header of an image.
+
+    The kind is taken from the bytes, and from `suffix` (lower case, no dot) only where they say nothing. Raises
+    PixelError where this is no readable image, WindowError for a `spec.window` outside the documented forms.
     """
-    request = FrameRequest(frames, spec.window, spec.plane)
-    _ = request.rules  # a window that cannot be read is an error of the request, not of this image
+    rendering = Rendering(spec.window, spec.plane)
+    _ = rendering.rules  # a window that cannot be parsed is an error of the options, not of this image
     check_bytes(len(data))
     quiet()
-    for frame in _frames(data, suffix, spec, request):
-        yield Picture(frame.index, square(frame.pixels, spec, frame.aspect), frame.flags)
-
-
-def _frames(data: bytes, suffix: str, spec: PixelSpec, request: FrameRequest) -> Iterator[Frame]:
     kind = sniff(data, suffix)
     if kind == "jpeg":
-        from indexer.pixels.jpeg import jpeg_frames
+        from indexer.pixels.jpeg import JpegReader
 
-        return jpeg_frames(data, spec)
+        return Opened(JpegReader(data, spec), spec)
     if kind:
-        return frames_of(kind, data, request)
+        return Opened(open_kind(kind, data, rendering), spec)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
+
+
+def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all") -> Iterator[Picture]:
+    """The wanted parts (all, first, middle), windowed and fitted to (size, size, 3) RGB.
+
+    The same bytes and spec give the same pixels in every thread. Raises as `open_image` and `Opened.pictures` do.
+    """
+    for item in decode_missing(data, suffix, spec, frames=frames, stored=_never):
+        assert isinstance(item, Picture)
+        yield item
+
+
+def decode_missing(
+    data: bytes, suffix: str, spec: PixelSpec, *, frames: str, stored: Callable[[Part], bool]
+) -> Iterator[Picture | Part]:
+    """As `decode`, but a part for which `stored` is true comes as it is, not decoded."""
+    with open_image(data, suffix, spec) as image:
+        for known, run in groupby(image.wanted(frames), stored):
+            parts = list(run)
+            yield from parts if known else image.pictures(parts)
+
+
+def _never(part: Part) -> bool:
+    del part
+    return False
+
+
+def decode_part(data: bytes, suffix: str, spec: PixelSpec, name: str) -> Picture:
+    """The part of this name. Raises as `decode` does, and PixelError where the image has no such part."""
+    with open_image(data, suffix, spec) as image:
+        return image.pixels(image.part(name))

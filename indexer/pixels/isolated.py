@@ -16,14 +16,16 @@ import subprocess  # our own interpreter with our own module, never a shell
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from indexer.errors import PixelError
-from indexer.pixels.frames import Frame, FrameRequest
+from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
+from indexer.types import UInt8
 
 CPU_SECONDS = 3  # for one file, and more for a large one:
 CPU_SECONDS_PER_MB = 2
@@ -33,25 +35,74 @@ _HEAD = struct.Struct("<II")  # bytes of JSON, bytes of payload
 _TOOK_TOO_LONG = "decoder took too long"
 
 
-def isolated_frames(kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
-    """The frames of `data`, decoded elsewhere. Raises PixelError as the decoder did, or for its crash."""
-    worker = _take()
-    whole = False
-    try:
-        yield from worker.frames(kind, data, request)
-        whole = True
-    except PixelError as error:
-        whole = worker.alive
-        raise error
-    finally:
-        if whole:
-            _give(worker)
-        else:  # dead, or with frames left that nobody will fetch
+class IsolatedReader:
+    """An image file opened in a process of its own, which holds it until `close`.
+
+    The file is sent and its header parsed once, however many parts are asked for. Raises PixelError as the decoder
+    did, or for its crash. `parts`: where the caller knows them already.
+    """
+
+    def __init__(self, kind: str, data: bytes, rendering: Rendering, parts: Numbered | None = None) -> None:
+        self._limit = int(CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6)
+        facts = {"kind": kind, "rendering": asdict(rendering), "list": parts is None, "cpu_seconds": self._limit}
+        self._worker = _holding(facts, data, self._deadline())
+        try:
+            answer, _ = self._worker.answer(self._deadline())
+            self._worker.busy = False
+            self.parts = parts or _parts(answer["facts"])
+        except BaseException:
+            self.close()
+            raise
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        worker = self._worker
+        if worker.busy:
+            raise RuntimeError("the parts asked for before have not all been read")
+        worker.busy = bool(positions)
+        worker.send({"positions": list(positions)})
+        for left in reversed(range(len(positions))):
+            deadline = self._deadline()
+            answer, nbytes = worker.answer(deadline)
+            pixels = worker.pixels(answer["shape"], nbytes, deadline)
+            worker.busy = left > 0
+            yield Raster(pixels, answer["aspect"], tuple(answer["flags"]))
+
+    def close(self) -> None:
+        """Give the process back; one that is dead, or has answers that nobody will read, is ended."""
+        self._worker.give_back()
+
+    def _deadline(self) -> float:
+        return time.monotonic() + WALL_FACTOR * self._limit
+
+
+def _parts(facts: Sequence[Facts]) -> Numbered:
+    return Numbered(len(facts), lambda position: facts[position])
+
+
+def _holding(facts: dict[str, Any], data: bytes, deadline: float) -> _Worker:
+    """A process that has received the file and begins to open it.
+
+    An idle one may have been killed (by the kernel for memory, by a user) without our notice. It confirms the receipt
+    before it looks at a byte of the file, so a death before that is not the file's doing: another process is taken.
+    """
+    while True:
+        worker, fresh = _take()
+        worker.busy = True
+        try:
+            worker.send(facts, data)
+            worker.answer(deadline)
+        except PixelError:
+            if fresh:
+                raise
+            continue
+        except BaseException:
             worker.kill()
+            raise
+        return worker
 
 
 class _Worker:
-    """A child process that decodes one file at a time."""
+    """A child process that holds one file at a time."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -63,24 +114,38 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is for us: a decoder it stops would look like a crash
         )
         self.alive = True
-        self._read_head(time.monotonic() + START_SECONDS)  # it says so when it is ready
+        self.busy = False  # it has answers in its pipe, or on their way, that were not read
+        self.answer(time.monotonic() + START_SECONDS)  # it says so when it is ready
 
-    def frames(self, kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
-        limit = int(CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6)
-        head = json.dumps({"kind": kind, "request": asdict(request), "cpu_seconds": limit}).encode()
+    def send(self, facts: dict[str, Any], data: bytes = b"") -> None:
+        head = json.dumps(facts).encode()
         self._write(_HEAD.pack(len(head), len(data)) + head, data)
-        while True:
-            deadline = time.monotonic() + WALL_FACTOR * limit
-            facts, nbytes = self._read_head(deadline)
-            if "reason" in facts:
-                raise PixelError(facts["reason"], facts["detail"])
-            if facts.get("end"):
-                return
-            pixels = np.empty(facts["shape"], np.uint8)
-            if pixels.nbytes != nbytes:
-                raise self._lost("decoder crashed", "its answer makes no sense")
-            self._read(memoryview(pixels.data).cast("B"), deadline)
-            yield Frame(facts["index"], pixels, facts["aspect"], tuple(facts["flags"]))
+
+    def answer(self, deadline: float) -> tuple[dict[str, Any], int]:
+        """The next answer's facts and how many bytes of pixels follow. Raises PixelError where the answer is one."""
+        facts, nbytes = self._read_head(deadline)
+        if "reason" in facts:
+            self.busy = False
+            raise PixelError(facts["reason"], facts["detail"])
+        return facts, nbytes
+
+    def pixels(self, shape: Sequence[int], nbytes: int, deadline: float) -> UInt8:
+        pixels = np.empty(shape, np.uint8)
+        if pixels.nbytes != nbytes:
+            raise self._lost("decoder crashed", "its answer makes no sense")
+        self._read(memoryview(pixels.data).cast("B"), deadline)
+        return pixels
+
+    def give_back(self) -> None:
+        """To be used for another file; ended where it still works for this one."""
+        if self.alive and self.busy:
+            self.kill()
+        with suppress(PixelError):  # it died since its last answer
+            if self.alive:
+                self.send({})  # it lets the file go
+        if self.alive:
+            with _lock:
+                _idle.append(self)
 
     def _write(self, *blocks: bytes) -> None:
         assert self.process.stdin is not None
@@ -139,23 +204,16 @@ _owner = os.getpid()
 _lock = threading.Lock()
 
 
-def _take() -> _Worker:
+def _take() -> tuple[_Worker, bool]:
+    """A process without a file, and whether it was started just now."""
     global _owner
     with _lock:
         if _owner != os.getpid():  # after a fork the pipes are the parent's
             _idle.clear()
             _owner = os.getpid()
-        while _idle:
-            worker = _idle.pop()
-            if worker.process.poll() is None:
-                return worker
-            worker.kill()
-    return _Worker()
-
-
-def _give(worker: _Worker) -> None:
-    with _lock:
-        _idle.append(worker)
+        if _idle:
+            return _idle.pop(), False
+    return _Worker(), True
 
 
 @atexit.register

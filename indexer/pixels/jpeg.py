@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from indexer.errors import PixelError
 from indexer.pixels.fit import is_strip, reduction
-from indexer.pixels.frames import Frame
 from indexer.pixels.limits import check_size
+from indexer.pixels.parts import Numbered, Raster
 from indexer.types import PixelSpec, UInt8
 
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
 
-def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
-    """The one frame. Raises PixelError where the file is damaged or cut, or is a JPEG of another kind."""
+class JpegReader:
+    """A JPEG file: one part. Nothing is read before its pixels are asked for."""
+
+    parts = Numbered(1)
+
+    def __init__(self, data: bytes, spec: PixelSpec) -> None:
+        self._data, self._spec = data, spec
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        for _ in positions:
+            yield _raster(self._data, self._spec)
+
+    def close(self) -> None:
+        pass
+
+
+def _raster(data: bytes, spec: PixelSpec) -> Raster:
+    """Raises PixelError where the file is damaged or cut, or is a JPEG of another kind."""
     import simplejpeg
 
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
         if colour in ("CMYK", "YCCK"):
-            from indexer.pixels.frames import FrameRequest
-            from indexer.pixels.raster import raster_frames
+            from indexer.pixels.parts import Rendering
+            from indexer.pixels.pillow import PillowReader
 
-            yield from raster_frames(data, "jpeg", FrameRequest("first"))
-            return
+            (raster,) = PillowReader(data, "jpeg", Rendering()).rasters([0])
+            return raster
         orientation, flags = exif_orientation(data)
         factor = _reduction(height, width, orientation, spec)
         pixels = simplejpeg.decode_jpeg(
@@ -42,11 +58,11 @@ def jpeg_frames(data: bytes, spec: PixelSpec) -> Iterator[Frame]:
         raise PixelError(reason, f"JPEG: {error}") from error
     if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    yield Frame(0, orient(pixels, orientation), flags=flags)
+    return Raster(orient(pixels, orientation), flags=flags)
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that any decoder shows as `jpeg_frames` does, but for rounding; None for others.
+    """(height, width) of a JPEG that any decoder shows as `JpegReader` does, but for rounding; None for others.
 
     Plain: grey or YCbCr, upright, with its end in place, no larger than we read, no strip.
     """
@@ -58,7 +74,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
     except (ValueError, PixelError):
-        return None  # `jpeg_frames` says what is wrong
+        return None  # `_raster` says what is wrong
     upright = exif_orientation(data) == (1, ())
     return (height, width) if upright and colour in ("Gray", "YCbCr") and not is_strip(height, width) else None
 

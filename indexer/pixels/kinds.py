@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from indexer.pixels.frames import Frame, FrameRequest
+from indexer.pixels.parts import Reader, Rendering
 
 
-def frames_of(kind: str, data: bytes, request: FrameRequest) -> Iterator[Frame]:
-    """The wanted frames of a file of one of `sniff`'s kinds but JPEG. Raises PixelError."""
+def open_kind(kind: str, data: bytes, rendering: Rendering) -> Reader:
+    """The open file of one of `sniff`'s kinds but JPEG. Raises PixelError."""
     if kind == "dicom":
-        from indexer.pixels.dicom.frames import dicom_frames
+        from indexer.pixels.dicom.reader import DicomReader
 
-        return dicom_frames(data, request)
+        return DicomReader(data, rendering)
     if kind == "tiff":
-        from indexer.pixels.tiff import tiff_frames
+        from indexer.pixels.tiff import open_tiff
 
-        return tiff_frames(data, request)
+        return open_tiff(data, rendering)
     if kind == "nifti":
-        from indexer.pixels.nifti import nifti_frames
+        from indexer.pixels.nifti import NiftiReader
 
-        return nifti_frames(data, request)
-    from indexer.pixels.raster import raster_frames
+        return NiftiReader(data, rendering)
+    from indexer.pixels.pillow import PillowReader
 
-    return raster_frames(data, kind, request)
+    return PillowReader(data, kind, rendering)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,39 +12,66 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named
-from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import MAX_INFLATED, check_size
+from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.pixels.window import PERCENTILES
 
 PLANES = ("axial", "coronal", "sagittal")
 _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis (of right-, anterior-, superior-going ones) cut across
 
 
-def nifti_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
-    """The slices across one axis, from inferior, posterior or left; the window is the whole volume's.
+class NiftiReader:
+    """A volume; its parts are the slices across one axis, from inferior, posterior or left.
 
-    A series of volumes (4-D) gives its first one, flagged. Raises PixelError.
+    The window is the whole volume's. A series of volumes (4-D) gives its first one, flagged. Raises PixelError.
     """
-    if request.plane not in PLANES:
-        raise ValueError(f"plane is {request.plane!r}, not one of {', '.join(PLANES)}")
-    try:
-        volume, spacing, flags = _volume(data)
-        limits = _percentiles(volume)
-    except _errors() as error:
-        raise named(error, "NIfTI") from error
-    across = _ACROSS[request.plane]
-    down, right = ((1, 0), (2, 0), (2, 1))[2 - across]
-    scale = GreyScale(limits=limits)
-    for index in wanted(request.frames, volume.shape[across]):
-        cut = np.take(volume, index, axis=across).T[::-1, ::-1]
-        check_size(*cut.shape)
-        pixels, more = render(np.ascontiguousarray(cut), scale, request.rules)
-        yield Frame(index, pixels, float(spacing[down] / spacing[right]), (*flags, *more))
+
+    def __init__(self, data: bytes, rendering: Rendering) -> None:
+        if rendering.plane not in PLANES:
+            raise ValueError(f"plane is {rendering.plane!r}, not one of {', '.join(PLANES)}")
+        self._rendering = rendering
+        self._across = across = _ACROSS[rendering.plane]
+        try:
+            self._image, self._flags = _opened(data)
+            shape, affine = _turned(self._image)
+            self._millimetres = _millimetres(affine * _unit(self._image), across)
+        except _errors() as error:
+            raise named(error, "NIfTI") from error
+        self.parts = Numbered(shape[across], self._facts)
+        self._volume: _Volume | None = None  # read when pixels are asked for
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        if self._volume is None:
+            try:
+                self._volume = _volume(self._image)
+            except _errors() as error:
+                raise named(error, "NIfTI") from error
+        values, spacing, limits = self._volume.values, self._volume.spacing, self._volume.limits
+        down, right = ((1, 0), (2, 0), (2, 1))[2 - self._across]
+        for position in positions:
+            cut = np.take(values, position, axis=self._across).T[::-1, ::-1]
+            check_size(*cut.shape)
+            pixels, flags = render(np.ascontiguousarray(cut), GreyScale(limits=limits), self._rendering.rules)
+            yield Raster(pixels, float(spacing[down] / spacing[right]), (*self._flags, *flags))
+
+    def close(self) -> None:
+        pass
+
+    def _facts(self, position: int) -> Facts:
+        z = self._millimetres(position)
+        return {"z": z} if np.isfinite(z) else {}
 
 
-def _volume(data: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], tuple[str, ...]]:
-    """The volume (x to the right, y to the front, z to the head), its spacing in mm, and flags."""
+@dataclass(frozen=True)
+class _Volume:
+    values: npt.NDArray[Any]  # (x to the right, y to the front, z to the head)
+    spacing: npt.NDArray[np.float64]  # (3,) mm
+    limits: tuple[float, float] | None  # the percentiles of all voxels
+
+
+def _opened(data: bytes) -> tuple[Any, tuple[str, ...]]:
+    """The image of which only the header was read, and flags."""
     try:
         import nibabel
     except ImportError as error:
@@ -58,11 +86,47 @@ def _volume(data: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], tup
         raise PixelError("too many pixels", f"NIfTI of shape {shape}")
     if image.get_data_dtype().fields:
         raise PixelError("unsupported image", f"NIfTI of {image.get_data_dtype()}")
-    flags = ("first volume of a series",) if int(np.prod(shape[3:], dtype=object)) > 1 else ()
+    if np.issubdtype(image.get_data_dtype(), np.complexfloating):
+        raise PixelError("unsupported image", "NIfTI of complex numbers")
+    return image, ("first volume of a series",) if int(np.prod(shape[3:], dtype=object)) > 1 else ()
+
+
+def _turned(image: Any) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Shape and affine of the first volume once its axes go to the right, to the front and to the head."""
+    import nibabel
+
+    shape = (*image.shape[:3], 1)[:3]
+    orientation = nibabel.io_orientation(image.affine)
+    affine = image.affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
+    turned = [0, 0, 0]
+    for axis, place in enumerate(orientation[:, 0].astype(int)):
+        turned[place] = int(shape[axis])
+    return tuple(turned), affine
+
+
+def _unit(image: Any) -> float:
+    """How many mm the header's unit of length is."""
+    return {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
+
+
+def _millimetres(affine: npt.NDArray[np.float64], across: int) -> Callable[[int], float]:
+    """Slice → its distance in mm from the scanner's origin along the normal of the slices, which goes with `across`."""
+    first, second = (affine[:3, axis] for axis in range(3) if axis != across)
+    normal = np.cross(first, second)
+    length = float(np.linalg.norm(normal))
+    normal = normal / length if length > 0 else np.full(3, np.nan)
+    step = float(normal @ affine[:3, across])
+    start = float(normal @ affine[:3, 3])
+    sign = -1.0 if step < 0 else 1.0
+    return lambda position: round(sign * (start + position * step), 4)
+
+
+def _volume(image: Any) -> _Volume:
+    import nibabel
+
+    shape = image.shape
     first = (slice(None),) * min(3, len(shape)) + (0,) * (len(shape) - 3)
     values = np.asarray(image.dataobj[first])
-    if np.iscomplexobj(values):
-        raise PixelError("unsupported image", "NIfTI of complex numbers")
     values = values[..., None] if values.ndim == 2 else values
     orientation = nibabel.io_orientation(image.affine)
     turned = nibabel.apply_orientation(values, orientation)
@@ -70,7 +134,7 @@ def _volume(data: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], tup
     zooms[: len(shape[:3])] = np.abs(np.asarray(image.header.get_zooms(), np.float64)[:3])
     spacing = np.ones(3)
     spacing[orientation[:, 0].astype(int)] = np.where(zooms > 0, zooms, 1.0)
-    return turned, spacing, flags
+    return _Volume(turned, spacing, _percentiles(turned))
 
 
 def _inflated(data: bytes) -> bytes:

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named
-from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.isolated import isolated_frames
+from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.jpeg import orient
 from indexer.pixels.limits import MAX_INFLATED, check_size
-from indexer.pixels.raster import over_black, raster_frames
+from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
+from indexer.pixels.pillow import PillowReader, over_black
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
@@ -29,29 +29,47 @@ _STRAIGHT_ALPHA = 2
 _THUMBNAIL = 1  # NewSubfileType's lowest bit: a reduced copy of another page
 
 
-def tiff_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
-    """The pages of a TIFF, reduced copies left out, decoded elsewhere. Raises PixelError.
+def open_tiff(data: bytes, rendering: Rendering) -> Reader:
+    """A TIFF, opened elsewhere: a damaged directory can send tifffile through endless pages, and libtiff crashes."""
+    return TiffReader(data, rendering) if rendering.isolated else IsolatedReader("tiff", data, rendering)
 
-    A damaged directory can send tifffile through endless pages, and libtiff has a history of its own.
-    """
-    if not request.isolated:
-        yield from isolated_frames("tiff", data, request)
-        return
-    from tifffile import TiffFile
 
-    try:
-        with TiffFile(BytesIO(data)) as file:
-            pages = _pages(file)
-            indices = wanted(request.frames, len(pages))
-            chosen = [pages[index] for index in indices]
-            _check(chosen)
-            if all(_ours(page) for page in chosen):
-                for index, page in zip(indices, chosen, strict=True):
-                    yield _frame(index, page, request.rules)
-                return
-    except DECODER_ERRORS as error:
-        raise named(error, "TIFF") from error
-    yield from raster_frames(data, "tiff", request)
+class TiffReader:
+    """The pages of a TIFF, reduced copies left out. Raises PixelError."""
+
+    def __init__(self, data: bytes, rendering: Rendering) -> None:
+        from tifffile import TiffFile
+
+        self._data, self._rendering = data, rendering
+        try:
+            self._file = TiffFile(BytesIO(data))
+            self._pages = _pages(self._file)
+        except DECODER_ERRORS as error:
+            raise named(error, "TIFF") from error
+        self.parts = Numbered(len(self._pages), self._facts)
+        self._pillow: PillowReader | None = None
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        for position in positions:
+            page = self._pages[position]
+            try:
+                _check([page])
+                raster = _raster(page, self._rendering.rules) if _ours(page) else None
+            except DECODER_ERRORS as error:
+                raise named(error, "TIFF") from error
+            yield raster or self._by_pillow(page)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _facts(self, position: int) -> Facts:
+        return {"page": self._pages[position].index} if len(self._pages) > 1 else {}
+
+    def _by_pillow(self, page: Any) -> Raster:
+        if self._pillow is None:
+            self._pillow = PillowReader(self._data, "tiff", self._rendering)
+        (raster,) = self._pillow.rasters([page.index])
+        return raster
 
 
 def _pages(file: Any) -> list[Any]:
@@ -73,7 +91,7 @@ def _ours(page: Any) -> bool:
     )
 
 
-def _frame(index: int, page: Any, rules: tuple[WindowRule, ...]) -> Frame:
+def _raster(page: Any, rules: tuple[WindowRule, ...]) -> Raster:
     values: npt.NDArray[Any] = np.asarray(page.asarray(maxworkers=1))
     if values.ndim == 3 and page.planarconfig == _SEPARATE:
         values = np.moveaxis(values, 0, -1)
@@ -92,7 +110,7 @@ def _frame(index: int, page: Any, rules: tuple[WindowRule, ...]) -> Frame:
     if alpha is not None and alpha.dtype == np.uint8 and _STRAIGHT_ALPHA in page.extrasamples:
         pixels = over_black(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1), alpha)
     tag = page.tags.get(_ORIENTATION)
-    return Frame(index, orient(pixels, int(tag.value) if tag else 1), flags=flags)
+    return Raster(orient(pixels, int(tag.value) if tag else 1), flags=flags)
 
 
 def _deep(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:

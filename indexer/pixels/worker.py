@@ -1,4 +1,4 @@
-"""The process that `isolated.py` talks to: reads a file's bytes on stdin, answers with frames on stdout."""
+"""The process that `isolated.py` talks to: reads a file's bytes on stdin, answers with its parts on stdout."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ import numpy as np
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import quiet
-from indexer.pixels.frames import FrameRequest
-from indexer.pixels.kinds import frames_of
+from indexer.pixels.kinds import open_kind
+from indexer.pixels.parts import Reader, Rendering
 
 MEMORY_BYTES = 8 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
 _HEAD = struct.Struct("<II")
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until there are no more: each is a new file to open, or parts of the open one to decode."""
     quiet()
     _send(answers, {"ready": True})
+    reader: Reader | None = None
     while head := requests.read(_HEAD.size):
         size, nbytes = _HEAD.unpack(head)
         facts = json.loads(requests.read(size))
         data = requests.read(nbytes)
-        _limit_cpu(facts["cpu_seconds"])
-        request = replace(FrameRequest(**facts["request"]), isolated=True)
         try:
-            for frame in frames_of(facts["kind"], data, request):
-                pixels = np.ascontiguousarray(frame.pixels)
-                answer = {
-                    "index": frame.index,
-                    "shape": pixels.shape,
-                    "aspect": frame.aspect,
-                    "flags": frame.flags,
-                }
-                _send(answers, answer, pixels)
-            _send(answers, {"end": True})
+            if "positions" in facts and reader is not None:
+                for raster in reader.rasters(facts["positions"]):
+                    pixels = np.ascontiguousarray(raster.pixels)
+                    _send(answers, {"shape": pixels.shape, "aspect": raster.aspect, "flags": raster.flags}, pixels)
+                continue
+            reader = None  # the former file's memory is free
+            if "kind" in facts:
+                _send(answers, {"received": True})  # from here on a death is the file's doing
+                _limit_cpu(facts["cpu_seconds"])
+                reader = open_kind(facts["kind"], data, replace(Rendering(**facts["rendering"]), isolated=True))
+                _send(answers, {"facts": [dict(part.facts) for part in reader.parts] if facts["list"] else []})
         except PixelError as error:
             _send(answers, {"reason": error.reason, "detail": error.detail})
 

@@ -52,7 +52,7 @@ def search_shards(
 ) -> BatchReport:
     """One row a hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
 
-    Of an image with several frames the middle one is searched. Columns: query_shard, query, rank, score, key, error,
+    Of an image with several parts the middle one is searched. Columns: query_shard, query, rank, score, key, error,
     then the columns of `options`. The file appears when all is done. Raises InputError where it cannot be written.
     """
     view = searcher.snapshot.view
@@ -103,7 +103,7 @@ class _Decoder:
         if isinstance(item, Failure):
             return _Query(item.shard, item.key, None, error=f"{item.reason}: {item.detail}")
         try:
-            picture = next(decode(item.image, item.suffix, self.spec, frames="middle"))
+            (picture,) = decode(item.image, item.suffix, self.spec, frames="middle")
         except PixelError as error:
             return _Query(item.shard, item.key, None, error=str(error))
         own = item.metadata.get(self.column) if self.column else None

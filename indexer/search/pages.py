@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from indexer.errors import IndexerError, ReadError
+from indexer.errors import IndexerError
 from indexer.search.queries import read_image
 from indexer.search.results import QueryHits, SearchResult
 from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
-from indexer.types import Hit, Int64, Picture, PixelSpec, Place, UInt8
+from indexer.types import Hit, Int64, PixelSpec, Place, UInt8
 
 SIDE = 224  # pixels of a picture's square
 MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: between pictures, from line to line, of the letters
@@ -152,29 +152,25 @@ def _stored(view: EmbeddingStore, row_ids: Int64, urls: dict[str, str], spec: Pi
 
 def _place(url: str | None, place: Place, content: str, spec: PixelSpec) -> Drawn:
     from indexer.archive.reader import read_place
+    from indexer.pixels import decode_part
 
     if url is None:
         return Drawn(None, f"shard {place.shard} is not in the ledger")
     try:
-        return Drawn(_frame(read_place(url, place, content), place.suffix, spec, place.frame).pixels)
+        return Drawn(decode_part(read_place(url, place, content), place.suffix, spec, place.part).pixels)
     except IndexerError as error:
         return Drawn(None, str(error))
 
 
 def _query_image(name: str, spec: PixelSpec) -> Drawn:
-    try:
-        image = read_image(Path(name))
-        return Drawn(_frame(image.data, image.suffix, spec, None).pixels)
-    except IndexerError as error:
-        return Drawn(None, str(error))
-
-
-def _frame(data: bytes, suffix: str, spec: PixelSpec, frame: int | None) -> Picture:
     from indexer.pixels import decode
 
-    for picture in decode(data, suffix, spec, frames="middle" if frame is None else frame):
-        return picture
-    raise ReadError(f"frame {frame} is not in the image any more")
+    try:
+        image = read_image(Path(name))
+        (picture,) = decode(image.data, image.suffix, spec, frames="middle")
+        return Drawn(picture.pixels)
+    except IndexerError as error:
+        return Drawn(None, str(error))
 
 
 def _figure(drawn: Drawn, name: str, caption: str, css: str = "") -> str:

@@ -86,8 +86,8 @@ def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:
     from indexer.pixels import decode
 
     try:
-        # Of a stack the middle frame stands for the query: the first is often a localiser or empty.
-        picture = next(iter(decode(image.data, image.suffix, spec.pixels, frames="middle")))
+        # Of a stack the middle part stands for the query: the first is often a localiser or empty.
+        (picture,) = decode(image.data, image.suffix, spec.pixels, frames="middle")
     except PixelError as error:
         raise InputError(f"query image {image.name} cannot be decoded: {sentence(error)}.") from error
     return picture.pixels

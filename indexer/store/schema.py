@@ -27,6 +27,8 @@ SYSTEM_COLUMNS = (
 # Lance adds columns of these names to what it reads: a table that holds one of its own can no longer be scanned.
 UNREADABLE = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
+PART_COLUMN = "part_"  # before the name of a part's fact; no metadata or label field may begin so
+
 
 def table_schema(spec: EncoderSpec) -> pa.Schema:
     """The main table before any metadata column. `key` is the declared primary key: Lance's merge needs it."""
@@ -112,16 +114,20 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
         "offset": [p.offset for p in places],
         "nbytes": [p.nbytes for p in places],
         "suffix": [p.suffix for p in places],
-        "part": [str(p.frame) if p.frame else "" for p in places],
+        "part": pa.array([p.part for p in places], pa.string()),
         "content": [row.content for row in rows],
         "meta": [json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) for row in rows],
         "norm": np.concatenate([b.norms for b in batches]) if batches else [],
         "vector": _vectors([b.vectors for b in batches], known.field("vector").type),
     }
-    fields, skipped = list(known), Counter[str]()
-    extra, arrays_extra = _metadata_columns([row.metadata for row in rows], known, skipped)
-    arrays.update(arrays_extra)
-    schema = pa.schema(fields + extra, metadata=known.metadata)
+    skipped = Counter[str]()
+    of_parts = [{f"{PART_COLUMN}{name}": fact for name, fact in row.facts.items()} for row in rows]
+    extra: list[pa.Field] = []
+    for values, facts in ((of_parts, True), ([row.metadata for row in rows], False)):
+        fields, columns = _typed_columns(values, known, skipped, facts=facts)
+        extra += fields
+        arrays |= columns
+    schema = pa.schema([*known, *extra], metadata=known.metadata)
     return pa.table([pa.array(arrays[f.name], f.type) for f in schema], schema=schema), extra, skipped
 
 
@@ -130,15 +136,17 @@ def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), type=kind)
 
 
-def _metadata_columns(
-    metadata: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str]
+def _typed_columns(
+    rows: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str], *, facts: bool
 ) -> tuple[list[pa.Field], dict[str, pa.Array]]:
-    values: dict[str, list[Any]] = {name: [] for name in known.names if name not in SYSTEM_COLUMNS}
+    """The rows' facts or metadata as columns: those that `known` has, and new ones with their fields."""
+    own = [name for name in known.names if name not in SYSTEM_COLUMNS and name.startswith(PART_COLUMN) == facts]
+    values: dict[str, list[Any]] = {name: [] for name in own}
     room = MAX_COLUMNS - len(values)
-    for i, fields in enumerate(metadata):
+    for i, fields in enumerate(rows):
         for name, value in fields.items():
             if name not in values:
-                cause = _unfit_name(name, room)
+                cause = None if facts else _unfit_name(name, room)
                 if cause or value is None or _kind(value) is None:
                     if cause and _kind(value) is not None:
                         skipped[f"{name}: {cause}"] += 1
@@ -151,7 +159,7 @@ def _metadata_columns(
     extra: list[pa.Field] = []
     arrays: dict[str, pa.Array] = {}
     for name, column in values.items():
-        column.extend([None] * (len(metadata) - len(column)))
+        column.extend([None] * (len(rows) - len(column)))
         kind = known.field(name).type if name in known.names else _first_kind(column)
         if name not in known.names:
             extra.append(pa.field(name, kind))
@@ -165,7 +173,7 @@ def refused_name(name: str) -> str | None:
     Taken are the table's own columns, `part_…` for the facts of an image's parts, and `_row…`, in any letter case,
     where Lance has columns of its own and adds to them.
     """
-    if name in SYSTEM_COLUMNS or name.startswith("part_") or name.lower().startswith("_row"):
+    if name in SYSTEM_COLUMNS or name.startswith(PART_COLUMN) or name.lower().startswith("_row"):
         return "name is taken by the table"
     return None if COLUMN_NAME.fullmatch(name) else "not a plain column name"
 

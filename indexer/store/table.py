@@ -422,8 +422,7 @@ def vector_block(batch: pa.RecordBatch) -> Float16:
 
 def place_of(row: dict[str, Any]) -> Place:
     """The Place in a row that has PLACE_COLUMNS."""
-    facts = {name: row[name] for name in PLACE_COLUMNS if name != "part"}
-    return Place(**facts, frame=int(row["part"] or 0))
+    return Place(**{name: row[name] for name in PLACE_COLUMNS})
 
 
 def _row_ids(reader: Any) -> Int64:

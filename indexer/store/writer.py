@@ -137,18 +137,17 @@ class StoreWriter:
         self._sync("shards.lance")
         return Committed(rows, len(others), (*told, *others), skipped)
 
-    def vectors_by_content(self, shard: str) -> dict[str, list[tuple[int, Float16, float]]]:
-        """Content hash → (frame, unit vector, norm) of a shard's rows. Not only the committing thread may call it."""
-        known: dict[str, list[tuple[int, Float16, float]]] = {}
+    def vectors_by_content(self, shard: str) -> dict[str, dict[str, tuple[Float16, float]]]:
+        """Content hash → part's name → unit vector and norm, of a shard's rows. Any thread may call it."""
+        known: dict[str, dict[str, tuple[Float16, float]]] = {}
         store = EmbeddingStore.open(self.store.uri, self.store.name)  # Lance reads by no handle that commits just now
         for batch in store.scan(["content", "part", "norm"], f"shard = {quoted(shard)}", vectors=True):
             vectors = vector_block(batch)
             rows = zip(*(batch.column(c).to_pylist() for c in ("content", "part", "norm")), strict=True)
             for i, (content, part, norm) in enumerate(rows):
-                frame = int(part or 0)
-                frames = known.setdefault(content, [])
-                if all(frame != seen for seen, _, _ in frames):  # two files of the same bytes are one vector
-                    frames.append((frame, vectors[i].copy(), norm))
+                known.setdefault(content, {}).setdefault(
+                    part, (vectors[i].copy(), norm)
+                )  # of two equal files the first
         return known
 
     def tidy_when_due(self) -> None:

@@ -33,7 +33,7 @@ HEAVY = (
     "indexer.encoders.families.timm_models", "indexer.encoders.backends.cpu", "indexer.pipeline.retry",
     "indexer.search.index_build",
     "indexer.search.searcher", "indexer.search.queries", "indexer.pack.run", "indexer.store.writer", "lancedb",
-    "indexer.pixels.dicom.frames", "indexer.encoders.families.hub", "rich.progress", "pyarrow.csv", "pyarrow.parquet",
+    "indexer.pixels.dicom.reader", "indexer.encoders.families.hub", "rich.progress", "pyarrow.csv", "pyarrow.parquet",
     "torchvision.transforms.v2.functional", "simplejpeg", "pydicom",
 )  # fmt: skip
 

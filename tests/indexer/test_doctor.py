@@ -19,7 +19,7 @@ from indexer.doctor.specimens import LEVELS, SYNTAXES, dicom, files
 from indexer.encoders.families import hub
 from indexer.errors import InputError
 from indexer.pixels.dicom.stored import PLUGINS, UNCOMPRESSED
-from indexer.types import Picture
+from indexer.types import Part, Picture
 from tests.archives import archive, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
@@ -64,7 +64,7 @@ def test_without_pydicom_no_dicom_decodes_and_the_rest_does(tmp_path):
 
 def test_a_decoder_that_gives_wrong_pixels_is_told_from_one_that_works(monkeypatch):
     negative = np.repeat(255 - LEVELS[..., None], 3, -1)
-    monkeypatch.setattr(decoders, "decode", lambda *_: iter([Picture(0, negative)]))
+    monkeypatch.setattr(decoders, "decode", lambda *_: iter([Picture(Part(""), negative)]))
     assert {f.detail for f in decoders.try_formats()} == {"decodes, and wrongly: off by 255 grey levels"}
     assert not any(f.works for f in decoders.try_formats())
 

@@ -24,7 +24,7 @@ import indexer.pipeline.worker as worker
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
 from indexer.store.table import EmbeddingStore
-from indexer.types import Picture, Sample, Shard
+from indexer.types import Part, Picture, Sample, Shard
 from tests.fakes import FakeEncoder
 
 SHARDS, IMAGES = 100, 500
@@ -34,11 +34,11 @@ def read(shard):
     for i in range(first, first + IMAGES):
         yield Sample(shard.name, f"im{i}", "raw", i.to_bytes(8, "little") * 64, 512 * i, 512, {"n": i}, f"im{i}.raw")
 
-def decode(data, suffix, spec, *, frames):
+def decode_missing(data, suffix, spec, *, frames, stored):
     rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
-    yield Picture(0, rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
+    yield Picture(Part(""), rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
 
-threads.read_shard, worker.decode = read, decode
+threads.read_shard, worker.decode_missing = read, decode_missing
 import indexer.pipeline.run as run
 run.read_shard = read
 encoder = FakeEncoder(dim=2048, batch_size=128)

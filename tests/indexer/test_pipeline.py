@@ -21,7 +21,7 @@ from indexer.pipeline.run import Hooks, index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
-from indexer.types import ShardResult
+from indexer.types import Part, ShardResult
 from tests.archives import archive, png, shard, write_tar
 from tests.fakes import FakeEncoder
 
@@ -268,7 +268,7 @@ def test_a_new_metadata_field_becomes_a_column_and_a_value_of_another_type_stays
     assert '"n": "three"' in meta
 
 
-def test_frames_of_one_file_become_rows_of_their_own(tmp_path):
+def test_parts_of_one_file_become_rows_of_their_own(tmp_path):
     import io
 
     from PIL import Image
@@ -281,13 +281,13 @@ def test_frames_of_one_file_become_rows_of_their_own(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("a.tif", buffer.getvalue()), ("b.png", png(9))])
     report = run(path, tmp_path / "db", FakeEncoder(batch_size=2))
     assert report.embedded == 6
-    keys = EmbeddingStore.open(str(tmp_path / "db")).vectors(columns=["key", "frame"]).columns.to_pydict()
-    assert keys == {"key": ["a", "a#1", "a#2", "a#3", "a#4", "b"], "frame": [0, 1, 2, 3, 4, 0]}
+    keys = EmbeddingStore.open(str(tmp_path / "db")).vectors(columns=["key", "part"]).columns.to_pydict()
+    assert keys == {"key": ["a", "a#1", "a#2", "a#3", "a#4", "b"], "part": ["0", "1", "2", "3", "4", ""]}
     run(path, tmp_path / "db2", options=RunOptions(frames="middle"))
     assert EmbeddingStore.open(str(tmp_path / "db2")).count() == 2
 
 
-def test_whole_frames_before_a_damaged_one_are_stored_with_their_shard(tmp_path, monkeypatch):
+def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, monkeypatch):
     import indexer.pipeline.worker as worker
     from indexer.errors import PixelError
 
@@ -295,17 +295,17 @@ def test_whole_frames_before_a_damaged_one_are_stored_with_their_shard(tmp_path,
     second = write_tar(tmp_path / "2.tar", [("after.png", png(1))])
     stored = threading.Event()
 
-    def damaged_in_the_third_frame(data, suffix, spec, *, frames):
+    def damaged_in_the_third_part(data, suffix, spec, *, frames, stored):
         (picture,) = decode(data, suffix, spec, frames=frames)
         if data == png(1):
             assert stored.wait(30)  # the first shard is committed while the batch is far from full
             yield picture
             return
         yield picture
-        yield replace(picture, frame=1)
+        yield replace(picture, part=Part("1"))
         raise PixelError("corrupt image")
 
-    monkeypatch.setattr(worker, "decode", damaged_in_the_third_frame)
+    monkeypatch.setattr(worker, "decode_missing", damaged_in_the_third_part)
     hooks = Hooks(on_progress=lambda progress: progress.shards_done and stored.set())
     options = RunOptions(workers=1, commit_rows=0)
     report = run(first, tmp_path / "db", FakeEncoder(batch_size=64), options, hooks, sources=[second])
@@ -326,13 +326,13 @@ def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch
     members = [("a.png", png(0)), ("b.png", png(1)), ("b.json", b'{"n": 7}'), ("c.png", b"\x89PNG\r\n\x1a\nno")]
     write_tar(path, members)
 
-    def weak(data, suffix, spec, *, frames):
+    def weak(data, suffix, spec, *, frames, stored):
         if data == png(1):
             raise PixelError("decoder missing")
         return decode(data, suffix, spec, frames=frames)
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "decode", weak)
+        patched.setattr(worker, "decode_missing", weak)
         report = run(path, tmp_path / "db")
     assert (report.embedded, report.failed) == (1, 2)
     store = EmbeddingStore.open(str(tmp_path / "db"))
@@ -498,7 +498,7 @@ def weak_decoder(*broken):
     """`decode`, but for images of these bytes."""
     from indexer.errors import PixelError
 
-    def weak(data, suffix, spec, *, frames):
+    def weak(data, suffix, spec, *, frames, stored):
         if data in broken:
             raise PixelError("decoder missing")
         return decode(data, suffix, spec, frames=frames)
@@ -510,7 +510,7 @@ def test_a_retried_image_whose_key_another_image_has_stays_a_failure(tmp_path, m
     first = write_tar(tmp_path / "1.tar", [("k.png", png(1))])
     second = write_tar(tmp_path / "2.tar", [("k.png", png(2)), ("y.png", png(3)), ("z.png", png(4)), ("y.png", png(5))])
     with monkeypatch.context() as patched:
-        patched.setattr("indexer.pipeline.worker.decode", weak_decoder(png(2), png(3), png(5)))
+        patched.setattr("indexer.pipeline.worker.decode_missing", weak_decoder(png(2), png(3), png(5)))
         run(first, tmp_path / "db", sources=[second])
     store = EmbeddingStore.open(str(tmp_path / "db"))
     report = retry(store, FakeEncoder())
@@ -636,7 +636,7 @@ def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_it
 
     seen = {"decode": set(), "encode": set()}
 
-    def noted(data, suffix, spec, *, frames):
+    def noted(data, suffix, spec, *, frames, stored):
         seen["decode"].add(torch.get_num_threads())
         return decode(data, suffix, spec, frames=frames)
 
@@ -644,7 +644,7 @@ def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_it
         seen["encode"].add(torch.get_num_threads())
         return vectors
 
-    monkeypatch.setattr(worker, "decode", noted)
+    monkeypatch.setattr(worker, "decode_missing", noted)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from indexer.errors import PixelError, WindowError
-from indexer.pixels import decode
+from indexer.pixels import decode, decode_part
 from indexer.pixels.fit import reduction
 from indexer.pixels.window import CT_PRESETS, parse_window
 from indexer.types import PixelSpec
@@ -243,17 +243,23 @@ def test_exif_rotation_is_applied(orientation, kind):
     assert difference(picture(data), by_pillow(truth)) <= 2
 
 
-def test_every_page_is_a_frame_and_frames_can_be_chosen():
+def test_every_page_is_a_part_and_parts_can_be_chosen():
     pages = np.stack([deep(40, 40, seed=number) + 100 * number for number in range(5)])
     data = tiff(pages, photometric="minisblack")
     every = list(decode(data, "tif", PixelSpec(40, 40)))
-    assert [p.frame for p in every] == [0, 1, 2, 3, 4]
-    for frames, index in (("first", 0), ("middle", 2), (3, 3)):
+    assert [p.part.name for p in every] == ["0", "1", "2", "3", "4"]
+    assert [p.part.facts for p in every] == [{"page": number} for number in range(5)]
+    for frames, index in (("first", 0), ("middle", 2)):
         (found,) = decode(data, "tif", PixelSpec(40, 40), frames=frames)
-        assert found.frame == index
+        assert found.part.name == str(index)
         assert np.array_equal(found.pixels, every[index].pixels)
-    with pytest.raises(PixelError, match="frame 9 of 5"):
-        list(decode(data, "tif", PixelSpec(40, 40), frames=9))
+    for name, index in (("", 0), ("0", 0), ("3", 3)):
+        found = decode_part(data, "tif", PixelSpec(40, 40), name)
+        assert found.part.name == str(index)
+        assert np.array_equal(found.pixels, every[index].pixels)
+    for name in ("9", "03", "-1", "x", "٣"):
+        with pytest.raises(PixelError, match="no such part"):
+            decode_part(data, "tif", PixelSpec(40, 40), name)
 
 
 def test_the_bytes_tell_the_kind_and_not_the_name():

@@ -18,11 +18,11 @@ from pydicom.uid import JPEGBaseline8Bit
 from indexer.errors import PixelError
 from indexer.pixels import decode
 from indexer.pixels.decoder_errors import quiet
-from indexer.pixels.dicom.frames import read_dataset
 from indexer.pixels.dicom.grey import grey_scale
+from indexer.pixels.dicom.reader import read_dataset
 from indexer.pixels.dicom.stored import stored_frames
-from indexer.pixels.frames import FrameRequest
-from indexer.pixels.kinds import frames_of
+from indexer.pixels.kinds import open_kind
+from indexer.pixels.parts import Rendering
 from indexer.types import PixelSpec
 from tests.pictures import DICOM, deep, dicom, dicom_file, encoded, scene
 
@@ -36,10 +36,18 @@ def stored(name: str) -> np.ndarray:
     return frames[0] if count == 1 else np.stack(frames)
 
 
-def shown(data: bytes, frames: str | int = "first", **request) -> np.ndarray:
+def rasters(data: bytes, positions=None, **rendering):
+    reader = open_kind("dicom", data, Rendering(**rendering))
+    try:
+        yield from reader.rasters(range(len(reader.parts)) if positions is None else positions)
+    finally:
+        reader.close()
+
+
+def shown(data: bytes, position: int = 0, **rendering) -> np.ndarray:
     """The picture at its own size."""
     quiet()
-    return next(frames_of("dicom", data, FrameRequest(frames, **request))).pixels
+    return next(rasters(data, [position], **rendering)).pixels
 
 
 def square(data: bytes, size: int, **spec):
@@ -98,9 +106,9 @@ def test_a_palette_is_looked_up_and_its_indices_are_not_shown():
 def test_every_frame_of_a_cine_is_a_picture_in_order():
     data = dicom_file("examples_ybr_color.dcm")
     every = list(decode(data, "dcm", PixelSpec(64, 64)))
-    assert [p.frame for p in every] == list(range(30))
+    assert [p.part.name for p in every] == [str(number) for number in range(30)]
     (middle,) = decode(data, "dcm", PixelSpec(64, 64), frames="middle")
-    assert middle.frame == 15
+    assert middle.part.name == "15"
     assert np.array_equal(middle.pixels, every[15].pixels)
     assert not np.array_equal(every[0].pixels, every[15].pixels)
 
@@ -181,7 +189,7 @@ def test_frames_of_eight_bit_jpeg_are_what_pillow_reads_in_them(photometric):
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     file = io.BytesIO()
     dataset.save_as(file)
-    frames = [frame.pixels for frame in frames_of("dicom", file.getvalue(), FrameRequest("all"))]
+    frames = [raster.pixels for raster in rasters(file.getvalue())]
     for found, stream in zip(frames, streams, strict=True):
         truth = np.asarray(Image.open(io.BytesIO(stream)))
         assert np.array_equal(found, 255 - truth if photometric == "MONOCHROME1" else truth)
@@ -224,7 +232,7 @@ def test_frames_of_every_lossless_syntax_are_equal_bit_for_bit(syntax, tmp_path)
     assert dataset.file_meta.TransferSyntaxUID == uid
     found = [values for _, values in stored_frames(data, dataset, range(10))]
     assert np.array_equal(np.stack(found), plain.pixel_array)
-    middle = shown(data, "middle")
+    middle = shown(data, 5)
     assert np.array_equal(middle, shown(cine(), 5))
 
 

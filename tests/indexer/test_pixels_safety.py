@@ -18,13 +18,12 @@ import pytest
 from PIL import Image
 
 from indexer.errors import PixelError
-from indexer.pixels import decode
-from indexer.pixels.frames import FrameRequest
-from indexer.pixels.isolated import isolated_frames
+from indexer.pixels import decode, open_image
+from indexer.pixels.isolated import _Worker
 from indexer.pixels.limits import MAX_PIXELS
 from indexer.types import PixelSpec
 from tests.mutations import mutated
-from tests.pictures import deep, dicom, dicom_file, encoded, scene, tiff
+from tests.pictures import damaged_pages, deep, dicom, dicom_file, encoded, scene, tiff
 
 SPEC = PixelSpec(32, 32)
 HANG_SECONDS = 5
@@ -116,17 +115,67 @@ def test_a_decoder_that_crashes_its_process_costs_that_image_only():
     assert len(list(decode(dicom_file("MR_small_jpeg_ls_lossless.dcm"), "dcm", SPEC))) == 1
 
 
+def forty_pages() -> bytes:
+    return tiff(np.stack([deep(400, 400, seed=n) for n in range(40)]), photometric="minisblack")
+
+
+def decoders() -> list[psutil.Process]:
+    """The decoder processes of this one, idle and busy."""
+    return [c for c in psutil.Process().children() if c.is_running() and "indexer.pixels.worker" in _command(c)]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # or a zombie
+        return []
+
+
 def test_a_decoder_that_is_killed_is_named_and_replaced():
-    data = tiff(np.stack([deep(400, 400, seed=n) for n in range(40)]), photometric="minisblack")
-    before = set(psutil.Process().children())
-    frames = isolated_frames("tiff", data, FrameRequest())
-    next(frames)
-    mine = set(psutil.Process().children()) - before or before
-    for child in mine:
+    pictures = decode(forty_pages(), "tif", SPEC)
+    next(pictures)
+    for child in decoders():
         os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(PixelError, match="decoder crashed: SIGKILL"):
-        list(frames)
-    assert len(list(isolated_frames("tiff", data, FrameRequest()))) == 40
+        list(pictures)
+    assert len(list(decode(forty_pages(), "tif", SPEC))) == 40
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_decoder_that_is_killed_while_idle_costs_no_image(number):
+    data = forty_pages()
+    with open_image(data, "tif", SPEC), open_image(data, "tif", SPEC):
+        pass  # two processes lie idle now
+    for child in decoders():
+        os.kill(child.pid, signal.SIGKILL)  # returns before the process is gone
+    if number % 2:
+        psutil.wait_procs(decoders(), timeout=0.001 * number)
+    assert len(list(decode(data, "tif", SPEC))) == 40
+
+
+def test_parts_of_one_file_are_decoded_in_any_order_by_one_process_that_gets_the_file_once(monkeypatch):
+    data = forty_pages()
+    every = [picture.pixels for picture in decode(data, "tif", SPEC)]
+    sent: list[int] = []
+    monkeypatch.setattr(_Worker, "send", lambda self, facts, file=b"", send=_Worker.send: (
+        sent.append(len(file)), send(self, facts, file))[-1])  # fmt: skip
+    with open_image(data, "tif", SPEC) as image:
+        parts = image.parts()
+        for at in (39, 0, 7, 7):
+            assert np.array_equal(image.pixels(parts[at]).pixels, every[at])
+        several = image.pictures([parts[3], parts[2]])
+        assert all(np.array_equal(found.pixels, every[at]) for found, at in zip(several, (3, 2), strict=True))
+    assert [n for n in sent if n] == [len(data)]
+
+
+def test_after_a_damaged_part_the_others_can_still_be_decoded():
+    data = damaged_pages(4, damaged=2)
+    with open_image(data, "tif", SPEC) as image:
+        parts = image.parts()
+        for _ in range(2):
+            with pytest.raises(PixelError):
+                image.pixels(parts[2])
+            assert image.pixels(parts[3]).pixels.shape == (32, 32, 3)
 
 
 def test_a_decoder_that_never_ends_is_stopped_by_its_cpu_limit(monkeypatch):
@@ -205,7 +254,7 @@ def test_an_empty_file_is_named_so():
 DECODE_ALL = """
 import pathlib, sys
 from indexer.errors import PixelError
-from indexer.pixels import decode
+from indexer.pixels import decode, open_image
 from indexer.types import PixelSpec
 for path in map(pathlib.Path, sys.argv[1:]):
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
+from indexer.pixels.dicom.elements import group
 from indexer.pixels.grey import GreyScale
 from indexer.pixels.window import Window
 from indexer.types import Float64
@@ -21,8 +22,8 @@ def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
     """The scale of one frame: an enhanced object's per-frame and shared groups go before the top level."""
     signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1
     bits = int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
-    pixel_value = _group(dataset, index, "PixelValueTransformationSequence")
-    voi = _group(dataset, index, "FrameVOILUTSequence")
+    pixel_value = group(dataset, index, "PixelValueTransformationSequence")
+    voi = group(dataset, index, "FrameVOILUTSequence")
     rescaled = any(word in pixel_value for word in ("RescaleSlope", "ModalityLUTSequence"))
     whole = np.issubdtype(dtype, np.integer)
     modality = str(getattr(dataset, "Modality", ""))
@@ -41,17 +42,6 @@ def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
 
 def _range(bits: int, signed: bool) -> tuple[float, float]:
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-
-
-def _group(dataset: Any, index: int, name: str) -> Any:
-    """The functional group `name` of a frame (PS3.3 C.7.6.16), or the data set itself where there is none."""
-    for groups, at in (
-        (getattr(dataset, "PerFrameFunctionalGroupsSequence", None), index),
-        (getattr(dataset, "SharedFunctionalGroupsSequence", None), 0),
-    ):
-        if groups and at < len(groups) and getattr(groups[at], name, None):
-            return getattr(groups[at], name)[0]
-    return dataset
 
 
 def _modality(source: Any, signed: bool) -> Callable[[Float64], Float64]:
@@ -122,7 +112,7 @@ def _padding(dataset: Any) -> tuple[float, float] | None:
 
 def pixel_aspect(dataset: Any, index: int) -> float:
     """Height of a pixel over its width, from PixelAspectRatio or the spacing between rows and columns."""
-    measures = _group(dataset, index, "PixelMeasuresSequence")
+    measures = group(dataset, index, "PixelMeasuresSequence")
     for source, word in (
         (dataset, "PixelAspectRatio"),
         (measures, "PixelSpacing"),

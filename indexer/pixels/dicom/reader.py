@@ -5,7 +5,7 @@ Order: palette or colour → RGB; grey → modality LUT → VOI window → inver
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import dicom_errors, named
+from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom.stored import RISKY, stored_frames
-from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.isolated import isolated_frames
+from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.limits import check_size
+from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import UInt8
 
@@ -35,28 +36,41 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL
 _FULL = parse_window("full")
 
 
-def dicom_frames(data: bytes, request: FrameRequest) -> Iterator[Frame]:
-    """The frames of a DICOM file. Raises PixelError with the reason for whatever is refused."""
-    dataset = read_dataset(data)
-    try:
-        refuse(dataset)
-        count = int(getattr(dataset, "NumberOfFrames", None) or 1)
-        flags = ("burned-in annotation",) if str(getattr(dataset, "BurnedInAnnotation", "")) == "YES" else ()
-    except dicom_errors() as error:
-        raise named(error, "DICOM") from error
-    if count > len(data):
-        raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
-    indices = wanted(request.frames, count)
-    if not request.isolated and str(dataset.file_meta.TransferSyntaxUID) in RISKY:
-        yield from isolated_frames("dicom", data, request)
-        return
-    for index, stored in stored_frames(data, dataset, indices):
+class DicomReader:
+    """A DICOM file. Raises PixelError with the reason for whatever is refused."""
+
+    def __init__(self, data: bytes, rendering: Rendering) -> None:
+        self._data, self._rendering = data, rendering
+        self._dataset = read_dataset(data)
         try:
-            pixels, more = _picture(dataset, index, stored, request.rules)
-            aspect = pixel_aspect(dataset, index)
+            refuse(self._dataset)
+            count = int(getattr(self._dataset, "NumberOfFrames", None) or 1)
+            burned_in = str(getattr(self._dataset, "BurnedInAnnotation", "")) == "YES"
         except dicom_errors() as error:
             raise named(error, "DICOM") from error
-        yield Frame(index, pixels, aspect, (*flags, *more))
+        if count > len(data):
+            raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
+        self._flags = ("burned-in annotation",) if burned_in else ()
+        self.parts = Numbered(count, FrameFacts(self._dataset, count))
+        self._isolated: IsolatedReader | None = None
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        if not self._rendering.isolated and str(self._dataset.file_meta.TransferSyntaxUID) in RISKY:
+            if self._isolated is None:
+                self._isolated = IsolatedReader("dicom", self._data, self._rendering, self.parts)
+            yield from self._isolated.rasters(positions)
+            return
+        for index, stored in stored_frames(self._data, self._dataset, positions):
+            try:
+                pixels, flags = _picture(self._dataset, index, stored, self._rendering.rules)
+                aspect = pixel_aspect(self._dataset, index)
+            except dicom_errors() as error:
+                raise named(error, "DICOM") from error
+            yield Raster(pixels, aspect, (*self._flags, *flags))
+
+    def close(self) -> None:
+        if self._isolated is not None:
+            self._isolated.close()
 
 
 def read_dataset(data: bytes) -> Any:

@@ -5,16 +5,17 @@ The plugins are called directly: Image.open would try every format it knows and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from indexer.pixels.animation import start_seconds
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named, raster_errors
-from indexer.pixels.frames import Frame, FrameRequest, wanted
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import check_size
+from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
@@ -25,21 +26,32 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the IHDR chunk
 
 
-def raster_frames(data: bytes, kind: str, request: FrameRequest) -> Iterator[Frame]:
-    """The frames of a file that Pillow reads. Raises PixelError."""
-    try:
-        image = _plugin(kind)(BytesIO(data))
-        check_size(image.height, image.width)
-        count = getattr(image, "n_frames", 1)
-    except raster_errors() as error:
-        raise named(error, kind) from error
-    deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
-    for index in wanted(request.frames, count):
-        picture, flags = _loaded(image, index, kind)
-        if deep:  # Pillow keeps the upper byte of 16-bit colour
-            flags = (*flags, "16-bit colour reduced to 8 bits")
-        pixels, more = _flat(picture, kind, request.rules)
-        yield Frame(index, pixels, flags=(*flags, *more))
+class PillowReader:
+    """A file that Pillow reads; the parts are the frames of an animation. Raises PixelError."""
+
+    def __init__(self, data: bytes, kind: str, rendering: Rendering) -> None:
+        self._kind, self._rendering = kind, rendering
+        try:
+            self._image = _plugin(kind)(BytesIO(data))
+            check_size(self._image.height, self._image.width)
+            count = getattr(self._image, "n_frames", 1)
+        except raster_errors() as error:
+            raise named(error, kind) from error
+        # Pillow keeps the upper byte of 16-bit colour
+        self._deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
+        starts = start_seconds(kind, data) if count > 1 else {}
+        self.parts = Numbered(count, lambda position: {"time": starts[position]} if position in starts else {})
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        for position in positions:
+            picture, flags = _loaded(self._image, position, self._kind)
+            if self._deep:
+                flags = (*flags, "16-bit colour reduced to 8 bits")
+            pixels, more = _flat(picture, self._kind, self._rendering.rules)
+            yield Raster(pixels, flags=(*flags, *more))
+
+    def close(self) -> None:
+        pass
 
 
 def _plugin(kind: str) -> type[ImageFile]:

@@ -1,0 +1,95 @@
+"""What a DICOM header says of each frame: where it lies, when it was taken, its place in stacks and series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from indexer.pixels.decoder_errors import dicom_errors
+from indexer.pixels.dicom.elements import group, number, numbers
+from indexer.pixels.parts import Facts
+from indexer.types import Fact
+
+
+class FrameFacts:
+    """Facts of frame `index` (from 0) of a data set; what is missing or unreadable is left out.
+
+    frame: index, of several; z: mm from the scanner's origin along the normal of the slice; time: seconds; stack,
+    stack_position, temporal: the frame content's StackID, InStackPositionNumber and TemporalPositionIndex.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self._dataset, self._count = dataset, count
+        self._starts: Sequence[float] | None = None
+
+    def __call__(self, index: int) -> Facts:
+        facts: dict[str, Fact] = {"frame": index} if self._count > 1 else {}
+        for name, read in (("z", self._millimetres), ("time", self._seconds)):
+            try:
+                value = read(index)
+            except dicom_errors():
+                continue
+            if value is not None and math.isfinite(value):
+                facts[name] = round(value, 6)
+        try:
+            content = group(self._dataset, index, "FrameContentSequence")
+            facts |= _content(content) if content is not self._dataset else {}
+        except dicom_errors():
+            pass
+        return facts
+
+    def _millimetres(self, index: int) -> float | None:
+        """PS3.3 C.7.6.2.1.1: position (mm) along the normal, the cross product of the row and column directions."""
+        plane = group(self._dataset, index, "PlanePositionSequence")
+        if plane is self._dataset and self._count > 1:
+            return None  # the top level tells where the first frame lies, and nothing of the others
+        position = numbers(plane, "ImagePositionPatient", 3)
+        directions = numbers(group(self._dataset, index, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+        if position is None or directions is None:
+            return None
+        (a, b, c), (d, e, f) = directions[:3], directions[3:]
+        x, y, z = position
+        return (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
+
+    def _seconds(self, index: int) -> float | None:
+        """From the functional groups; else C.7.6.5 (FrameTime, FrameTimeVector in ms); else of the one frame."""
+        temporal = group(self._dataset, index, "TemporalPositionSequence")
+        offset = number(temporal, "TemporalPositionTimeOffset")
+        if offset is not None:
+            return offset
+        delay = number(group(self._dataset, index, "CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime")
+        if delay is not None:
+            return delay / 1000
+        if self._count == 1:
+            found = (number(self._dataset, word) for word in ("FrameReferenceTime", "TriggerTime"))
+            return next((value / 1000 for value in found if value is not None), None)
+        starts = self._frame_times()
+        return starts[index] if index < len(starts) else None
+
+    def _frame_times(self) -> Sequence[float]:
+        """Seconds of each frame from the first: a vector holds the time from the frame before, a number is constant."""
+        if self._starts is None:
+            vector = numbers(self._dataset, "FrameTimeVector", None)
+            step = number(self._dataset, "FrameTime")
+            total, starts = 0.0, []
+            for increment in vector or ():
+                total += increment / 1000
+                starts.append(total)
+            if not starts and step is not None and step > 0:
+                starts = [index * step / 1000 for index in range(self._count)]
+            self._starts = starts
+        return self._starts
+
+
+def _content(content: Any) -> dict[str, Fact]:
+    """C.7.6.16.2.2, Frame Content."""
+    facts: dict[str, Fact] = {}
+    stack = getattr(content, "StackID", None)
+    if stack not in (None, ""):
+        facts["stack"] = str(stack)
+    for name, word in (("stack_position", "InStackPositionNumber"), ("temporal", "TemporalPositionIndex")):
+        value = number(content, word)
+        if value is not None:
+            facts[name] = int(value)
+    return facts

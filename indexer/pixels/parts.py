@@ -1,0 +1,95 @@
+"""What a reader of an image format gives: the parts it found in the header, and each of them as 8-bit pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, overload
+
+from indexer.errors import PixelError
+from indexer.pixels.window import WindowRule, parse_window
+from indexer.types import FIRST_PART, Fact, Part, UInt8
+
+Facts = Mapping[str, Fact]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Everything but the bytes that the pixels of a part depend on, before they are fitted to a square."""
+
+    window: str = "file"
+    plane: str = "axial"  # of NIfTI volumes
+    isolated: bool = False  # true inside the decoder process
+
+    @cached_property
+    def rules(self) -> tuple[WindowRule, ...]:
+        return parse_window(self.window)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A part at its own size, already windowed to 8 bits."""
+
+    pixels: UInt8  # (h, w) grey or (h, w, 3) RGB
+    aspect: float = 1.0  # height of a pixel over its width
+    flags: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """One open image file of one format. Its making raises PixelError where the header cannot be read."""
+
+    @property
+    def parts(self) -> Numbered: ...
+
+    def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
+        """The parts at these positions of `parts`, in the order given. Raises PixelError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def no_facts(position: int) -> Facts:
+    del position
+    return {}
+
+
+class Numbered(Sequence[Part]):
+    """`count` parts named "0", "1", …, or one part named "". Their facts are read from the header on access."""
+
+    def __init__(self, count: int, facts: Callable[[int], Facts] = no_facts) -> None:
+        if count <= 0:
+            raise PixelError("no frames")
+        self._count, self._facts = count, facts
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Part: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Part]: ...
+    def __getitem__(self, at: int | slice) -> Part | Sequence[Part]:
+        if isinstance(at, slice):
+            return [self[position] for position in range(self._count)[at]]
+        position = range(self._count)[at]
+        return Part(str(position) if self._count > 1 else "", self._facts(position))
+
+    def position(self, name: str) -> int:
+        """Where the part of this name stands; "" and "0" both name the first. Raises PixelError where there is none."""
+        if name in FIRST_PART:
+            return 0
+        if name.isdecimal() and str(int(name)) == name and int(name) < self._count:
+            return int(name)
+        raise PixelError("no such part", f"part {name!r} of {self._count}")
+
+
+def wanted(frames: str, count: int) -> range:
+    """Positions of `all` parts, the `first` or the `middle` one, of `count` > 0."""
+    if frames == "all":
+        return range(count)
+    if frames == "first":
+        return range(1)
+    if frames == "middle":
+        return range(count // 2, count // 2 + 1)
+    raise ValueError(f"frames is {frames!r}, not all, first or middle")
