@@ -6,11 +6,12 @@ work too they made small products up to a hundred times slower.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+
+from indexer.cores import cores
 
 
 @contextmanager
@@ -18,5 +19,5 @@ def block_threads() -> Iterator[Callable[..., Iterator[Any]]]:
     """A map over blocks. Results come in the order of the blocks: sums are the same for any number of threads."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         yield pool.map

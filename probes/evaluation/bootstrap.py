@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.cores import cores
 from indexer.types import Float64, Int64
 from probes.evaluation.metrics import Values
 
@@ -48,7 +48,7 @@ def replicate(evaluate: Evaluate, groups: int, *, replicates: int, seed: int = 0
     if groups == 1:  # resampled it is itself: an interval of zero width would be taken for certainty
         point = evaluate(np.ones((1, 1), np.int64))
         return {name: np.full((replicates, *value.shape[1:]), np.nan) for name, value in point.items()}
-    workers = os.cpu_count() or 1
+    workers = cores()
     blocks: list[Values] = []
     with ThreadPoolExecutor(workers) as pool:
         waiting = []

@@ -1,15 +1,24 @@
 """D4's minimum: scikit-learn's logistic objective, by L-BFGS over blocks of rows in preconditioned coordinates.
 
 scikit-learn's solver holds the whole matrix in float64 for the final fit, and needs about ten times as many passes over
-it: embeddings share a mean and their spread falls off quickly, so the plain coordinates are badly conditioned. Here a
-block of rows is made, used for both products and forgotten, and the unknowns are scaled by the root of the Hessian as a
-sample of the rows shows it. Objective and minimum are the same.
+it: embeddings share a mean and their spread falls off quickly, so the plain coordinates are badly conditioned. Here
+blocks of rows are made on demand and the unknowns are scaled by the root of the Hessian on a sample of the rows.
+Objective and minimum are scikit-learn's.
+
+Convergence does not depend on the scale of the features or of C. With H the Hessian at the point found, gᵀH⁻¹g/2
+estimates how far the objective f lies above its minimum (half the squared Newton decrement; Boyd & Vandenberghe 2004,
+9.5.1). A fit has converged where this is at most tol² times the least of three numbers: f itself, what f gained over
+the constant probe, and 1000 times the penalty term r. As f is strongly convex by its penalty, the last bounds the
+relative error of W by tol·√1000; the second keeps a start at W = 0 from passing at a small C, where f hardly changes.
+Rows in single precision are read as float64 where their rounding stops the descent before that.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,19 +27,25 @@ import numpy.typing as npt
 from indexer.types import Float64, Int64
 from probes.compute.threads import block_threads
 
-BLOCK_BYTES = 4 * 2**20  # of a block of rows: it is read once from memory and once from the processor's cache
-SAMPLE_ROWS = 20_000  # rows that show the Hessian; at least SAMPLE_PER_DIM for each feature
+BLOCK_BYTES = 4 * 2**20  # of a block of rows: read once from memory and once from the processor's cache
+SAMPLE_ROWS = 20_000  # rows the Hessian is estimated from; at least SAMPLE_PER_DIM for each feature
 SAMPLE_PER_DIM = 8
-LINE_SEARCH = 50  # evaluations of one iteration at most, as in scikit-learn
+LINE_SEARCH = 50  # evaluations in one iteration at most, as in scikit-learn
 MEMORY = 30  # pairs that L-BFGS keeps: cheap beside a pass over the rows
 POLISH = 20  # steps without a line search
-FLOOR = 1e-10  # of the preconditioner's ridge, relative to the mean variance
+PENALTY_SHARE = 1000.0  # see above
+ROUNDING = 1e-24  # of the objective: an excess below it is not told from 0
+STALLED = 1e-13  # relative gain of a descent in float64 below which another is not tried
+ATTEMPTS = 8  # descents, each in the coordinates of the point that the one before found
+FLOORS = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)  # of the preconditioner's ridge, relative to the mean variance
+LEAST_CURVATURE = 1e-9  # of a row: where every row is fitted perfectly the moments would be 0/0
+WHOLE_NUMBERS = 60_000_000  # of a matrix that scikit-learn may be given whole in float64, when our descent stops
 
 Array = npt.NDArray[Any]
 
 
 class Rows(Protocol):
-    """Features (n, dim) that can be had a block at a time: an array, or stored rows scaled when asked for."""
+    """Features (n, dim) read a block at a time: an array, or stored rows that are scaled on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -55,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Minimum:
-    """W (outputs, dim), b (outputs,), and whether the largest gradient entry came below the tolerance."""
+    """W (outputs, dim), b (outputs,), and whether the fit converged as the module defines it."""
 
     coef: Float64
     intercept: Float64
@@ -63,27 +78,77 @@ class Minimum:
     passes: int  # over the rows
 
 
+@dataclass(frozen=True)
+class Found:
+    """Where a descent ended."""
+
+    point: tuple[Float64, Float64]  # W, b
+    value: float  # of the divided objective
+    reached: bool  # the tolerance, measured in the Hessian of the point the descent began at
+    passes: int
+
+
 def minimise(task: Task, start: tuple[Float64, Float64] | None, *, tol: float, iterations: int) -> Minimum:
-    """From `start` (W, b), or from W = 0. As in scikit-learn, `tol` bounds the divided objective's largest gradient."""
+    """The minimum to within `tol` (see the module), from `start` (W, b) or from W = 0.
+
+    A point counts as the minimum only in coordinates made at that point: a Hessian from elsewhere, where the
+    probabilities are other ones, may be wrong by orders of magnitude. Where the descent stops short of the tolerance,
+    scikit-learn's own solver goes on from there.
+    """
     with block_threads() as run:
-        coordinates = _precondition(task, start)
-        evaluate = _Evaluation(task, coordinates, run)
-        flat = coordinates.inside(*(start or _priors(task)))
-        evaluate(flat)
-        if evaluate.largest > tol:
-            flat = _descend(evaluate, flat, tol, iterations)
-        flat, lowest = _polish(evaluate, flat, tol)
-        coef, intercept = coordinates.outside(flat)
+        found, converged = _descents(task, start or _priors(task), (tol, iterations), run)
+        if not converged and task.x.shape[0] * task.x.shape[1] <= WHOLE_NUMBERS:
+            point = _scikit_learn(task, found.point, iterations)
+            other, reached = _descents(task, point, (tol, iterations), run)
+            if reached or other.value < found.value:
+                found, converged = replace(other, passes=found.passes + other.passes), reached
+    coef, intercept = found.point
     if task.outputs > 1:  # the same probabilities for any common shift: scikit-learn's is the one of mean 0
         coef, intercept = coef - coef.mean(0), intercept - intercept.mean()
-    return Minimum(coef, intercept, lowest <= tol, evaluate.passes)
+    return Minimum(coef, intercept, converged, found.passes)
+
+
+def _descents(
+    task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
+) -> tuple[Found, bool]:
+    """Descents until one begins at the minimum already, or makes no more progress in float64."""
+    found, passes = Found(start, math.inf, reached=False, passes=0), 0
+    for _ in range(ATTEMPTS):
+        before = found
+        found = _descent(task, before.point, goal, run)
+        passes += found.passes
+        if found.passes == 1:
+            return replace(found, passes=passes), True
+        if not found.reached:
+            if isinstance(task.x, _Double) or task.x[:1].dtype == np.float64:
+                if not found.value < before.value * (1 - STALLED):
+                    break
+            else:
+                task = replace(task, x=_Double(task.x))
+    return replace(found, passes=passes), False
+
+
+def _descent(
+    task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
+) -> Found:
+    """One descent in the coordinates of its start; a start that is the minimum takes one pass."""
+    tol, iterations = goal
+    coordinates = _precondition(task, start)
+    evaluate = _Evaluation(task, coordinates, run)
+    flat = coordinates.inside(*start)
+    evaluate(flat)
+    if evaluate.excess <= tol**2:
+        return Found(start, evaluate.value, reached=True, passes=1)
+    flat = _polish(evaluate, _descend(evaluate, flat, tol, iterations), tol)
+    evaluate(flat)
+    return Found(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
 
 
 def _descend(evaluate: _Evaluation, flat: Float64, tol: float, iterations: int) -> Float64:
     from scipy.optimize import minimize
 
     def stop(_: Array) -> None:
-        if evaluate.largest <= tol:
+        if evaluate.excess <= tol**2:
             raise StopIteration
 
     limits = {"maxiter": iterations, "maxfun": 4 * iterations, "maxcor": MEMORY, "maxls": LINE_SEARCH}
@@ -93,26 +158,53 @@ def _descend(evaluate: _Evaluation, flat: Float64, tol: float, iterations: int) 
     return np.asarray(found.x, np.float64)
 
 
-def _polish(evaluate: _Evaluation, flat: Float64, tol: float) -> tuple[Float64, float]:
-    """Where Barzilai-Borwein steps bring the largest gradient entry lowest, and that entry.
+def _polish(evaluate: _Evaluation, flat: Float64, tol: float) -> Float64:
+    """Where Barzilai-Borwein steps bring the gradient lowest.
 
-    A line search compares values of the objective, and these drown in rounding before the gradient does.
+    A line search compares values of the objective, which reach the limit of rounding before the gradient does.
     """
     _, gradient = evaluate(flat)
-    best, lowest, step = flat, evaluate.largest, 1.0
+    best, lowest, step = flat, evaluate.excess, 1.0
     for _ in range(POLISH):
-        if lowest <= tol:
+        if lowest <= tol**2:
             break
         ahead = flat - step * gradient
         _, there = evaluate(ahead)
         moved, bent = ahead - flat, there - gradient
-        if evaluate.largest < lowest:
-            best, lowest = ahead, evaluate.largest
-        if not bent.any():
+        if evaluate.excess < lowest:
+            best, lowest = ahead, evaluate.excess
+        if not np.isfinite(bent).all() or not bent.any():
             break
         step = float(moved @ bent / (bent @ bent))
         flat, gradient = ahead, there
-    return best, lowest
+    return best
+
+
+def _scikit_learn(task: Task, start: tuple[Float64, Float64], iterations: int) -> tuple[Float64, Float64]:
+    """W and b of scikit-learn's L-BFGS, begun at `start`; whether they are the minimum is measured elsewhere."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    solver = LogisticRegression(C=task.c, tol=1e-10, max_iter=iterations, warm_start=True)
+    solver.coef_, solver.intercept_ = start[0].copy(), start[1].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        solver.fit(np.asarray(task.x[0 : task.x.shape[0]], np.float64), task.codes, sample_weight=task.weights)
+    return np.asarray(solver.coef_, np.float64), np.asarray(solver.intercept_, np.float64)
+
+
+@dataclass(frozen=True)
+class _Double:
+    """Rows in single precision, read as float64 a block at a time."""
+
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    def __getitem__(self, part: slice) -> Array:
+        return np.asarray(self.rows[part], np.float64)
 
 
 @dataclass(frozen=True)
@@ -146,13 +238,17 @@ class _Coordinates:
 
 
 class _Evaluation:
-    """The divided objective and its gradient in given coordinates; remembers the largest entry of the plain one."""
+    """The divided objective and its gradient in given coordinates.
+
+    `excess` is gᵀg/2 there, less the rounding of float64, relative to the least of value, gain and 1000·penalty.
+    """
 
     def __init__(self, task: Task, coordinates: _Coordinates, run: Callable[..., Iterator[Any]]) -> None:
         self._task, self._coordinates, self._run = task, coordinates, run
         self._total = float(task.weights.sum())
+        self._constant = _entropy(task)
         self._last: tuple[Float64, tuple[float, Float64]] | None = None
-        self.largest, self.passes = float("inf"), 0
+        self.value, self.excess, self.passes = math.inf, math.inf, 0
 
     def __call__(self, flat: Float64) -> tuple[float, Float64]:
         if self._last is None or not np.array_equal(flat, self._last[0]):
@@ -166,12 +262,16 @@ class _Evaluation:
         for one, w, b in self._run(lambda part: _block(task, coef, intercept, part), _parts(task.x)):
             loss, of_coef, of_intercept = loss + one, of_coef + w, of_intercept + b
         ridge = 1 / (task.c * self._total)
-        loss = loss / self._total + ridge * float((coef**2).sum()) / 2
+        penalty = ridge * float((coef**2).sum()) / 2
+        loss = loss / self._total + penalty
         of_coef = of_coef / self._total + ridge * coef
         of_intercept = of_intercept / self._total
-        self.largest = max(float(np.abs(of_coef).max()), float(np.abs(of_intercept).max()))
+        gradient = self._coordinates.gradient(of_coef, of_intercept)
         self.passes += 1
-        return loss, self._coordinates.gradient(of_coef, of_intercept)
+        scale = min(loss, max(penalty, self._constant - loss), PENALTY_SHARE * penalty)
+        above = max(0.0, float(gradient @ gradient) / 2 - ROUNDING * loss)
+        self.value, self.excess = loss, above / max(scale, 1e-300)
+        return loss, gradient
 
 
 def _block(task: Task, coef: Float64, intercept: Float64, part: slice) -> tuple[float, Float64, Float64]:
@@ -199,30 +299,54 @@ def _block(task: Task, coef: Float64, intercept: Float64, part: slice) -> tuple[
 
 
 def _precondition(task: Task, start: tuple[Float64, Float64] | None) -> _Coordinates:
-    """The Hessian that a sample of rows shows at the start, with one matrix for all outputs."""
-    from scipy.linalg import cholesky
+    """Coordinates from the Hessian on a sample of rows at the start, one matrix for all outputs.
+
+    Moments are summed in float64: in single precision the difference second - mean·meanᵀ of duplicated rows, or of
+    features in few directions, has eigenvalues below zero.
+    """
+    from scipy.linalg.blas import dsyrk
 
     n, dim = task.x.shape
     taken = min(n, max(SAMPLE_ROWS, SAMPLE_PER_DIM * dim))
     coef, intercept = start or _priors(task)
-    second, first = np.zeros((dim, dim)), np.zeros(dim)
+    second, first = np.zeros((dim, dim), order="F"), np.zeros(dim)
     curvature, total = np.zeros(task.outputs), 0.0
     for part in _parts(task.x, n // taken):
         x, weights = task.x[part], task.weights[part]
         p = _probabilities(x @ coef.T.astype(x.dtype) + intercept.astype(x.dtype))
-        bend = p * (1 - p) * weights[:, None]
+        bend = (p * (1 - p) + LEAST_CURVATURE) * weights[:, None]
         row = bend.mean(1)
         curvature += bend.sum(0)
         total += float(weights.sum())
-        second += (x * np.sqrt(row)[:, None].astype(x.dtype)).T @ (x * np.sqrt(row)[:, None].astype(x.dtype))
+        x = np.asarray(x, np.float64)
         first += row @ x
+        second = dsyrk(1.0, (x * np.sqrt(row)[:, None]).T, beta=1.0, c=second, overwrite_c=1)  # upper triangle
     mass = curvature.mean()
     mean = first / mass
     matrix = second / mass - np.outer(mean, mean)
-    curvature = np.maximum(curvature / total, 1e-12)
+    curvature = curvature / total
     ridge = 1 / (task.c * float(task.weights.sum()) * curvature.mean())
-    matrix[np.diag_indices(dim)] += ridge + FLOOR * (np.trace(matrix) / dim + 1e-300)
-    return _Coordinates(mean, cholesky(matrix, lower=True), 1 / np.sqrt(curvature)[:, None])
+    return _Coordinates(mean, _root(matrix, ridge), 1 / np.sqrt(curvature)[:, None])
+
+
+def _root(matrix: Float64, ridge: float) -> Float64:
+    """Lower Cholesky factor of matrix + ridge, with the smallest of FLOORS that lets it be positive definite.
+
+    `matrix` (dim, dim) counts above its diagonal only. Where no floor is enough, its diagonal alone is taken.
+    """
+    from scipy.linalg import LinAlgError, cholesky
+
+    diagonal = np.maximum(np.diag(matrix), 0)
+    level = float(diagonal.mean()) + 1e-300
+    for floor in FLOORS:
+        raised = matrix + np.diag(np.full(len(matrix), ridge + floor * level))
+        try:
+            root = np.asarray(cholesky(raised, lower=False))
+        except (LinAlgError, ValueError):  # ValueError: not finite
+            continue
+        return np.ascontiguousarray(root.T)
+    finite = np.where(np.isfinite(diagonal), diagonal, 1.0)
+    return np.asarray(np.diag(np.sqrt(finite + ridge + FLOORS[-1] * max(float(finite.mean()), 1e-300))))
 
 
 def _probabilities(z: Array) -> Float64:
@@ -238,6 +362,12 @@ def _priors(task: Task) -> tuple[Float64, Float64]:
     share = np.bincount(task.codes, weights=task.weights, minlength=task.classes)
     log = np.log(share / share.sum())
     return np.zeros((task.outputs, task.x.shape[1])), np.array([log[1] - log[0]]) if task.outputs == 1 else log
+
+
+def _entropy(task: Task) -> float:
+    """The divided objective at W = 0 and the classes' frequencies."""
+    share = np.bincount(task.codes, weights=task.weights, minlength=task.classes) / task.weights.sum()
+    return float(-(share * np.log(share)).sum())
 
 
 def _parts(x: Rows, every: int = 1) -> Iterator[slice]:
