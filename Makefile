@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+LOCK := tests/constraints.txt
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(LOCK) --editable '.[dev]'
 	touch $@
 
 help: ## this list
@@ -15,6 +16,13 @@ install: $(INSTALLED) ## .venv with everything (about 2 minutes and 7 GB)
 
 demo: $(INSTALLED) ## real images to search and probes in under 3 minutes; writes one HTML page
 	$(BIN)/python -m indexer.demo
+	@echo 'The commands are in $(BIN). To try them: export PATH="$$PWD/$(BIN):$$PATH", then the tour of README.md.'
+
+lock: $(INSTALLED) ## .venv and tests/constraints.txt with the newest versions; run `make check test` before you commit it
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	$(BIN)/python -m tests.lock > .venv/constraints.txt
+	mv .venv/constraints.txt $(LOCK)
+	touch $(INSTALLED)
 
 test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
@@ -32,10 +40,12 @@ test-power: $(INSTALLED) ## up to six states that a power failure leaves, after 
 fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (1 minute on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz
 
-check: $(INSTALLED) ## ruff, mypy --strict, bandit
+check: $(INSTALLED) ## ruff, mypy --strict, bandit, imports (floors, circles), dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 0 tests/test_architecture.py
+	$(BIN)/vulture
 	$(BIN)/bandit -q -c pyproject.toml -r indexer probes
 
 bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
@@ -44,4 +54,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
 
-.PHONY: help install demo test test-faults test-power test-slow fuzz check bench clean
+.PHONY: help install lock demo test test-faults test-power test-slow fuzz check bench clean

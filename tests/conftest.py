@@ -1,8 +1,20 @@
-"""Two test processes share two cores: each computes with one thread, or they wait for each other's."""
+"""What every test runs in: one thread a process, this tree's code in child processes too, and no proxy."""
 
 import os
 import signal
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
+# Two test processes share two cores: each computes with one thread, or they wait for each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Children (`python -m indexer`, decoders) import this tree, whatever folder they run in and whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+# Servers of these tests listen on 127.0.0.1: a proxy of the machine would be asked for them.
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; the tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
 HIDE = """
 import importlib.machinery, os
 hidden = set(os.environ["HIDDEN"].split())
@@ -20,6 +22,6 @@ importlib.machinery.PathFinder.find_spec = find_spec
 def without(tmp_path: Path, modules: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`indexer …` on a machine that lacks `modules` (names with spaces between), in every process it starts."""
     (tmp_path / "sitecustomize.py").write_text(HIDE)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "HIDDEN": modules}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HIDDEN": modules}
     command = [sys.executable, "-m", "indexer", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,7 +63,7 @@ MODULES = {dotted(path): path for package in ("indexer", "probes") for path in m
 
 def imports(path: Path) -> set[str]:
     """The dotted names that a module imports, at its top or inside a function; not those for type checkers alone."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -106,12 +109,22 @@ def test_no_module_imports_from_its_own_floor_or_upwards():
     assert not wrong, "\n".join(wrong)
 
 
+def circle(edges: Mapping[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, the first again at the end; empty where there is none."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
 def test_no_circle_of_modules_imports_itself():
     edges = {module: imports(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
-    done: set[str] = set()
-    while ready := [module for module in edges if module not in done and edges[module] <= done]:
-        done.update(ready)
-    assert not edges.keys() - done, f"circles among: {sorted(edges.keys() - done)}"
+    assert circle(edges) == []
+    importer = next(module for module in edges if edges[module])  # and the search would see one:
+    assert importer in circle(edges | {imported: {importer} for imported in edges[importer]})
+    assert sorted(circle({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}})[1:]) == ["b", "c", "d"]
 
 
 def test_no_folder_is_crowded():
@@ -154,9 +167,68 @@ def test_asking_for_help_loads_no_heavy_library(program):
     assert "Commands" in done.stdout
 
 
-def test_every_raised_error_class_stands_in_the_drawn_tree():
+# Exceptions that no user sees: each is caught by the code beside it.
+INTERNAL = {"StopRun"}  # ends the threads of a run
+FOREIGN = {  # raised for a caller of ours that turns them into one of the tree, or for the interpreter
+    "ValueError", "TypeError",  # a file of ours that does not hold what it should; a caller's mistake
+    "EOFError", "OSError",  # as the library does whose stream or session is stood in for
+    "KeyboardInterrupt",  # Ctrl-C that a library told as an error of its own
+    "StopIteration",  # scipy's way to be stopped
+    "torch.OutOfMemoryError",  # what the driver says in other words
+    "click.BadParameter", "click.UsageError",  # wrong usage: exit code 2
+}  # fmt: skip
+
+
+def drawn_tree() -> dict[str, str]:
+    """Class → its parent, as the docstring of errors.py draws them."""
     import indexer.errors as errors
 
-    tree = errors.__doc__ or ""
-    classes = [n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)]
-    assert [name for name in classes if name not in tree] == []
+    parents, above = {}, ["Exception"]
+    for line in (errors.__doc__ or "").splitlines():
+        drawn = re.match(r"((?:[│ ] {3})*(?:[├└]── )|(?=IndexerError))([A-Z]\w+)", line)
+        if drawn:
+            depth = len(drawn[1]) // 4
+            del above[depth + 1 :]
+            parents[drawn[2]] = above[depth]
+            above.append(drawn[2])
+    return parents
+
+
+def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Every node of that kind in both packages, with the path of its module."""
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kind):
+                yield str(path.relative_to(ROOT)), node
+
+
+def test_every_exception_class_of_the_tree_is_drawn_below_its_parent():
+    drawn = drawn_tree()
+    ends = (*drawn, "Exception", "Error", "Interrupt", "Exit", "Warning")
+    found = {
+        node.name: ast.unparse(base).rpartition(".")[2]
+        for _, node in nodes(ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).endswith(ends)
+    }
+    assert {name: parent for name, parent in found.items() if name not in INTERNAL} == drawn
+    assert len(drawn) > 20
+
+
+def test_everything_raised_is_of_the_tree_or_of_a_kind_that_a_caller_turns_into_it():
+    allowed = drawn_tree().keys() | INTERNAL | FOREIGN
+    makers: dict[str, dict[str, str]] = {}  # functions that make an exception: name → module → what they return
+    for path, node in nodes(ast.FunctionDef):
+        makers.setdefault(node.name, {})[path] = ast.unparse(node.returns) if node.returns else ""
+    wrong = []
+    for path, node in nodes(ast.Raise):
+        if not isinstance(node.exc, ast.Call):  # a class by its name, or one that was caught and is raised again
+            raised = ast.unparse(node.exc) if node.exc else ""
+            again = not raised.rpartition(".")[2][:1].isupper()
+        else:
+            raised, again = ast.unparse(node.exc.func), False
+            named = makers.get(raised.rpartition(".")[2], {})
+            raised = named.get(path) or " | ".join(sorted(set(named.values()))) or raised
+        if not again and not set(raised.split(" | ")) <= allowed:
+            wrong.append(f"{path}:{node.lineno} raises {raised}")
+    assert wrong == []

@@ -18,6 +18,8 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 120.0  # no command of these scenarios takes a tenth of it on a quiet machine
 START_SECONDS = 180.0
@@ -57,6 +59,7 @@ class Run:
     code: int | None = None  # negative: the signal that ended it
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # of all its threads, once it has ended
 
     @property
     def out(self) -> str:
@@ -80,6 +83,13 @@ class Run:
     @property
     def killed(self) -> bool:
         return self.code == -signal.SIGKILL
+
+    def processor_seconds_so_far(self) -> float:
+        """Of a running command: user and system time of all its threads; 0 where it has just ended."""
+        with contextlib.suppress(psutil.Error):
+            used = psutil.Process(self.pid).cpu_times()
+            return float(used.user + used.system)
+        return 0.0
 
     def signal(self, number: int) -> None:
         if self.code is None:
@@ -165,6 +175,7 @@ class Zygote:
                 run.pid = facts["pid"]
             else:
                 run.code, run.seconds = facts["code"], time.monotonic() - run.started
+                run.processor_seconds = facts["processor_seconds"]
                 del self._runs[run.number]
 
     def _hear(self, seconds: float) -> Iterator[dict[str, Any]]:

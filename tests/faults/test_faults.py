@@ -40,7 +40,7 @@ def test_killed_at_random_moments_and_run_again_the_table_is_the_undisturbed_one
     clean(lives(killed, zygote, small, root, right, seed=SEED, count=KILLS), KILLS)
 
 
-def test_sigterm_and_ctrl_c_end_a_run_within_5_seconds_and_undo_nothing(room):
+def test_sigterm_and_ctrl_c_end_a_run_within_5_seconds_of_work_and_undo_nothing(room):
     zygote, small, root, right = room
     clean(lives(stopped, zygote, small, root, right, seed=SEED, count=3), 3)
 

@@ -62,9 +62,10 @@ def main() -> None:
                 running[pid] = request["number"]
                 _answer({"number": request["number"], "pid": pid})
         for pid in list(running):
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status, used = os.wait4(pid, os.WNOHANG)
             if done:
-                _answer({"number": running.pop(pid), "code": os.waitstatus_to_exitcode(status)})
+                code, seconds = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+                _answer({"number": running.pop(pid), "code": code, "processor_seconds": seconds})
 
 
 def _fork() -> int:

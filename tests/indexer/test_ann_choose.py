@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,5 +89,7 @@ def test_a_candidate_larger_than_the_memory_is_not_chosen() -> None:
     assert any("more than --memory" in c.reason for c in choice.candidates)
 
 
-def test_a_hundred_times_the_rows_are_predicted_to_take_longer() -> None:
-    assert predicted_seconds(1_000_000, 64) > predicted_seconds(10_000, 64)
+def test_a_hundred_times_the_rows_are_predicted_to_take_longer(monkeypatch) -> None:
+    readings = itertools.count()  # a clock on which any measured piece of work takes one second
+    monkeypatch.setattr("indexer.ann.choose.time", SimpleNamespace(perf_counter=lambda: float(next(readings))))
+    assert predicted_seconds(1_000_000, 64) > predicted_seconds(10_000, 64) > 0

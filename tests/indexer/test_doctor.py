@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def test_every_format_and_transfer_syntax_that_we_decode_is_tried_and_works_here
     tried = {s["uid"]: s for s in report["transfer_syntaxes"]}
     assert set(tried) == {*PLUGINS, *UNCOMPRESSED}
     assert all(s["works"] and s["decoder"] for s in tried.values()), tried
-    assert report["problems"] == [] or all("free" in problem for problem in report["problems"])
+    assert [problem for problem in report["problems"] if "decode" in problem] == []  # others hang on the machine
     assert report["machine"]["versions"]["torch"].split("+")[0]
     assert "efficientnet-lite0" in report["encoders_here"]
 
@@ -114,12 +114,16 @@ def test_a_hub_that_answers_one_that_does_not_and_one_switched_off_are_told_apar
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.reach() == (False, "switched off: HF_HUB_OFFLINE is set")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 60)  # however busy the machine is
     assert hub.reach() == (True, f"{host} answers")
     server.shutdown()
     server.server_close()
     thread.join()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://localhost:{server.server_port}")  # nobody listens any more
-    assert hub.reach() == (False, f"localhost:{server.server_port} does not answer")
+    with socket.socket() as held:  # a port that nobody listens on and nobody else can take
+        held.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://{host}")
+        assert hub.reach() == (False, f"{host} does not answer")
 
 
 def shards_of(path: Path):
@@ -145,17 +149,33 @@ def test_a_trial_counts_what_it_reads_and_its_sum_is_that_of_the_stages(tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+class Clock:
+    """Stands in for `time`: it goes on by what is slept, and by a millisecond where it is read, whatever the load."""
+
+    def __init__(self):
+        self.now, self.lock = 0.0, threading.Lock()
+
+    def sleep(self, seconds):
+        with self.lock:
+            self.now += seconds
+            return self.now
+
+    def perf_counter(self):
+        return self.sleep(0.001)
+
+
 def test_a_slow_model_is_the_bottleneck_and_a_slow_decoder_too(tmp_path, quick, monkeypatch):
-    folder = archive(tmp_path, shards=1, images=8)
+    folder, clock = archive(tmp_path, shards=1, images=8), Clock()
 
     def slow(value):
-        time.sleep(0.5)
+        clock.sleep(0.5)
         return value
 
+    monkeypatch.setattr(trials, "time", clock)
     found = trials.trial(shards_of(folder), FakeEncoder(change=slow), 8)
     assert found.bottleneck.startswith("model-bound: ")
     decode = trials.decode
-    monkeypatch.setattr(trials, "decode", lambda *arguments: (time.sleep(0.3), decode(*arguments))[1])
+    monkeypatch.setattr(trials, "decode", lambda *arguments: (clock.sleep(0.3), decode(*arguments))[1])
     found = trials.trial(shards_of(folder), FakeEncoder(), 8)
     assert found.bottleneck.startswith("decode-bound: ")
 
@@ -201,7 +221,19 @@ def test_a_person_reads_every_section(tmp_path, quick):
     for words in ("devices", "versions: ", "formats", "DICOM transfer syntaxes", "1.2.840.10008.1.2.4.70", "GB free",
                   "model hub: ", "encoders with weights here: ", "trial of 4 images", "expected: "):  # fmt: skip
         assert words in text
-    assert "no problems found" in text or "problem: " in text
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_problems_are_listed_line_by_line_or_said_to_be_none(breaks, monkeypatch):
+    monkeypatch.setattr("indexer.doctor.report._room", lambda _: [])  # and the speed of this machine says nothing here
+    monkeypatch.setattr("indexer.doctor.report._devices", lambda _: [])
+    if breaks:
+        monkeypatch.setattr(decoders, "decode", lambda *_: iter([Picture(0, np.zeros((*LEVELS.shape, 3), np.uint8))]))
+    problems = call("indexer", "doctor", "--json").json["problems"]
+    text = call("indexer", "doctor").out
+    assert bool(problems) == breaks
+    assert [line.removeprefix("problem: ") for line in text.splitlines() if line.startswith("problem: ")] == problems
+    assert ("no problems found" in text) != breaks
 
 
 def test_a_trial_of_a_small_folder_takes_as_many_of_its_groups_as_it_needs(tmp_path, quick):

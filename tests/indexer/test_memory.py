@@ -16,7 +16,10 @@ from tests.archives import png, write_tar
 from tests.fakes import FakeEncoder
 
 SCRIPT = """
+import os
 import sys
+if hasattr(os, "sched_setaffinity"):  # libraries start threads by the number of cores, and each holds memory
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import numpy as np
 import psutil
 import indexer.pipeline.threads as threads

@@ -31,10 +31,11 @@ UPLOADED = (  # every one of another study, of several transfer syntaxes
 )  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def held_port() -> socket.socket:
+    """A port that nobody listens on and nobody else is given while the socket is open."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +44,8 @@ def orthanc(tmp_path_factory):
     program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
     if program is None or not PLUGIN.exists():
         pytest.skip("no Orthanc here: apt-get install orthanc orthanc-dicomweb")
-    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
-    storage = str(folder / "storage")
-    facts = {
-        "HttpPort": port, "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-        "StorageDirectory": storage, "IndexDirectory": storage, "Plugins": [str(PLUGIN)],
-    }  # fmt: skip
-    (folder / "orthanc.json").write_text(json.dumps(facts))
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
-    root = f"http://127.0.0.1:{port}"
+    server, root = _started(program, tmp_path_factory.mktemp("orthanc"))
     try:
-        _wait(server, root, folder / "log")
         for name in UPLOADED:
             _upload(root, dicom_file(name))
         for number in range(5):  # one series of several instances
@@ -72,15 +63,34 @@ def _of_a_series(number: int) -> bytes:
     )  # fmt: skip
 
 
-def _wait(server: subprocess.Popen[bytes], root: str, log: Path) -> None:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
+def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A running server and its root URL; on another port where somebody took the first before it did."""
+    for tried in range(5):
+        with held_port() as held:
+            port = held.getsockname()[1]
+        storage, log = str(folder / f"storage{tried}"), folder / f"log{tried}"
+        facts = {
+            "HttpPort": port, "DicomServerEnabled": False, "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False, "StorageDirectory": storage, "IndexDirectory": storage,
+            "Plugins": [str(PLUGIN)],
+        }  # fmt: skip
+        (folder / "orthanc.json").write_text(json.dumps(facts), encoding="utf-8")
+        with log.open("w", encoding="utf-8") as stream:
+            server = subprocess.Popen([program, folder / "orthanc.json"], stdout=stream, stderr=stream)
+        if _answers(server, f"http://127.0.0.1:{port}"):
+            return server, f"http://127.0.0.1:{port}"
+    raise RuntimeError(f"Orthanc did not start: {log.read_text(encoding='utf-8')}")
+
+
+def _answers(server: subprocess.Popen[bytes], root: str) -> bool:
+    """Whether it does before it ends; the time limit of the tests is the only one."""
+    while server.poll() is None:
         try:
-            with urllib.request.urlopen(f"{root}/system", timeout=5):
-                return
+            with urllib.request.urlopen(f"{root}/system", timeout=60):
+                return True
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.1)
-    pytest.fail(f"Orthanc did not start: {log.read_text()}")
+    return False
 
 
 def _upload(root: str, data: bytes) -> None:
@@ -194,7 +204,8 @@ def test_an_address_that_cannot_be_meant_is_refused_before_anything_is_asked(url
 
 def test_a_server_that_is_not_there_is_one_short_line(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib3.util.Retry.get_backoff_time", lambda _: 0)
-    done = call("indexer", "pack", f"dicomweb+http://127.0.0.1:{free_port()}/x", tmp_path / "out")
+    with held_port() as held:
+        done = call("indexer", "pack", f"dicomweb+http://127.0.0.1:{held.getsockname()[1]}/x", tmp_path / "out")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "does not answer: " in done.err
     assert "Connection refused. Run again" in done.err

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from indexer.cores import cores
 from indexer.pipeline import report
 from indexer.pipeline.report import bottleneck
 from indexer.types import StageTime
+
+COUNT = "from indexer.cores import cores; print(cores())"
 
 
 def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-2"):
@@ -83,5 +88,8 @@ def test_with_gpus_the_cores_that_would_fill_them_are_named(busy, device, decode
     assert words(**busy, workers=10, device=device, decoder=decoder) == said
 
 
-def test_a_machine_has_at_least_one_core():
-    assert cores() >= 1
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_the_cores_are_those_this_process_may_run_on():
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); " + COUNT
+    counted = [subprocess.run([sys.executable, "-c", c], capture_output=True, check=True).stdout for c in (code, COUNT)]
+    assert [int(text) for text in counted] == [1, len(os.sched_getaffinity(0))]

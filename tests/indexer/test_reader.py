@@ -64,7 +64,9 @@ def test_the_place_of_an_image_gives_its_bytes_back(tmp_path):
     long = "d/" * 60 + "été-画像.jpg"
     members = [("a.json", b"{}"), ("a.jpg", b"x" * 700), (long, b"second")]
     path = write_tar(tmp_path / "s.tar", members)
-    for sample in read(path):
+    samples = read(path)
+    assert len(samples) == 2
+    for sample in samples:
         place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix)
         assert read_place(str(path), place, sha256(sample.image)) == sample.image
         assert path.read_bytes()[sample.offset : sample.offset + sample.nbytes] == sample.image

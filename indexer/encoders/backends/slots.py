@@ -59,7 +59,7 @@ class SlottedBackend(Generic[SlotT]):
     """Embeds on one or several devices; callers in many threads share their slots."""
 
     def __init__(self, lanes: Sequence[Lane[SlotT]], *, dim: int, largest: int) -> None:
-        self._lanes, self._dim = tuple(lanes), dim
+        self._dim = dim
         self._lock = threading.Lock()
         self.device = ",".join(lane.device for lane in lanes)
         # one size for all, so that a vector's bits do not depend on which device was free
