@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from indexer.ann.choose import Goal
 from indexer.ann.index import load
@@ -21,8 +22,9 @@ from indexer.encoders.families.catalogue import bundled_weights
 from indexer.encoders.families.weights import published
 from indexer.errors import BadFilter, IndexFileError, WeightsMismatch
 from indexer.search.index_build import build_index
+from indexer.store.table import EmbeddingStore
 from indexer.types import Shard
-from tests.archives import png, write_tar
+from tests.archives import picture, png, write_tar
 from tests.commands import call
 from tests.pictures import deep, dicom, members
 from tests.tables import make_table, unit_rows
@@ -241,3 +243,26 @@ def test_an_npy_of_objects_is_refused_as_a_query(tmp_path):
     assert (done.code, done.out) == (1, "")
     assert f"{tmp_path / 'q.npy'} is no .npy file of numbers" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_no_process_of_ours_imports_a_module_from_the_current_folder(tmp_path):
+    """A handed-over folder may hold struct.py or indexer/__init__.py; its owner's indexer must not run them."""
+    here = tmp_path / "handed-over"
+    (here / "indexer").mkdir(parents=True)
+    mark = tmp_path / "mark"
+    trap = f"open({str(mark)!r}, 'a').write(__name__ + ' ')\nraise SystemExit(3)\n"
+    for name in ("struct.py", "indexer/__init__.py", "socket.py", "numpy.py", "pickle.py"):
+        (here / name).write_text(trap)
+    images = here / "images"
+    images.mkdir()
+    for n in range(3):
+        Image.fromarray(picture(n).astype(np.uint16)[..., 0] * 200).save(images / f"{n}.tif", compression="tiff_lzw")
+    program = Path(sys.executable).parent / "indexer"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+    db, shards = str(tmp_path / "db"), str(tmp_path / "shards")
+    for words in (["index", "images", db, *ENCODER], ["pack", "images", shards, "--processes", "2"]):
+        done = subprocess.run(
+            [str(program), *words], cwd=here, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, mark.exists()) == (0, False), done.stderr
+    assert EmbeddingStore.open(db).count() == 3

@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
+from indexer.children import environment, python_command
 from indexer.demo.page import write_page
 from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, raw_pixel_shares
 from indexer.demo.volume import PLANES, slices, write_archive, write_queries
@@ -83,7 +83,11 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
     if not capture:
         click.secho(f"\n$ {program} {shown}", bold=True)
     done = subprocess.run(  # our own commands, no shell
-        [sys.executable, "-m", program, *arguments], stdout=subprocess.PIPE if capture else None, text=True, check=False
+        python_command(program, *arguments),
+        env=environment(),
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; its own words stand above.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 import time
 from collections import Counter
@@ -161,6 +162,7 @@ def _workers(processes: int, files: int) -> Iterator[Executor | None]:
     if processes <= 1 or files < FEW:
         yield None
         return
+    os.environ["PYTHONSAFEPATH"] = "1"  # the processes import nothing from the current folder
     executor = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
         yield executor

@@ -13,7 +13,6 @@ import select
 import signal
 import struct
 import subprocess  # our own interpreter with our own module, never a shell
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.children import environment, python_command
 from indexer.errors import PixelError
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.types import UInt8
@@ -57,7 +57,7 @@ class IsolatedReader:
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         worker = self._worker
         if worker.busy:
-            raise RuntimeError("the parts asked for before have not all been read")
+            raise ValueError("the parts asked for before have not all been read")
         worker.busy = bool(positions)
         worker.send({"positions": list(positions)})
         for left in reversed(range(len(positions))):
@@ -106,11 +106,11 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "indexer.pixels.worker"],
+            python_command("indexer.pixels.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
             start_new_session=True,  # Ctrl-C is for us: a decoder it stops would look like a crash
         )
         self.alive = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from indexer.children import environment, python_command
 from indexer.errors import EncoderMismatch, ProbeError
 from indexer.store.table import EmbeddingStore, vector_block
 from indexer.types import Float16, Float32, Float64, Int64
@@ -78,9 +78,11 @@ def predict_images(
     check_encoder(bundle, store)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "vectors.npy"
-        command = [sys.executable, "-m", "indexer", "embed", store.uri, *map(str, files)]
+        command = python_command("indexer", "embed", store.uri, *map(str, files))
         command += ["--out", str(out), "--table", store.name, "--json", *(["--weights", weights] if weights else [])]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # our own command
+        done = subprocess.run(
+            command, env=environment(), stdout=subprocess.PIPE, text=True, check=False
+        )  # our own command
         try:
             facts = json.loads(done.stdout)
         except ValueError as error:
