@@ -84,7 +84,7 @@ def test_every_load_of_tensors_or_arrays_forbids_pickles_in_words():
             if given.get(argument, "missing") is not value:
                 wrong.append(f"{path.relative_to(ROOT)}:{call_.lineno} {owner}.{name} lacks {argument}={value}")
     assert wrong == []
-    assert seen >= 6  # the rule still finds them
+    assert seen >= 5  # the rule still finds them
 
 
 def test_nothing_evaluates_text_unpacks_archives_or_asks_a_shell():
