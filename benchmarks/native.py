@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import lancedb
 import numpy as np
 
+from indexer.cores import cores
 from indexer.types import Float32
 
 KINDS = ("IVF_FLAT", "IVF_HNSW_SQ", "IVF_PQ")
@@ -118,7 +118,7 @@ def lance_search(table: Any, nprobes: int, refine: int | None) -> Search:
     def many(queries: Float32) -> list[list[str]]:
         if len(queries) == 1:
             return [one(queries[0])]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # quicker than its own batches of queries
+        with ThreadPoolExecutor(cores()) as pool:  # quicker than its own batches of queries
             return list(pool.map(one, queries))
 
     return many

@@ -15,6 +15,8 @@ from typing import Any
 
 import open_clip
 
+from indexer.cores import cores
+
 
 def main(shards: str, model: str, out: str) -> None:
     create = open_clip.create_model_and_transforms
@@ -45,7 +47,7 @@ def main(shards: str, model: str, out: str) -> None:
         clip_model=f"open_clip:{model}/random",
         enable_text=False,
         enable_metadata=False,
-        num_prepro_workers=os.cpu_count() or 1,
+        num_prepro_workers=cores(),
         output_partition_count=1,
     )
     seconds = time.perf_counter() - started[0]

@@ -200,16 +200,19 @@ class EmbeddingBatch:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A shard worked through: what the store writes in one commit."""
+    """A shard, or a part of one, worked through: what the store writes in one commit.
+
+    A large shard comes in several parts, in order; all but the last have `more`.
+    """
 
     shard: Shard
     batches: tuple[EmbeddingBatch, ...]
     failures: tuple[Failure, ...]
-    samples: int  # read from the shard, whole ones
+    samples: int  # whole ones read from the shard so far, those that a resumed shard passes over included
     partial: bool = False  # cut or damaged: stored as far as it goes, and not "done"
-    replaces: bool = False  # rows of the shard's former content go in the same commit group
+    replaces: bool = False  # rows of the shard's former content go first; read at the shard's first part only
     reused: int = 0  # rows whose vector was kept from the former content
-    more: bool = False  # a part of the shard: more of it follows
+    more: bool = False  # further parts of this shard follow
 
 
 @dataclass(frozen=True)

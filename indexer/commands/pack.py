@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from indexer.cores import cores
 from indexer.options import counted, emit, json_option
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def command(
         site=site,
         shard_bytes=shard_mb << 20,
         shard_files=shard_files,
-        processes=processes or min(8, os.cpu_count() or 1),
+        processes=processes or min(8, cores()),
         refuse_burned_in=refuse_burned_in,
         replace=replace,
         dry_run=dry_run,

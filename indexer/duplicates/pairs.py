@@ -7,7 +7,6 @@ above, and only pairs whose bound reaches the threshold are scored in full. No p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from indexer.ann.exact import to_float32
+from indexer.cores import cores
 from indexer.errors import InputError
 from indexer.types import Float16, Float32, Int64
 
@@ -58,7 +58,7 @@ def close_pairs(
     work = _Work(vectors, rotated, threshold, axes == vectors.shape[1])
     found: list[tuple[Int64, Int64, Float32]] = []
     total = candidates = done = 0
-    with threadpool_limits(1), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
         for pairs, looked, scored in _in_turn(pool, work):
             found.append(pairs)
             total += len(pairs[0])
@@ -138,7 +138,7 @@ def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[tuple[Int6
     try:
         for left, right in work.blocks():
             pending.add(pool.submit(work.do, left, right))
-            if len(pending) >= 2 * (os.cpu_count() or 1):
+            if len(pending) >= 2 * cores():
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         while pending:

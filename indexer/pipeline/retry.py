@@ -15,7 +15,8 @@ from indexer.pipeline.report import plural
 from indexer.pipeline.run import Hooks, run_engine
 from indexer.pipeline.run_record import recorded
 from indexer.store.table import EmbeddingStore
-from indexer.store.writer import RETRIED, StoreWriter
+from indexer.store.writer import StoreWriter
+from indexer.store.writing.side_tables import BEGUN, RETRIED
 from indexer.types import Encoder, Failure, RunReport, Sample, Shard
 
 
@@ -29,10 +30,10 @@ def retry(
     start = time.perf_counter()
     store.require(encoder.spec)
     rows = store.failures(RETRIED).select(["shard", "key"]).to_pylist()
-    ledger = {row["shard"]: row for row in store.ledger().to_pylist()}
+    ledger = {row["shard"]: row for row in store.ledger().to_pylist() if row["status"] != BEGUN}
     failed: dict[str, set[str]] = {}
     for row in rows:
-        if row["shard"] in ledger:  # a shard without a row there was in hand when a run died: index does it again
+        if row["shard"] in ledger:  # a shard without a row there was in progress when a run died: index goes on with it
             failed.setdefault(row["shard"], set()).add(row["key"])
 
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:

@@ -20,7 +20,8 @@ from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.threads import Threads
 from indexer.store.table import EmbeddingStore
-from indexer.store.writer import LedgerEntry, StoreWriter
+from indexer.store.writer import StoreWriter
+from indexer.store.writing.side_tables import BEGUN, LedgerEntry
 from indexer.types import Encoder, RunReport, Shard, UInt8
 
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
@@ -187,7 +188,7 @@ def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str
             if changed != "replace" and entry.status == "done":
                 differing.append(shard)
             plan.append(Planned(shard, replaces=True))
-        elif entry.status == "begun":
+        elif entry.status == BEGUN:
             plan.append(Planned(shard, resumes=True))
     if differing:
         raise ShardChanged(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.archive.reader import read_shard
+from indexer.cores import cores
 from indexer.errors import InputError, PixelError, ReadError, sentence
 from indexer.search.searcher import Searcher, SearchOptions
 from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
@@ -62,7 +62,7 @@ def search_shards(
     images = failed = hits = 0
     partial = out.with_name(f".{out.name}.partial")
     try:
-        with pq.ParquetWriter(partial, schema) as writer, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with pq.ParquetWriter(partial, schema) as writer, ThreadPoolExecutor(cores()) as pool:
             samples = _samples(shards)
             while chunk := list(islice(samples, CHUNK)):
                 decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)

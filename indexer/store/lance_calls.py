@@ -35,13 +35,14 @@ def append(dataset: Any, table: pa.Table) -> Any:
         return lance.write_dataset(table, dataset, mode="append")
 
 
-def require_whole(path: Path) -> None:
-    """Raise StoreError, and take the newest version back, where its files are cut short.
+def require_whole(path: Path, whole: set[str] | None = None) -> None:
+    """Raise StoreError, and roll the newest version back, where its files are cut short.
 
-    Lance does not hear of every failed write: on a full disk or past a limit of file size it may commit a version
-    whose file is cut. Nothing may be built on such a one, so each step is looked at before the next.
+    Lance does not notice every failed write: on a full disk or past a limit of file size it may commit a version
+    whose file is cut. Nothing may be built on such a version, so each step is checked before the next. `whole` holds
+    the names of files that were checked before.
     """
-    cause = newest_damage(path)
+    cause = newest_damage(path, whole)
     if cause is not None:
         mend(path)
         raise StoreError(

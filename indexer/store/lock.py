@@ -6,31 +6,36 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from indexer.errors import StoreLocked
+from indexer.errors import StoreError, StoreLocked
+
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK: a pipe must not hang us
 
 
 class WriterLock:
     """Holds `path` exclusively between `__enter__` and `__exit__`.
 
     The file stays behind (removing it would let two writers hold two inodes of one name) and names its last
-    holder. A dead holder's lock is free at once, since the kernel drops it with the process.
+    holder. A dead holder's lock is free at once, since the kernel drops it with the process. A file that is no
+    regular one, a symbolic link above all, is refused: writing into it could truncate another file.
+    Raises StoreLocked, StoreError.
     """
 
     def __init__(self, path: Path, *, what: str) -> None:
         self._path, self._what = path, what
         self._fd: int | None = None
         self._facts: dict[str, object] = {}
-        # Seconds since the epoch up to which all is known to be on the disk; 0 where that is not known. A holder that
-        # ends in order passes it on; it is lost with one that dies, until a holder has synced everything.
+        # Seconds since the epoch up to which every file of the table is known to be on the disk; 0 where that is not
+        # known. A holder that exits without an error passes it on; after a crash the next holder syncs everything.
         self.synced_until = 0.0
 
     def __enter__(self) -> WriterLock:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._opened()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,6 +45,9 @@ class WriterLock:
                 f"{self._what} is being written by {holder}. Wait for it to end, or stop that process; "
                 "the lock goes with it."
             ) from None
+        except OSError as error:  # ENOLCK: a file system without locks
+            os.close(fd)
+            raise self._refused(f"cannot be locked ({os.strerror(error.errno or 0)})") from error
         self.synced_until = _synced_until(fd)
         self._facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         self._fd = fd
@@ -48,12 +56,31 @@ class WriterLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._fd is not None:
+            self._facts["ended"] = True
             if kind is None and self.synced_until:
                 self._facts["synced_until"] = time.time()
-                with suppress(OSError):  # a full disk: the next holder syncs more than it must
-                    self._write()
+            with suppress(OSError):  # a full disk: the next holder syncs more than it must
+                self._write()
             os.close(self._fd)
             self._fd = None
+
+    def _opened(self) -> int:
+        try:
+            fd = os.open(self._path, _OPEN, 0o644)
+        except OSError as error:
+            if self._path.is_symlink():
+                raise self._refused("is a symbolic link, which is not followed") from error
+            raise self._refused(f"cannot be opened for writing ({os.strerror(error.errno or 0)})") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._refused("is no regular file")
+        return fd
+
+    def _refused(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self._what} cannot be written: its lock file {self._path} {why}. Remove that file, or mend its "
+            "permissions, and run the same command again."
+        )
 
     def _write(self) -> None:
         if self._fd is not None:
@@ -69,8 +96,28 @@ def _synced_until(fd: int) -> float:
 
 
 def _holder(fd: int) -> str:
+    """The process that holds the lock, in words.
+
+    A process that may only read the file can hold the lock without being able to write its name into it; the file
+    then names an earlier holder, which has ended or is dead.
+    """
+    unknown = "another process, which did not write its name into the lock file (`lsof` or `fuser` names it)"
     try:
         facts = json.loads(os.pread(fd, 4096, 0))
-        return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
-    except (ValueError, KeyError):
-        return "another process"  # it holds the lock but has not yet written its name
+        pid, host, since = int(facts["pid"]), str(facts["host"]), str(facts["since"])
+    except (ValueError, KeyError, TypeError):
+        return unknown
+    if facts.get("ended") or (host == socket.gethostname() and not _alive(pid)):
+        return unknown
+    return f"process {pid} on {host} since {since}"
+
+
+def _alive(pid: int) -> bool:
+    """Whether this machine has a process of this number, of any user."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return pid > 0

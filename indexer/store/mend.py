@@ -1,9 +1,9 @@
-"""What is written reaches the disk before the next step, and what a power failure broke is taken back.
+"""Finds versions of a table whose files are not whole, and rolls them back.
 
 Lance calls no fsync: after a power failure its newest manifest, or a data file that it names, may be empty. So the
-writer syncs a table after each commit and before it goes on; at most the newest commit of a table is then in doubt,
-and `mend`, under the writer's lock, drops that version where its files are not whole. The ledger row of a shard is
-written after its rows have been synced, so nothing that a ledger row promises can be lost this way.
+writer syncs a table after each commit and before the next step; at most the newest commit of a table is then in
+doubt, and `mend`, under the writer's lock, drops that version where its files are not whole. The ledger row of a
+shard is written after its rows were synced, so nothing that a ledger row promises can be lost this way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import lance
 
@@ -25,9 +26,9 @@ FOOTER = b"LANC"  # the last bytes of a whole data file
 
 
 def mend(path: Path) -> int:
-    """Take back the newest versions of a table whose files are not whole; returns how many.
+    """Roll back the newest versions of a table whose files are not whole; returns how many.
 
-    A recent version below a whole one goes too where its manifest cannot be read: clean-up would trip over it. Only
+    A recent version below a whole one goes too where its manifest cannot be read: clean-up would fail on it. Only
     the holder of the writer's lock may call it. Raises StoreError where no older version is whole either, and where
     the files cannot be looked at.
     """
@@ -51,7 +52,7 @@ def mend(path: Path) -> int:
 
 
 def taken_back(path: Path) -> list[Path]:
-    """What `mend` left of broken versions: a sign that rows may be lost, until the ledger was compared with them."""
+    """The manifests that `mend` set aside: rows may be lost until the ledger was compared with what is stored."""
     return list((path / "_versions").glob("*.damaged"))
 
 
@@ -60,7 +61,7 @@ def _readable(path: Path, version: int) -> bool:
         return bool(lance.dataset(str(path), version=version).version == version)
     except (ValueError, OSError) as error:
         stop_if_interrupted(error)
-        return _passing(error)  # what cannot be told is left as it is
+        return _passing(error)  # where it cannot be decided, the version stays
     except BaseException as error:
         if is_panic(error):
             return False
@@ -68,34 +69,33 @@ def _readable(path: Path, version: int) -> bool:
 
 
 def _passing(error: Exception) -> bool:
-    """No word on the file itself: no permission, too many open files, a disk that does not answer."""
+    """An error that says nothing about the file itself: no permission, too many open files, a failing disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno != errno.ENOENT
     return "os error" in str(error) and "os error 2)" not in str(error)  # Lance's own carry no number
 
 
-def newest_damage(path: Path) -> str | None:
-    """Why the newest version cannot be read; None where it is whole or there is none."""
+def newest_damage(path: Path, whole: set[str] | None = None) -> str | None:
+    """Why the newest version cannot be read; None where it is whole or there is none. `whole` as in `damage`."""
     manifests = _manifests(path)
-    return damage(path, _version_of(manifests[0])) if manifests else None
+    return damage(path, _version_of(manifests[0]), whole) if manifests else None
 
 
-def damage(path: Path, version: int) -> str | None:
+def damage(path: Path, version: int, whole: set[str] | None = None) -> str | None:
     """Why this version cannot be read, or None where all its files are there and whole.
 
-    Raises StoreError where that cannot be told, as without permission: such a version must not be taken back.
+    `whole` holds the names of files found whole before, which are not looked at again; those found now are added.
+    Raises StoreError where it cannot be decided, as without permission: such a version must not be rolled back.
     """
+    whole = set() if whole is None else whole
     try:
         dataset = lance.dataset(str(path), version=version)
         if dataset.version != version:  # a manifest of zeros reads as version 0
             return f"the manifest of version {version} is empty"
         for fragment in dataset.get_fragments():
-            for file in fragment.data_files():
-                cause = _file_damage(path / "data" / file.path, file.file_size_bytes)
-                if cause is not None:
-                    return cause
-            if fragment.metadata.deletion_file is not None:
-                fragment.to_table(columns=[], with_row_id=True)
+            cause = _fragment_damage(path, fragment, whole)
+            if cause is not None:
+                return cause
     except (ValueError, OSError) as error:
         stop_if_interrupted(error)
         if _passing(error):
@@ -105,6 +105,20 @@ def damage(path: Path, version: int) -> str | None:
         if is_panic(error):
             return "Lance cannot read it"
         raise
+    return None
+
+
+def _fragment_damage(path: Path, fragment: Any, whole: set[str]) -> str | None:
+    for file in fragment.data_files():
+        if file.path not in whole:
+            cause = _file_damage(path / "data" / file.path, file.file_size_bytes)
+            if cause is not None:
+                return cause
+            whole.add(file.path)
+    deletions = fragment.metadata.deletion_file
+    if deletions is not None and (name := deletions.path(fragment.fragment_id)) not in whole:
+        fragment.to_table(columns=[], with_row_id=True)  # raises where the deletion file cannot be read
+        whole.add(name)
     return None
 
 

@@ -1,57 +1,46 @@
-"""Writing a table: exactly once by shard.
+"""Writing a table: every row exactly once, by shard.
 
-A commit group is written in this order, so that a crash after any step leaves a state the next run mends:
-1. replaced shards lose their ledger row, then their rows; 2. the group's former failures go, its failures come;
-3. ONE append holds all rows of the group; 4. the ledger rows say "done". Each step is on the disk before the next
-begins. Rows of a shard without a ledger row are what a crash between 3 and 4 left: they are deleted before anything
-is embedded again.
+A commit group is written in this order, so that a crash after any step leaves a state that the next writer mends:
+1. a shard that is replaced, and one that comes in several parts, gets a ledger row "begun" with its new identity and
+   the table's version; then the rows of its former content are deleted; 2. the group's former failures are deleted
+   and its failures appended; 3. ONE append holds all rows of the group; 4. one commit of the ledger says "done" or
+   "partial" of every shard that is complete. Each step is on the disk before the next begins.
+
+What a crash leaves, and what the next writer does on opening:
+- rows of a shard without a ledger row (between 3 and 4): deleted, since nothing says which of them are there;
+- a begun shard: it keeps its rows (each append is whole) and loses rows older than its "begun" (former content).
+  `stored` names its samples, so that only the others are embedded; failures of those others are deleted, since they
+  come again.
 """
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer.disk import DiskSync
+from indexer.errors import StoreError
 from indexer.redact import redacted
-from indexer.store.keys import TableKeys
-from indexer.store.lance_calls import append, chunks, delete, open_or_create, require_whole
+from indexer.store.lance_calls import append, chunks, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, taken_back
 from indexer.store.migrate import migrate
-from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, rows_table, side_schema
-from indexer.store.table import EmbeddingStore, join, quoted, vector_block
+from indexer.store.schema import rows_table
+from indexer.store.table import EmbeddingStore, join, quoted
+from indexer.store.writing import compaction
+from indexer.store.writing.carried import CarriedLabels, label_columns
+from indexer.store.writing.keys import SamplesOfShard, ShardRows, TableKeys, key_hashes
+from indexer.store.writing.recovery import Tables, recover
+from indexer.store.writing.side_tables import BEGUN, FailureTable, Ledger, LedgerEntry, recounted
 from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
-
-COMPACT_FRAGMENTS = 64  # small fragments gathered before they are merged; readers slow down past ~100
-RUN_FRAGMENTS = 8  # left as they are at the end of a run: merging rewrites up to a million rows
-MERGE = {  # pages are copied as they are where that can be done: a sixth of the memory, a quarter of the time
-    "target_rows_per_fragment": 1_048_576,
-    "compaction_mode": "try_binary_copy",
-    "batch_size": 1024,
-    "num_threads": 1,
-}
-RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # others stay until their shard changes
-KEEP_VERSIONS = datetime.timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """What the ledger says of one shard."""
-
-    url: str
-    identity: str
-    status: str  # done | partial
 
 
 @dataclass(frozen=True)
@@ -62,6 +51,8 @@ class Committed:
     duplicates: int
     failures: tuple[Failure, ...]
     columns_skipped: Counter[str]
+    labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
+    labels_lost: int = 0  # labelled rows of replaced shards that have no such new row
 
 
 class StoreWriter:
@@ -69,25 +60,29 @@ class StoreWriter:
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.store = store
-        self._keys = TableKeys(store)
-        self._disk = DiskSync()
         self._held = ExitStack()
 
     def __enter__(self) -> StoreWriter:
         with ExitStack() as stack:
             held = stack.enter_context(self.store.lock())
-            self._disk = DiskSync(held.synced_until if held else 0.0)
+            self._disk, self._whole = DiskSync(held.synced_until if held else 0.0), dict[str, set[str]]()
             broken = self._mend()
             self.renamed = migrate(self.store.uri, self.store.name)
             self.store.refresh()
+            self._keys, self._rows = TableKeys(self.store), ShardRows(self.store)
             identity = self.store.state.identity
-            self._ledger = open_or_create(self._path("shards"), side_schema(LEDGER_SCHEMA, identity))
-            self._failures = open_or_create(self._path("failures"), side_schema(FAILURE_SCHEMA, identity))
+            self._ledger = Ledger(self._path("shards"), identity)
+            self._failures = FailureTable(self._path("failures"), identity)
             self._sync("lance", "shards.lance", "failures.lance")
             if held:
                 held.synced_until = time.time()
-            self.entries = _entries(self._ledger)
-            self.recovered = self._recover(mended=bool(broken))
+            # labels for the new rows of shards of which this writer has stored a part, and a former one
+            self._open, self._resumable = dict[str, CarriedLabels](), dict[str, CarriedLabels]()
+            self._failed = False
+            self._cleaned = float("-inf")
+            tables = Tables(self.store, self._ledger, self._failures, self._sync)
+            self.recovered = recover(tables, mended=bool(broken))
+            self._find_resumable()
             for manifest in broken:
                 manifest.unlink(missing_ok=True)
             self._held = stack.pop_all()
@@ -96,22 +91,35 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._held.__exit__(kind, error, tb)
 
+    @property
+    def entries(self) -> dict[str, LedgerEntry]:
+        """The ledger, by shard name."""
+        return self._ledger.entries
+
     def commit(self, results: Sequence[ShardResult]) -> Committed:
-        """Write a group of shards. Rows whose key the table already holds become failures."""
-        replaced = [r.shard.name for r in results if r.replaces]
-        if replaced:
-            self._forget(replaced)
+        """Write a group of shards, or parts of shards. Rows whose key the table already holds become failures.
+
+        A part with `more` leaves its shard begun; the part without it completes the shard, with counts taken from
+        the tables. A begun shard goes on without `replaces`; with it, it starts again.
+        """
+        with self._unless_failed():
+            return self._commit(results)
+
+    def _commit(self, results: Sequence[ShardResult]) -> Committed:
+        first = {r.shard.name: r for r in reversed(results) if r.shard.name not in self._open}
+        plain = self._begin(list(first.values()))
         batches, duplicates = self._keys.without_duplicates(results)
+        ours = [f for f in duplicates if f.shard in self._open]
+        if ours:  # of a begun shard an image may come twice, before and after a crash
+            duplicates = [f for f in duplicates if f.shard not in self._open] + self._keys.of_others(ours)
         failures = [f for r in results for f in r.failures] + duplicates
-        names = [r.shard.name for r in results]
-        changed = delete(self._failures, "shard", names)
-        if failures:
-            self._failures = append(self._failures, failures_table(failures))
-        if failures or changed:
+        changed = self._failures.drop(plain)
+        if self._failures.append(failures) or changed:
             self._sync("failures.lance")
-        rows, skipped = self._append_rows([b for batches_of in batches for b in batches_of])
-        self._write_ledger(results, batches, failures)
-        return Committed(rows, len(duplicates), tuple(failures), skipped)
+        labels = [self._open[r.shard.name] for r in results if r.shard.name in self._open]
+        rows, skipped, kept = self._append_rows([b for own in batches for b in own], labels)
+        lost = self._complete(results, batches, failures)
+        return Committed(rows, len(duplicates), tuple(failures), skipped, kept, lost)
 
     def commit_retry(self, results: Sequence[ShardResult]) -> Committed:
         """Add rows that failed before to shards that are done, and put what failed again in place of the old failures.
@@ -119,66 +127,63 @@ class StoreWriter:
         What is new comes first, so that a crash in between loses no name: the next retry finds rows that are in the
         table, or failures beside their older copies, and drops the older.
         """
-        batches, duplicates = self._keys.without_duplicates(results)
-        old = [row_id for result in results for row_id in self._retried(result)]
-        told = [f for r in results for f in r.failures]  # also that a shard breaks off, which is stored already
-        failures = [f for f in told if f.stage != "read"] + (others := self._keys.of_others(duplicates))
-        rows, skipped = self._append_rows([b for own in batches for b in own])
-        if failures:
-            self._failures = append(self._failures, failures_table(failures))
+        with self._unless_failed():
+            batches, duplicates = self._keys.without_duplicates(results)
+            old = self._failures.retried(results)
+            told = [f for r in results for f in r.failures]  # also that a shard breaks off, which is stored already
+            failures = [f for f in told if f.stage != "read"] + (others := self._keys.of_others(duplicates))
+            rows, skipped, _ = self._append_rows([b for own in batches for b in own], [])
+            if self._failures.append(failures):
+                self._sync("failures.lance")
+            self._failures.drop_rows(old)
             self._sync("failures.lance")
-        for chunk in chunks(old):
-            with writing(self._failures.uri):
-                self._failures.delete(f"_rowid IN ({', '.join(map(str, chunk))})")
-        self._sync("failures.lance")
-        for result in results:  # counted, not added up: a retry that died may have stored some of the rows
-            where = f"shard = {quoted(result.shard.name)}"
-            self._count(result.shard.name, self.store.count(where), self._failures.count_rows(filter=where))
-        self._sync("shards.lance")
-        return Committed(rows, len(others), (*told, *others), skipped)
+            held = self._rows.counts({r.shard.name for r in results})  # counted: a retry that died may have stored some
+            entries = {name: self.entries[name] for name in held}
+            self._ledger.put(recounted(entries, held, self._failures.counts, self.store.version))
+            self._sync("shards.lance")
+            return Committed(rows, len(others), (*told, *others), skipped)
+
+    def stored(self, shard: str) -> SamplesOfShard:
+        """Which samples, by (member, offset), the table holds of a begun shard. Any thread may call it."""
+        return self._rows.samples(shard)
 
     def vectors_by_content(self, shard: str) -> dict[str, dict[str, tuple[Float16, float]]]:
         """Content hash → part's name → unit vector and norm, of a shard's rows. Any thread may call it."""
-        known: dict[str, dict[str, tuple[Float16, float]]] = {}
-        store = EmbeddingStore.open(self.store.uri, self.store.name)  # Lance reads by no handle that commits just now
-        for batch in store.scan(["content", "part", "norm"], f"shard = {quoted(shard)}", vectors=True):
-            vectors = vector_block(batch)
-            rows = zip(*(batch.column(c).to_pylist() for c in ("content", "part", "norm")), strict=True)
-            for i, (content, part, norm) in enumerate(rows):
-                known.setdefault(content, {}).setdefault(
-                    part, (vectors[i].copy(), norm)
-                )  # of two equal files the first
-        return known
+        return self._rows.vectors_by_content(shard)
 
     def tidy_when_due(self) -> None:
         """Merge small fragments once there are many: readers slow down past about a hundred."""
-        self._compact(COMPACT_FRAGMENTS)
+        self._compact(compaction.COMPACT_FRAGMENTS)
 
     def tidy(self) -> None:
-        """At the end of a run, when no commit waits for it."""
-        self._compact(RUN_FRAGMENTS)
+        """Merge small fragments at the end of a run, when no commit waits for it."""
+        self._compact(compaction.RUN_FRAGMENTS)
 
     def optimize(self) -> None:
-        """Merge fragments whatever their number, and drop old versions that no tag holds."""
-        self._compact(0)
+        """Merge all small fragments whatever their number, and drop old versions that no tag holds."""
+        self._compact(None)
 
-    def _compact(self, most: int) -> None:
-        """Merge the fragments of each table that has more; drop versions older than a day that no tag holds."""
-        tables = {"lance": self.store._dataset, "shards.lance": self._ledger, "failures.lance": self._failures}
+    def _compact(self, most: int | None) -> None:
+        """Merge where a table has more than `most` small fragments (None: all), and drop old versions now and then."""
+        tables = {"lance": self.store._dataset, "shards.lance": self._ledger.dataset}
+        tables["failures.lance"] = self._failures.dataset
+        clean = most is None or time.monotonic() - self._cleaned > compaction.CLEAN_SECONDS
         for kind, dataset in tables.items():
-            if len(dataset.get_fragments()) > most:
-                with writing(f"table {self.store.name}, whose fragments were to be merged,"):
-                    dataset.optimize.compact_files(**MERGE)
-                self._sync(kind)  # the merged files are on the disk before those they stand for go
-                with writing(f"table {self.store.name}, whose old versions were to go,"):
-                    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+            with writing(f"table {self.store.name}, whose fragments were to be merged,"):
+                merged = compaction.compact_all(dataset) if most is None else compaction.compact_newest(dataset, most)
+            if merged:
+                self._sync(kind)  # the merged files are on the disk before those they stand for are deleted
+            if most is None or (merged and clean):
+                with writing(f"table {self.store.name}, whose old versions were to be dropped,"):
+                    compaction.clean_up(dataset)
+                self._cleaned = time.monotonic()
         self.store.refresh()
 
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 
     def _mend(self) -> list[Path]:
-        """Take back what a power failure broke of the three tables; what is left of it, also of a former mending."""
+        """Roll back what a power failure broke of the three tables; the manifests that were set aside, ever."""
         if self.store.path is None:
             return []
         tables = [self.store.path, Path(self._path("shards")), Path(self._path("failures"))]
@@ -193,115 +198,123 @@ class StoreWriter:
             for kind in kinds:
                 path = Path(self.store.uri) / f"{self.store.name}.{kind}"
                 self._disk.sync(path)
-                require_whole(path)
+                require_whole(path, self._whole.setdefault(kind, set()))
 
-    def _recover(self, *, mended: bool) -> int:
-        """Delete rows and failures that a crash left without a ledger row, and learn the keys of all others."""
-        rows: Counter[str] = Counter()
-        for batch in self.store.scan(["key", "shard"]):
-            for count in pc.value_counts(batch.column("shard")):
-                rows[count["values"].as_py()] += count["counts"].as_py()
-            self._keys.add(batch.column("key").to_pylist())
-        self._reckon(rows, mended=mended)
-        strays = set(self._failures.to_table(columns=["shard"]).column("shard").unique().to_pylist())
-        if delete(self._failures, "shard", sorted(strays - self.entries.keys())):
-            self._sync("failures.lance")
-        orphans = sorted(rows.keys() - self.entries.keys())
-        if orphans:
-            delete(self.store._dataset, "shard", orphans)
-            self._sync("lance")
-            self.store.refresh()
-            self._keys.relearn()
-        return sum(rows[name] for name in orphans)
+    @contextmanager
+    def _unless_failed(self) -> Iterator[None]:
+        """A commit that failed half-way leaves rows that only the next writer's recovery looks for."""
+        if self._failed:
+            raise StoreError(f"a commit to table {self.store.name} has failed. Run the same command again.")
+        self._failed = True
+        yield
+        self._failed = False
 
-    def _reckon(self, rows: Counter[str], *, mended: bool) -> None:
-        """Bring the ledger in line with what is there.
+    def _begin(self, first: Sequence[ShardResult]) -> list[str]:
+        """Open the shards that are replaced, come in parts, or were begun before.
 
-        A retry that died between two writes leaves rows that its ledger rows do not count, or counts a sample twice, as
-        a row and as the failure that the next retry drops. Where a version was taken back, a shard that has fewer rows
-        and failures than its ledger row says is not done.
+        Returns the names of those whose former failures are to be deleted: all but the ones that go on.
         """
-        failures = Counter(self._failures.to_table(columns=["shard"]).column("shard").to_pylist())
-        lost: list[str] = []
-        changed = False
-        for entry in self._ledger.to_table(columns=["shard", "embedded", "failed"]).to_pylist():
-            name, said = entry["shard"], entry["embedded"] + entry["failed"]
-            counts = rows[name], failures[name]
-            found = sum(counts)
-            if found < said and mended:
-                lost.append(name)
-            elif (found >= said or rows[name] >= entry["embedded"]) and counts != (entry["embedded"], entry["failed"]):
-                self._count(name, *counts)
-                changed = True
-        if delete(self._ledger, "shard", lost) or changed:
+        resumed = {r.shard.name for r in first if not r.replaces and r.shard.name in self._resumable}
+        known = [
+            r for r in first if r.shard.name in self.entries and r.shard.name not in resumed and (r.replaces or r.more)
+        ]
+        parts = [r for r in first if r.more and r.shard.name not in self.entries]
+        if known or parts:
+            version = self.store.version
+            self._ledger.put(
+                {
+                    r.shard.name: LedgerEntry(redacted(r.shard.url), r.shard.identity, BEGUN, table_version=version)
+                    for r in (*known, *parts)
+                }
+            )
             self._sync("shards.lance")
-        for name in lost:
-            del self.entries[name]
+        none = CarriedLabels()
+        self._open.update({r.shard.name: none for r in parts})
+        if known:
+            self._forget([r.shard.name for r in known])
+        self._open.update({name: self._resumable.pop(name) for name in resumed})
+        return [r.shard.name for r in first if r.shard.name not in resumed]
 
-    def _retried(self, result: ShardResult) -> list[int]:
-        """Row ids of the failures that this result stands in for."""
-        keys = {row.key for b in result.batches for row in b.rows} | {f.key for f in result.failures}
-        found = self._failures.to_table(
-            columns=["key"], filter=f"shard = {quoted(result.shard.name)} AND ({RETRIED})", with_row_id=True
-        ).to_pydict()
-        return [row_id for key, row_id in zip(found["key"], found["_rowid"], strict=True) if key in keys]
-
-    def _count(self, shard: str, embedded: int, failed: int) -> None:
-        with writing(f"the ledger of table {self.store.name}"):
-            counts = {"embedded": str(embedded), "failed": str(failed)}
-            self._ledger.update(counts, where=f"shard = {quoted(shard)}")
+    def _is_begun(self, name: str) -> bool:
+        return name in self.entries and self.entries[name].status == BEGUN
 
     def _forget(self, names: list[str]) -> None:
-        delete(self._ledger, "shard", names)
-        self._sync("shards.lance")
-        keys = [
-            key
-            for chunk in chunks(names)
-            for batch in self.store.scan(["key"], f"shard IN ({', '.join(map(quoted, chunk))})")
-            for key in batch.column("key").to_pylist()
-        ]
-        delete(self.store._dataset, "shard", names)
+        """Delete the rows of these begun shards' former content, and keep its labels for the new rows."""
+        labels, hashes = CarriedLabels(), [np.empty(0, np.int64)]
+        own, filters = label_columns(self.store), self._rows.filters(names)
+        for where in filters if own or self._keys.learnt else ():
+            for batch in self.store.scan([*CarriedLabels.COLUMNS, *own], where):
+                labels.add(batch, own)
+                if self._keys.learnt:
+                    hashes.append(key_hashes(batch.column("key").to_pylist()))
+        for where in filters:
+            with writing(f"table {self.store.name}"):
+                self.store._dataset.delete(where)
         self._sync("lance")
         self.store.refresh()
-        self._keys.discard(keys)
+        self._rows.forget(names)
+        self._keys.discard(np.concatenate(hashes))
+        self._open.update({name: labels for name in names})
 
-    def _append_rows(self, batches: list[EmbeddingBatch]) -> tuple[int, Counter[str]]:
+    def _find_resumable(self) -> None:
+        """The shards that a former writer began; labels of what it had deleted come from the version before."""
+        labels, names = CarriedLabels(), [name for name in self.entries if self._is_begun(name)]
+        for version in sorted({self.entries[name].table_version for name in names}):
+            with suppress(StoreError):  # cleaned up since: no label of that content is left
+                old = self.store.at(version)
+                for chunk in chunks([name for name in names if self.entries[name].table_version == version]):
+                    own = label_columns(old)
+                    where = f"shard IN ({', '.join(map(quoted, chunk))})"
+                    for batch in old.scan([*CarriedLabels.COLUMNS, *own], where) if own else ():
+                        labels.add(batch, own)
+        if len(labels):
+            for where in self._rows.filters(names):
+                for batch in self.store.scan(["key", "content"], where):
+                    labels.use(batch)
+        self._resumable = {name: labels for name in names}
+
+    def _append_rows(
+        self, batches: list[EmbeddingBatch], labels: Iterable[CarriedLabels]
+    ) -> tuple[int, Counter[str], int]:
+        """Rows appended, metadata values that stayed in `meta` only, and rows that got carried labels."""
         if not any(b.rows for b in batches):
-            return 0, Counter()
-        dataset = self.store._dataset
+            return 0, Counter(), 0
+        dataset, kept = self.store._dataset, 0
         table, extra, skipped = rows_table(batches, dataset.schema)
         if extra:  # a column of nulls is metadata only; no row is rewritten
             with writing(f"table {self.store.name}"):
                 dataset.add_columns(pa.schema(extra))
+        for carried in {id(own): own for own in labels if len(own)}.values():
+            table, rows = carried.applied(table)
+            kept += rows
         append(dataset, table)
         self._sync("lance")
         self.store.refresh()
         self._keys.add(table.column("key").to_pylist())
-        return table.num_rows, skipped
+        return table.num_rows, skipped, kept
 
-    def _write_ledger(
+    def _complete(
         self, results: Sequence[ShardResult], batches: list[list[EmbeddingBatch]], failures: list[Failure]
-    ) -> None:
-        failed = Counter(f.shard for f in failures)
-        names = [r.shard.name for r in results]
-        delete(self._ledger, "shard", [n for n in names if n in self.entries])
-        columns: dict[str, Any] = {
-            "shard": names,
-            "url": [redacted(r.shard.url) for r in results],
-            "identity": [r.shard.identity for r in results],
-            "status": ["partial" if r.partial else "done" for r in results],
-            "samples": [r.samples for r in results],
-            "embedded": [sum(len(b.rows) for b in own) for own in batches],
-            "failed": [failed[n] for n in names],
-            "table_version": [self.store.version] * len(results),
-            "finished_at": [datetime.datetime.now(datetime.UTC)] * len(results),
-        }
-        self._ledger = append(self._ledger, pa.table(columns, schema=LEDGER_SCHEMA))
-        self._sync("shards.lance")
-        for r, status in zip(results, columns["status"], strict=True):
-            self.entries[r.shard.name] = LedgerEntry(r.shard.url, r.shard.identity, status)
-
-
-def _entries(ledger: Any) -> dict[str, LedgerEntry]:
-    rows = ledger.to_table(columns=["shard", "url", "identity", "status"]).to_pylist()
-    return {r["shard"]: LedgerEntry(r["url"], r["identity"], r["status"]) for r in rows}
+    ) -> int:
+        """Write the ledger rows of the shards that are complete; how many labelled rows of theirs were lost."""
+        lost, failed = 0, Counter(f.shard for f in failures)
+        rows = self._rows.counts(self._open) if any(not r.more and r.shard.name in self._open for r in results) else {}
+        done: dict[str, LedgerEntry] = {}
+        for r, own in zip(results, batches, strict=True):
+            name = r.shard.name
+            counts = sum(len(b.rows) for b in own), failed[name]
+            opened = self._open.get(name)
+            if opened is not None:
+                if r.more:
+                    continue
+                counts = rows[name], self._failures.counts[name]
+                lost += opened.lost(name)
+                del self._open[name]
+            status = "partial" if r.partial else "done"
+            done[name] = LedgerEntry(
+                redacted(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version
+            )
+        if done:
+            self._ledger.put(done)
+            self._sync("shards.lance")
+        return lost

@@ -81,9 +81,9 @@ def _become(request: dict[str, Any], library: ctypes.CDLL) -> int:
         sys.stderr.write("this kernel refuses a seccomp filter\n")
         return 70
     if request["keep_nothing"]:  # what a clean-up does a day later, it does now
-        from indexer.store import writer
+        from indexer.store.writing import compaction
 
-        writer.KEEP_VERSIONS = datetime.timedelta(0)
+        compaction.KEEP_VERSIONS = datetime.timedelta(0)
     sys.argv = request["argv"]
     from indexer.cli import main as program
 

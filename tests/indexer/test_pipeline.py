@@ -21,6 +21,7 @@ from indexer.pipeline.run import Hooks, index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
+from indexer.store.writing.side_tables import Ledger
 from indexer.types import Part, ShardResult
 from tests.archives import archive, png, shard, write_tar
 from tests.fakes import FakeEncoder
@@ -236,7 +237,7 @@ def test_rows_that_a_crash_left_without_a_ledger_row_are_done_again(tmp_path, mo
         raise KeyboardInterrupt  # nothing below catches it, as nothing catches a kill
 
     with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "_write_ledger", crash)
+        patched.setattr(Ledger, "put", crash)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "db")
     store = EmbeddingStore.open(str(tmp_path / "db"))
@@ -447,14 +448,14 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
     def dies(*_, **__):
         raise KeyboardInterrupt
 
-    whole_delete, whole_update, gone = lance.LanceDataset.delete, lance.LanceDataset.update, []
+    whole_delete, whole_put, gone = lance.LanceDataset.delete, Ledger.put, []
 
     def delete(*args, **how):
         gone.append(args)
         return whole_delete(*args, **how)
 
-    def update(*args, **how):
-        return dies() if gone else whole_update(*args, **how)
+    def put(*args):
+        return dies() if gone else whole_put(*args)
 
     for step in steps:
         with monkeypatch.context() as patched:
@@ -462,7 +463,7 @@ def test_a_retry_that_dies_between_two_writes_loses_no_name_and_the_ledger_still
                 patched.setattr("lance.LanceDataset.delete", dies)
             else:  # the failures are gone, the ledger does not know
                 patched.setattr("lance.LanceDataset.delete", delete)
-                patched.setattr("lance.LanceDataset.update", update)
+                patched.setattr(Ledger, "put", put)
             with pytest.raises(KeyboardInterrupt):
                 retry(store, FakeEncoder())
     retry(store, FakeEncoder())
@@ -541,7 +542,7 @@ def test_a_retry_leaves_shards_alone_that_were_in_hand_when_a_run_died(tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "_write_ledger", dies)
+        patched.setattr(Ledger, "put", dies)
         with pytest.raises(KeyboardInterrupt):
             run(path, tmp_path / "db")
     store = EmbeddingStore.open(str(tmp_path / "db"))

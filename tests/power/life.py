@@ -24,10 +24,10 @@ from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, Progress, index
 from indexer.search.index_build import build_index, refresh_index
-from indexer.store import writer
 from indexer.store.labels import add_columns
 from indexer.store.table import EmbeddingStore, TextVectors
 from indexer.store.text import write_text
+from indexer.store.writing import compaction
 from indexer.types import Float32
 from tests.archives import png, write_tar
 from tests.fakes import FakeEncoder
@@ -40,8 +40,8 @@ OFTEN = RunOptions(commit_rows=1, changed="replace")  # a commit for each shard
 
 def hasten() -> None:
     """Compaction and clean-up come within a few commits, not after hundreds."""
-    writer.COMPACT_FRAGMENTS, writer.RUN_FRAGMENTS = 3, 2
-    writer.KEEP_VERSIONS = timedelta(0)
+    compaction.COMPACT_FRAGMENTS, compaction.RUN_FRAGMENTS, compaction.CLEAN_SECONDS = 3, 2, 0.0
+    compaction.KEEP_VERSIONS = timedelta(0)
 
 
 def archive(folder: Path, step: str) -> Path:

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from indexer.store import writer
+from indexer.store.writing import compaction
 from tests.power.disk import ALL, lay_out, replayed
 from tests.power.life import STEPS, hasten, state
 from tests.power.replay import PROMISES, crashes, recorded, troubles
@@ -34,8 +34,8 @@ def test_the_record_replayed_in_full_is_the_life_itself(life, tmp_path):
 
 
 def test_after_any_power_failure_what_was_done_is_there_and_a_rerun_makes_the_rest(life, monkeypatch):
-    for name in ("COMPACT_FRAGMENTS", "RUN_FRAGMENTS", "KEEP_VERSIONS"):
-        monkeypatch.setattr(writer, name, getattr(writer, name))  # hasten() changes them; put back after the test
+    for name in ("COMPACT_FRAGMENTS", "RUN_FRAGMENTS", "CLEAN_SECONDS", "KEEP_VERSIONS"):
+        monkeypatch.setattr(compaction, name, getattr(compaction, name))  # hasten() changes them
     hasten()
     states = list(crashes(life, SEED))
     assert len(states) > 1000

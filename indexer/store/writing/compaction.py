@@ -1,0 +1,112 @@
+"""Merging small fragments: each row is rewritten a bounded number of times, and full fragments never.
+
+Readers slow down with the number of fragments (past about a hundred), and every commit writes the list of all of
+them. So small ones are merged; how often a row is rewritten on the way is what `newest_run` bounds.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lance.optimize import Compaction, CompactionTask
+
+COMPACT_FRAGMENTS = 64  # small fragments gathered during a run before they are merged; readers slow down past ~100
+RUN_FRAGMENTS = 8  # left as they are at the end of a run
+FULL_ROWS = 1_048_576  # a merged fragment's target
+SMALL_SHARE = 0.5  # of FULL_ROWS; a fragment with at least so many rows is left as it is
+GROWTH = 2  # a fragment is merged with newer ones once it is at most so many times as large as they together
+DELETED_SHARE = 0.1  # of a fragment's rows, from which `compact_all` rewrites it without them
+_ANY_ROWS = 1 << 40  # a target that no fragment reaches
+KEEP_VERSIONS = datetime.timedelta(days=1)
+CLEAN_SECONDS = 3600.0  # between two clean-ups by one writer: each reads the list of every version that is kept
+MERGE = {  # pages are copied as they are where that can be done: a sixth of the memory, a quarter of the time
+    "compaction_mode": "try_binary_copy",
+    "batch_size": 1024,
+    "num_threads": 1,
+}
+
+
+def small_rows() -> float:
+    """Rows from which a fragment counts as full."""
+    return FULL_ROWS * SMALL_SHARE
+
+
+def newest_run(sizes: Sequence[int]) -> int:
+    """How many of the newest fragments to merge, given the rows of each in the table's order; 0 for none.
+
+    From the newest one back, each that is small and not more than GROWTH times as large as all newer ones together.
+    A row's fragment grows to at least 1 + 1/GROWTH times its size at each rewrite, so that a row is rewritten at
+    most log(FULL_ROWS) / log(1 + 1/GROWTH) times, and about twice where commits have thousands of rows.
+    """
+    total = count = 0
+    for rows in reversed(sizes):
+        if rows >= small_rows() or (count and rows > GROWTH * total):
+            break
+        total, count = total + rows, count + 1
+    return count if count > 1 else 0
+
+
+def compact_newest(dataset: Any, most: int) -> bool:
+    """Merge the newest small fragments where there are more than `most` small ones; whether anything was merged."""
+    fragments = _live(dataset)
+    if sum(rows < small_rows() for _, rows, _ in fragments) <= most:
+        return False
+    count = newest_run([rows for _, rows, _ in fragments])
+    return _merge(dataset, [[number for number, _, _ in fragments[-count:]]] if count else [])
+
+
+def compact_all(dataset: Any) -> bool:
+    """Merge every run of neighbouring small fragments, and rewrite those with many deleted rows."""
+    runs: list[list[int]] = [[]]
+    lone: list[list[int]] = []
+    for number, rows, deleted in _live(dataset):
+        if rows < small_rows():
+            runs[-1].append(number)
+            if deleted > DELETED_SHARE * (rows + deleted):
+                lone.append([number])
+        else:
+            runs.append([])
+            if deleted > DELETED_SHARE * (rows + deleted):
+                lone.append([number])
+    merged = [run for run in runs if len(run) > 1]
+    inside = {number for run in merged for number in run}
+    return _merge(dataset, merged + [run for run in lone if run[0] not in inside])
+
+
+def clean_up(dataset: Any) -> None:
+    """Drop versions, with the files that only they name, that are older than KEEP_VERSIONS and have no tag.
+
+    Readers may hold a version that long. What merging replaces is kept as long: at most as many rows again as were
+    rewritten in that time.
+    """
+    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+
+
+def _live(dataset: Any) -> list[tuple[int, int, int]]:
+    """(id, rows, deleted rows) of each fragment, in the table's order."""
+    found = []
+    for fragment in dataset.get_fragments():
+        facts = fragment.metadata
+        found.append((fragment.fragment_id, facts.physical_rows - facts.num_deletions, facts.num_deletions))
+    return found
+
+
+def _merge(dataset: Any, runs: list[list[int]]) -> bool:
+    """Rewrite each run of fragments as one fragment, or as several of FULL_ROWS, in one commit."""
+    # Lance's planner takes every fragment below its target: its task is cut down to the fragments wanted
+    plan = Compaction.plan(dataset, {**MERGE, "target_rows_per_fragment": _ANY_ROWS}) if runs else None
+    if plan is None or not plan.tasks:
+        return False
+    options = {**MERGE, "target_rows_per_fragment": FULL_ROWS}
+    task = json.loads(plan.tasks[0].json())
+    task["options"]["target_rows_per_fragment"] = FULL_ROWS
+    by_id = {fragment.fragment_id: fragment.metadata.to_json() for fragment in dataset.get_fragments()}
+    results = []
+    for run in runs:
+        task["task"]["fragments"] = [by_id[number] for number in run]
+        results.append(CompactionTask.from_json(json.dumps(task)).execute(dataset))
+    Compaction.commit(dataset, results, options)
+    return True

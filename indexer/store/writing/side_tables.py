@@ -1,0 +1,157 @@
+"""The tables beside a table of embeddings that its writer keeps: the ledger of shards, and the failures."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.store.lance_calls import append, chunks, delete, open_or_create
+from indexer.store.lance_errors import writing
+from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, side_schema
+from indexer.store.table import quoted
+from indexer.types import Failure, ShardResult
+
+BEGUN = "begun"  # some parts of the shard are stored, more follow; every other status says that no more will come
+RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # others stay until their shard changes
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What the ledger says of one shard."""
+
+    url: str  # without passwords and signatures
+    identity: str
+    status: str  # done | partial | begun
+    samples: int = 0
+    embedded: int = 0  # rows; 0 while begun, as are samples and failed
+    failed: int = 0
+    table_version: int = 0  # of the main table once the shard was complete; while begun: before its first row
+
+
+class Ledger:
+    """The ledger of the table of this identity, open for its writer.
+
+    `entries` has its rows by shard name, about 500 bytes a shard.
+    """
+
+    def __init__(self, path: str, identity: str) -> None:
+        self.dataset = open_or_create(path, side_schema(LEDGER_SCHEMA, identity))
+        self.entries: dict[str, LedgerEntry] = {}
+        columns = ["shard", *LedgerEntry.__dataclass_fields__]
+        for batch in self.dataset.scanner(columns=columns).to_batches():
+            for name, *facts in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
+                self.entries[name] = LedgerEntry(*facts)
+
+    @property
+    def counted_version(self) -> int:
+        """The highest table version that an entry names: rows created up to it are counted, or of a begun shard."""
+        return max((entry.table_version for entry in self.entries.values()), default=0)
+
+    def put(self, entries: Mapping[str, LedgerEntry]) -> None:
+        """Write these rows in one commit, each in place of the shard's former row if it has one."""
+        if not entries:
+            return
+        now = datetime.datetime.now(datetime.UTC)
+        facts = [{"shard": name, **_fields(entry), "finished_at": now} for name, entry in entries.items()]
+        table = pa.Table.from_pylist(facts, schema=LEDGER_SCHEMA)
+        if entries.keys() & self.entries.keys():
+            with writing(self.dataset.uri):  # one atomic commit: a crash leaves the former rows or the new ones
+                upsert = self.dataset.merge_insert("shard").when_matched_update_all().when_not_matched_insert_all()
+                upsert.execute(table)
+        else:
+            self.dataset = append(self.dataset, table)
+        self.entries.update(entries)
+
+    def drop(self, names: Sequence[str]) -> bool:
+        """Delete these rows; whether there were any."""
+        for name in names:
+            self.entries.pop(name, None)
+        return delete(self.dataset, "shard", names)
+
+
+def lost_shards(entries: Mapping[str, LedgerEntry], rows: Counter[str], failures: Counter[str]) -> list[str]:
+    """Shards with fewer rows and failures than the ledger says: a version that held them was rolled back."""
+    return [
+        name
+        for name, entry in entries.items()
+        if entry.status != BEGUN and rows[name] + failures[name] < entry.embedded + entry.failed
+    ]
+
+
+def recounted(
+    entries: Mapping[str, LedgerEntry], rows: Counter[str], failures: Counter[str], version: int
+) -> dict[str, LedgerEntry]:
+    """Of these entries those to be written again, with right counts and no version that is still to come.
+
+    A retry that died between two writes leaves rows that its ledger rows do not count, or counts a sample twice, as
+    a row and as the failure that the next retry drops.
+    """
+    changed: dict[str, LedgerEntry] = {}
+    for name, entry in entries.items():
+        if entry.status == BEGUN:
+            continue
+        counts = rows[name], failures[name]
+        more = sum(counts) >= entry.embedded + entry.failed or rows[name] >= entry.embedded
+        if (more and counts != (entry.embedded, entry.failed)) or entry.table_version > version:
+            known = counts if more else (entry.embedded, entry.failed)
+            changed[name] = replace(entry, embedded=known[0], failed=known[1], table_version=version)
+    return changed
+
+
+def _fields(entry: LedgerEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in LedgerEntry.__dataclass_fields__}
+
+
+class FailureTable:
+    """The failures of the table of this identity, open for its writer: `counts` has their number by shard."""
+
+    def __init__(self, path: str, identity: str) -> None:
+        self.dataset = open_or_create(path, side_schema(FAILURE_SCHEMA, identity))
+        self.counts: Counter[str] = Counter()
+        for batch in self.dataset.scanner(columns=["shard"]).to_batches():
+            for count in pc.value_counts(batch.column("shard")):
+                self.counts[count["values"].as_py()] += count["counts"].as_py()
+
+    def append(self, failures: Sequence[Failure]) -> bool:
+        """Add failures in one commit; whether there were any."""
+        if failures:
+            self.dataset = append(self.dataset, failures_table(failures))
+            self.counts.update(f.shard for f in failures)
+        return bool(failures)
+
+    def drop(self, shards: Iterable[str]) -> bool:
+        """Delete all failures of these shards; whether there were any."""
+        known = [name for name in shards if self.counts[name]]
+        for name in known:
+            del self.counts[name]
+        return delete(self.dataset, "shard", known)
+
+    def retried(self, results: Sequence[ShardResult]) -> list[tuple[int, str]]:
+        """(row id, shard) of each failure that these results of a retry stand in for: one scan for all of them."""
+        keys: dict[str, set[str]] = {}
+        for result in results:
+            own = keys.setdefault(result.shard.name, set())
+            own.update(row.key for b in result.batches for row in b.rows)
+            own.update(f.key for f in result.failures)
+        found: list[tuple[int, str]] = []
+        for chunk in chunks(list(keys)):
+            where = f"shard IN ({', '.join(map(quoted, chunk))}) AND ({RETRIED})"
+            scanner = self.dataset.scanner(columns=["key", "shard"], filter=where, with_row_id=True)
+            for batch in scanner.to_batches():
+                columns = (batch.column(name).to_pylist() for name in ("_rowid", "key", "shard"))
+                found += [(i, shard) for i, key, shard in zip(*columns, strict=True) if key in keys[shard]]
+        return found
+
+    def drop_rows(self, rows: Sequence[tuple[int, str]]) -> None:
+        """Delete failures by (row id, shard)."""
+        for chunk in chunks(rows):
+            with writing(self.dataset.uri):
+                self.dataset.delete(f"_rowid IN ({', '.join(str(i) for i, _ in chunk)})")
+        self.counts.subtract(shard for _, shard in rows)
+        self.counts += Counter()  # without those that have none left
