@@ -57,7 +57,7 @@ class IsolatedReader:
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         worker = self._worker
         if worker.busy:
-            raise RuntimeError("the parts asked for before have not all been read")
+            raise ValueError("the parts asked for before have not all been read")
         worker.busy = bool(positions)
         worker.send({"positions": list(positions)})
         for left in reversed(range(len(positions))):
