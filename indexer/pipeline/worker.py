@@ -183,7 +183,7 @@ class Embedder:
 
     def _parts(self, sample: Sample, square: UInt8 | None, stored: Container[str]) -> Iterator[Picture | Part]:
         """The wanted parts, decoded; as they are where their vector is stored."""
-        if square is not None:
+        if square is not None and "" not in stored:
             return iter((Picture(Part(""), square),))
         return decode_missing(
             sample.image,

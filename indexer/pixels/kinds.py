@@ -12,7 +12,7 @@ def open_kind(kind: str, data: bytes, rendering: Rendering) -> Reader:
 
         return DicomReader(data, rendering)
     if kind == "tiff":
-        from indexer.pixels.tiff import open_tiff
+        from indexer.pixels.tiff.reader import open_tiff
 
         return open_tiff(data, rendering)
     if kind == "nifti":

@@ -294,12 +294,12 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
 
     first = write_tar(tmp_path / "1.tar", [("volume.png", png(0))])
     second = write_tar(tmp_path / "2.tar", [("after.png", png(1))])
-    stored = threading.Event()
+    committed = threading.Event()
 
     def damaged_in_the_third_part(data, suffix, spec, *, frames, stored):
         (picture,) = decode(data, suffix, spec, frames=frames)
         if data == png(1):
-            assert stored.wait(600)  # the first shard is committed while the batch is far from full
+            assert committed.wait(600)  # the first shard is committed while the batch is far from full
             yield picture
             return
         yield picture
@@ -307,7 +307,7 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
         raise PixelError("corrupt image")
 
     monkeypatch.setattr(worker, "decode_missing", damaged_in_the_third_part)
-    hooks = Hooks(on_progress=lambda progress: progress.shards_done and stored.set())
+    hooks = Hooks(on_progress=lambda progress: progress.shards_done and committed.set())
     options = RunOptions(workers=1, commit_rows=0)
     report = run(first, tmp_path / "db", FakeEncoder(batch_size=64), options, hooks, sources=[second])
     assert (report.embedded, report.failed) == (3, 1)
