@@ -191,6 +191,23 @@ def confusion(p: Float64, truth: Truth) -> Int64:
     return np.bincount(codes * c + p.argmax(1), minlength=c * c).reshape(c, c)
 
 
+def macro_auc_error(area: float, truth: Truth) -> float:
+    """Standard error of a macro AUC by Hanley & McNeil 1982 at the mean area, columns taken as independent; or NaN.
+
+    SE² = (A(1-A) + (m-1)(Q₁-A²) + (n-1)(Q₂-A²)) / (m·n), Q₁ = A/(2-A), Q₂ = 2A²/(1+A), m positives and n negatives.
+    """
+    m = (truth.positive & truth.known).sum(0).astype(np.float64)
+    n = truth.known.sum(0) - m
+    if len(m) == 2 and not truth.multilabel:  # one column mirrors the other
+        m, n = m[1:], n[1:]
+    m, n = m[(m > 0) & (n > 0)], n[(m > 0) & (n > 0)]
+    if not len(m) or np.isnan(area):
+        return float("nan")
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    squared = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
+    return float(np.sqrt(np.maximum(squared, 0).mean() / len(m)))
+
+
 def macro_auc(p: Float64, truth: Truth) -> float:
     """Macro one-vs-rest AUC over the columns where it is defined."""
     one, zeros = np.ones((1, 1), np.int64), np.zeros(len(p), np.int64)
