@@ -20,7 +20,7 @@ NAMES = {
     "kappa_quadratic": "kappa, quadratic",
     "brier": "Brier score (0 to 2)",
     "log_loss": "log-loss",
-    "ece": "calibration error (ECE)",
+    "ece_debiased": "calibration error (ECE, debiased)",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "ppv": "PPV",
