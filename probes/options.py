@@ -25,6 +25,7 @@ _DATA = [
         "--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."
     ),
     click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
+    click.option("--positive", metavar="CLASS", help="Of two classes the one to detect. Default: told by its name."),
     click.option(
         "--group",
         required=True,
@@ -107,6 +108,8 @@ def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:
     wrong = (
         ("," in label and not multilabel, "--label names several columns: that takes --multilabel."),
         (multilabel and "ordinal" in given, "--ordinal takes one column of grades: leave --multilabel out."),
+        (multilabel and "positive" in given, "--positive is of one column with two classes: leave --multilabel out."),
+        ("ordinal" in given and "positive" in given, "of ordered grades the higher is positive: leave --positive out."),
         ("salt" in given and given.get("split", "hash") != "hash", "--salt is of --split hash only."),
         (
             "class_weight" in given and probe in ("knn", "prototype"),

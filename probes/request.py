@@ -16,6 +16,7 @@ class ProbeRequest:
     version: int | None = None  # of the table; None: the newest
     multilabel: bool = False
     ordinal: bool = False
+    positive: str | None = None  # of two classes; None: told by their names
     group: str = "none"
     split: str = "hash"  # hash | stratified | nested | the name of a column
     salt: str = ""

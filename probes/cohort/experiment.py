@@ -10,7 +10,6 @@ import numpy as np
 from indexer.types import Int64
 from probes.cohort.load import OWN_SPLITS, ProbeData
 from probes.cohort.splits import (
-    FOLDS,
     PARTS,
     Split,
     check_groups,
@@ -74,10 +73,6 @@ class Experiment:
         val = hide_absent(self.data.truth.take(self.split.val), self.facts.absent["train"])
         positive = (val.positive & val.known).sum(0)
         return bool(((positive > 0) & (positive < val.known.sum(0))).any())
-
-    @property
-    def inner_name(self) -> str:
-        return "val split" if self.val_chooses else f"{FOLDS} grouped folds of train"
 
     def inner_folds(self) -> list[tuple[Int64, Int64]]:
         """(fit, held-out) positions within the fit rows: the val split, or five grouped folds of train (D5)."""

@@ -14,6 +14,7 @@ from indexer.errors import InputError, ProbeError
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
 from probes.cohort.cache import cached_vectors
+from probes.cohort.positive import Positive, positive_class, positive_last
 from probes.cohort.scaling import BLOCK, Vectors
 from probes.cohort.truth import Truth, class_truth, label_truth
 from probes.request import ProbeRequest
@@ -71,6 +72,7 @@ class ProbeData:
     subgroups: dict[str, tuple[str | None, ...]]
     source: Source
     flow: Flow
+    positive: Positive | None = None  # of two classes; it is the last of truth.classes
 
 
 def open_store(request: ProbeRequest) -> EmbeddingStore:
@@ -80,9 +82,11 @@ def open_store(request: ProbeRequest) -> EmbeddingStore:
 
 
 def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] | None = None) -> ProbeData:
-    """What the request names. `classes` fixes their order (zero-shot). Raises ProbeError, BadFilter, InputError."""
+    """What the request names. `classes` are those of the stored texts (zero-shot): their order is kept, but for the
+    positive one of two, which is last. Raises ProbeError, BadFilter, InputError.
+    """
     table, row_ids = _columns(store, request)
-    labelled, truth = _truth(table, request, classes)
+    labelled, truth, positive = _truth(table, request, classes)
     kept = table.take(pa.array(labelled))
     groups, names, ungrouped = _groups(kept, request)
     needs_norms = request.scaling == "raw"
@@ -116,6 +120,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
             duplicates=0,
             groups=len(names),
         ),
+        positive,
     )
 
 
@@ -158,20 +163,24 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
     return table, table.column("_rowid").to_numpy().astype(np.int64)
 
 
-def _truth(table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None) -> tuple[Int64, Truth]:
-    """Numbers of the labelled rows (m,) and their truth (m rows)."""
+def _truth(
+    table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None
+) -> tuple[Int64, Truth, Positive | None]:
+    """Numbers of the labelled rows (m,), their truth (m rows), and the positive class of two."""
     if request.multilabel:
         values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
         labelled = np.flatnonzero(~np.isnan(values).all(axis=1))
         if not len(labelled):
             raise ProbeError(f"no row has any of the labels {', '.join(request.labels)}.")
-        return labelled, label_truth(values[labelled], request.labels)
+        return labelled, label_truth(values[labelled], request.labels), None
     column = table.column(request.labels[0])
     ids, names = _ids(column, ordered=True)
     labelled = np.flatnonzero(ids >= 0)
     _check_classes(column, request.labels[0], names, ordinal=request.ordinal)
     if classes is None:
-        return labelled, class_truth(ids[labelled], names, ordinal=request.ordinal)
+        classes = names
+    positive = None if request.ordinal else positive_class(classes, request.positive)
+    classes = positive_last(classes, positive)
     strangers = [name for name in names if name not in classes]
     if strangers:
         raise ProbeError(
@@ -179,7 +188,7 @@ def _truth(table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | No
             f"(there are: {', '.join(classes)}). Leave those rows out with --where, or store their prompts."
         )
     place = np.array([classes.index(name) for name in names])
-    return labelled, class_truth(place[ids[labelled]], classes, ordinal=request.ordinal)
+    return labelled, class_truth(place[ids[labelled]], classes, ordinal=request.ordinal), positive
 
 
 def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *, ordinal: bool) -> None:

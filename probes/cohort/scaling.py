@@ -88,6 +88,27 @@ class ScaledRows:
         return made
 
 
+@dataclass(frozen=True)
+class TakenRows:
+    """Rows of a feature matrix, copied a block at a time: a copy of a fold would be most of a second matrix."""
+
+    x: Any  # (m, dim)
+    rows: Int64
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), int(self.x.shape[1])
+
+    def __getitem__(self, part: slice) -> Any:
+        return self.x[self.rows[part]]
+
+    def take(self, rows: Int64) -> TakenRows:
+        return TakenRows(self.x, self.rows[rows])
+
+    def whole(self) -> Any:
+        return self.x[self.rows]
+
+
 def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Float64:
     """Scaled features of stored rows (m, dim), in float64. `norms` (m,) are needed for `raw`."""
     if scaler.kind == "l2":

@@ -1,10 +1,13 @@
-"""D9: percentile intervals from resampling whole groups, and paired differences from the same draws."""
+"""D9: intervals from resampling whole groups, and paired differences from the same draws.
+
+Which interval a metric gets was chosen by simulation: see `probes/protocols.md`, D9.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +23,7 @@ Evaluate = Callable[[Int64], Values]  # group weights (b, g) → metrics
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric and its 95 % percentile interval; NaN where undefined."""
+    """A metric and its 95 % interval; NaN where undefined."""
 
     value: float
     low: float
@@ -68,6 +71,55 @@ def interval(value: float, replicates: Float64) -> Interval:
         return Interval(float(value), float("nan"), float("nan"), dropped, reliable=False)
     low, high = np.percentile(defined, [2.5, 97.5])
     return Interval(float(value), float(low), float(high), dropped, dropped <= UNRELIABLE_SHARE * len(replicates))
+
+
+def area_interval(value: float, replicates: Float64, sides: int) -> Interval:
+    """Of an AUC: logit(A) ∓ t·SD/(A(1-A)), SD of the replicates, t of `sides` - 1 degrees of freedom.
+
+    `sides` are the groups on the smaller side. Percentiles are too narrow where they are few, and miss on one side
+    where the area is near 1. Where the replicates do not vary (A = 1) the interval has no width, which is said.
+    """
+    from scipy.stats import t
+
+    plain = interval(value, replicates)
+    if np.isnan(plain.low) or not 0 < value < 1 or sides < 2:
+        return plain
+    spread = float(replicates[~np.isnan(replicates)].std()) / (value * (1 - value))
+    half = float(t.ppf(0.975, sides - 1)) * spread
+    centre = np.log(value / (1 - value))
+    low, high = (float(1 / (1 + np.exp(-(centre + sign * half)))) for sign in (-1, 1))
+    return replace(plain, low=low, high=high)
+
+
+def proportion_interval(value: float, replicates: Float64, groups: int) -> Interval:
+    """Of a share of rows: percentiles; at 0 and 1, which no resample leaves, Clopper & Pearson's of `groups` trials.
+
+    `groups` are those with rows in the denominator: rows of one patient may all be right together, so that they count
+    once (the design effect cannot be estimated where all rows agree).
+    """
+    plain = interval(value, replicates)
+    if value not in (0.0, 1.0) or not groups:
+        return plain
+    bound = 0.025 ** (1 / groups)
+    return replace(plain, low=bound, high=1.0) if value else replace(plain, low=0.0, high=1 - bound)
+
+
+def centred_interval(value: float, replicates: Float64) -> Interval:
+    """Of an error that is at least 0 and whose replicates are shifted by their own noise: percentiles moved to `value`.
+
+    An estimate below 0 is shown as 0, which the interval then holds.
+    """
+    defined = replicates[~np.isnan(replicates)]
+    plain = interval(value, replicates)
+    if np.isnan(plain.low):
+        return plain
+    shift = value - float(defined.mean())
+    return replace(
+        plain,
+        value=max(0.0, value),
+        low=max(0.0, min(value, plain.low + shift)),
+        high=max(0.0, value, plain.high + shift),
+    )
 
 
 @dataclass(frozen=True)

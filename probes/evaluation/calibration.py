@@ -100,10 +100,11 @@ def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:
 
 
 def fit_temperature(logits: Float64, truth: Truth) -> float:
-    """The temperature of least log-loss on rows that are not the test rows. 1 where there is nothing to fit on."""
+    """The temperature of least log-loss on held-out fitted rows; 1 where no column shows both kinds of rows there."""
     from scipy.optimize import minimize_scalar
 
-    if not truth.n:
+    positive = (truth.positive & truth.known).sum(0)
+    if not ((positive > 0) & (positive < truth.known.sum(0))).any():
         return 1.0
 
     def loss(log_temperature: float) -> float:

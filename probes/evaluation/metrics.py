@@ -21,7 +21,7 @@ Values = dict[str, Float64]  # metric → (b,), or (b, c) for per-class ones
 PER_CLASS = ("auc", "ap")
 HEADLINE = (
     "auc_macro", "auc_weighted", "ap_macro", "balanced_accuracy", "f1_macro", "accuracy", "kappa_quadratic",
-    "brier", "log_loss", "ece",
+    "brier", "log_loss", "ece_debiased",
 )  # fmt: skip
 
 
@@ -34,6 +34,9 @@ class Evaluator:
     sums: sparse.csr_matrix  # (sums, g): what each group adds to the counts and losses
     slots: dict[str, slice]  # name → its rows in `sums`
     groups: int
+    bin_error: (
+        Float64  # (ECE_BINS,) standard error by groups of each bin's share of the calibration error; () of labels
+    )
 
     def __call__(self, weights: Int64) -> Values:
         """Metrics under group weights (b, g). NaN where a metric is undefined."""
@@ -45,8 +48,18 @@ class Evaluator:
         values = {"auc": auc, "ap": ap, "auc_macro": nan_mean(auc), "ap_macro": nan_mean(ap)}
         with np.errstate(invalid="ignore", divide="ignore"):
             values["auc_weighted"] = _weighted_mean(auc, parts["positive"])
-            values.update(_label_metrics(parts) if self.truth.multilabel else _class_metrics(parts, self.truth))
+            if self.truth.multilabel:
+                values.update(_label_metrics(parts))
+            else:
+                values.update(_class_metrics(parts, self.truth))
+                values["ece_debiased"] = debiased(_bin_gaps(parts), self.bin_error).sum(1)
         return values
+
+    def sides(self) -> Int64:
+        """(c,) groups with a positive row and groups with a negative one, whichever are fewer: what an AUC rests on."""
+        return np.array(
+            [min(len(np.unique(c.positive_groups)), len(np.unique(c.negative_groups))) for c in self.columns]
+        )
 
     def point(self) -> Values:
         """Every metric with each group taken once: (), or (c,)."""
@@ -67,7 +80,32 @@ def evaluator(p: Float64, truth: Truth, groups: Int64) -> Evaluator:
     by_row = sparse.csr_matrix(np.concatenate(list(blocks.values()), axis=1)) if len(p) else None
     member = sparse.csr_matrix((np.ones(len(p)), (groups, np.arange(len(p)))), (n_groups, len(p)))
     sums = (member @ by_row).T.tocsr() if by_row is not None else sparse.csr_matrix((start, 0))
-    return Evaluator(truth, columns, sums, slots, n_groups)
+    error = np.empty(0) if truth.multilabel else _bin_error(sums, slots, len(p))
+    return Evaluator(truth, columns, sums, slots, n_groups, error)
+
+
+def _bin_error(sums: sparse.csr_matrix, slots: dict[str, slice], n: int) -> Float64:
+    """Standard error (bins,) of each bin's gap as a share of all n rows, groups taken as the independent units."""
+    gaps = np.asarray((sums[slots["bin_correct"]] - sums[slots["bin_confidence"]]).todense())  # (bins, g)
+    groups = gaps.shape[1]
+    if groups < 2:
+        return np.zeros(len(gaps))
+    return np.asarray(gaps.std(axis=1, ddof=1) * np.sqrt(groups) / n)
+
+
+def _bin_gaps(parts: Values) -> Float64:
+    """(b, bins): accuracy less confidence of each bin, times the bin's share of the rows."""
+    return np.asarray((parts["bin_correct"] - parts["bin_confidence"]) / parts["positive"].sum(1, keepdims=True))
+
+
+def debiased(gap: Float64, error: Float64) -> Float64:
+    """Estimates of |true gap| from gaps with normal errors: |gap| - 2·√(2/π)·error·exp(-1.5·(gap/error)²).
+
+    |gap| alone is too large by √(2/π)·error on average where the true gap is 0; what is subtracted has just that mean
+    there, as E exp(-1.5 z²) = 1/2, and fades out where the gap is larger than its error. It may be below 0.
+    """
+    z = np.divide(gap, error, out=np.full(np.broadcast(gap, error).shape, np.inf), where=error > 0)
+    return np.asarray(np.abs(gap) - 2 * np.sqrt(2 / np.pi) * error * np.exp(-1.5 * z**2))
 
 
 def _class_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
@@ -161,27 +199,6 @@ def ece_bin(confidence: Float64, bins: int = ECE_BINS) -> Int64:
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def micro_auc(p: Float64, truth: Truth) -> float:
-    """AUC over all (row, column) pairs at once."""
-    flat = rank_column(p.ravel(), truth.positive.ravel(), truth.known.ravel(), np.zeros(p.size, np.int64))
-    return float(auc_and_ap(flat, np.ones((1, 1), np.int64))[0][0])
-
-
-def ovo_macro_auc(p: Float64, truth: Truth) -> float:
-    """Hand & Till 2001: mean over class pairs of the two one-against-one AUCs; pairs with an empty class left out."""
-    codes = truth.codes
-    if codes is None:
-        return float("nan")
-    areas = []
-    for i in range(len(truth.classes)):
-        for j in range(len(truth.classes)):
-            if i != j:
-                rows = (codes == i) | (codes == j)
-                column = rank_column(p[:, i], codes == i, rows, np.zeros(len(p), np.int64))
-                areas.append(auc_and_ap(column, np.ones((1, 1), np.int64))[0][0])
-    return float(nan_mean(np.array(areas)))
-
-
 def confusion(p: Float64, truth: Truth) -> Int64:
     """Counts (c, c): rows true, columns called (highest probability, ties to the first class)."""
     codes = truth.codes
@@ -189,6 +206,23 @@ def confusion(p: Float64, truth: Truth) -> Int64:
     if codes is None or not len(p):
         return np.zeros((0, 0), np.int64) if codes is None else np.zeros((c, c), np.int64)
     return np.bincount(codes * c + p.argmax(1), minlength=c * c).reshape(c, c)
+
+
+def macro_auc_error(area: float, truth: Truth) -> float:
+    """Standard error of a macro AUC by Hanley & McNeil 1982 at the mean area, columns taken as independent; or NaN.
+
+    SE² = (A(1-A) + (m-1)(Q₁-A²) + (n-1)(Q₂-A²)) / (m·n), Q₁ = A/(2-A), Q₂ = 2A²/(1+A), m positives and n negatives.
+    """
+    m = (truth.positive & truth.known).sum(0).astype(np.float64)
+    n = truth.known.sum(0) - m
+    if len(m) == 2 and not truth.multilabel:  # one column mirrors the other
+        m, n = m[1:], n[1:]
+    m, n = m[(m > 0) & (n > 0)], n[(m > 0) & (n > 0)]
+    if not len(m) or np.isnan(area):
+        return float("nan")
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    squared = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
+    return float(np.sqrt(np.maximum(squared, 0).mean() / len(m)))
 
 
 def macro_auc(p: Float64, truth: Truth) -> float:

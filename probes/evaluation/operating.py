@@ -68,6 +68,12 @@ def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) 
     return evaluate
 
 
+def denominators(positive: Bool, called: Bool, groups: Int64) -> dict[str, int]:
+    """Groups with a row in the denominator of each rate that is a share."""
+    parts = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
+    return {name: len(np.unique(groups[rows])) for name, rows in parts.items()}
+
+
 def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:
     """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where nothing would be called positive."""
     called = sensitivity * prevalence

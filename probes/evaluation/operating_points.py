@@ -6,8 +6,8 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import interval, replicate
-from probes.evaluation.operating import RATES, OperatingPoint, choose_threshold, ppv_at, rates_evaluator
+from probes.evaluation.bootstrap import interval, proportion_interval, replicate
+from probes.evaluation.operating import RATES, OperatingPoint, choose_threshold, denominators, ppv_at, rates_evaluator
 from probes.evaluation.scoring import Resampling, compact
 from probes.request import ProbeRequest
 
@@ -37,11 +37,15 @@ def _operating_point(
     rows = np.flatnonzero(truth.known[:, j]) if not np.isnan(chosen.value) else np.empty(0, np.int64)
     own = compact(groups[rows])
     n_groups = int(own.max()) + 1 if len(own) else 0
-    rates = rates_evaluator(truth.positive[rows, j], p[rows, j] >= chosen.value, own, n_groups)
+    called = p[rows, j] >= chosen.value
+    rates = rates_evaluator(truth.positive[rows, j], called, own, n_groups)
+    counts = denominators(truth.positive[rows, j], called, own)
     point = {name: value[0] for name, value in rates(np.ones((1, n_groups), np.int64)).items()}
     drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
     nothing = np.full(how.replicates, np.nan)
-    values = {name: interval(float(point[name]), drawn.get(name, nothing)) for name in RATES}
+    values = {
+        name: proportion_interval(float(point[name]), drawn.get(name, nothing), counts.get(name, 0)) for name in RATES
+    }
     ppv = None
     if request.prevalence is not None:
         at = ppv_at(np.append(drawn.get("sensitivity", nothing), point["sensitivity"]),

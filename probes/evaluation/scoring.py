@@ -9,12 +9,20 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth, class_truth
-from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.bootstrap import (
+    Interval,
+    area_interval,
+    centred_interval,
+    interval,
+    proportion_interval,
+    replicate,
+)
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import HEADLINE, Values, evaluator
 from probes.evaluation.ranks import EQUAL, mean
 
 CURVE_POINTS = 200
+FEW_SIDES = 10  # groups on one side, below which no interval covers as it should (D9's table)
 
 
 @dataclass(frozen=True)
@@ -73,16 +81,32 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
     measured = evaluator(p, truth, groups)
     point = measured.point()
     drawn = replicate(measured, n_groups, replicates=how.replicates, seed=how.seed)
-    metrics = {name: interval(float(point[name]), drawn[name]) for name in HEADLINE if name in point}
+    sides = measured.sides()
+    metrics = {
+        name: _interval(name, float(point[name]), drawn[name], (sides[~np.isnan(point["auc"])], n_groups))
+        for name in HEADLINE
+        if name in point
+    }
     single = n_groups == truth.n
-    classes = tuple(_class_result(p, truth, j, (point, drawn), single) for j in range(len(truth.classes)))
+    classes = tuple(_class_result(p, truth, j, (point, drawn, sides), single) for j in range(len(truth.classes)))
     excluded = tuple(c.name for c in classes if np.isnan(c.auc.value))
-    notes = _notes(metrics, single) + _no_spread(drawn.get("auc_macro"), n_groups)
+    few = tuple(c.name for c, count in zip(classes, sides, strict=True) if 0 < count < FEW_SIDES)
+    notes = _notes(metrics, single, few) + _no_spread(drawn.get("auc_macro"), n_groups)
     return Scored(truth.n, n_groups, metrics, classes, excluded, notes), drawn
 
 
-def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values], single: bool) -> ClassResult:
-    point, drawn = values
+def _interval(name: str, value: float, replicates: Float64, counts: tuple[Int64, int]) -> Interval:
+    """The kind of interval that D9 gives this metric. `counts`: groups on the smaller side of each column; of all."""
+    sides, groups = counts
+    if name in ("auc_macro", "auc_weighted"):
+        return area_interval(value, replicates, int(sides.min()) if len(sides) else 0)
+    if name == "accuracy":
+        return proportion_interval(value, replicates, groups)
+    return (centred_interval if name == "ece_debiased" else interval)(value, replicates)
+
+
+def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values, Int64], single: bool) -> ClassResult:
+    point, drawn, sides = values
     known = truth.known[:, j]
     positive = truth.positive[known, j]
     return ClassResult(
@@ -90,17 +114,22 @@ def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values
         int(positive.sum()),
         int(known.sum()),
         float(positive.mean()) if len(positive) else float("nan"),
-        interval(float(point["auc"][j]), drawn["auc"][:, j]),
+        area_interval(float(point["auc"][j]), drawn["auc"][:, j], int(sides[j])),
         interval(float(point["ap"][j]), drawn["ap"][:, j]),
         delong(positive, p[known, j]).interval() if single else None,
     )
 
 
-def _notes(metrics: dict[str, Interval], single: bool) -> tuple[str, ...]:
+def _notes(metrics: dict[str, Interval], single: bool, few: tuple[str, ...]) -> tuple[str, ...]:
     loose = [name for name, value in metrics.items() if not value.reliable]
     notes = []
     if loose:
         notes.append(f"interval unreliable (over 5 % of replicates undefined): {', '.join(loose)}")
+    if few:
+        named = ", ".join(few) if len(few) <= 4 else f"{len(few)} classes"
+        notes.append(
+            f"fewer than {FEW_SIDES} groups with or without: {named}; their intervals are rough, n is too small"
+        )
     if not single:
         notes.append("no DeLong interval: groups have several rows, which are not independent")
     return tuple(notes)
@@ -139,7 +168,7 @@ def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, floa
     for name, p in (("majority", constant), ("stratified random", random)):
         point = evaluator(p, test, zeros).point()
         out[name] = {m: float(point[m]) for m in HEADLINE if m in point}
-    for certain in ("log_loss", "ece"):
+    for certain in ("log_loss", "ece_debiased"):
         out["stratified random"].pop(certain, None)
     return out
 

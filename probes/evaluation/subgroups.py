@@ -9,9 +9,9 @@ import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.bootstrap import Interval, area_interval, proportion_interval, replicate
 from probes.evaluation.metrics import evaluator
-from probes.evaluation.operating import rates_evaluator
+from probes.evaluation.operating import denominators, rates_evaluator
 from probes.evaluation.scoring import Resampling, compact
 
 FEWEST = 10  # positives, and negatives, below which no number is printed
@@ -79,7 +79,7 @@ def _one(
     groups = compact(groups)
     measured = evaluator(p, truth, groups)
     drawn = replicate(measured, measured.groups, replicates=how.replicates, seed=how.seed)
-    auc = interval(float(measured.point()["auc_macro"]), drawn["auc_macro"])
+    auc = area_interval(float(measured.point()["auc_macro"]), drawn["auc_macro"], int(measured.sides().min()))
     if not binary or np.isnan(threshold):
         return SubgroupResult(column, value, *counted, auc, None, None)
     sens, spec = _rates(positive, p[:, -1] >= threshold, groups, how)
@@ -91,7 +91,10 @@ def _rates(positive: Bool, called: Bool, groups: Int64, how: Resampling) -> list
     rates = rates_evaluator(positive, called, groups, n_groups)
     point = rates(np.ones((1, n_groups), np.int64))
     drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
-    return [interval(float(point[name][0]), drawn[name]) for name in ("sensitivity", "specificity")]
+    counts = denominators(positive, called, groups)
+    return [
+        proportion_interval(float(point[name][0]), drawn[name], counts[name]) for name in ("sensitivity", "specificity")
+    ]
 
 
 def gaps(results: Sequence[SubgroupResult]) -> tuple[SubgroupGap, ...]:

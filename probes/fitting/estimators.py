@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from indexer.errors import ProbeError
 from indexer.types import Int64
-from probes.cohort.scaling import ScaledRows
+from probes.cohort.scaling import ScaledRows, TakenRows
 from probes.cohort.truth import Truth
 from probes.fitting.models import ABSENT, Model
 
@@ -48,7 +48,7 @@ class Fitted:
 
 def fit(
     recipe: Recipe,
-    x: Features | ScaledRows,
+    x: Features | ScaledRows | TakenRows,
     truth: Truth,
     value: float,
     *,
@@ -59,19 +59,24 @@ def fit(
 
     `final` asks for the tight tolerance, which needs float64 features. Raises ProbeError with one class.
     """
-    if recipe.probe != "linear" and isinstance(x, ScaledRows):
+    if recipe.probe != "linear" and isinstance(x, (ScaledRows, TakenRows)):
         x = x.whole()
     check_two_classes(truth)
-    if isinstance(x, ScaledRows):
+    if isinstance(x, (ScaledRows, TakenRows)):
         return _linear(recipe, x, truth, value, start, final)
     with _few_threads(x):
         return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
 
 
+def shows_two_classes(truth: Truth) -> bool:
+    """Whether there is anything to tell apart; labels are looked at one by one where they are fitted."""
+    return truth.codes is None or len(np.unique(truth.codes)) > 1
+
+
 def check_two_classes(truth: Truth, whose: str = "") -> None:
     """Raise ProbeError where the rows to fit on, `whose` in words, show fewer than two classes."""
-    if truth.codes is not None and len(np.unique(truth.codes)) < 2:
-        only = truth.classes[int(truth.codes[0])] if truth.n else "no class"
+    if not shows_two_classes(truth):
+        only = truth.classes[int(truth.strata()[0])] if truth.n else "no class"
         rows = f"the rows to fit on{whose and f', of {whose},'}"
         raise ProbeError(f"{rows} hold one class only ({only}). Choose another split or --where.")
 
@@ -101,7 +106,7 @@ def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None,
         if len(np.unique(codes)) < 2:
             continue  # the label's metrics are NaN, and the result names it
         before = None if start is None else Model("linear", {k: _two(v[j]) for k, v in start.arrays.items()})
-        known = x.take(rows) if isinstance(x, ScaledRows) else x if len(rows) == len(x) else x[rows]
+        known = x.take(rows) if isinstance(x, (ScaledRows, TakenRows)) else x if len(rows) == len(x) else x[rows]
         one = _softmax_regression(recipe, known, codes, 2, (c, before, final))
         weights[j] = one.model.arrays["W"][1]
         bias[j] = one.model.arrays["b"][1]

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.errors import ProbeError
 from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import Experiment, shuffled
 from probes.cohort.scaling import Scaler, features, fit_scaler, make_unit, rows_of
 from probes.cohort.truth import Truth, hide_absent
 from probes.evaluation.metrics import evaluator, macro_auc
 from probes.fitting.models import Model
-from probes.fitting.sweep import Candidate, Selection
+from probes.fitting.sweep import UNCHOSEN, Candidate, Selection
 from probes.fitting.trained import NeighbourResult, Trained
 from probes.fitting.votes import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
 from probes.progress import Progress
 from probes.request import ProbeRequest
+
+K = 20  # D6
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
     ks = _ks(request, len(rows))
     with progress.stage("choosing k"):
         x = neighbour_features(experiment, rows, scaler)
-        inner_rows, inner = _inner_votes(experiment, x, (ks, vote), progress)
+        inner_rows, inner = _held_votes(experiment, x, (ks, vote), progress)
     hidden = hide_absent(data.truth.take(inner_rows), experiment.facts.absent["train"])
     areas = {k: macro_auc(p, hidden) for k, p in inner.items()}
     with progress.stage("neighbours of the test rows"):
@@ -51,7 +52,8 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
             euclidean=request.metric == "euclidean", progress=progress.share,
         )  # fmt: skip
     look = _Look(data.truth.take(rows), found, vote)
-    selection = _selection(request, areas, experiment.inner_name)
+    inner_name = "val rows" if experiment.val_chooses else "train rows"
+    selection = _selection(request, areas, f"{inner_name}, each without its own group")
     k, multilabel = int(selection.value), look.base.multilabel
     held = hide_absent(data.truth.take(split.test), experiment.absent)
     return Trained(
@@ -70,12 +72,13 @@ def _ks(request: ProbeRequest, n: int) -> tuple[int, ...]:
 
 
 def _selection(request: ProbeRequest, areas: dict[int, float], inner: str) -> Selection:
-    """The k asked for, or that of the highest inner AUC, ties → smaller k. Raises ProbeError where none is defined."""
+    """The k asked for, or that of the highest inner AUC, ties → smaller k; K where no inner AUC is defined."""
     ks = tuple(areas)
     if request.k is not None:
         return Selection("k", min(request.k, ks[-1]), "fixed", at_edge=False, candidates=())
     if np.isnan(list(areas.values())).all():
-        raise ProbeError("no inner AUC is defined, so that nothing can choose k. Fix it with -k, or label more rows.")
+        nearest_k = min(ks, key=lambda k: abs(k - K))
+        return Selection("k", nearest_k, UNCHOSEN, at_edge=False, candidates=())
     chosen = max(ks, key=lambda k: (-np.inf if np.isnan(areas[k]) else areas[k], -k))
     candidates = tuple(Candidate(k, areas[k]) for k in ks)
     return Selection("k", chosen, inner, len(ks) > 1 and chosen == ks[-1], candidates)
@@ -110,25 +113,24 @@ def neighbour_features(experiment: Experiment, rows: Int64, scaler: Scaler) -> F
     return x
 
 
-def _inner_votes(
+def _held_votes(
     experiment: Experiment, x: Float32, how: tuple[tuple[int, ...], Vote], progress: Progress
 ) -> tuple[Int64, dict[int, Float64]]:
-    """Held-out rows of the inner folds and their probabilities at each k."""
+    """Val rows (without a usable val: train rows) and their probabilities at each k, by fitted rows of other groups.
+
+    This is the vote that the test rows get, so that k and thresholds belong to the probe that is tested (D11).
+    """
     rows, data = experiment.fit_rows, experiment.data
     ks, vote = how
-    held_rows: list[Int64] = []
-    parts: dict[int, list[Float64]] = {k: [] for k in ks}
-    for fit_at, held_at in experiment.inner_folds():
-        found = nearest(
-            rows_of(x, fit_at), rows_of(x, held_at), ks[-1],
-            base_groups=data.groups[rows[fit_at]], query_groups=data.groups[rows[held_at]],
-            euclidean=experiment.request.metric == "euclidean", progress=progress.share,
-        )  # fmt: skip
-        base = data.truth.take(rows[fit_at])
-        for k in ks:
-            parts[k].append(votes(found, base, k, vote))
-        held_rows.append(rows[held_at])
-    return np.concatenate(held_rows), {k: np.concatenate(p) for k, p in parts.items()}
+    train = len(experiment.split.train)
+    held = np.arange(train, len(rows)) if experiment.val_chooses else np.arange(train)
+    found = nearest(
+        x, rows_of(x, held), ks[-1],
+        base_groups=data.groups[rows], query_groups=data.groups[rows[held]],
+        euclidean=experiment.request.metric == "euclidean", progress=progress.share,
+    )  # fmt: skip
+    base = data.truth.take(rows)
+    return rows[held], {k: votes(found, base, k, vote) for k in ks}
 
 
 def _result(k: int, p: Float64, truth: Truth, val_auc: float) -> NeighbourResult:

@@ -8,22 +8,24 @@ whose decision values differ in the ninth decimal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.errors import ProbeError
 from indexer.types import Float64, Int64
 from probes.cohort.scaling import rows_of
 from probes.cohort.truth import Truth, hide_absent, lacking, probabilities
 from probes.evaluation.calibration import log_loss
-from probes.evaluation.metrics import macro_auc
+from probes.evaluation.metrics import macro_auc, macro_auc_error
 from probes.evaluation.ranks import mean
-from probes.fitting.estimators import Features, Fitted, Recipe, fit
+from probes.fitting.estimators import Features, Fitted, Recipe, fit, shows_two_classes
 from probes.fitting.models import Model
-from probes.fitting.sweep import Candidate, Selection, fixed, sweep_decades, sweep_halving, sweep_values
+from probes.fitting.sweep import UNCHOSEN, Candidate, Selection, fixed, sweep_decades, sweep_halving, sweep_values
 
 PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "prototype": "none"}
+DEFAULT = {"C": 1.0, "alpha": 1e-3}  # where no inner AUC is defined
+CALIBRATED = ("linear", "mlp")  # log-loss is their own objective, so it may decide among AUCs that are nearly equal
+CONSTANT = 0.025  # spread (SD) of held-out scores, in logits about the row's mean: of two classes half the log odds
 SEARCHES = {"decades": sweep_decades, "halving": sweep_halving}
 SHORT_LISTS = {"svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1)}  # too slow for the decades of D5
 
@@ -32,12 +34,12 @@ Folds = Sequence[tuple[Int64, Int64]]  # (fit rows, held-out rows)
 
 @dataclass(frozen=True)
 class Inner:
-    """What the inner rows chose, and how the chosen probe scored them: for temperature and thresholds."""
+    """What the inner rows chose, and how the probe at that penalty scored them."""
 
     selection: Selection
-    rows: Int64  # held-out rows, concatenated over the folds
+    rows: Int64  # held-out rows, concatenated over the folds whose fit rows show two classes
     logits: Float64  # (len(rows), c) by models that had not seen them
-    start: Model | None  # of the last fold at the chosen penalty, to warm-start the final fit
+    start: Model | None  # of the last fold at the chosen penalty, to warm-start further fits
 
 
 def choose_penalty(
@@ -52,24 +54,37 @@ def choose_penalty(
 ) -> Inner:
     """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given.
 
-    `search` is "decades" (D5) or "halving" (Radford 2021). Raises ProbeError where no fold defines an AUC.
+    `search` is "decades" (D5) or "halving" (Radford 2021). A fold whose fit rows show one class only is left out. Where
+    no inner AUC is defined, DEFAULT is taken and `selection.inner` is UNCHOSEN.
     """
+    folds = [fold for fold in folds if shows_two_classes(truth.take(fold[0]))]
     trial = _Trial(recipe, x, truth, folds, progress)
     parameter = PARAMETER[recipe.probe]
     inner = "val split" if len(folds) == 1 else f"{len(folds)} grouped folds of train"
-    if parameter == "none" or value is not None:
+    if value is None and parameter in DEFAULT and not _ranks(truth, folds):
+        value = DEFAULT[parameter]
+        trial(value)
+        selection = replace(fixed(parameter, value), inner=UNCHOSEN)
+    elif parameter == "none" or value is not None:
         trial(1.0 if value is None else value)
         selection = fixed(parameter, 1.0 if value is None else value)
     elif recipe.probe in SHORT_LISTS:
         selection = sweep_values(parameter, inner, SHORT_LISTS[recipe.probe], trial)
     else:
         selection = SEARCHES[search](parameter, inner, trial)
-    if selection.candidates and all(np.isnan(c.auc) for c in selection.candidates):
-        raise ProbeError(
-            f"no inner AUC is defined: nothing can choose {parameter}. Fix it with --penalty, or label more rows."
-        )
-    rows = np.concatenate([held for _, held in folds])
-    return Inner(selection, rows, trial.logits[selection.value], trial.models[selection.value][-1])
+    rows = np.concatenate([np.empty(0, np.int64), *(held for _, held in folds)])
+    models = trial.models[selection.value]
+    return Inner(selection, rows, trial.logits[selection.value], models[-1] if models else None)
+
+
+def _ranks(truth: Truth, folds: Folds) -> bool:
+    """Whether a fold's held-out rows show both kinds of a column that its fit rows show too."""
+    for rows, held in folds:
+        inside = hide_absent(truth.take(held), lacking(truth.take(rows)))
+        positive = (inside.positive & inside.known).sum(0)
+        if ((positive > 0) & (positive < inside.known.sum(0))).any():
+            return True
+    return False
 
 
 class _Trial:
@@ -86,7 +101,8 @@ class _Trial:
         self._progress(f"{PARAMETER[self._recipe.probe]} = {value:.3g}")
         near = min(self.models, key=lambda v: abs(np.log(v / value)), default=None)
         fits: list[Fitted] = []
-        areas, losses, logits = [], [], []
+        areas, errors, losses = [], [], []
+        logits = [np.empty((0, len(self._truth.classes)))]
         for i, (rows, held) in enumerate(self._folds):
             start = None if near is None else self.models[near][i]
             fits.append(fit(self._recipe, rows_of(self._x, rows), self._truth.take(rows), value, start=start))
@@ -94,10 +110,22 @@ class _Trial:
             inside = hide_absent(self._truth.take(held), lacking(self._truth.take(rows)))
             p = probabilities(scored, inside.multilabel)
             areas.append(macro_auc(p, inside))
+            errors.append(macro_auc_error(areas[-1], inside))
             losses.append(log_loss(p, inside))
             logits.append(scored)
         self.models[value] = [f.model for f in fits]
         self.logits[value] = np.concatenate(logits)
         defined = [i for i, a in enumerate(areas) if not np.isnan(a)]
         auc, loss = (mean([of[i] for i in defined]) for of in (areas, losses))
-        return Candidate(value, auc, all(f.converged for f in fits), loss)
+        error = float(np.sqrt(np.sum([errors[i] ** 2 for i in defined]))) / max(len(defined), 1)
+        return Candidate(
+            value, auc, all(f.converged for f in fits), loss,
+            error if self._recipe.probe in CALIBRATED and np.isfinite(error) else 0.0, self._constant(logits),
+        )  # fmt: skip
+
+    def _constant(self, logits: Sequence[Float64]) -> bool:
+        """Whether the scores hardly vary among the rows that each of the folds' models holds out."""
+        parts = [part for part in logits if len(part)]
+        if not self._truth.multilabel:
+            parts = [part - part.mean(axis=1, keepdims=True) for part in parts]
+        return bool(parts) and max(float(part.std(axis=0).max()) for part in parts) < CONSTANT

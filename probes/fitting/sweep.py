@@ -1,8 +1,9 @@
 """D5: choosing a penalty by inner validation, never on the rows that are reported.
 
-D5 breaks ties of the inner AUC towards the smaller value. On separable rows every value ties at 1, and the smallest
-gives a probe whose probabilities are all alike: it calls everything one class. So the tie rule is refined: equal AUCs
-are told apart by the inner log-loss to two decimals, and only then does the smaller value win.
+D5: inner AUCs within one standard error of the best count as equal; among equals the lowest inner log-loss to two
+decimals wins, then the smaller value. A value at which the probe is constant (its held-out scores hardly vary), or
+whose fit has not converged, is chosen only where every value is such: on weak signal the AUC of a constant probe may be
+the best by chance, and on separable rows all AUCs are 1.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Candidate:
     auc: float  # mean inner-validation macro AUC
     converged: bool = True
     log_loss: float = float("nan")  # mean inner-validation log-loss, without a temperature; NaN: not measured
+    auc_error: float = 0.0  # standard error of `auc`; 0: only equal AUCs tie
+    constant: bool = False  # the held-out scores hardly vary
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class Selection:
 
     parameter: str
     value: float
-    inner: str  # "val split" | "5 grouped folds of train" | "fixed"
+    inner: str  # "val split" | "5 grouped folds of train" | "fixed" | UNCHOSEN
     at_edge: bool  # the best lies at the end of all that was tried, extensions included
     candidates: tuple[Candidate, ...]
+
+
+UNCHOSEN = "the default: no inner rows show both classes"
 
 
 def fixed(parameter: str, value: float) -> Selection:
@@ -46,20 +52,26 @@ def fixed(parameter: str, value: float) -> Selection:
 
 
 def choose(candidates: list[Candidate]) -> Candidate:
-    """Highest AUC; ties → lower log-loss, to two decimals; ties → smaller value.
+    """Highest AUC; within one standard error → lower log-loss, to two decimals; ties → smaller value.
 
-    An undefined AUC is never best unless all are.
+    An undefined AUC is never best unless all are, nor a constant probe or one that has not converged.
     """
-    highest = max(_area(c) for c in candidates)
-    equal = [c for c in candidates if _area(c) >= highest - EQUAL]
+    usable = [c for c in candidates if c.converged and not c.constant]
+    usable = usable or [c for c in candidates if c.converged] or candidates
+    highest = max(usable, key=_area)
+    equal = [c for c in usable if _area(c) >= _area(highest) - _room(highest)]
     return min(equal, key=lambda c: (_loss(c), c.value))
 
 
 def better(one: Candidate, other: Candidate) -> bool:
     """Whether `one` has the higher AUC, or the same and the lower log-loss. A smaller value alone is no better."""
-    if _area(one) > _area(other) + EQUAL:
-        return True
-    return _area(one) >= _area(other) - EQUAL and _loss(one) < _loss(other)
+    if choose([one, other]) is other:
+        return False
+    return _area(one) > _area(other) + _room(one) or _loss(one) < _loss(other)
+
+
+def _room(best: Candidate) -> float:
+    return max(EQUAL, best.auc_error)
 
 
 def _area(candidate: Candidate) -> float:

@@ -8,11 +8,11 @@ from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import SHUFFLES, Experiment, shuffled
-from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
-from probes.cohort.splits import counted
-from probes.cohort.truth import hide_absent, probabilities
+from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, TakenRows, Vectors, features, fit_scaler
+from probes.cohort.splits import FOLDS, counted, grouped_folds
+from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.metrics import macro_auc
-from probes.fitting.estimators import FITTERS, Recipe, check_two_classes, fit
+from probes.fitting.estimators import FITTERS, Features, Recipe, check_two_classes, fit, shows_two_classes
 from probes.fitting.knn import train_knn
 from probes.fitting.models import Model
 from probes.fitting.selection import choose_penalty
@@ -40,7 +40,7 @@ def recipe_of(request: ProbeRequest) -> Recipe:
 
 
 def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
-    """D5's choice on inner rows in float32, then D4's final fit on train and val in float64."""
+    """D5's choice on inner rows in float32, D11's cross-fit at that choice, then D4's final fit in float64."""
     request, data, split = experiment.request, experiment.data, experiment.split
     recipe, rows = recipe_of(request), experiment.fit_rows
     scaler = fit_scaler(request.scaling, data.vectors, split.train)
@@ -52,6 +52,10 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
             value=request.penalty, search=request.search, progress=progress.step,
         )  # fmt: skip
     value = inner.selection.value
+    held = inner.rows, inner.logits
+    if experiment.val_chooses:  # folds of train hold every fitted row out already
+        with progress.stage("held-out scores"):
+            held = cross_fit(recipe, x, truth, (data.groups[rows], request.seed), (value, inner.start))
     control: tuple[float, ...] = ()
     if request.shuffle_control:
         with progress.stage("shuffled control"):
@@ -60,9 +64,25 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
     with progress.stage("final fit"):
         final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
         logits = logits_of(final.model, data.vectors, split.test, scaler)
-    return Trained(
-        final.model, scaler, inner.selection, final.converged, rows[inner.rows], inner.logits, logits, (), control
-    )
+    return Trained(final.model, scaler, inner.selection, final.converged, rows[held[0]], held[1], logits, (), control)
+
+
+def cross_fit(
+    recipe: Recipe, x: Features, truth: Truth, folding: tuple[Int64, int], how: tuple[float, Model | None]
+) -> tuple[Int64, Float64]:
+    """Row numbers and logits of x (n, dim), each by a probe fitted at the same penalty without the row's group (D11).
+
+    `folding` are the rows' groups and the seed, `how` the penalty and a start. Folds without two classes are left out.
+    """
+    groups, seed = folding
+    folds = grouped_folds(truth.strata(), groups, seed, min(FOLDS, len(np.unique(groups))))
+    held_rows, logits = [np.empty(0, np.int64)], [np.empty((0, len(truth.classes)))]
+    for fit_at, held_at in folds:
+        if shows_two_classes(truth.take(fit_at)):
+            model = fit(recipe, TakenRows(x, fit_at), truth.take(fit_at), how[0], start=how[1]).model
+            held_rows.append(held_at)
+            logits.append(model.logits(x[held_at]))
+    return np.concatenate(held_rows), np.concatenate(logits)
 
 
 def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Float64:
@@ -86,13 +106,14 @@ def _control(
 
 
 def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:
-    """D14: nothing is fitted; the inner rows serve temperature and threshold alone."""
+    """D14: nothing is fitted; val (or train) rows serve temperature and threshold alone."""
     data, split = experiment.data, experiment.split
     text = store.read_text(experiment.request.task or "")
     settings = {"logit_scale": text.logit_scale}
     if text.logit_bias is not None:
         settings["logit_bias"] = text.logit_bias
-    model = Model("text", {"text": text.vectors}, settings)
+    order = [text.classes.index(name) for name in data.truth.classes]
+    model = Model("text", {"text": text.vectors[order]}, settings)
     scaler = fit_scaler("none", data.vectors, split.train)
     inner_rows = split.val if experiment.val_chooses else split.train
     inner, test = (logits_of(model, data.vectors, rows, scaler) for rows in (inner_rows, split.test))

@@ -22,14 +22,14 @@ class NeighbourResult:
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted probe, with logits of rows that had no part in fitting it."""
+    """A fitted probe, and logits by the same procedure of rows that had no part in the fit that scored them."""
 
     model: Model
     scaler: Scaler
     selection: Selection
     converged: bool
-    inner_rows: Int64  # rows of the data that were held out while choosing
-    inner_logits: Float64
+    held_rows: Int64  # fitted rows of the data, for temperature and thresholds (D8, D11)
+    held_logits: Float64  # each by a fit that left the row's group out
     test_logits: Float64  # of Experiment.split.test, by the final model
     neighbours: tuple[NeighbourResult, ...] = ()
     control_aucs: tuple[float, ...] = ()  # macro, of the same probe fitted on labels shuffled again and again

@@ -8,7 +8,7 @@ FEW_GROUPS = 30  # below, percentile intervals are known to cover too little
 LIMITS = (
     "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
     "The encoder was not trained here; what it saw may overlap with these images.",
-    "Percentile intervals cover the sampling of groups, not the choice of labels, readers or the site.",
+    "Intervals cover the sampling of groups, not the choice of labels, readers or the site.",
     "A perfect score has no spread under resampling: its interval of zero width is no certainty.",
 )
 

@@ -69,7 +69,7 @@ def _answers(result: ProbeResult) -> dict[str, str]:
     if selection.parameter == "none":
         choice = selection.inner if result.folds else "nothing to choose"
     choice += "; no test row chose anything"
-    uncertainty = f"95 % percentile intervals from {request.replicates} bootstrap draws of whole groups"
+    uncertainty = f"95 % intervals from {request.replicates} bootstrap draws of whole groups"
     auc, show = result.test.metrics["auc_macro"], with_interval
     if result.folds:
         uncertainty, show = f"mean ± SD of {len(result.folds)} outer folds; no interval", plus_minus

@@ -12,7 +12,7 @@ from probes.reporting import plots
 from probes.reporting.caveats import limits
 from probes.reporting.checklist import items
 from probes.reporting.page import cell, figure, html_table, spread_cell, whole_page
-from probes.reporting.text import NAMES, metric_name, number, plus_minus, with_interval
+from probes.reporting.text import NAMES, metric_name, number, plus_minus, positive_words, with_interval
 from probes.runs.result import ProbeResult
 
 
@@ -74,7 +74,8 @@ def _split(result: ProbeResult) -> str:
         if part.rows:
             rows.append([name, str(part.rows), str(part.groups), *(str(part.classes.get(n, 0)) for n in names)])
     counted = "positives of each label" if result.request.multilabel else "rows of each class"
-    return html_table(rows) + f"<p class='dim'>Right of the groups: {counted}.</p>"
+    positive = f" {escape(positive_words(result))}." if result.positive else ""
+    return html_table(rows) + f"<p class='dim'>Right of the groups: {counted}.{positive}</p>"
 
 
 def _audit(result: ProbeResult) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from probes.cohort.experiment import SHUFFLES
 from probes.evaluation.bootstrap import Interval
+from probes.fitting.sweep import UNCHOSEN
 from probes.runs.result import ProbeResult
 
 NAMES = {
@@ -19,7 +20,7 @@ NAMES = {
     "kappa_quadratic": "kappa, quadratic",
     "brier": "Brier score (0 to 2)",
     "log_loss": "log-loss",
-    "ece": "calibration error (ECE)",
+    "ece_debiased": "calibration error (ECE, debiased)",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "ppv": "PPV",
@@ -102,6 +103,8 @@ def _split(result: ProbeResult) -> list[str]:
         f"({source.encoder}, {source.dim} numbers an image)",
         f"{flow.embedded} images embedded, {flow.failed} failed; left out: {', '.join(left_out) or 'none'}",
     ]
+    if result.positive is not None:
+        lines.append(positive_words(result))
     header = ["split " + result.split.kind, "rows", "groups", "rows of each class"]
     rows = [
         [name, str(part.rows), str(part.groups), _counts(part.classes)]
@@ -109,6 +112,15 @@ def _split(result: ProbeResult) -> list[str]:
         if part.rows
     ]
     return lines + table([header, *rows])
+
+
+REASONS = {"asked": "as asked", "absence": "the other is a word for absence", "order": "the last of the two by name"}
+
+
+def positive_words(result: ProbeResult) -> str:
+    """Which of two classes is positive, and why."""
+    assert result.positive is not None
+    return f"positive class: {result.positive.name} ({REASONS[result.positive.reason]})"
 
 
 def _counts(classes: dict[str, int]) -> str:
@@ -137,7 +149,7 @@ def _choice(result: ProbeResult) -> list[str]:
     selection = result.selection
     if selection.parameter == "none":
         return []
-    how = "fixed" if selection.inner == "fixed" else f"chosen on {selection.inner}"
+    how = selection.inner if selection.inner in ("fixed", UNCHOSEN) else f"chosen on {selection.inner}"
     best = [c.auc for c in selection.candidates if c.value == selection.value]
     inner = f", inner AUC {number(best[0])}" if best else ""
     return [

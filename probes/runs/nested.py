@@ -19,13 +19,20 @@ from probes.evaluation.calibration import fit_temperature
 from probes.evaluation.leakage import Audit, combine
 from probes.evaluation.metrics import HEADLINE, Values, confusion, evaluator
 from probes.evaluation.scoring import ClassResult, Scored, baselines, by_group
-from probes.fitting.sweep import Selection
+from probes.fitting.sweep import UNCHOSEN, Selection
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
 from probes.progress import Progress
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
-from probes.runs.run import audit_split, package_versions, read, warnings_of_calls, warnings_of_temperature
+from probes.runs.run import (
+    audit_split,
+    package_versions,
+    read,
+    warnings_of_calls,
+    warnings_of_positive,
+    warnings_of_temperature,
+)
 
 NOTE = "mean ± SD over outer folds, which share their fitted rows: no confidence interval"
 Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows
@@ -46,6 +53,7 @@ class _Outer:
     duplicates: int
     absent: tuple[str, ...]
     control_aucs: tuple[float, ...]
+    unchosen: bool  # no inner rows could choose the penalty
     warnings: tuple[str, ...]
 
 
@@ -112,13 +120,14 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
         len(experiment.split.duplicates),
         experiment.absent,
         trained.control_aucs,
+        trained.selection.inner == UNCHOSEN,
         warnings_of_calls(confusion(*held[:2]), held[1].classes) + warnings_of_temperature(temperature),
     )
 
 
 def _temperature(experiment: Experiment, trained: Trained) -> float:
-    truth = experiment.data.truth.take(trained.inner_rows)
-    return fit_temperature(trained.inner_logits, hide_absent(truth, experiment.facts.absent["train"]))
+    truth = experiment.data.truth.take(trained.held_rows)
+    return fit_temperature(trained.held_logits, hide_absent(truth, experiment.facts.absent["train"]))
 
 
 def _score(experiment: Experiment, trained: Trained, temperature: float) -> Held:
@@ -176,6 +185,7 @@ def _result(
         selection=Selection("none", float("nan"), "grouped folds inside each outer fold", at_edge=False, candidates=()),
         converged=all(fold.result.converged for fold in outer),
         baselines=_baselines(outer),
+        positive=data.positive,
         test=replace(
             _scored([fold.point for fold in outer], data.truth.n), groups=data.flow.groups, classes=classes,
             excluded=tuple(c.name for c in classes if np.isnan(c.auc.value)),
@@ -203,11 +213,13 @@ def _warnings(
         (found.flagged > 0, f"{found.flagged} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the "
                             "fitted rows"),
         (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes stand among the held-out rows"),
+        (any(fold.unchosen for fold in outer), "in a fold no inner rows show both classes: the penalty is the default"),
         (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
     own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # each once, in order
-    return (*(text for holds, text in checks if holds), *own)
+    named_by_order = warnings_of_positive(data.positive, data.truth.classes)
+    return (*(text for holds, text in checks if holds), *own, *named_by_order)
 
 
 def _scored(points: Sequence[Values], rows: int) -> Scored:

@@ -24,8 +24,9 @@ TOLERANCE = 1e-9  # of metrics
 WEIGHTS_TOLERANCE = 1e-6  # of weights, relative to the largest
 SHOWN = 10
 COMPARED = (
-    "flow", "split", "audit", "selection", "baselines", "test", "without_duplicates", "patients", "confusion",
-    "calibration", "temperature", "operating", "subgroups", "gaps", "neighbours", "folds", "few_shot", "shuffled_auc",
+    "flow", "split", "positive", "audit", "selection", "baselines", "test", "without_duplicates", "patients",
+    "confusion", "calibration", "temperature", "operating", "subgroups", "gaps", "neighbours", "folds", "few_shot",
+    "shuffled_auc",
 )  # fmt: skip
 
 

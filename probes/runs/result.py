@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from probes.cohort.experiment import SplitFacts
 from probes.cohort.load import Flow, Source
+from probes.cohort.positive import Positive
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.calibration import Calibration
 from probes.evaluation.leakage import Audit
@@ -47,6 +48,7 @@ class ProbeResult:
     converged: bool
     baselines: dict[str, dict[str, float]]
     test: Scored
+    positive: Positive | None = None  # of two classes, and why
     without_duplicates: Scored | None = None  # rows at or above tau removed
     patients: Scored | None = None
     confusion: tuple[tuple[int, ...], ...] = ()

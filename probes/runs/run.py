@@ -13,15 +13,18 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import Experiment, prepare
 from probes.cohort.load import ProbeData, load, open_store
+from probes.cohort.positive import Positive
 from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.calibration import Calibration, at_bound, calibration, fit_temperature
 from probes.evaluation.leakage import Audit, audit, near_duplicates
 from probes.evaluation.metrics import confusion
+from probes.evaluation.operating import OperatingPoint
 from probes.evaluation.operating_points import global_threshold, operating_points
 from probes.evaluation.scoring import Resampling, Scored, baselines, by_group, control_range, curves, score
 from probes.evaluation.subgroups import FEWEST, SubgroupResult, gaps, subgroup_results
 from probes.fitting.few_shot import few_shot
+from probes.fitting.sweep import UNCHOSEN
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
 from probes.progress import Progress
@@ -95,11 +98,11 @@ def _assemble(
 ) -> Outcome:
     request, data, test = experiment.request, experiment.data, experiment.split.test
     how = Resampling(request.replicates, request.seed)
-    inner = hide_absent(data.truth.take(trained.inner_rows), experiment.facts.absent["train"])
-    temperature = fit_temperature(trained.inner_logits, inner)
+    inner = hide_absent(data.truth.take(trained.held_rows), experiment.facts.absent["train"])
+    temperature = fit_temperature(trained.held_logits, inner)
     inner_p, p = (
         probabilities(logits, inner.multilabel, applied_temperature(request, temperature))
-        for logits in (trained.inner_logits, trained.test_logits)
+        for logits in (trained.held_logits, trained.test_logits)
     )
     truth = hide_absent(data.truth.take(test), experiment.absent)
     scored = p, truth, data.groups[test]
@@ -118,6 +121,7 @@ def _assemble(
         converged=trained.converged,
         baselines=baselines(data.truth.take(experiment.fit_rows), truth, request.seed),
         test=found,
+        positive=data.positive,
         without_duplicates=_without(near[0], request.tau, scored, how),
         patients=_patients(experiment, scored, how),
         confusion=tuple(map(tuple, matrix.tolist())),
@@ -133,6 +137,8 @@ def _assemble(
             *warnings_of(experiment, trained, near[1], found),
             *warnings_of_calls(matrix, truth.classes),
             *warnings_of_temperature(temperature),
+            *warnings_of_positive(data.positive, truth.classes),
+            *warnings_of_operating(operating),
         ),
         packages=package_versions(),
         seconds=progress.seconds,
@@ -205,6 +211,11 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
+        (
+            selection.inner == UNCHOSEN,
+            f"nothing could choose {selection.parameter}: no inner rows show both classes; "
+            f"{selection.parameter} = {selection.value:g} is the default",
+        ),
         (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
         (not trained.converged, "the final fit did not reach its tolerance"),
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
@@ -222,6 +233,28 @@ def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...
         return (f"the probe calls every test row {called[0]!r}",)
     never = [name for name in shown if name not in called]
     return (f"the probe calls no test row {_named(never)}, though the test split has such rows",)
+
+
+def warnings_of_positive(positive: Positive | None, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Said where the order of the names alone decided."""
+    if positive is None or positive.reason != "order":
+        return ()
+    other = next(name for name in classes if name != positive.name)
+    words = f"{positive.name!r} is taken as the positive class, {other!r} as its absence, as the last by name"
+    return (f"{words}: name the right one with --positive",)
+
+
+def warnings_of_operating(points: tuple[OperatingPoint, ...]) -> tuple[str, ...]:
+    """The specificities that the test rows miss beyond what their interval allows."""
+    out = []
+    for point in points:
+        found = point.rates["specificity"]
+        if found.high < point.target_specificity:
+            out.append(
+                f"the operating point of {point.column} misses its specificity: {found.value:.3f} ({found.low:.3f} to "
+                f"{found.high:.3f}) on the test rows, {point.target_specificity:g} asked for"
+            )
+    return tuple(out)
 
 
 def warnings_of_temperature(temperature: float) -> tuple[str, ...]:

@@ -7,12 +7,22 @@ import math
 import numpy as np
 import pytest
 from MLstatkit import Delong_test
-from scipy.stats import norm
+from scipy.stats import binomtest, norm, t
 
 from probes.cohort.truth import class_truth
-from probes.evaluation.bootstrap import draw, holm, interval, paired_p, replicate
+from probes.evaluation.bootstrap import (
+    area_interval,
+    draw,
+    holm,
+    interval,
+    paired_p,
+    proportion_interval,
+    replicate,
+)
 from probes.evaluation.delong import delong
-from probes.evaluation.metrics import evaluator
+from probes.evaluation.metrics import debiased, evaluator
+from probes.evaluation.operating import denominators
+from probes.evaluation.scoring import Resampling, score
 
 
 def two_columns(score):
@@ -133,3 +143,102 @@ def test_intervals_by_patient_are_wider_than_by_row():
         )
         widths.append(high - low)
     assert 1.5 < widths[0] / widths[1] < 2.5
+
+
+def test_the_interval_of_an_area_is_the_logit_one_with_students_t_of_the_smaller_side():
+    rng = np.random.default_rng(0)
+    replicates = np.clip(0.8 + 0.05 * rng.standard_normal(500), 0, 1)
+    found = area_interval(0.8, replicates, sides=9)
+    half = t.ppf(0.975, 8) * replicates.std() / 0.16
+    expected = [1 / (1 + math.exp(-(math.log(4) + sign * half))) for sign in (-1, 1)]
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert area_interval(0.8, replicates, sides=1) == interval(0.8, replicates)
+    assert area_interval(1.0, np.ones(500), sides=9) == interval(1.0, np.ones(500))
+
+
+@pytest.mark.parametrize(("patients", "prevalence"), [(100, 0.1), (40, 0.4)])
+def test_intervals_of_few_patients_cover_where_percentiles_do_not(patients, prevalence):
+    truth = norm.cdf(1.2 / math.sqrt(2 * (0.8**2 + 0.6**2)))
+    covered, by_percentiles, runs = 0, 0, 250
+    for run in range(runs):
+        rng = np.random.default_rng([4, run])
+        y = rng.random(patients) < prevalence
+        y[:2], y[2:4] = True, False
+        scores = np.repeat(1.2 * y + 0.8 * rng.standard_normal(patients), 3) + 0.6 * rng.standard_normal(3 * patients)
+        groups, target = np.repeat(np.arange(patients), 3), class_truth(np.repeat(y, 3).astype(int), ("no", "yes"))
+        p = np.stack([1 - norm.cdf(scores), norm.cdf(scores)], axis=1)
+        found = score(p, target, groups, Resampling(200, run))[0].metrics["auc_macro"]
+        covered += found.low <= truth <= found.high
+        measured = evaluator(p, target, groups)
+        areas = replicate(measured, patients, replicates=200, seed=run)["auc_macro"]
+        low, high = np.nanpercentile(areas, [2.5, 97.5])
+        by_percentiles += low <= truth <= high
+    assert 0.93 <= covered / runs <= 0.985
+    assert by_percentiles / runs < covered / runs - 0.01
+
+
+@pytest.mark.parametrize("groups", [1, 5, 50])
+def test_a_share_of_all_or_none_gets_clopper_and_pearsons_interval_of_its_patients(groups):
+    for value, successes in ((1.0, groups), (0.0, 0)):
+        found = proportion_interval(value, np.full(100, value), groups)
+        exact = binomtest(successes, groups).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    between = proportion_interval(0.5, np.linspace(0.2, 0.8, 101), groups)
+    assert between == interval(0.5, np.linspace(0.2, 0.8, 101))
+
+
+def test_denominators_count_patients_not_rows():
+    positive = np.array([True, True, True, False, False, False])
+    called = np.array([True, True, False, False, False, True])
+    groups = np.array([0, 0, 1, 2, 2, 3])
+    assert denominators(positive, called, groups) == {"sensitivity": 2, "specificity": 2, "ppv": 2, "npv": 2}
+
+
+def calibrated(rng, rows):
+    p = rng.random(rows)
+    return np.stack([1 - p, p], axis=1), (rng.random(rows) < p).astype(int)
+
+
+def test_the_calibration_error_of_a_calibrated_probe_is_near_zero_and_its_interval_holds_zero():
+    estimates, plain, holds, runs = [], [], 0, 200
+    for run in range(runs):
+        p, y = calibrated(np.random.default_rng([9, run]), 300)
+        found, _ = score(p, class_truth(y, ("no", "yes")), np.arange(300), Resampling(200, run))
+        ece = found.metrics["ece_debiased"]
+        assert ece.low <= ece.value <= ece.high
+        holds += ece.low == 0
+        estimates.append(ece.value)
+        plain.append(float(evaluator(p, class_truth(y, ("no", "yes")), np.arange(300)).point()["ece"]))
+    assert holds / runs > 0.9
+    assert np.mean(estimates) < np.mean(plain) / 3
+
+
+def test_the_calibration_error_of_a_probe_that_is_off_is_what_it_is_off_by():
+    estimates = []
+    for run in range(60):
+        rng = np.random.default_rng([10, run])
+        p = np.full(1000, 0.9)
+        y = (rng.random(1000) < 0.75).astype(int)
+        found, _ = score(
+            np.stack([1 - p, p], axis=1), class_truth(y, ("no", "yes")), np.arange(1000), Resampling(100, run)
+        )
+        estimates.append(found.metrics["ece_debiased"].value)
+    assert np.mean(estimates) == pytest.approx(0.15, abs=0.006)
+
+
+def test_what_is_taken_off_a_gap_is_its_noise_where_the_truth_is_zero_and_nothing_where_it_is_large():
+    noise = np.random.default_rng(0).standard_normal(200_000)
+    assert debiased(0.02 * noise, np.full(200_000, 0.02)).mean() == pytest.approx(0, abs=2e-4)
+    assert np.abs(0.02 * noise).mean() > 0.015
+    assert debiased(0.3 + 0.02 * noise, np.full(200_000, 0.02)).mean() == pytest.approx(0.3, abs=2e-4)
+    assert debiased(np.array([0.1, -0.1]), np.zeros(2)) == pytest.approx([0.1, 0.1])
+
+
+def test_few_patients_on_a_side_are_said():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(40) < 6, 3).astype(int)
+    p = np.clip(0.3 * y + 0.5 * rng.random(120), 0, 1)
+    found, _ = score(
+        np.stack([1 - p, p], 1), class_truth(y, ("no", "yes")), np.repeat(np.arange(40), 3), Resampling(50, 0)
+    )
+    assert any("fewer than 10 groups with or without: no, yes" in note for note in found.notes)

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from probes.cohort.truth import class_truth, label_truth, probabilities
 from probes.evaluation.calibration import at_bound, calibration, fit_temperature, log_loss
-from probes.evaluation.metrics import confusion, evaluator, macro_auc, micro_auc, ovo_macro_auc
+from probes.evaluation.metrics import confusion, evaluator, macro_auc
 
 P = np.array(
     [[.9, .05, .05], [.6, .3, .1], [.2, .7, .1], [.34, .33, .33],
@@ -28,8 +28,6 @@ def test_golden_of_d7():
     assert point["auc"] == pytest.approx([0.583333, 0.9375, 0.875], abs=1e-6)
     assert point["auc_macro"] == pytest.approx(0.798611, abs=1e-6)
     assert point["auc_weighted"] == pytest.approx(0.833333, abs=1e-6)
-    assert micro_auc(P, T) == pytest.approx(0.792969, abs=1e-6)
-    assert ovo_macro_auc(P, T) == pytest.approx(0.770833, abs=1e-6)
     assert point["balanced_accuracy"] == pytest.approx(0.5)
     assert point["brier"] == pytest.approx(0.47855)
     assert point["log_loss"] == pytest.approx(0.849007, abs=1e-6)
@@ -101,7 +99,6 @@ def test_metrics_equal_those_of_scikit_learn(case):
     if p.shape[1] > 2:
         assert point["auc_macro"] == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
         assert point["auc_weighted"] == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr", average="weighted"))
-        assert ovo_macro_auc(p, truth) == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovo"))
     if len(np.unique(called)) > 1:
         assert point["kappa_quadratic"] == pytest.approx(sk.cohen_kappa_score(y, called, weights="quadratic"))
     assert (confusion(p, truth) == sk.confusion_matrix(y, called, labels=range(p.shape[1]))).all()
@@ -121,6 +118,7 @@ def test_weights_count_a_group_as_often_as_it_was_drawn(case):
     if not len(rows):
         return
     repeated = evaluator(p[rows], truth.take(rows), np.arange(len(rows))).point()
+    del repeated["ece_debiased"]  # the noise taken off is that of the groups as they were first
     for name, value in repeated.items():
         assert weighted[name] == pytest.approx(value, nan_ok=True), name
 

@@ -1,0 +1,57 @@
+"""Which of two classes is the positive one: as asked, or the one that is not named by a word for absence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from indexer.errors import ProbeError
+
+ABSENCE = frozenset(
+    {
+        "0", "absent", "benign", "clear", "control", "false", "good", "healthy", "intact", "neg", "negative", "no",
+        "no finding", "no findings", "none", "normal", "ok", "unaffected", "unremarkable", "without",
+    }
+)  # fmt: skip
+NEGATION = re.compile(r"(?:no|non|not|without)[\W_]+\S")
+NUMBERED = re.compile(r"^\d+[\W_]+(?=[^\W\d_])")  # "0_intact": a number that only sorts the names
+
+
+@dataclass(frozen=True)
+class Positive:
+    """The class whose presence two-class numbers are about: sensitivity, PPV, subgroups, a patient's truth."""
+
+    name: str
+    reason: str  # asked | absence: the other class is a word for absence | order: the last by name
+
+
+def positive_class(classes: Sequence[str], asked: str | None) -> Positive | None:
+    """Of two classes the positive one; None for more. Raises ProbeError where `asked` is none of the two."""
+    if len(classes) != 2:
+        if asked is not None:
+            raise ProbeError(
+                f"--positive {asked} is of a label with two classes, this one has {len(classes)}. Leave it out, or "
+                "choose two classes with --where."
+            )
+        return None
+    if asked is not None:
+        if asked not in classes:
+            raise ProbeError(f"--positive {asked} is no class of the label; there are: {', '.join(classes)}.")
+        return Positive(asked, "asked")
+    named = [name for name in classes if not is_absence(name)]
+    return Positive(named[0], "absence") if len(named) == 1 else Positive(classes[-1], "order")
+
+
+def is_absence(name: str) -> bool:
+    """Whether a class's name says that nothing is there, as "normal", "0_intact" or "no tumour"."""
+    plain = NUMBERED.sub("", name.strip().casefold())
+    plain = re.sub(r"[\W_]+", " ", plain).strip() or plain
+    return plain in ABSENCE or NEGATION.match(plain) is not None
+
+
+def positive_last(classes: Sequence[str], positive: Positive | None) -> tuple[str, ...]:
+    """The classes with the positive one of two last, where every two-class number looks for it."""
+    if positive is None or classes[-1] == positive.name:
+        return tuple(classes)
+    return tuple(reversed(classes))
