@@ -52,6 +52,6 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out tour
 
 .PHONY: help install lock demo test test-faults test-power test-slow fuzz check bench clean

@@ -11,6 +11,7 @@ from PIL import Image
 
 from indexer.demo import __main__ as demo
 from indexer.demo.volume import Slice, slices, write_dicom
+from probes.runs.result_files import read_result
 from tests.archives import picture
 from tests.commands import call
 
@@ -91,10 +92,14 @@ def test_the_demo_finds_more_than_raw_pixels_do_and_ends_with_one_self_contained
     assert len(shares) == 3
     assert all(float(embedding) > float(raw) for embedding, raw in shares)
     page = (tmp_path / "out" / "demo.html").read_text()
-    assert page.count("data:image/png;base64,") == 9 * 5
-    assert page.count("<svg") == 2
+    assert page.count("src='data:image/png;base64,") == 9 * 5
+    assert page.count("<svg") == 4  # for each probe the confusion matrix, and the curve by which it is judged
     links = re.findall(r"""(?:src|href)\s*=\s*["']?([^\s"'>]+)""", page) + re.findall(r"url\(([^)]+)\)", page)
-    assert [link for link in links if not link.startswith(("data:", "#"))] == []
+    beside = [link for link in links if not link.startswith(("data:", "#"))]  # the probes' own reports
+    assert beside == ["probe-linear/report.html", "probe-knn/report.html"]
+    assert all((tmp_path / "out" / link).is_file() for link in beside)
+    linear = read_result(tmp_path / "out" / "probe-linear").test.metrics["auc_macro"]
+    assert f"<b>{linear.value:.3f}</b> <span class='ci'>({linear.low:.3f} to {linear.high:.3f})" in page
     assert "one average brain" in page.lower()
     with pytest.raises(Exception, match="not a former demo's"):
         demo.demo.main(["--out", str(tmp_path)], standalone_mode=False)

@@ -1,90 +1,112 @@
-"""The README's tour does what it says, line by line, on pictures made here."""
+"""The README's tour does what it says: its lines as they are printed, in one shell, in a new folder."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
+import json
 import re
-import shlex
 import subprocess
+import sys
 
-import lancedb
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import pytest
-from PIL import Image
-
-from tests.commands import call
-
-COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
-def tour(root):
-    (block,) = re.findall(r"```sh\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
-    return [re.sub(r"\s{2,}#.*", "", line) for line in block.splitlines() if line.strip()]
+@pytest.fixture(scope="module")
+def readme(request):
+    return (request.config.rootpath / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """90 noisy pictures of three colours of 30 patients, their labels, and a query; returns the environment."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
-    labels = {"key": [], "colour": [], "patient": []}
-    for i in range(90):
-        colour = list(COLOURS)[i % 3]
-        pixels = np.clip(rng.normal(COLOURS[colour], 30, (64, 64, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "in" / f"im{i:02d}.png")
-        for name, value in (("key", f"im{i:02d}"), ("colour", colour), ("patient", f"p{i // 3}")):
-            labels[name].append(value)
-    pa.csv.write_csv(pa.table(labels), tmp_path / "labels.csv")
-    return {
-        "IMAGES": str(tmp_path / "in"),
-        "QUERY": str(tmp_path / "in/im00.png"),
-        "LABELS": str(tmp_path / "labels.csv"),
-    }
+def block(readme, language):
+    (found,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+    return found
 
 
-def test_the_tour_runs_as_printed(pictures, tmp_path, monkeypatch, request):
-    lines = tour(request.config.rootpath)
-    assert 10 <= len(lines) <= 25
-    monkeypatch.chdir(tmp_path)
-    outputs = {}
-    for line in lines:
-        words = shlex.split(re.sub(r"\$(\w+)", lambda m: pictures[m.group(1)], line))
-        if words[0] in ("indexer", "probes"):
-            done = call(*words)
-            assert done.code == 0, f"{line}\n{done.err}"
-            outputs[" ".join(words[:2])] = done.out
-        else:
-            subprocess.run(line, shell=True, check=True, env={**os.environ, **pictures})
-    assert '"colour": "red"' in outputs["indexer search"]
-    assert "balanced" in outputs["probes linear"].lower()
-    assert (tmp_path / "vectors.parquet").exists()
-    (block,) = re.findall(r"```python\n(.*?)```", (request.config.rootpath / "README.md").read_text(), re.DOTALL)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(block, {})
-    ranks = [line.split()[0] for line in printed.getvalue().splitlines()]
-    assert ranks == ["1", "2", "3", "4", "5"]
-    assert lancedb.connect("db").open_table("efficientnet-lite0").count_rows() == 90
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder with nothing but the .venv that `make install` leaves in it."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
 
 
-def test_the_table_of_commands_names_no_command_that_does_not_exist(request):
+@pytest.fixture(scope="module")
+def outputs(readme, clone):
+    """Line of the tour → what it printed. A line that fails, or names a variable that is not set, ends the shell."""
+    lines = [line for line in block(readme, "sh").splitlines() if line.strip()]
+    marked = "\n".join(f"printf '\\n@@@\\n'\n{line}" for line in lines)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", marked], cwd=clone, capture_output=True, text=True)
+    printed = done.stdout.split("\n@@@\n")[1:]
+    assert done.returncode == 0, f"{lines[len(printed) - 1]}\n{done.stderr}"
+    return dict(zip(lines, printed, strict=True))
+
+
+def output(outputs, start):
+    (printed,) = (text for line, text in outputs.items() if line.startswith(start))
+    return printed
+
+
+def test_every_line_of_the_tour_runs_as_printed(outputs, clone):
+    assert 10 <= len(outputs) <= 25
+    assert "90 images embedded, 0 failed" in output(outputs, "indexer index")
+    hits = json.loads(output(outputs, "indexer search tour/db tour/query.png --where"))["queries"][0]["hits"]
+    assert {hit["columns"]["colour"] for hit in hits} == {"red"}
+    assert "balanced accuracy" in output(outputs, "probes linear")
+    assert {path.name for path in clone.iterdir()} == {".venv", "tour"}  # it writes where it says, and nowhere else
+    assert (clone / "tour" / "vectors.parquet").is_file()
+
+
+def test_other_programs_open_the_files_as_the_readme_says(readme, outputs, clone, monkeypatch):
+    import faiss
+    import lancedb
+
+    monkeypatch.chdir(clone)
+    (table,) = re.findall(r"`(lancedb\.connect\([^`]+)`", readme)
+    (index,) = re.findall(r"`(faiss\.read_index\([^`]+)`", readme)
+    assert eval(table, {"lancedb": lancedb}).count_rows() == 90
+    assert eval(index, {"faiss": faiss}).ntotal == 90
+
+
+def test_the_python_of_the_readme_prints_five_ranked_hits(readme, outputs, clone):
+    command = [sys.executable, "-c", block(readme, "python")]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3", "4", "5"]
+
+
+def test_the_pictures_of_the_tour_never_overwrite_a_folder(tmp_path):
+    (tmp_path / "tour").mkdir()
+    command = [sys.executable, "-m", "indexer.demo.photos", tmp_path / "tour"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "exists. Remove it, or name another folder." in done.stderr
+    assert list((tmp_path / "tour").iterdir()) == []
+
+
+def test_the_table_of_commands_names_no_command_that_does_not_exist(readme):
     from indexer.cli import COMMANDS
     from probes.cli import COMMANDS as PROBES
 
-    readme = (request.config.rootpath / "README.md").read_text()
-    named = set(re.findall(r"`indexer ([a-z-]+)", readme)) | set(
-        re.findall(r"^indexer ([a-z-]+)", readme, re.MULTILINE)
-    )
-    assert named <= set(COMMANDS)
-    probes = set(re.findall(r"`probes ([a-z-]+)", readme)) | set(re.findall(r"^probes ([a-z-]+)", readme, re.MULTILINE))
-    assert {p for p in probes if not p.startswith("-")} <= set(PROBES)
+    for program, commands in (("indexer", COMMANDS), ("probes", PROBES)):
+        named = set(re.findall(rf"(?:`|^){program} ([a-z][a-z-]*)", readme, re.MULTILINE))
+        assert named - set(commands) == set()
+        assert len(named) > 3
+        for name in commands:
+            assert name in readme
 
 
-def test_the_make_targets_of_the_readme_exist(request):
-    makefile = (request.config.rootpath / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", (request.config.rootpath / "README.md").read_text()):
+def test_the_make_targets_of_the_readme_exist(readme, request):
+    makefile = (request.config.rootpath / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"make ([a-z-]+)", readme))
+    assert targets > {"demo", "test"}
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_files_and_folders_that_the_readme_sends_newcomers_to_are_there(readme, request):
+    (joining,) = re.findall(r"## Joining in\n(.*?)\n## ", readme, re.DOTALL)
+    named = set(re.findall(r"`?((?:indexer|probes|tests)/[\w/.]+\w)`?", joining))
+    assert len(named) > 12
+    missing = {name for name in named if not (request.config.rootpath / name).exists()}
+    assert missing == set()
+
+
+def test_the_readme_is_read_in_one_sitting(readme):
+    assert len(readme.splitlines()) < 120

@@ -20,6 +20,7 @@ from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, ra
 from indexer.demo.volume import PLANES, slices, write_archive, write_queries
 from indexer.errors import IndexerError
 from indexer.options import run
+from probes.runs.result_files import read_result
 
 WHAT = (
     "The data are ONE average brain (MNI152 T1, 1 mm), cut in three planes; the encoder was trained on ImageNet "
@@ -62,7 +63,7 @@ def demo(out: Path, seed: int) -> None:
             "probes", kind, db, "--label", "level", "--group", "slab", "--where", where, "--split", "stratified",
             "--seed", str(seed), *more, "--out", str(folder),
         )  # fmt: skip
-        probes[kind] = json.loads((folder / "result.json").read_text())
+        probes[folder.name] = read_result(folder)
     page = write_page(out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes)
     click.secho(f"\nThe page: {page.resolve()}   ({time.monotonic() - start:.0f} s)", bold=True)
 

@@ -13,33 +13,29 @@ from typing import Any
 import numpy as np
 
 from indexer.archive.reader import read_place
-from indexer.demo import probe_page
-from indexer.demo.probe_page import probe_part
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
 from indexer.pixels import decode_part
 from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
 from indexer.types import UInt8
+from probes.reporting import plots
+from probes.reporting.page import STYLE as PROBES_STYLE
+from probes.reporting.page import cell, figure, html_table
+from probes.reporting.text import metric_name, number
+from probes.runs.result import ProbeResult
 
 SHOWN_PER_PLANE = 3
 NEIGHBOURS = 4
 SIDE = 150  # pixels of a picture on the page
 HITS = Mapping[str, Sequence[Mapping[str, Any]]]
 
+SHOWN_METRICS = ("auc_macro", "ap_macro", "balanced_accuracy", "f1_macro", "ece")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2730; background: #f6f7f8; margin: 0 }
-main { max-width: 980px; margin: 0 auto; padding: 24px }
-h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 8px }
-p.what { background: #fff4d6; border-left: 4px solid #d99a00; padding: 8px 12px }
-table { border-collapse: collapse; background: #fff; margin: 8px 0 }
-th, td { padding: 5px 14px; border-bottom: 1px solid #e3e6e9; text-align: right }
-th:first-child, td:first-child { text-align: left }
-.row { display: flex; gap: 10px; margin: 10px 0; background: #fff; padding: 10px; border-radius: 6px }
-figure { margin: 0; width: 150px } figure.asked { border-right: 2px solid #c8ced3; padding-right: 12px }
+.row { display: flex; flex-wrap: wrap; gap: 10px; margin: 10px 0; background: #fff; padding: 10px; border-radius: 6px }
+.row figure { margin: 0; padding: 0; width: 150px }
+.row figure.asked { border-right: 2px solid #c8ced3; padding-right: 12px }
 img { width: 150px; height: 150px; display: block; background: #000 }
-figcaption { font-size: 12.5px; color: #44505a } .good { color: #1b7f3b } .bad { color: #b3261e }
-footer { margin-top: 40px; color: #65717b; font-size: 13px }
-svg { max-width: 100%; height: auto; background: #fff }
+.good { color: #1b7f3b } .bad { color: #b3261e }
 """
 
 
@@ -51,14 +47,17 @@ def write_page(
     queries: Queries,
     hits: HITS,
     shares: tuple[dict[str, Share], dict[str, Share], dict[str, float]],
-    probes: Mapping[str, Mapping[str, Any]],
+    probes: Mapping[str, ProbeResult],
 ) -> Path:
-    """Write the page; the neighbours' pictures are read back from the shards by the places in the table."""
+    """Write the page. The neighbours' pictures are read back from the shards by the places in the table.
+
+    `probes` maps the folder of a result, relative to the page's, to the result.
+    """
     store = EmbeddingStore.open(db)
     spec = store.spec
     body = [
         "<h1>Embedding indexer: the demo</h1>",
-        f"<p class='what'>{escape(what)}</p>",
+        f"<p class='warning'>{escape(what)}</p>",
         f"<p>{store.count()} slices embedded by <b>{escape(spec.name)}</b> ({spec.dim} numbers an image, fingerprint "
         f"{spec.fingerprint}); {store.failures().num_rows} files refused and named.</p>",
         "<h2>Is the nearest slice the right one?</h2>",
@@ -68,24 +67,47 @@ def write_page(
         _share_table(*shares),
         "<h2>Queries and their nearest slices</h2>",
         *_gallery(store, queries, hits),
-        *(part for kind, result in probes.items() for part in probe_part(kind, result, f"probe-{kind}")),
+        *(part for folder, result in probes.items() for part in _probe(folder, result)),
         "<footer>Not for clinical use. Made by <code>make demo</code>; every number on this page was computed "
         "in that run.</footer>",
     ]
     title = "<title>Embedding indexer demo</title>"
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{STYLE}{probe_page.STYLE}</style>"
+    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{PROBES_STYLE}{STYLE}</style>"
     path.write_text(f"{head}<main>{''.join(body)}</main></html>", encoding="utf-8")
     return path
 
 
 def _share_table(embedding: dict[str, Share], raw: dict[str, Share], luck: dict[str, float]) -> str:
-    rows = "".join(
-        f"<tr><td>{plane}</td><td>{embedding[plane].queries}</td><td><b>{embedding[plane].share:.2f}</b></td>"
-        f"<td>{raw[plane].share:.2f}</td><td>{luck[plane]:.2f}</td></tr>"
-        for plane in PLANES
-    )
-    names = ("plane", "queries", "embedding", "raw pixels", "chance")
-    return f"<table><tr>{''.join(f'<th>{n}</th>' for n in names)}</tr>{rows}</table>"
+    rows = [["plane", "queries", "embedding", "raw pixels", "chance"]]
+    for plane in PLANES:
+        shares = f"<b>{embedding[plane].share:.2f}</b>", f"{raw[plane].share:.2f}", f"{luck[plane]:.2f}"
+        rows.append([plane, str(embedding[plane].queries), *shares])
+    return html_table(rows)
+
+
+def _probe(folder: str, result: ProbeResult) -> list[str]:
+    """A probe's split, its metrics beside the baselines, where it errs, and how it was chosen; the rest by a link."""
+    drawn = [figure(plots.confusion_matrix(result.confusion, [c.name for c in result.test.classes]), "Test slices.")]
+    if result.few_shot:
+        drawn.append(figure(plots.label_efficiency(result.few_shot), "Here a patient is a slab of the brain."))
+    elif result.selection.candidates:
+        drawn.append(figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows."))
+    return [
+        f"<h2>Probe: {escape(result.request.probe)}, the anatomical level of axial slices</h2>",
+        f"<p class='level'>{escape(result.split.statement)}; {result.test.rows} test slices</p>",
+        *(f"<p class='warning'>{escape(warning)}</p>" for warning in result.warnings),
+        _metrics(result),
+        f"<div class='plots'>{''.join(drawn)}</div>",
+        f"<p><a href='{escape(folder)}/report.html'>Its full report</a>: curves, calibration, audit, limits.</p>",
+    ]
+
+
+def _metrics(result: ProbeResult) -> str:
+    rows = [["", "value (95 % interval)", *map(escape, result.baselines)]]
+    for name in SHOWN_METRICS:
+        base = [number(values[name]) if name in values else "" for values in result.baselines.values()]
+        rows.append([escape(metric_name(name, result)), cell(result.test.metrics[name]), *base])
+    return html_table(rows)
 
 
 def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
