@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from indexer.archive.walk import Found
 from indexer.errors import InputError, ReadError
 from indexer.pack.source import Scanned
-from indexer.pack.walk import Found
 from indexer.pixels.limits import MAX_BYTES
 
 SCHEMES = ("dicomweb+http", "dicomweb+https")

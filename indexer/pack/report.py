@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.archive.walk import PACK_STATE
 from indexer.pack.plan import Entry
-from indexer.pack.write import STATE, Outcome
+from indexer.pack.write import Outcome
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def list_files(
     left_out: Mapping[str, str],
 ) -> Path:  # fmt: skip
     """Write the list of files in path order, readable by its owner alone: it holds the archive's own paths."""
-    target = destination / STATE / "files.csv"
+    target = destination / PACK_STATE / "files.csv"
     partial = target.with_suffix(".partial")
     copies, same_instance = same_bytes(outcomes), {e.path: e.same_instance_as for e in entries}
     rows = [

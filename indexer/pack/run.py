@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from indexer.archive.walk import PACK_STATE, Found
 from indexer.errors import InputError, ReadError
 from indexer.pack.columns import Columns, Joined, join, read_columns
 from indexer.pack.dicom_fields import FIELDS
@@ -24,8 +25,7 @@ from indexer.pack.plan import Entry, ShardPlan, entries_of, is_dicom, shards_of
 from indexer.pack.report import PackReport, list_files, same_bytes
 from indexer.pack.secret import KeyedHash, load_secret
 from indexer.pack.source import Scanned, Source
-from indexer.pack.walk import Found
-from indexer.pack.write import BURNED_IN, STATE, Outcome, ShardWriter
+from indexer.pack.write import BURNED_IN, Outcome, ShardWriter
 
 FEW = 512  # files: for fewer, starting other processes costs more than it saves
 _CHUNK = 256  # files a worker looks at before it answers
@@ -174,8 +174,8 @@ def _workers(processes: int, files: int) -> Iterator[Executor | None]:
 def _alone(destination: Path) -> Iterator[None]:
     """Hold the destination: two runs would write the same names."""
     try:
-        (destination / STATE).mkdir(parents=True, exist_ok=True)
-        opened = (destination / STATE / "lock").open("w")
+        (destination / PACK_STATE).mkdir(parents=True, exist_ok=True)
+        opened = (destination / PACK_STATE / "lock").open("w")
     except OSError as error:
         raise InputError(f"{destination} cannot be written to: {error.strerror}. Name another folder.") from error
     with opened as lock:
@@ -227,7 +227,7 @@ def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace:
         )
     for path in surplus:
         path.unlink()
-        (writer.destination / STATE / f"{path.name}.json").unlink(missing_ok=True)
+        (writer.destination / PACK_STATE / f"{path.name}.json").unlink(missing_ok=True)
     for partial in writer.destination.glob("*.tar.partial"):
         partial.unlink()
 

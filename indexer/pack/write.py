@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from indexer.archive.walk import PACK_STATE
 from indexer.pack.dicom_fields import dicom_fields, read_header
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.secret import KeyedHash
@@ -17,7 +18,6 @@ from indexer.pack.source import Source
 from indexer.pack.tarball import json_bytes, write_shard
 
 BURNED_IN = "burned-in annotation"
-STATE = ".pack"  # below the destination: hidden, so that `indexer index` on the folder passes it over
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ShardWriter:
         """Was one of these shards written with another secret than this run's."""
         for name in shards:
             try:
-                secret = json.loads((self.destination / STATE / f"{name}.json").read_text())["secret"]
+                secret = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())["secret"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # not a shard of ours, or a record that was cut: nothing is known of its secret
             if secret != self.keyed.fingerprint:
@@ -82,7 +82,7 @@ class ShardWriter:
         return False
 
     def _record(self, plan: ShardPlan) -> Path:
-        return self.destination / STATE / f"{plan.name}.json"
+        return self.destination / PACK_STATE / f"{plan.name}.json"
 
     def _samples(self, plan: ShardPlan, outcomes: list[Outcome]) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
         for entry in plan.entries:
