@@ -15,6 +15,7 @@ from indexer.archive.kind import ShardKind
 from indexer.archive.left_out import LeftOut
 from indexer.archive.samples import (
     DICOM_HEAD,
+    IMAGE_ENDINGS,
     METADATA_SUFFIXES,
     Group,
     image_suffix,
@@ -27,11 +28,10 @@ from indexer.archive.samples import (
 from indexer.archive.spool import Spool
 from indexer.archive.walk import Found, walk
 from indexer.errors import InputError, ShardNotFound
-from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
+from indexer.types import Failure, Place, Sample, Shard
 
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
 UNKNOWN = "neither image nor shard"
-_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))
 
 
 class Files:
@@ -184,7 +184,7 @@ def _is_sidecar(root: Path, found: Found, last: str) -> bool:
     stem, dot, suffix = found.path.rpartition(".")
     if not dot or suffix != "json":
         return False
-    return stem == last or any((root / f"{stem}{ending}").exists() for ending in _ENDINGS)
+    return stem == last or any((root / f"{stem}{ending}").exists() for ending in IMAGE_ENDINGS)
 
 
 def named_file(root: Path, member: str) -> Path:

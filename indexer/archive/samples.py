@@ -12,6 +12,7 @@ from indexer.errors import InputError
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 
 METADATA_SUFFIXES = ("json", "txt", "cls")
+IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
 SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
 from indexer.archive.walk import Found, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
@@ -50,19 +51,14 @@ class Folder:
         return (self.root / path).read_bytes()
 
     def sidecar(self, path: str) -> bytes:
-        file = (self.root / path).with_suffix(".json")
+        file = self.root / sidecar_of(path)
         return file.read_bytes() if file.is_file() else b""
 
 
 def _other(path: Path, reason: str) -> str:
-    """A better word for what is no image: metadata beside one."""
-    if path.suffix == ".json" and any(path.parent.glob(f"{_escaped(path.stem)}.*[!n]")):
-        return "metadata beside an image"
-    return reason
-
-
-def _escaped(stem: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)
+    """A more exact reason for a file that is no image: JSON beside one."""
+    beside = path.suffix == ".json" and any(path.with_name(f"{path.stem}{ending}").exists() for ending in IMAGE_ENDINGS)
+    return "metadata beside an image" if beside else reason
 
 
 def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:

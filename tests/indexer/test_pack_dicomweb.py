@@ -175,7 +175,15 @@ def test_a_servers_shards_close_at_their_size_too(orthanc, tmp_path, secret):
 
 def test_a_dry_run_asks_the_server_and_writes_nothing(orthanc, tmp_path):
     done = call(
-        "indexer", "pack", f"dicomweb+{orthanc}", tmp_path / "out", "--secret", tmp_path / "s", "--dry-run", "--json"
+        "indexer",
+        "pack",
+        f"dicomweb+{orthanc}",
+        tmp_path / "out",
+        "--secret",
+        tmp_path / "s",
+        "--new-secret",
+        "--dry-run",
+        "--json",
     )
     assert done.json["packed"] == len(UPLOADED) + 5
     assert not (tmp_path / "out").exists()
