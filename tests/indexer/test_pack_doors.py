@@ -1,4 +1,4 @@
-"""What the user hands to `pack` beside the images: a table, a secret, a destination; and the modes of what it writes."""
+"""What the user hands to `pack` beside the images: a table, a secret, a destination; and the modes of its files."""
 
 from __future__ import annotations
 
