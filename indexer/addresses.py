@@ -56,7 +56,7 @@ def identity(address: str, name: str, *, hash_content: bool = False) -> str | No
             with path.open("rb") as file:
                 return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         stat = path.stat()
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
+        return stat_identity(stat.st_size, stat.st_mtime_ns)
     if not address.startswith(("http://", "https://")):
         return None
     request = urllib.request.Request(address, method="HEAD")
@@ -67,6 +67,11 @@ def identity(address: str, name: str, *, hash_content: bool = False) -> str | No
         raise ShardNotFound(f"{name} does not answer: {error}") from error
     tag = head.get("ETag") or f"{head.get('Content-Length')}-{head.get('Last-Modified')}"
     return None if tag == "None-None" else str(tag)
+
+
+def stat_identity(nbytes: int, modified_ns: int) -> str:
+    """The identity of a local file whose content is not hashed."""
+    return f"{nbytes}-{modified_ns}"
 
 
 def read_range(address: str, offset: int, nbytes: int) -> bytes:

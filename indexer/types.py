@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -104,7 +104,7 @@ class Shard:
     name: str  # its lasting name in the tables; the url under which it was first indexed
     identity: str  # changes when the content may have changed: bytes + mtime, etag, or a content hash
     kind: str = "tar"  # the name of one of indexer.archive.kinds
-    files: tuple[str, ...] = ()  # kind "files": paths below url, sorted
+    files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
-from indexer.addresses import identity, is_remote
+from indexer.addresses import identity, is_remote, stat_identity
 from indexer.archive.kind import ShardKind
-from indexer.archive.samples import Group, image_suffix, lasting_name, plain_name
+from indexer.archive.left_out import LeftOut
+from indexer.archive.samples import (
+    DICOM_HEAD,
+    IMAGE_ENDINGS,
+    METADATA_SUFFIXES,
+    Group,
+    image_suffix,
+    is_dicom,
+    lasting_name,
+    plain_name,
+    sidecar_of,
+    split_name,
+)
+from indexer.archive.spool import Spool
+from indexer.archive.walk import Found, walk
 from indexer.errors import InputError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
 
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
-NAMED = 5  # files that a note names; the others it counts
+UNKNOWN = "neither image nor shard"
 
 
 class Files:
@@ -32,22 +48,32 @@ class Files:
         return not is_remote(address) and Path(address).is_dir()
 
     def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
-        """Buckets of the folder's images, or the shards that lie in it."""
+        """Buckets of the folder's images, or the shards that lie in it; a note for each reason to pass files over."""
         root = Path(address)
-        files = [
-            p for p in sorted(root.rglob("*")) if not any(part.startswith(".") for part in p.relative_to(root).parts)
-        ]
-        files = [p for p in files if p.is_file()]
-        archives = [(p, kind) for p in files for kind in self._inside if p.name.lower().endswith(kind.suffixes)]
-        images = [p for p in files if image_suffix(p.name) is not None]
-        if archives and images:
+        archives: list[tuple[Path, ShardKind]] = []
+        left_out = LeftOut()
+        buckets = _Buckets(root, hash_content=hash_content)
+        last = ""  # the path without its suffix of the image before
+        for found in walk(root):
+            kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
+            if found.left_out:
+                left_out.add(found.left_out, found.path)
+            elif kind is not None:
+                archives.append((root / found.path, kind))
+            elif _is_image(root, found):
+                buckets.add(found)
+                last = split_name(found.path)[0]
+            elif not _is_sidecar(root, found, last):
+                left_out.add(UNKNOWN, found.path)
+        if archives and buckets.files:
             raise InputError(f"{root} holds both shards and loose images. Name the shards: '{root}/*.tar'.")
-        notes.extend(_unread(root, files, [p for p, _ in archives], images))
-        if not archives and not images:
-            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.")
+        if not archives and not buckets.files:
+            others = f" Passed over: {'; '.join(left_out.words())}." if left_out else ""
+            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others}")
+        notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, notes=notes)
-        yield from _buckets(root, images, hash_content)
+        yield from buckets.shards()
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         """The images of one bucket. The key is the path with its suffix, since a.png may lie beside a.jpg."""
@@ -57,7 +83,7 @@ class Files:
             group = Group(shard.name, name)
             try:
                 data = path.read_bytes()
-                sidecar = path.with_suffix(".json")
+                sidecar = path.with_name(sidecar_of(path.name))
                 if sidecar.is_file():
                     group.add(sidecar.name, "json", 0, sidecar.read_bytes())
             except OSError as error:
@@ -74,29 +100,91 @@ class Files:
         return named_file(Path(url), place.member).read_bytes()
 
 
-def _unread(root: Path, files: list[Path], archives: list[Path], images: list[Path]) -> Iterator[str]:
-    """A note that names the first files that are neither images nor shards nor the metadata beside an image."""
-    known = {*archives, *images}
-    sidecars = {str(p.with_suffix("")) for p in images}
-    others = [p for p in files if p not in known and not (p.suffix == ".json" and str(p.with_suffix("")) in sidecars)]
-    if others:
-        named = ", ".join(plain_name(p.relative_to(root).as_posix()) for p in others[:NAMED])
-        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-        yield f"not read under {root}, since neither images nor shards: {named}{more}"
+class _Buckets:
+    """A folder's images, dealt out to shards as they are found.
+
+    A file's bucket depends on its own path alone: a growing folder changes few shards, and none loses a file.
+    """
+
+    def __init__(self, root: Path, *, hash_content: bool) -> None:
+        self.files = 0
+        self._root, self._hash_content = root, hash_content
+        self._spool = Spool()
+        self._facts = [hashlib.sha256() for _ in range(BUCKETS)]
+        self._counts = [0] * BUCKETS
+
+    def add(self, found: Found) -> None:
+        number = _bucket(found.path)
+        self._spool.append(number, found.path)
+        self._facts[number].update(os.fsencode(f"{found.path}\0{self._identity(found)}\0"))
+        self._counts[number] += 1
+        self.files += 1
+
+    def _identity(self, found: Found) -> str | None:
+        if not self._hash_content:
+            return stat_identity(found.nbytes, found.modified)
+        try:
+            return identity(str(self._root / found.path), found.path, hash_content=True)
+        except OSError:
+            return None  # reading the shard gives the failure
+
+    def shards(self) -> Iterator[Shard]:
+        if not self.files:
+            return
+        base, token = lasting_name(self._root), secrets.token_hex(8)
+        for number, facts in enumerate(self._facts):
+            if self._counts[number]:
+                files = Bucket(base, number, token, self._spool)
+                yield Shard(base, f"{base}#{number:03d}", facts.hexdigest()[:32], Files.name, files)
 
 
-def _buckets(root: Path, images: list[Path], hash_content: bool) -> Iterator[Shard]:
-    """A file's bucket depends on its own path alone: a growing folder changes few shards, and none loses a file."""
-    base = lasting_name(root)
-    buckets: dict[int, list[str]] = {}
-    for path in images:
-        name = path.relative_to(root).as_posix()
-        buckets.setdefault(hashlib.blake2b(os.fsencode(name), digest_size=1).digest()[0] % BUCKETS, []).append(name)
-    for number, names in sorted(buckets.items()):
-        facts = hashlib.sha256()
-        for name in names:
-            facts.update(os.fsencode(f"{name}\0{identity(str(root / name), name, hash_content=hash_content)}\0"))
-        yield Shard(base, f"{base}#{number:03d}", facts.hexdigest()[:32], "files", tuple(names))
+class Bucket:
+    """The names of a shard's files, read from the listing's spool; in another process, from a listing of its own."""
+
+    def __init__(self, root: str, number: int, listing: str, spool: Spool | None = None) -> None:
+        """`listing` tells the listings of one folder apart."""
+        self._root, self._number, self._listing, self._spool = root, number, listing, spool
+
+    def __iter__(self) -> Iterator[str]:
+        spool = self._spool or _listed_again(self._root, self._listing)
+        return spool.read(self._number)
+
+    def __reduce__(self) -> tuple[type[Bucket], tuple[str, int, str]]:
+        return Bucket, (self._root, self._number, self._listing)
+
+
+@lru_cache(maxsize=1)
+def _listed_again(root: str, listing: str) -> Spool:  # noqa: ARG001 - a key of the cache
+    spool = Spool()
+    for found in walk(Path(root)):
+        if not found.left_out and _is_image(Path(root), found):
+            spool.append(_bucket(found.path), found.path)
+    return spool
+
+
+def _bucket(path: str) -> int:
+    return hashlib.blake2b(os.fsencode(path), digest_size=1).digest()[0] % BUCKETS
+
+
+def _is_image(root: Path, found: Found) -> bool:
+    """By its name, or as DICOM under any other name (.IMA, .MR) by its first bytes."""
+    if image_suffix(found.path) is not None:
+        return True
+    if found.path.rpartition(".")[2].lower() in METADATA_SUFFIXES or found.nbytes < DICOM_HEAD:
+        return False
+    try:
+        with (root / found.path).open("rb") as file:
+            return is_dicom(file.read(DICOM_HEAD))
+    except OSError:
+        return False
+
+
+def _is_sidecar(root: Path, found: Found, last: str) -> bool:
+    """Whether a file is the JSON beside an image: mostly the one before it, `last`, in the order of names."""
+    stem, dot, suffix = found.path.rpartition(".")
+    if not dot or suffix != "json":
+        return False
+    return stem == last or any((root / f"{stem}{ending}").exists() for ending in IMAGE_ENDINGS)
 
 
 def named_file(root: Path, member: str) -> Path:

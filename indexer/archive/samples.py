@@ -12,6 +12,8 @@ from indexer.errors import InputError
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 
 METADATA_SUFFIXES = ("json", "txt", "cls")
+IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
+DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
 SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
 
 
@@ -47,6 +49,27 @@ def split_name(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def sidecar_of(name: str) -> str:
+    """The name of the JSON beside an image: the same key, so `a.nii.gz` has `a.json`, and `1.2.3` has `1.2.3.json`."""
+    return f"{split_name(name)[0]}.json"
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file of any name begins as DICOM does: scanners also write .IMA, .MR or .CT."""
+    return head[DICOM_HEAD - 4 : DICOM_HEAD] == b"DICM"
+
+
+def sidecar_fields(data: bytes) -> dict[str, Any]:
+    """The fields of the JSON beside an image. Raises ValueError where it is no JSON object."""
+    try:
+        fields = _json(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    return fields
+
+
 class Group:
     """The members of one sample, gathered until the key changes."""
 
@@ -62,7 +85,9 @@ class Group:
     def add(self, name: str, suffix: str, offset: int, data: bytes) -> None:
         self.members.append(name)
         self.suffixes.add(suffix)
-        if image_suffix(name) is not None:
+        named = image_suffix(name)
+        if named is not None or (suffix not in METADATA_SUFFIXES and is_dicom(data)):
+            suffix = "dcm" if named is None else suffix
             if self.image is None:
                 self.image = (name, suffix, offset, data)
             else:
@@ -70,11 +95,8 @@ class Group:
                 self.fail("second image in one sample", detail, offset, len(data), suffix, name)
         elif suffix == "json":
             try:
-                fields = _json(data)
-                if not isinstance(fields, dict):
-                    raise ValueError("not an object")
-                self.metadata.update(fields)
-            except (ValueError, RecursionError) as error:
+                self.metadata.update(sidecar_fields(data))
+            except ValueError as error:
                 self.bad_metadata = f"{name}: {error}"
         elif suffix in METADATA_SUFFIXES:
             text = data.decode("utf-8", "replace").strip()
@@ -103,8 +125,8 @@ class Group:
 
 
 def _json(data: bytes) -> Any:
-    """JSON may hold half a surrogate pair, which is no text and which no table can store: a question mark instead."""
-    fields = json.loads(data)
+    """JSON as a table can hold it: NaN and infinity become null, half of a surrogate pair a question mark."""
+    fields = json.loads(data, parse_constant=lambda _: None)
     if data.isascii() and b"\\u" not in data:
         return fields
     text = json.dumps(fields, ensure_ascii=False)

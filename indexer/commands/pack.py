@@ -29,6 +29,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--on", metavar="COLUMN", help="Its column of paths below SRC. Default: path, file, filename or image.")
 @click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
+@click.option("--new-secret", is_flag=True, help="Make the file of --secret where it is missing.")
 @click.option("--site", default="", metavar="NAME", help="Stands in for a missing IssuerOfPatientID.")
 @click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="A shard closes at this size.")
 @click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
@@ -44,6 +45,7 @@ def command(
     on: str | None,
     hashed: tuple[str, ...],
     secret: Path | None,
+    new_secret: bool,
     site: str,
     shard_mb: int,
     shard_files: int,
@@ -58,12 +60,12 @@ def command(
     DICOM metadata comes from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
     """
     from indexer.pack.run import PackOptions, pack
-    from indexer.pack.secret import default_secret
 
     options = PackOptions(
         source=source,
         destination=destination,
-        secret=secret or default_secret(),
+        secret=secret,
+        new_secret=new_secret,
         csv=csv,
         on=on,
         hashed=hashed,

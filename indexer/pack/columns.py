@@ -1,11 +1,10 @@
-"""The user's own table of metadata (CSV or Parquet): read, typed, and joined to files by their path."""
+"""The user's own table of metadata (CSV or Parquet), read and typed."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,32 +101,3 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Which row belongs to which file."""
-
-    row_of: Mapping[str, str]  # a file's path → the path written in the table
-    rows_unused: tuple[str, ...]
-    files_without_row: int
-
-
-def join(columns: Columns, paths: Sequence[str]) -> Joined:
-    """By the path below the source, else by the bare file name where one file and one row alone have it."""
-    row_of = {path: path for path in paths if path in columns.rows}
-    used = set(row_of)
-    rows_named = _unique(row for row in columns.rows if row not in used)
-    for name, path in _unique(path for path in paths if path not in row_of).items():
-        if name in rows_named:
-            row_of[path] = rows_named[name]
-            used.add(rows_named[name])
-    unused = tuple(sorted(set(columns.rows) - used))
-    return Joined(row_of, unused, len(paths) - len(row_of))
-
-
-def _unique(paths: Iterable[str]) -> dict[str, str]:
-    """File name → path, for names that one path alone has."""
-    listed = [(path.rpartition("/")[2], path) for path in paths]
-    counts = Counter(name for name, _ in listed)
-    return {name: path for name, path in listed if counts[name] == 1}

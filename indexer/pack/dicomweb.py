@@ -5,21 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from indexer.archive.walk import Found
 from indexer.errors import InputError, ReadError
 from indexer.pack.source import Scanned
-from indexer.pack.walk import Found
 from indexer.pixels.limits import MAX_BYTES
 
 SCHEMES = ("dicomweb+http", "dicomweb+https")
 PAGE = 500  # matches asked for at once
 TIMEOUT = (10, 120)  # seconds to connect, and between two bytes
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_INSTANCES = "00201209"  # Number of Series Related Instances
 _ROWS, _COLUMNS, _BITS, _FRAMES = "00280010", "00280011", "00280100", "00280008"
 _BLOCK = 1 << 20
 _AGAIN = "Run again: what is packed is kept."
@@ -50,8 +51,9 @@ class DicomWeb:
     def list(self) -> Iterator[Found]:
         for series in self._search("/series", self.filters):
             study, uid = _value(series, _STUDY), _value(series, _SERIES)
-            for instance in self._search(f"/studies/{study}/series/{uid}/instances", ()):
-                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _about(instance))
+            below = f"/studies/{study}/series/{uid}/instances"
+            for instance in self._search(below, (), expected=_number(series, _INSTANCES, 0)):
+                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _nbytes(instance))
 
     def scan(self, found: Found) -> Scanned:
         return Scanned(found, "dicom", "dcm", "", found.path.rpartition("/")[2])
@@ -68,25 +70,41 @@ class DicomWeb:
     def sidecar(self, path: str) -> bytes:  # noqa: ARG002 - a server has nothing beside an instance
         return b""
 
-    def _search(self, path: str, filters: tuple[tuple[str, str], ...]) -> Iterator[dict[str, Any]]:
+    def _search(self, path: str, filters: tuple[tuple[str, str], ...], expected: int = 0) -> Iterator[dict[str, Any]]:
+        """All matches, page by page. `expected`: how many there should be, 0 where that is not known.
+
+        A server may cap a page below the limit asked for, and then says in a Warning header that there are more
+        (PS3.18 section 8.3.4.4). Raises ReadError for a server that gives the same page at every offset.
+        """
         offset = 0
+        before: Sequence[dict[str, Any]] = ()
         while True:
-            query = (*filters, ("limit", str(PAGE)), ("offset", str(offset)))
-            with self._get(self.url + path, query, "application/dicom+json") as answer:
-                status, body = answer.status_code, self._body(answer)
-            if status >= 400:
-                words = body[:200].decode("utf-8", "replace").strip()
-                raise InputError(f"{self.url}{path} answers {status}: {words}. Is this the root of DICOMweb?")
-            try:
-                matches = json.loads(body) if body else []
-            except ValueError as error:
-                raise InputError(f"{self.url}{path} answers no DICOM JSON. Is this the root of DICOMweb?") from error
-            if not isinstance(matches, list):
-                raise InputError(f"{self.url}{path} answers JSON that is no list of matches.")
+            matches, more = self._page(path, (*filters, ("limit", str(PAGE)), ("offset", str(offset))))
+            if matches and matches == before:
+                raise ReadError(
+                    f"{self.url}{path} gives the same {len(matches)} matches again at offset {offset}: the server "
+                    "ignores offset and keeps back the others. Narrow the filters in the URL, e.g. by StudyDate."
+                )
             yield from matches
-            if len(matches) < PAGE:
-                return
             offset += len(matches)
+            if not matches or not (more or len(matches) >= PAGE or offset < expected):
+                return
+            before = matches
+
+    def _page(self, path: str, query: tuple[tuple[str, str], ...]) -> tuple[Sequence[dict[str, Any]], bool]:
+        """The matches of one page, and whether the server says that there are more."""
+        with self._get(self.url + path, query, "application/dicom+json") as answer:
+            status, body, warning = answer.status_code, self._body(answer), answer.headers.get("Warning", "")
+        if status >= 400:
+            words = body[:200].decode("utf-8", "replace").strip()
+            raise InputError(f"{self.url}{path} answers {status}: {words}. Is this the root of DICOMweb?")
+        try:
+            matches = json.loads(body) if body else []
+        except ValueError as error:
+            raise InputError(f"{self.url}{path} answers no DICOM JSON. Is this the root of DICOMweb?") from error
+        if not isinstance(matches, list):
+            raise InputError(f"{self.url}{path} answers JSON that is no list of matches.")
+        return matches, bool(warning)
 
     def _body(self, answer: Any) -> bytes:
         """The answer's bytes, as long as they stay below the limit of one file. Raises OSError, ReadError."""
@@ -153,16 +171,17 @@ def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
             raise InputError(f"{name} is no DICOM keyword, and a server may ignore it.{hint}")
 
 
-def _about(match: dict[str, Any]) -> int:
+def _nbytes(match: dict[str, Any]) -> int:
     """Bytes of an instance's pixels before compression, by which shards are cut; 0 where the server does not tell."""
-    numbers = []
-    for tag, default in ((_ROWS, 0), (_COLUMNS, 0), (_BITS, 16), (_FRAMES, 1)):
-        try:
-            numbers.append(int(match[tag]["Value"][0]))
-        except (KeyError, IndexError, TypeError, ValueError):
-            numbers.append(default)
-    rows, columns, bits, frames = numbers
-    return max(0, rows * columns * bits // 8 * frames)
+    rows, columns = _number(match, _ROWS, 0), _number(match, _COLUMNS, 0)
+    return max(0, rows * columns * _number(match, _BITS, 16) // 8 * _number(match, _FRAMES, 1))
+
+
+def _number(match: dict[str, Any], tag: str, default: int) -> int:
+    try:
+        return int(match[tag]["Value"][0])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return default
 
 
 def _value(match: dict[str, Any], tag: str) -> str:

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
+from indexer.archive.walk import Found, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
-from indexer.pack.walk import HEAD, Found, image_kind, walk
 from indexer.pixels.limits import check_bytes
+from indexer.pixels.sniff import sniff
+from indexer.types import IMAGE_SUFFIXES
+
+HEAD = 1024  # bytes that tell a file's kind
+_SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
+              "dicom": "dcm", "nifti": "nii"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,14 @@ class Folder:
         return (self.root / path).read_bytes()
 
     def sidecar(self, path: str) -> bytes:
-        file = (self.root / path).with_suffix(".json")
+        file = self.root / sidecar_of(path)
         return file.read_bytes() if file.is_file() else b""
 
 
 def _other(path: Path, reason: str) -> str:
-    """A better word for what is no image: metadata beside one."""
-    if path.suffix == ".json" and any(path.parent.glob(f"{_escaped(path.stem)}.*[!n]")):
-        return "metadata beside an image"
-    return reason
-
-
-def _escaped(stem: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)
+    """A more exact reason for a file that is no image: JSON beside one."""
+    beside = path.suffix == ".json" and any(path.with_name(f"{path.stem}{ending}").exists() for ending in IMAGE_ENDINGS)
+    return "metadata beside an image" if beside else reason
 
 
 def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:
@@ -67,3 +69,29 @@ def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanne
     if is_directory(header):
         return Scanned(found, left_out="DICOMDIR")
     return Scanned(found, kind, suffix, "", instance_of(header), str(header.get("BurnedInAnnotation", "")) == "YES")
+
+
+def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
+    """(kind, suffix in the shard, why it is left out). A file named like an image is one, whatever its bytes are:
+    it goes into a shard, so that `indexer index` names it among its failures instead of nobody ever hearing of it.
+    """
+    suffix = known_suffix(path)
+    kind = sniff(head, suffix or "")
+    if kind:
+        return kind, suffix if suffix and _fits(kind, suffix) else _SUFFIX_OF[kind], ""
+    if suffix:
+        return "", suffix, ""
+    return "", "", "not an image"
+
+
+def known_suffix(path: str) -> str:
+    """The image suffix a name ends with, "" where it has none."""
+    name = path.rpartition("/")[2].lower()
+    endings = [suffix for suffix in IMAGE_SUFFIXES if name.endswith("." + suffix) and len(name) > len(suffix) + 1]
+    return max(endings, key=len, default="")
+
+
+def _fits(kind: str, suffix: str) -> bool:
+    families = {"jpeg": ("jpg", "jpeg", "jpe", "jfif"), "tiff": ("tif", "tiff"), "pnm": ("ppm", "pgm"),
+                "dicom": ("dcm", "dicom"), "nifti": ("nii", "nii.gz")}  # fmt: skip
+    return suffix in families.get(kind, (kind,))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from indexer.pack.catalogue import Catalogue
 from indexer.pack.secret import KeyedHash
 from indexer.pack.source import Scanned
 
 FORMAT = 1  # of a shard's content: another number makes another plan
+
+Rows = Mapping[str, Mapping[str, Any]]  # path of a file → the user's own columns
 
 
 @dataclass(frozen=True)
@@ -26,49 +28,50 @@ class Entry:
     suffix: str
     key: str
     row: Mapping[str, Any]  # the user's own columns
-    same_instance_as: str = ""  # the key of the first file with this SOPInstanceUID
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard will hold."""
+    """Which files one shard will hold."""
 
     name: str
-    entries: tuple[Entry, ...]
+    first: str  # path; the shard holds all kept files from this one
+    last: str  # through this one
     digest: str  # over everything that its bytes depend on
 
 
-def entries_of(scanned: Sequence[Scanned], rows: Mapping[str, Mapping[str, Any]], keyed: KeyedHash) -> list[Entry]:
-    """Entries in path order, each with a key of its own.
+def set_keys(catalogue: Catalogue, keyed: KeyedHash) -> None:
+    """Give each file to pack a key of its own, in path order.
 
     A DICOM file's key is the keyed hash of its SOPInstanceUID (paths of archives carry names), or of its path where
     it has none. Another file's key is its path without the suffix, or with it where two files would share it.
     """
-    entries: list[Entry] = []
-    taken: dict[str, str] = {}  # key → path
-    first_of: dict[str, str] = {}  # SOPInstanceUID → key
-    stems = Counter(stem_of(item) for item in scanned if not is_dicom(item))
-    for item in scanned:
-        key = _key(item, stems, keyed)
-        number = 1
-        while key in taken:
-            number += 1
-            key = f"{_key(item, stems, keyed)}-{number}"
-        taken[key] = item.found.path
-        same = first_of.setdefault(item.instance, key) if item.instance else key
-        entries.append(
-            Entry(
-                item.found.path,
-                item.found.nbytes,
-                item.found.modified,
-                item.kind,
-                item.suffix,
-                key,
-                rows.get(item.found.path, {}),
-                "" if same == key else same,
-            )
-        )
-    return entries
+    catalogue.index_headers()
+    with catalogue.transaction():
+        for item, _, _ in catalogue.kept():
+            wanted = key = _key(item, catalogue, keyed)
+            number = 1
+            while catalogue.key_is_taken(key):
+                number += 1
+                key = f"{wanted}-{number}"
+            first = catalogue.first_of_instance(item.instance) if item.instance else ""
+            catalogue.set_key(item.found.path, key, first)
+
+
+def stem_of(item: Scanned) -> str | None:
+    """The key of a file that is no DICOM, where no other file has the same: its path without the suffix."""
+    if is_dicom(item):
+        return None
+    path, ending = item.found.path, "." + item.suffix
+    return safe(path[: -len(ending)] if path.lower().endswith(ending) else path)
+
+
+def entries(catalogue: Catalogue, rows: Rows, plan: ShardPlan | None = None) -> Iterator[Entry]:
+    """What a shard will hold, or all shards, in path order."""
+    first, last = (plan.first, plan.last) if plan else (None, None)
+    for item, key, _ in catalogue.kept(first, last):
+        f = item.found
+        yield Entry(f.path, f.nbytes, f.modified, item.kind, item.suffix, key, rows.get(f.path, {}))
 
 
 def is_dicom(item: Scanned) -> bool:
@@ -76,19 +79,13 @@ def is_dicom(item: Scanned) -> bool:
     return item.kind == "dicom" or item.suffix in ("dcm", "dicom")
 
 
-def stem_of(item: Scanned) -> str:
-    """The path without its suffix, made fit for a member's name."""
-    path, ending = item.found.path, "." + item.suffix
-    return safe(path[: -len(ending)] if path.lower().endswith(ending) else path)
-
-
-def _key(item: Scanned, stems: Mapping[str, int], keyed: KeyedHash) -> str:
+def _key(item: Scanned, catalogue: Catalogue, keyed: KeyedHash) -> str:
     if item.instance:
         return keyed("instance", item.instance)
-    if is_dicom(item):
-        return keyed("path", item.found.path)
     stem = stem_of(item)
-    return stem if stems[stem] == 1 else safe(item.found.path)
+    if stem is None:
+        return keyed("path", item.found.path)
+    return safe(item.found.path) if catalogue.stem_is_shared(stem) else stem
 
 
 def safe(path: str) -> str:
@@ -109,25 +106,36 @@ def _escape(char: str) -> str:
     return char
 
 
-def shards_of(entries: Sequence[Entry], max_bytes: int, max_files: int, facts: str) -> list[ShardPlan]:
-    """Cut the entries, in order, into shards of at most `max_files` that close at `max_bytes`."""
+def shards_of(catalogue: Catalogue, rows: Rows, max_bytes: int, max_files: int, facts: str) -> list[ShardPlan]:
+    """Cut the entries, in order, into shards of at most `max_files` that close at `max_bytes`.
+
+    `facts`: what the bytes of every shard depend on beside its entries.
+    """
     shards: list[ShardPlan] = []
-    held: list[Entry] = []
-    nbytes = 0
-    for entry in entries:
-        if held and (nbytes + entry.nbytes > max_bytes or len(held) >= max_files):
-            shards.append(_shard(len(shards), held, facts))
-            held, nbytes = [], 0
-        held.append(entry)
-        nbytes += entry.nbytes
-    if held:
-        shards.append(_shard(len(shards), held, facts))
-    return shards
+    cut: _Cut | None = None
+    for entry in entries(catalogue, rows):
+        if cut and (cut.nbytes + entry.nbytes > max_bytes or cut.files >= max_files):
+            shards.append(cut.plan(len(shards)))
+            cut = None
+        cut = cut or _Cut(entry.path, facts)
+        cut.add(entry)
+    return shards if cut is None else [*shards, cut.plan(len(shards))]
 
 
-def _shard(number: int, entries: Sequence[Entry], facts: str) -> ShardPlan:
-    digest = hashlib.sha256(f"{FORMAT}\0{facts}".encode())
-    for e in entries:
-        line = [e.path, e.nbytes, e.modified, e.suffix, e.key, dict(e.row)]
-        digest.update(json.dumps(line, sort_keys=True).encode("utf-8", "surrogateescape"))
-    return ShardPlan(f"shard-{number:06d}.tar", tuple(entries), digest.hexdigest())
+class _Cut:
+    """A shard while its entries are counted."""
+
+    def __init__(self, first: str, facts: str) -> None:
+        self.files = self.nbytes = 0
+        self._first = self._last = first
+        self._digest = hashlib.sha256(f"{FORMAT}\0{facts}".encode())
+
+    def add(self, entry: Entry) -> None:
+        line = [entry.path, entry.nbytes, entry.modified, entry.suffix, entry.key, dict(entry.row)]
+        self._digest.update(json.dumps(line, sort_keys=True).encode("utf-8", "surrogateescape"))
+        self._last = entry.path
+        self.files += 1
+        self.nbytes += entry.nbytes
+
+    def plan(self, number: int) -> ShardPlan:
+        return ShardPlan(f"shard-{number:06d}.tar", self._first, self._last, self._digest.hexdigest())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.pack.plan import Entry
-from indexer.pack.write import STATE, Outcome
+from indexer.archive.walk import PACK_STATE
+from indexer.pack.catalogue import Catalogue
+from indexer.pack.plan import ShardPlan
+from indexer.pack.secret import private_file
 
 
 @dataclass(frozen=True)
@@ -39,42 +40,19 @@ class PackReport:
     notes: tuple[str, ...] = ()
 
 
-def same_bytes(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Path → the key of the first file with the same bytes, for every later one."""
-    first: dict[str, str] = {}
-    copies: dict[str, str] = {}
-    for outcome in outcomes:
-        if outcome.sha256 and first.setdefault(outcome.sha256, outcome.key) != outcome.key:
-            copies[outcome.path] = first[outcome.sha256]
-    return copies
-
-
-def list_files(
-    destination: Path, shard_of: Mapping[str, str], entries: Sequence[Entry], outcomes: Sequence[Outcome],
-    left_out: Mapping[str, str],
-) -> Path:  # fmt: skip
+def list_files(destination: Path, catalogue: Catalogue, plans: Sequence[ShardPlan]) -> Path:
     """Write the list of files in path order, readable by its owner alone: it holds the archive's own paths."""
-    target = destination / STATE / "files.csv"
+    target = destination / PACK_STATE / "files.csv"
     partial = target.with_suffix(".partial")
-    copies, same_instance = same_bytes(outcomes), {e.path: e.same_instance_as for e in entries}
-    rows = [
-        (
-            o.path,
-            "" if o.left_out else shard_of[o.path],
-            "" if o.left_out else o.key,
-            str(o.nbytes),
-            o.left_out,
-            same_instance[o.path],
-            copies.get(o.path, ""),
-            o.note,
-        )
-        for o in outcomes
-    ]
-    rows += [(path, "", "", "", reason, "", "", "") for path, reason in left_out.items()]
-    opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(opened, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with private_file(partial) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "shard", "key", "bytes", "left_out", "same_instance_as", "same_bytes_as", "note"))
-        writer.writerows(sorted(rows))
+        at = 0
+        for path, key, nbytes, left_out, same_instance, same_bytes, note in catalogue.listing():
+            while at < len(plans) and plans[at].last < path:
+                at += 1
+            shard, key = ("", "") if left_out else (plans[at].name, key)
+            counted = "" if nbytes is None else str(nbytes)
+            writer.writerow((path, shard, key, counted, left_out, same_instance, same_bytes, note))
     partial.replace(target)
     return target

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
-from multiprocessing import get_context
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from indexer.archive.walk import PACK_STATE, Found
 from indexer.errors import InputError, ReadError
-from indexer.pack.columns import Columns, Joined, join, read_columns
+from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
+from indexer.pack.columns import Columns, read_columns
 from indexer.pack.dicom_fields import FIELDS
 from indexer.pack.folder import Folder
-from indexer.pack.plan import Entry, ShardPlan, entries_of, is_dicom, shards_of
-from indexer.pack.report import PackReport, list_files, same_bytes
-from indexer.pack.secret import KeyedHash, load_secret
+from indexer.pack.join import Joined, join
+from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
+from indexer.pack.report import PackReport, list_files
+from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
-from indexer.pack.walk import Found
-from indexer.pack.write import BURNED_IN, STATE, Outcome, ShardWriter
+from indexer.pack.workers import mapped, workers
+from indexer.pack.write import BURNED_IN, Outcome, ShardWriter
 
-FEW = 512  # files: for fewer, starting other processes costs more than it saves
 _CHUNK = 256  # files a worker looks at before it answers
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +39,8 @@ class PackOptions:
 
     source: str
     destination: Path
-    secret: Path
+    secret: Path | None = None  # None: the default place, where one is made on first use
+    new_secret: bool = False  # make `secret` where it is missing
     csv: Path | None = None
     on: str | None = None  # the table's column of paths
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
@@ -55,12 +55,10 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything decided before the first byte is written."""
+    """Everything decided before the first byte is written, beside what the catalogue knows of each file."""
 
     files: int
-    kept: tuple[Scanned, ...]
-    left_out: Mapping[str, str]  # path → reason
-    entries: tuple[Entry, ...]
+    rows: Rows
     shards: tuple[ShardPlan, ...]
     keyed: KeyedHash
     secret: str
@@ -69,113 +67,112 @@ class _Plan:
 
 
 def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Tell = lambda _: None) -> PackReport:
-    """Raises InputError for what the user must change; `progress` hears (stage, done, of how many).
+    """Raises InputError for what the user must change; `progress` is called with (stage, done, of how many).
 
-    `tell` hears, in words and at once, what the user must know even if the run fails later: that a secret was made.
+    `tell` is called at once with what the user must know even if the run fails later: that a secret was made.
     """
     started = time.monotonic()
+    _check_local(options.destination)
     source = open_source(options.source)
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
-    found = list(source.list())
-    with _workers(options.processes, len(found)) as executor:
-        plan = _planned(options, source, found, executor, progress)
-        if plan.secret_made:
-            tell(
-                f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a later "
-                "run will not match these, and with it they can be reversed."
-            )
-        outcomes: list[Outcome] = []
-        kept_shards, listing = 0, ""
-        if not options.dry_run:
-            with _alone(options.destination):
-                writer = ShardWriter(source, options.destination, plan.keyed, options.site, options.refuse_burned_in)
-                outcomes, kept_shards = _write(writer, plan.shards, options.replace, executor, progress)
-                shard_of = {entry.path: shard.name for shard in plan.shards for entry in shard.entries}
-                listing = str(list_files(options.destination, shard_of, plan.entries, outcomes, plan.left_out))
-    return _report(options, plan, outcomes, kept_shards, listing, time.monotonic() - started)
+    with Catalogue() as catalogue:
+        files = catalogue.add(source.list())
+        with workers(options.processes, files) as executor:
+            _scan(options, source, catalogue, executor, progress)
+            plan = _planned(options, catalogue, files)
+            if plan.secret_made:
+                tell(
+                    f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a "
+                    "later run will not match these, and with it they can be reversed."
+                )
+            kept_shards, listing = 0, ""
+            if not options.dry_run:
+                with _alone(options.destination), _written_to(options.destination):
+                    writer = ShardWriter(
+                        source, options.destination, plan.keyed, options.site, options.refuse_burned_in
+                    )
+                    kept_shards = _write(writer, plan, catalogue, options, executor, progress)
+                    listing = str(list_files(options.destination, catalogue, plan.shards))
+        return _report(options, plan, catalogue, kept_shards, listing, time.monotonic() - started)
 
 
-def _planned(
-    options: PackOptions, source: Source, found: Sequence[Found], executor: Executor | None, progress: Progress
-) -> _Plan:
-    scanned = _scan(source, found, executor, progress)
-    left_out = {item.found.path: item.left_out for item in scanned if item.left_out}
-    if options.refuse_burned_in:
-        left_out |= {item.found.path: BURNED_IN for item in scanned if item.burned_in}
-    kept = tuple(item for item in scanned if item.found.path not in left_out)
-    keyed, secret, made = _keyed(options, kept)
-    rows, joined = _rows(options, kept, keyed)
-    entries = tuple(entries_of(kept, rows, keyed))
-    facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
-    shards = tuple(shards_of(entries, options.shard_bytes, options.shard_files, facts))
-    return _Plan(len(found), kept, left_out, entries, shards, keyed, secret, made, joined)
+def _check_local(destination: Path) -> None:
+    """Raises InputError for a URL: as a path it would become a local folder named s3:."""
+    scheme = destination.parts[0] if destination.parts else ""
+    if len(scheme) > 2 and scheme.endswith(":") and not destination.exists():
+        raise InputError(
+            f"{scheme}//{'/'.join(destination.parts[1:])} is no local folder, and shards are written to a local folder "
+            "alone. Name one, and copy the shards afterwards."
+        )
 
 
 def _scan(
-    source: Source, found: Sequence[Found], executor: Executor | None, progress: Progress
-) -> list[Scanned]:  # fmt: skip
-    chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
-    answers = (
-        executor.map(_scan_chunk, repeat(source), chunks) if executor else map(_scan_chunk, repeat(source), chunks)
-    )
-    scanned: list[Scanned] = []
-    for answer in answers:
-        scanned += answer
-        progress("looking at headers", len(scanned), len(found))
-    return sorted(scanned, key=lambda item: item.found.path)
+    options: PackOptions, source: Source, catalogue: Catalogue, executor: Executor | None, progress: Progress
+) -> None:
+    """Look at the header of every file."""
+    done, files = 0, catalogue.count("1")
+    refuse = BURNED_IN if options.refuse_burned_in else ""
+    for answer in mapped(executor, partial(_scan_chunk, source), paged(catalogue.found(), _CHUNK), options.processes):
+        catalogue.record(answer, stem_of, refuse=refuse)
+        done += len(answer)
+        progress("looking at headers", done, files)
 
 
 def _scan_chunk(source: Source, found: Sequence[Found]) -> list[Scanned]:
     return [source.scan(item) for item in found]
 
 
-def _keyed(options: PackOptions, kept: Sequence[Scanned]) -> tuple[KeyedHash, str, bool]:
+def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
+    dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
+    keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
+    rows, joined = _rows(options, catalogue, keyed, dicom=dicom)
+    set_keys(catalogue, keyed)
+    facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
+    shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
+    return _Plan(files, rows, shards, keyed, secret, made, joined)
+
+
+def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:
     """The keyed hash, where its secret lies, and whether that was made just now. No secret where nothing needs one."""
-    needed = bool(options.hashed) or any(is_dicom(item) for item in kept)
     if not needed:
         return KeyedHash(b""), "", False
-    if options.dry_run and not options.secret.exists():
-        return KeyedHash(secrets.token_bytes(32)), str(options.secret), False
-    keyed, made = load_secret(options.secret, outside=options.destination)
-    return keyed, str(options.secret), made
+    path = options.secret or default_secret()
+    make = options.new_secret or options.secret is None
+    if options.dry_run and make and not path.exists():
+        return KeyedHash(secrets.token_bytes(32)), str(path), False
+    keyed, made = load_secret(path, outside=options.destination, make=make)
+    return keyed, str(path), made
 
 
-def _rows(
-    options: PackOptions, kept: Sequence[Scanned], keyed: KeyedHash
-) -> tuple[dict[str, Mapping[str, Any]], Joined]:
+def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom: bool) -> tuple[Rows, Joined]:
     if options.csv is None:
         if options.on or options.hashed:
             raise InputError("--on and --hash name columns of a table; give it with --csv.")
-        return {}, Joined({}, (), 0)
+        return {}, Joined()
     columns: Columns = read_columns(options.csv, options.on, options.hashed, keyed)
     clash = sorted(columns.names & set(FIELDS))
-    if clash and any(is_dicom(item) for item in kept):
+    if clash and dicom:
         raise InputError(f"{options.csv} has columns that DICOM headers give too: {', '.join(clash)}. Rename them.")
-    joined = join(columns, [item.found.path for item in kept])
+    joined = join(columns.rows, (item.found.path for item, _, _ in catalogue.kept()))
+    if not joined.row_of:
+        files = ", ".join(item.found.path for item, _, _ in islice(catalogue.kept(), 3))
+        raise InputError(
+            f"{options.csv}: no row of {len(columns.rows):,} names a file. Its column {columns.on} has "
+            f"{', '.join(islice(columns.rows, 3)) or 'no value'}; the files are {files or 'none'}. "
+            "Name the column of paths with --on."
+        )
     return {path: columns.rows[row] for path, row in joined.row_of.items()}, joined
-
-
-@contextmanager
-def _workers(processes: int, files: int) -> Iterator[Executor | None]:
-    """Worker processes, or None where the work is done in this one."""
-    if processes <= 1 or files < FEW:
-        yield None
-        return
-    os.environ["PYTHONSAFEPATH"] = "1"  # the processes import nothing from the current folder
-    executor = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def _alone(destination: Path) -> Iterator[None]:
     """Hold the destination: two runs would write the same names."""
     try:
-        (destination / STATE).mkdir(parents=True, exist_ok=True)
-        opened = (destination / STATE / "lock").open("w")
+        destination.mkdir(parents=True, exist_ok=True)
+        (destination / PACK_STATE).mkdir(mode=0o700, exist_ok=True)
+        (destination / PACK_STATE).chmod(0o700)  # it may be there from before: its files hold the archive's own paths
+        opened = private_file(destination / PACK_STATE / "lock")
     except OSError as error:
         raise InputError(f"{destination} cannot be written to: {error.strerror}. Name another folder.") from error
     with opened as lock:
@@ -186,28 +183,52 @@ def _alone(destination: Path) -> Iterator[None]:
         yield
 
 
-def _write(
-    writer: ShardWriter, plans: Sequence[ShardPlan], replace: bool, executor: Executor | None, progress: Progress
-) -> tuple[list[Outcome], int]:
-    """Outcomes in path order, and how many shards were whole already."""
-    _check_destination(writer, plans, replace)
-    outcomes = {plan.name: done for plan in plans if (done := writer.done(plan)) is not None}
-    todo = [plan for plan in plans if plan.name not in outcomes]
-    kept = len(outcomes)
-    progress("writing shards", kept, len(plans))
+@contextmanager
+def _written_to(destination: Path) -> Iterator[None]:
+    """Raises InputError for an error of the destination; a file that cannot be read is an outcome, not an error."""
     try:
-        for plan, written in zip(todo, (executor.map if executor else map)(writer.write, todo), strict=True):
-            outcomes[plan.name] = written
-            progress("writing shards", len(outcomes), len(plans))
-    except OSError as error:  # of the destination: a file that cannot be read is an outcome
-        where = f"{error.filename or writer.destination} cannot be written: {error.strerror}"
+        yield
+    except OSError as error:
+        where = f"{error.filename or destination} cannot be written: {error.strerror}"
         raise InputError(f"{where}. Mend that and run again: shards that are whole are kept.") from error
+
+
+def _write(
+    writer: ShardWriter,
+    plan: _Plan,
+    catalogue: Catalogue,
+    options: PackOptions,
+    executor: Executor | None,
+    progress: Progress,
+) -> int:
+    """Write the shards that are not there yet, and tell the catalogue what became of each file; the shards kept."""
+    plans = plan.shards
+    _check_destination(writer, plans, options.replace)
+    todo: list[ShardPlan] = []
+    for shard in plans:
+        outcomes = writer.done(shard)
+        if outcomes is None:
+            todo.append(shard)
+        else:
+            catalogue.set_outcomes(outcomes)
+    done = kept = len(plans) - len(todo)
+    progress("writing shards", done, len(plans))
+    try:
+        work = ((shard, list(entries(catalogue, plan.rows, shard))) for shard in todo)
+        for written in mapped(executor, partial(_write_shard, writer), work, options.processes):
+            catalogue.set_outcomes(written)
+            done += 1
+            progress("writing shards", done, len(plans))
     except BrokenExecutor as error:
         raise ReadError(
             "a worker process was ended from outside, perhaps for want of memory. Run again with fewer --processes: "
             "shards that are whole are kept."
         ) from error
-    return [outcome for plan in plans for outcome in outcomes[plan.name]], kept
+    return kept
+
+
+def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -> list[Outcome]:
+    return writer.write(*work)
 
 
 def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace: bool) -> None:
@@ -227,39 +248,37 @@ def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace:
         )
     for path in surplus:
         path.unlink()
-        (writer.destination / STATE / f"{path.name}.json").unlink(missing_ok=True)
-    for partial in writer.destination.glob("*.tar.partial"):
-        partial.unlink()
+        (writer.destination / PACK_STATE / f"{path.name}.json").unlink(missing_ok=True)
+    for cut in writer.destination.glob("*.tar.partial"):
+        cut.unlink()
 
 
 def _report(
-    options: PackOptions, plan: _Plan, outcomes: Sequence[Outcome], kept_shards: int, listing: str, seconds: float
+    options: PackOptions, plan: _Plan, catalogue: Catalogue, kept_shards: int, listing: str, seconds: float
 ) -> PackReport:
-    reasons = Counter(plan.left_out.values()) + Counter(o.left_out for o in outcomes if o.left_out)
-    unused = plan.joined.rows_unused
-    named = f"rows that no file answers to: {', '.join(unused[:5])}{', …' if len(unused) > 5 else ''}"
+    reasons = catalogue.reasons()
     return PackReport(
         source=options.source,
         destination=str(options.destination),
         dry_run=options.dry_run,
         files=plan.files,
         packed=plan.files - sum(reasons.values()),
-        left_out=dict(sorted(reasons.items())),
-        kinds=dict(sorted(Counter(e.kind or f"{e.suffix} by name only" for e in plan.entries).items())),
+        left_out=reasons,
+        kinds=catalogue.kinds(),
         shards=len(plan.shards),
         shards_kept=kept_shards,
-        nbytes=sum(o.nbytes for o in outcomes) or sum(e.nbytes for e in plan.entries),
-        same_instance=sum(1 for e in plan.entries if e.same_instance_as),
-        same_bytes=len(same_bytes(outcomes)),
-        burned_in=sum(1 for item in plan.kept if item.burned_in),
-        without_header=sum(1 for o in outcomes if o.note == "no readable DICOM header"),
+        nbytes=catalogue.total("SUM(read_bytes)") or catalogue.total("SUM(nbytes)"),
+        same_instance=catalogue.total("SUM(same_instance != '')"),
+        same_bytes=catalogue.total("COUNT(sha256) - COUNT(DISTINCT sha256)"),
+        burned_in=catalogue.total("SUM(burned_in)"),
+        without_header=catalogue.total("SUM(note = 'no readable DICOM header')"),
         files_without_row=plan.joined.files_without_row,
-        rows_without_file=len(unused),
+        rows_without_file=len(plan.joined.rows_unused),
         secret=plan.secret,
         secret_made=plan.secret_made,
         list_of_files=listing,
         seconds=seconds,
-        notes=(named,) if unused else (),
+        notes=tuple(plan.joined.notes()),
     )
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from indexer.errors import InputError, sentence
 
@@ -41,16 +42,20 @@ def default_secret() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "embedding-indexer" / "secret"
 
 
-def load_secret(path: Path, *, outside: Path) -> tuple[KeyedHash, bool]:
-    """The secret in `path`, made there (mode 600) where there is none; and whether it was made.
+def load_secret(path: Path, *, outside: Path, make: bool) -> tuple[KeyedHash, bool]:
+    """The secret in `path`, made there (mode 600) where there is none and `make` allows it; and whether it was made.
 
-    Raises InputError where it lies below `outside` (it would travel with the shards), or is none, or can be read
-    by others.
+    Raises InputError where there is none, where it lies below `outside` (it would travel with the shards), is no
+    secret, or can be read by others.
     """
     if path.resolve().is_relative_to(outside.resolve()):
         raise InputError(f"the secret {path} lies inside {outside} and would be copied with the shards. Keep it apart.")
+    if path.exists():
+        return _read(path), False
+    if not make:  # a new secret by a typing error gives a patient of old shards another hash
+        raise InputError(f"there is no secret {path}. Name the one of your other shards, or make one: --new-secret.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _read(path), False
@@ -60,6 +65,13 @@ def load_secret(path: Path, *, outside: Path) -> tuple[KeyedHash, bool]:
     with os.fdopen(file, "w") as text:
         text.write(secret.hex() + "\n")
     return KeyedHash(secret), True
+
+
+def private_file(path: Path) -> TextIO:
+    """Opens a file for text that its owner alone may read, emptied; not through a link, whatever the umask is."""
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(opened, 0o600)  # it may be there already
+    return os.fdopen(opened, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _read(path: Path) -> KeyedHash:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from indexer.pack.walk import Found
+from indexer.archive.walk import Found
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from indexer.archive.samples import sidecar_fields
+from indexer.archive.walk import PACK_STATE
 from indexer.pack.dicom_fields import dicom_fields, read_header
 from indexer.pack.plan import Entry, ShardPlan
-from indexer.pack.secret import KeyedHash
+from indexer.pack.secret import KeyedHash, private_file
 from indexer.pack.source import Source
-from indexer.pack.tarball import json_bytes, write_shard
+from indexer.pack.tarball import write_shard
 
 BURNED_IN = "burned-in annotation"
-STATE = ".pack"  # below the destination: hidden, so that `indexer index` on the folder passes it over
+BAD_METADATA = "bad metadata"
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,17 @@ class ShardWriter:
     site: str
     refuse_burned_in: bool
 
-    def write(self, plan: ShardPlan) -> list[Outcome]:
+    def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[Outcome]:
         """Write the shard, then its record: a shard without a record is written again."""
         outcomes: list[Outcome] = []
         record = self._record(plan)
         record.unlink(missing_ok=True)
-        nbytes = write_shard(self.destination / plan.name, self._samples(plan, outcomes))
+        nbytes = write_shard(self.destination / plan.name, self._samples(entries, outcomes))
         facts = {"plan": plan.digest, "secret": self.keyed.fingerprint, "bytes": nbytes}
         text = json.dumps(facts | {"files": [asdict(o) for o in outcomes]})
         partial = record.with_suffix(".partial")
-        partial.write_text(text)
+        with private_file(partial) as file:
+            file.write(text)
         partial.replace(record)
         return outcomes
 
@@ -74,7 +77,7 @@ class ShardWriter:
         """Was one of these shards written with another secret than this run's."""
         for name in shards:
             try:
-                secret = json.loads((self.destination / STATE / f"{name}.json").read_text())["secret"]
+                secret = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())["secret"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # not a shard of ours, or a record that was cut: nothing is known of its secret
             if secret != self.keyed.fingerprint:
@@ -82,10 +85,12 @@ class ShardWriter:
         return False
 
     def _record(self, plan: ShardPlan) -> Path:
-        return self.destination / STATE / f"{plan.name}.json"
+        return self.destination / PACK_STATE / f"{plan.name}.json"
 
-    def _samples(self, plan: ShardPlan, outcomes: list[Outcome]) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
-        for entry in plan.entries:
+    def _samples(
+        self, entries: Sequence[Entry], outcomes: list[Outcome]
+    ) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
+        for entry in entries:
             try:
                 data = self.source.read(entry.path)
             except OSError as error:
@@ -93,33 +98,29 @@ class ShardWriter:
                 outcomes.append(Outcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
                 continue
             metadata, note = self._metadata(entry, data)
+            if metadata is None:  # as `indexer index` has it: nobody knows to which patient the image belongs
+                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
+                continue
             if self.refuse_burned_in and metadata.get("burned_in"):  # a server's instances have not been looked at yet
                 outcomes.append(Outcome(entry.path, entry.key, len(data), "", BURNED_IN))
                 continue
             outcomes.append(Outcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
             yield entry.key, entry.suffix, data, metadata
 
-    def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any], str]:
-        """The sample's JSON, and a note where something was to be read and could not be."""
+    def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any] | None, str]:
+        """The sample's JSON, and a note where something could not be read; None for damaged JSON beside an image."""
         if entry.kind == "dicom" or entry.suffix in ("dcm", "dicom"):
             header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
             if header is None:
                 return dict(entry.row), "no readable DICOM header"
             return {**entry.row, **dicom_fields(header, self.keyed, self.site)}, ""
-        metadata, note = self._beside(entry)
+        beside = self.source.sidecar(entry.path)
+        try:
+            metadata = sidecar_fields(beside) if beside else {}
+        except ValueError as error:
+            return None, f"JSON beside it cannot be read: {error}"
         folder = entry.path.rpartition("/")[0].encode("utf-8", "replace").decode()
         if folder:
             metadata.setdefault("folder", folder)
             metadata.setdefault("label", folder.rpartition("/")[2])  # a folder-per-class tree
-        return {**metadata, **entry.row}, note
-
-    def _beside(self, entry: Entry) -> tuple[dict[str, Any], str]:
-        text = self.source.sidecar(entry.path)
-        if not text:
-            return {}, ""
-        try:
-            found = json.loads(text, parse_constant=lambda _: None)
-            json_bytes({"": found})  # an infinite number or half a surrogate pair could be read and not written
-        except (ValueError, RecursionError) as error:
-            return {}, f"JSON beside it cannot be read: {error}"
-        return (found, "") if isinstance(found, dict) else ({}, "JSON beside it is no object")
+        return {**metadata, **entry.row}, ""

@@ -41,7 +41,7 @@ def secret(tmp_path) -> Path:
 
 
 def packed(source, destination, secret, **options):
-    return pack(PackOptions(str(source), Path(destination), secret, **options))
+    return pack(PackOptions(str(source), Path(destination), secret, **({"new_secret": True} | options)))
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -253,7 +253,7 @@ def test_two_runs_give_the_same_bytes_in_one_process_or_several(tmp_path, secret
     for path in source.rglob("*"):
         os.utime(path, (1, 1))
     packed(source, tmp_path / "two", secret, shard_files=4)
-    monkeypatch.setattr("indexer.pack.run.FEW", 1)
+    monkeypatch.setattr("indexer.pack.workers.FEW", 1)
     packed(source, tmp_path / "many", secret, shard_files=4, processes=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "many")
     assert len(digests(tmp_path / "one")) > 4
@@ -498,7 +498,7 @@ def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_secret_is_made_for_its_owner_alone_and_said_so_even_if_the_run_fails_later(tmp_path):
     source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8))})
     (tmp_path / "file").write_text("in the way")
-    failed = shell(source, tmp_path / "file", "--secret", tmp_path / "keys" / "secret")
+    failed = shell(source, tmp_path / "file", "--secret", tmp_path / "keys" / "secret", "--new-secret")
     assert failed.returncode == 1
     assert f"A new secret was made: {tmp_path / 'keys' / 'secret'}" in failed.stderr
     assert "cannot be written to: " in failed.stderr
@@ -520,7 +520,7 @@ def test_another_secret_than_the_shards_is_told_from_changed_files(tmp_path, sec
 
 def test_a_folder_without_an_image_is_an_error_of_the_command(tmp_path):
     source = write(tmp_path / "in", {"notes.txt": b"nothing to see"})
-    done = shell(source, tmp_path / "out", "--secret", tmp_path / "secret")
+    done = shell(source, tmp_path / "out", "--secret", tmp_path / "secret", "--new-secret")
     assert done.returncode == 1
     assert "holds no image to pack" in done.stderr
     assert "1 not an image" in done.stdout
@@ -550,7 +550,9 @@ def test_a_disk_that_fills_up_is_one_line_and_whole_shards_are_kept(tmp_path, se
 
 def test_dicom_without_the_extra_is_one_line_that_names_it(tmp_path):
     source = write(tmp_path / "in", {"a.dcm": dicom(deep(8, 8)), "b.png": encoded(scene(8, 8), "PNG")})
-    done = without(tmp_path, "pydicom", "pack", source, tmp_path / "out", "--secret", tmp_path / "secret")
+    done = without(
+        tmp_path, "pydicom", "pack", source, tmp_path / "out", "--secret", tmp_path / "secret", "--new-secret"
+    )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "embedding-indexer[dicom]" in done.stderr
     (source / "a.dcm").unlink()

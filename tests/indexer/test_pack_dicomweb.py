@@ -175,7 +175,15 @@ def test_a_servers_shards_close_at_their_size_too(orthanc, tmp_path, secret):
 
 def test_a_dry_run_asks_the_server_and_writes_nothing(orthanc, tmp_path):
     done = call(
-        "indexer", "pack", f"dicomweb+{orthanc}", tmp_path / "out", "--secret", tmp_path / "s", "--dry-run", "--json"
+        "indexer",
+        "pack",
+        f"dicomweb+{orthanc}",
+        tmp_path / "out",
+        "--secret",
+        tmp_path / "s",
+        "--new-secret",
+        "--dry-run",
+        "--json",
     )
     assert done.json["packed"] == len(UPLOADED) + 5
     assert not (tmp_path / "out").exists()
@@ -325,3 +333,75 @@ def test_the_one_part_of_a_message_is_found_whatever_bytes_it_holds():
     assert single_part(part(data), MULTIPART) == data
     assert single_part(data, "application/dicom") == data
     assert pydicom.dcmread(io.BytesIO(single_part(part(dicom(deep(8, 8))), MULTIPART))).Rows == 8
+
+
+class Paged(http.server.BaseHTTPRequestHandler):
+    """One series of many instances, in pages of at most `cap`, by a server with habits of its own."""
+
+    instances = 150
+    cap = 100
+    warns = True
+    counts = False  # the series says how many instances it has
+    ignores_offset = False
+    asked = 0
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        options = dict(pair.split("=") for pair in query.split("&") if "=" in pair)
+        type(self).asked += 1
+        if self.asked > 20:
+            raise RuntimeError("asked for ever")
+        uid = {"0020000D": {"Value": ["1.2"]}, "0020000E": {"Value": ["1.3"]}}
+        if self.counts:
+            uid["00201209"] = {"Value": [self.instances]}
+        found = [uid] if path == "/series" else [{"00080018": {"Value": [f"1.{n}"]}} for n in range(self.instances)]
+        start = 0 if self.ignores_offset else int(options["offset"])
+        page = found[start : start + min(self.cap, int(options["limit"]))]
+        body = json.dumps(page).encode() if page else b""
+        self.send_response(200 if page else 204)
+        if self.warns and start + len(page) < len(found):
+            self.send_header("Warning", f'299 {self.path}: "There are {len(found) - start - len(page)} more"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def paged(request):
+    kind = type("Own", (Paged,), request.param)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", kind.instances
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "paged",
+    [{}, {"warns": False, "counts": True}, {"instances": 1234, "cap": 10_000}, {"instances": 1000, "cap": 500},
+     {"instances": 40, "ignores_offset": True}],
+    indirect=True,
+)  # fmt: skip
+def test_every_instance_is_listed_however_the_server_cuts_its_pages(paged):
+    root, instances = paged
+    found = [file.path for file in DicomWeb.from_url(f"dicomweb+{root}").list()]
+    assert found == [f"1.2/1.3/1.{number}" for number in range(instances)]
+
+
+@pytest.mark.parametrize(
+    "paged",
+    [{"ignores_offset": True}, {"ignores_offset": True, "warns": False, "counts": True},
+     {"ignores_offset": True, "warns": False, "instances": 900, "cap": 900}],
+    indirect=True,
+)  # fmt: skip
+def test_a_server_that_ignores_offset_and_keeps_matches_back_is_an_error_and_not_asked_for_ever(
+    paged, tmp_path, secret
+):
+    with pytest.raises(ReadError, match="ignores offset"):
+        packed(paged[0], tmp_path / "out", secret)
+    assert not (tmp_path / "out").exists()

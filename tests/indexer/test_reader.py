@@ -175,7 +175,10 @@ def test_a_folder_of_images_is_read_as_it_is(tmp_path):
     samples = [s for shard in found.shards for s in read_shard(shard)]
     assert {s.key for s in samples} == {"cats/a.png", "cats/a.jpg", "dogs/b.png"}
     assert {s.key: s.metadata for s in samples}["dogs/b.png"] == {"age": 3, "folder": "dogs"}
-    assert found.notes == (f"not read under {tmp_path}, since neither images nor shards: notes.md",)
+    assert found.notes == (
+        f"not read under {tmp_path}: hidden file, 1: .hidden/c.png",
+        f"not read under {tmp_path}: neither image nor shard, 1: notes.md",
+    )
     (urls,) = {s.url for s in found.shards}
     for s in samples:
         assert read_place(urls, Place(s.shard, s.member, s.offset, s.nbytes, s.suffix), sha256(b"bytes")) == b"bytes"
@@ -185,7 +188,7 @@ def test_of_many_files_that_are_not_read_the_first_are_named(tmp_path):
     for name in ("a.png", *(f"t{n}.csv" for n in range(9))):
         (tmp_path / name).write_bytes(b"bytes")
     (note,) = find_shards([str(tmp_path)]).notes
-    assert note.endswith(": t0.csv, t1.csv, t2.csv, t3.csv, t4.csv and 4 more")
+    assert note.endswith("neither image nor shard, 9: t0.csv, t1.csv, t2.csv and 6 more")
 
 
 def test_a_file_added_to_a_folder_changes_no_other_files_shard(tmp_path):

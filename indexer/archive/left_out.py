@@ -1,0 +1,34 @@
+"""What is passed over: counted by reason, with a few examples of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from indexer.archive.samples import plain_name
+
+EXAMPLES = 3  # named for each reason; the others are counted
+
+
+class LeftOut:
+    """Counts by reason; memory depends on the number of reasons alone."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, path: str) -> None:
+        self._counts[reason] += 1
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(plain_name(path))
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def words(self) -> list[str]:
+        """One phrase for each reason, the most frequent first."""
+        return [f"{reason}, {count:,}: {self._named(reason, count)}" for reason, count in self._counts.most_common()]
+
+    def _named(self, reason: str, count: int) -> str:
+        more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
+        return ", ".join(self._examples[reason]) + more

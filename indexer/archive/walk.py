@@ -1,0 +1,92 @@
+"""All files below a folder, in one order, with what is passed over and why."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.archive.spool import Spool
+from indexer.errors import InputError
+
+SORTED = 20_000  # names of one folder that are sorted in memory; a longer listing is merged from runs on disk
+PACK_STATE = ".pack"  # what `indexer pack` keeps beside its shards; neither source nor left out
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file as the walk saw it."""
+
+    path: str  # below the root, "/" between its parts; bytes that are no UTF-8 as surrogates
+    nbytes: int = 0
+    modified: int = 0  # nanoseconds
+    left_out: str = ""  # why it is not read
+
+
+def walk(root: Path) -> Iterator[Found]:
+    """All files in the order of their paths' parts, whatever the file system's order. Memory does not grow with them.
+
+    Links to files are followed, links to folders are not: they may lead round in a circle. Raises InputError where
+    `root` is no folder or cannot be listed.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is no folder. Name the folder that holds the images.")
+    try:
+        yield from _below(root, "")
+    except PermissionError as error:
+        raise InputError(f"{error.filename} cannot be listed: {error.strerror}.") from error
+
+
+def _below(folder: Path, prefix: str, hidden: bool = False) -> Iterator[Found]:
+    for name, kind in _sorted(folder):
+        path = prefix + name
+        dotted = hidden or name.startswith(".")
+        if kind == "folder":
+            if name == PACK_STATE:
+                continue
+            try:
+                yield from _below(folder / name, path + "/", dotted)
+            except PermissionError:
+                yield Found(path + "/", left_out="folder that cannot be listed")
+        else:
+            yield _file(folder / name, path, hidden=dotted)
+
+
+def _file(file: Path, path: str, *, hidden: bool) -> Found:
+    try:
+        stat = file.stat()
+    except OSError:
+        return Found(path, left_out="broken link")
+    if file.is_dir():
+        return Found(path, left_out="link to a folder")
+    if not file.is_file():
+        return Found(path, left_out="no regular file")
+    return Found(path, stat.st_size, stat.st_mtime_ns, "hidden file" if hidden else "")
+
+
+def _sorted(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, "folder" or "") of a folder's items by name. Raises PermissionError."""
+    held: list[tuple[str, str]] = []
+    runs = Spool()
+    number = 0
+    with os.scandir(folder) as listing:
+        for item in listing:
+            held.append((item.name, "folder" if item.is_dir(follow_symlinks=False) else ""))
+            if len(held) == SORTED:
+                for name, kind in sorted(held):
+                    runs.append(number, f"{name}/{kind}")
+                number, held = number + 1, []
+    held.sort()
+    if not number:
+        yield from held
+        return
+    on_disk = (_run(runs, run) for run in range(number))
+    yield from heapq.merge(held, *on_disk)
+
+
+def _run(runs: Spool, number: int) -> Iterator[tuple[str, str]]:
+    for line in runs.read(number):
+        name, _, kind = line.rpartition("/")
+        yield name, kind

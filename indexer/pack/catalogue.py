@@ -1,0 +1,178 @@
+"""What is known of each file of a source, in a temporary SQLite database: memory does not grow with the archive.
+
+Rows are kept in the order of their paths. A path is stored as its code points in UTF-8, surrogates included, so that
+SQLite sorts as Python does. The file has no name and goes with the process.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+from indexer.archive.walk import Found
+from indexer.pack.source import Scanned
+
+PAGE = 1000  # rows read at once
+CACHE_KIB = 4096  # of SQLite's own; the kernel's page cache stands behind it
+_SCHEMA = """
+CREATE TABLE files (
+    path BLOB PRIMARY KEY, nbytes INTEGER, modified INTEGER, left_out TEXT,
+    kind TEXT, suffix TEXT, instance TEXT, burned_in INTEGER, stem TEXT,
+    key TEXT, same_instance TEXT,
+    read_bytes INTEGER, sha256 TEXT, dropped TEXT, note TEXT
+) WITHOUT ROWID
+"""
+IS_DICOM = "kind = 'dicom' OR suffix IN ('dcm', 'dicom')"  # as `plan.is_dicom` has it
+_KEPT = "path, nbytes, modified, kind, suffix, instance, burned_in, key, same_instance"
+
+
+class Catalogue:
+    """A context manager; used by one thread."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # "": a temporary file
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}", "temp_store=FILE"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute(_SCHEMA)
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._db.close()
+
+    def add(self, files: Iterable[Found]) -> int:
+        """Add files; one that a source lists twice is kept once. Returns how many there are."""
+        insert = "INSERT OR IGNORE INTO files (path, nbytes, modified, left_out) VALUES (?, ?, ?, ?)"
+        self._db.execute("BEGIN")
+        self._db.executemany(insert, ((_bytes(f.path), f.nbytes, f.modified, f.left_out) for f in files))
+        self._db.execute("COMMIT")
+        return self.count("1")
+
+    def found(self) -> Iterator[Found]:
+        """All files in path order, as they were added."""
+        for path, *facts in self._pages("path, nbytes, modified, left_out", "1"):
+            yield Found(_text(path), *facts)
+
+    def record(self, scanned: Iterable[Scanned], stem_of: Callable[[Scanned], str | None], *, refuse: str) -> None:
+        """What a look at the files' headers gave. `refuse` is the reason to leave out burned-in text, "" to keep it."""
+        update = (
+            "UPDATE files SET left_out = ?, kind = ?, suffix = ?, instance = ?, burned_in = ?, stem = ? WHERE path = ?"
+        )
+        rows = []
+        for item in scanned:
+            left_out = item.left_out or (refuse if item.burned_in else "")
+            stem = None if left_out else stem_of(item)
+            facts = (left_out, item.kind, item.suffix, item.instance or None, item.burned_in, stem)
+            rows.append((*facts, _bytes(item.found.path)))
+        self._many(update, rows)
+
+    def index_headers(self) -> None:
+        """Prepare `stem_is_shared`, `key_is_taken` and `first_of_instance`."""
+        self._db.execute("CREATE INDEX stems ON files (stem) WHERE stem IS NOT NULL")
+        self._db.execute("CREATE INDEX instances ON files (instance) WHERE instance IS NOT NULL")
+        self._db.execute("CREATE UNIQUE INDEX keys ON files (key) WHERE key IS NOT NULL")
+
+    def kept(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[Scanned, str, str]]:
+        """(file, key, key of the first file with its SOPInstanceUID) of files to pack, from one path through another;
+        the keys are "" until they are set.
+        """
+        for path, nbytes, modified, kind, suffix, instance, burned_in, key, same in self._pages(
+            _KEPT, "left_out = ''", first, last
+        ):
+            found = Found(_text(path), nbytes, modified)
+            yield Scanned(found, kind, suffix, "", instance or "", bool(burned_in)), key or "", same or ""
+
+    def stem_is_shared(self, stem: str) -> bool:
+        return len(self._db.execute("SELECT 1 FROM files WHERE stem = ? LIMIT 2", (stem,)).fetchall()) > 1
+
+    def key_is_taken(self, key: str) -> bool:
+        return self._db.execute("SELECT 1 FROM files WHERE key = ?", (key,)).fetchone() is not None
+
+    def first_of_instance(self, instance: str) -> str:
+        """The key of the first file with this SOPInstanceUID that has a key."""
+        where = "instance = ? AND key IS NOT NULL AND left_out = '' ORDER BY path LIMIT 1"
+        found = self._db.execute(f"SELECT key FROM files WHERE {where}", (instance,)).fetchone()
+        return found[0] if found else ""
+
+    def set_key(self, path: str, key: str, same_instance: str) -> None:
+        self._db.execute(
+            "UPDATE files SET key = ?, same_instance = ? WHERE path = ?", (key, same_instance, _bytes(path))
+        )
+
+    def transaction(self) -> sqlite3.Connection:
+        """A context manager that writes what is set inside it at once."""
+        self._db.execute("BEGIN")
+        return self._db
+
+    def set_outcomes(self, outcomes: Iterable[Any]) -> None:
+        """What became of files (`write.Outcome`) that a shard was to hold."""
+        update = "UPDATE files SET read_bytes = ?, sha256 = ?, dropped = ?, note = ? WHERE path = ?"
+        self._many(update, [(o.nbytes, o.sha256 or None, o.left_out, o.note, _bytes(o.path)) for o in outcomes])
+
+    def listing(self) -> Iterator[tuple[str, str, int | None, str, str, str, str]]:
+        """(path, key, bytes read, why left out, key of the same instance, key of the same bytes, note) of each file."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS hashes ON files (sha256) WHERE sha256 IS NOT NULL")
+        same = "SELECT first.key FROM files AS first WHERE first.sha256 = files.sha256 ORDER BY first.path LIMIT 1"
+        columns = f"path, key, read_bytes, left_out, dropped, same_instance, ({same}), note"
+        for path, key, nbytes, left_out, dropped, instance, copy, note in self._pages(columns, "1"):
+            reason = left_out or dropped or ""
+            yield _text(path), key or "", nbytes, reason, instance or "", "" if copy == key else copy or "", note or ""
+
+    def reasons(self) -> dict[str, int]:
+        """Files left out, by reason."""
+        chosen = "CASE WHEN left_out != '' THEN left_out ELSE dropped END"
+        return self._counts(chosen, f"{chosen} != ''")
+
+    def kinds(self) -> dict[str, int]:
+        """Files to pack, by kind of image."""
+        return self._counts("CASE WHEN kind != '' THEN kind ELSE suffix || ' by name only' END", "left_out = ''")
+
+    def count(self, where: str) -> int:
+        """Files for which an SQL condition of ours holds."""
+        return int(self._db.execute(f"SELECT COUNT(*) FROM files WHERE {where}").fetchone()[0])
+
+    def total(self, what: str) -> int:
+        """An SQL aggregate of ours over the files to pack, 0 where there is none."""
+        return int(self._db.execute(f"SELECT {what} FROM files WHERE left_out = ''").fetchone()[0] or 0)
+
+    def _counts(self, what: str, where: str) -> dict[str, int]:
+        query = f"SELECT {what} AS what, COUNT(*) FROM files WHERE {where} GROUP BY what ORDER BY what"
+        return dict(self._db.execute(query).fetchall())
+
+    def _many(self, update: str, rows: list[tuple[Any, ...]]) -> None:
+        self._db.execute("BEGIN")
+        self._db.executemany(update, rows)
+        self._db.execute("COMMIT")
+
+    def _pages(
+        self, columns: str, where: str, first: str | None = None, last: str | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows in path order, read in pages, so that rows may be changed between two of them."""
+        bounds, values = "path >= ?", [_bytes(first) if first is not None else b""]
+        end = " AND path <= ?" if last is not None else ""
+        while True:
+            query = f"SELECT {columns} FROM files WHERE {where} AND {bounds}{end} ORDER BY path LIMIT {PAGE}"
+            page = self._db.execute(query, [*values, *([_bytes(last)] if last is not None else [])]).fetchall()
+            yield from page
+            if len(page) < PAGE:
+                return
+            bounds, values = "path > ?", [page[-1][0]]
+
+
+def paged(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most `size` items."""
+    iterator = iter(items)
+    while page := list(islice(iterator, size)):
+        yield page
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogatepass")
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogatepass")
