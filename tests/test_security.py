@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.ann.choose import Goal
+from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.archive.reader import read_shard
 from indexer.encoders.families.catalogue import bundled_weights
