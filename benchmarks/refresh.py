@@ -18,18 +18,17 @@ import numpy as np
 
 from benchmarks.throughput import machine
 from benchmarks.vectors import KINDS, blocks
+from indexer.ann.engines import ENGINES, Trained, float_blocks, lists_for, train_centroids
 from indexer.ann.index import Searchable
-from indexer.ann.kinds import KINDS as INDEX_KINDS
-from indexer.ann.kinds import add_rows, empty_index, float_blocks, lists_for, train_centroids
-from indexer.ann.sampling import draw, floats_of
+from indexer.ann.sampling import draw, floats_of, queries_of
 from indexer.ann.tune import batch_seconds, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.search.index_build import REBUILD_SHARE
-from indexer.types import Float16, Float32
+from indexer.types import Float16, Float32, Float64
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)
 RECALL = 0.98
-KIND = INDEX_KINDS["ivf-fp16"]  # exact codes: what is lost is lost by the lists
+ENGINE = ENGINES["ivf-fp16"]  # exact codes: what is lost is lost by the lists
 MEMORY = 4 << 30
 
 
@@ -64,10 +63,10 @@ def compared(data: str, unlike: bool, share: float, rows: int, dim: int) -> dict
     both = np.concatenate([old, more])
     table = Rows(np.arange(len(both), dtype=np.int64), both)
     drawn = draw(len(table), dim, MEMORY, seed=0)
-    truth = truth_of(table, floats_of(table, drawn.queries), drawn.queries)
+    truth = truth_of(table, *reversed(queries_of(table, drawn.queries)))
     out: dict[str, Any] = {"data": data, "unlike": unlike, "share": share}
     for name, trained_on in (("refreshed", old), ("rebuilt", both)):
-        over = Searchable(filled(table, centroids_of(trained_on)), KIND, table)
+        over = Searchable(filled(table, centroids_of(trained_on)), ENGINE, table)
         settings = tune(over, truth.half(0), RECALL)
         out[f"{name}_scanned"] = scanned(over, truth.queries, settings.nprobe)
         out[f"{name}_queries_per_second"] = len(truth.queries) / batch_seconds(over, truth.queries, settings)
@@ -81,14 +80,14 @@ def centroids_of(vectors: Float16) -> Float32:
 
 
 def filled(rows: Rows, centroids: Float32) -> Any:
-    index = empty_index(KIND, rows.dim, centroids, centroids)
-    add_rows(index, float_blocks(rows, 16_384))
+    index = ENGINE.build(rows.dim, Trained(centroids, centroids))
+    ENGINE.add(index, float_blocks(rows, 16_384))
     return index
 
 
-def scanned(over: Searchable, queries: Float32, nprobe: int) -> float:
+def scanned(over: Searchable, queries: Float64, nprobe: int) -> float:
     """Mean rows in the lists that a query looks into."""
-    lists = over.index.quantizer.search(queries, nprobe)[1]
+    lists = over.index.quantizer.search(queries.astype(np.float32), nprobe)[1]
     sizes = np.array([over.index.invlists.list_size(i) for i in range(over.index.nlist)])
     return float(sizes[lists].sum(1).mean())
 

@@ -25,9 +25,10 @@ from benchmarks import native as lance_native
 from benchmarks.native import K, Measured, Search, measured, native
 from benchmarks.throughput import machine
 from benchmarks.vectors import KINDS, blocks
-from indexer.ann.choose import Goal
+from indexer.ann.goal import Goal
 from indexer.search.index_build import build_index
-from indexer.search.searcher import Searcher, SearchOptions
+from indexer.search.options import SearchOptions
+from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, Float32, PixelSpec, Place, Shard, ShardResult

@@ -1,4 +1,4 @@
-"""Is this table, and its index, sound? Measured now, on this table, not remembered from the build."""
+"""Checks that a table and its index are sound, by measuring them now instead of trusting what a build recorded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 
 from indexer.ann.exact import Found
 from indexer.errors import IndexFileError, StoreError
-from indexer.search.queries import unit
 from indexer.search.searcher import MEMORY_BYTES, Searcher
 from indexer.search.snapshot import Snapshot
 from indexer.store.table import EmbeddingStore, vector_block
-from indexer.types import Float32, Int64
+from indexer.types import Float64, Int64
 
 MANY_FRAGMENTS = 100  # scans slow down past it
 COLLAPSED = 0.995  # mean cosine of random pairs: above it the encoder tells images hardly apart
@@ -92,7 +91,7 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         )
     index = None
     try:
-        index = _index_health(Searcher(store, memory_bytes=memory_bytes).snapshot, seed)
+        index = _index_health(Searcher(store, memory_bytes=memory_bytes, rehash=True).snapshot, seed)
     except IndexFileError as error:
         problems.append(str(error))
     if index is not None:
@@ -120,20 +119,28 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
 
 def _scan(view: EmbeddingStore) -> _Scan:
     out = _Scan()
-    contents, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]  # 8 bytes a row each
+    n = view.count()
+    contents, keys = np.empty(n, np.int64), np.empty(n, np.int64)  # 8 bytes a row each
     for batch in view.scan(["key", "content", "part"], vectors=True):
-        vectors = vector_block(batch).astype(np.float32)
-        lengths = np.linalg.norm(vectors, axis=1)
+        with np.errstate(all="ignore"):
+            lengths = np.linalg.norm(vector_block(batch).astype(np.float32), axis=1)
         broken = ~np.isfinite(lengths) | (lengths == 0)
-        out.rows += batch.num_rows
         out.zero_or_not_finite += int(broken.sum())
         out.not_unit += int((~broken & (np.abs(lengths - 1) > UNIT_TOLERANCE)).sum())
+        rows = slice(out.rows, out.rows + batch.num_rows)
         images = zip(*(batch.column(name).to_pylist() for name in ("content", "part")), strict=True)
-        contents.append(np.fromiter(map(hash, images), np.int64, batch.num_rows))
-        keys.append(np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows))
-    out.duplicate_content = out.rows - len(np.unique(np.concatenate(contents)))
-    out.duplicate_keys = out.rows - len(np.unique(np.concatenate(keys)))
+        contents[rows] = np.fromiter(map(hash, images), np.int64, batch.num_rows)
+        keys[rows] = np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows)
+        out.rows += batch.num_rows
+    out.duplicate_content, out.duplicate_keys = _repeats(contents), _repeats(keys)
     return out
+
+
+def _repeats(hashes: Int64) -> int:
+    """How many of the hashes (n,) another one before them has; sorts them in place, to hold no second copy."""
+    hashes.sort()
+    steps = range(0, len(hashes), 1 << 20)
+    return sum(int(np.count_nonzero(np.diff(hashes[at : at + (1 << 20) + 1]) == 0)) for at in steps)
 
 
 def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
@@ -178,17 +185,18 @@ def _mean_cosine(view: EmbeddingStore, rows: int, seed: int) -> float | None:
     return (total - n) / (n * (n - 1))
 
 
-def _sample(view: EmbeddingStore, rows: int, seed: int, n: int) -> tuple[Int64, Float32]:
+def _sample(view: EmbeddingStore, rows: int, seed: int, n: int) -> tuple[Int64, Float64]:
     """Row ids and unit vectors of sound rows, drawn over the whole table in one pass."""
     wanted = (
         np.sort(np.random.default_rng(seed).choice(rows, min(n, rows), replace=False)) if rows else np.empty(0, int)
     )
-    ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, view.dim), np.float32)], 0
+    ids, vectors, seen = [np.empty(0, np.int64)], [np.empty((0, view.dim))], 0
     for batch in view.scan([], vectors=True):
         spots = wanted[(wanted >= seen) & (wanted < seen + batch.num_rows)] - seen
         seen += batch.num_rows
-        picked = vector_block(batch)[spots].astype(np.float32)
-        lengths = np.linalg.norm(picked, axis=1)
+        picked = vector_block(batch)[spots].astype(np.float64)
+        with np.errstate(all="ignore"):
+            lengths = np.linalg.norm(picked, axis=1)
         sound = np.isfinite(lengths) & (lengths > 0)
         ids.append(batch.column("_rowid").to_numpy().astype(np.int64)[spots][sound])
         vectors.append(picked[sound] / lengths[sound, None])
@@ -200,13 +208,12 @@ def _index_health(snapshot: Snapshot, seed: int) -> IndexHealth | None:
     if index is None:
         return None
     row_ids, queries = _sample(snapshot.view, snapshot.view.count(), seed, QUERIES)
-    fresh = snapshot.fresh.rows.row_ids if snapshot.fresh is not None else np.empty(0, np.int64)
-    recall = _recall(snapshot, row_ids, unit(queries, [str(r) for r in row_ids]))
+    recall = _recall(snapshot, row_ids, queries)
     return IndexHealth(
         kind=index.manifest.kind,
         version=index.manifest.version,
         rows_in_index=index.manifest.rows - len(snapshot.gone),
-        rows_not_in_index=len(fresh),
+        rows_not_in_index=0 if snapshot.fresh is None else len(snapshot.fresh),
         rows_gone=len(snapshot.gone),
         stale_entries=index.manifest.stale,
         recall_at_10=recall,
@@ -215,7 +222,7 @@ def _index_health(snapshot: Snapshot, seed: int) -> IndexHealth | None:
     )
 
 
-def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float32) -> float:
+def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float64) -> float:
     """Recall@10 of a search against a full scan; a query's own row counts on neither side."""
     if not len(queries):
         return 1.0
@@ -225,10 +232,10 @@ def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float32) -> float:
     return float((found >= lowest - TIE).sum() / max(neighbours, 1))
 
 
-def _others(found: Found, own: Int64) -> Float32:
+def _others(found: Found, own: Int64) -> Float64:
     """The 10 best scores (q, 10) of rows that are not the query's own."""
     scores = np.where((found[1] == own[:, None]) | (found[1] < 0), -np.inf, found[0])
-    best: Float32 = -np.sort(-scores, axis=1)[:, :10]
+    best: Float64 = -np.sort(-scores, axis=1)[:, :10]
     return best
 
 

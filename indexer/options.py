@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import importlib
 import json
-import math
 import signal
 import sys
 import threading
@@ -18,6 +16,7 @@ from typing import Any
 import click
 
 from indexer.errors import IndexerError
+from indexer.jsonable import jsonable
 from indexer.redact import redacted
 
 SYSTEM_ERRORS = (  # the machine's, not a bug of ours: one line, and no traceback
@@ -148,21 +147,6 @@ def one_line(message: str) -> str:
 def counted(number: int, noun: str) -> str:
     """As in: 1 image, 2,000 images."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def jsonable(value: Any) -> Any:
-    """Records, mappings, sequences, numpy scalars and dates as what JSON knows: NaN and the infinities are null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return jsonable(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:

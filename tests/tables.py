@@ -73,12 +73,17 @@ def make_table(
 
 
 def nearest_keys(queries: Float32, keys: Sequence[str], vectors: Float16, k: int) -> list[list[str]]:
-    """Exact search in float64: keys of the k nearest unit rows for each query."""
-    scores = unit(queries) @ vectors.astype(np.float64).T
+    """Exact search in float64: keys of the k rows of the highest cosine for each query."""
+    scores = cosines(queries, vectors)
     return [[keys[j] for j in np.argsort(-row, kind="stable")[:k]] for row in scores]
 
 
-def unit(queries: Float32) -> np.ndarray[Any, np.dtype[np.float64]]:
+def cosines(queries: Float32, vectors: Float16) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(q, n) in float64; a float16 row is of length 1 to 5e-4 only, so it is divided by its length."""
+    return unit(queries) @ unit(vectors).T
+
+
+def unit(queries: Float32 | Float16) -> np.ndarray[Any, np.dtype[np.float64]]:
     return queries.astype(np.float64) / np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer.ann.choose import Goal
+from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.archive.reader import read_shard
 from indexer.encoders.families.catalogue import bundled_weights

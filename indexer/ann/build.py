@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from indexer.ann.choose import Choice, Goal, block_rows
+from indexer.ann.choose import Choice, block_rows
+from indexer.ann.engines import ENGINES, Engine, float_blocks
+from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable
-from indexer.ann.kinds import KINDS, Kind, add_rows, empty_index, float_blocks
 from indexer.ann.manifest import Measured, Settings
-from indexer.ann.sampling import HELD_OUT, floats_of
+from indexer.ann.sampling import HELD_OUT, queries_of
 from indexer.ann.tune import Truth, measure, truth_of, tune
 from indexer.ann.vectors import Rows
 
@@ -22,7 +23,7 @@ class Built:
     """A finished index and how it was measured on all rows."""
 
     index: Any
-    kind: Kind
+    engine: Engine
     nlist: int
     settings: Settings
     measured: Measured
@@ -30,24 +31,23 @@ class Built:
 
 def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Callable[[int], None] | None = None) -> Built:
     """Build the chosen kind over all rows; tune it again on them, and measure it with queries not tuned on."""
-    kind, trained = KINDS[choice.chosen.kind], choice.trained
-    if trained is None or kind.family != "ivf":
-        nlist, index = 0, empty_index(kind, rows.dim, None, np.empty((0, rows.dim), np.float32))
-    else:
-        nlist, index = len(trained.centroids), empty_index(kind, rows.dim, trained.centroids, trained.ranges)
+    engine, trained = ENGINES[choice.chosen.kind], choice.trained
+    index = engine.build(rows.dim, trained)
     for row_ids, vectors in float_blocks(rows, block_rows(rows.dim, goal.memory_bytes)):
-        add_rows(index, [(row_ids, vectors)])
+        engine.add(index, [(row_ids, vectors)])
         if progress:
             progress(len(row_ids))
-    settings, measured = _tuned(Searchable(index, kind, rows), choice.truth, goal.recall)
-    return Built(index, kind, nlist, settings, measured)
+    settings, measured = _tuned(Searchable(index, engine, rows), choice.truth, goal.recall)
+    nlist = len(trained.centroids) if trained is not None and engine.routed else 0
+    return Built(index, engine, nlist, settings, measured)
 
 
 def retune(over: Searchable, recall: float, seed: int = 0) -> tuple[Settings, Measured]:
     """Settings chosen on one half of some rows as queries, figures from the other half."""
     rows = over.rows
     picked = np.sort(np.random.default_rng(seed + 1).choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
-    return _tuned(over, truth_of(rows, floats_of(rows, picked), rows.row_ids[picked]), recall)
+    own, queries = queries_of(rows, picked)
+    return _tuned(over, truth_of(rows, queries, own), recall)
 
 
 def _tuned(over: Searchable, truth: Truth, recall: float) -> tuple[Settings, Measured]:

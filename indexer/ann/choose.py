@@ -8,25 +8,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.ann.exact import to_float32
-from indexer.ann.index import Searchable, answer
-from indexer.ann.kinds import (
+from indexer.ann.engines import (
     CANDIDATES,
     EXACT,
     KMEANS_ROUNDS,
     POINTS_PER_CENTROID,
-    Kind,
-    add_rows,
-    empty_index,
+    Engine,
+    K,
+    Trained,
     float_blocks,
     lists_for,
     train_centroids,
 )
+from indexer.ann.goal import Goal
+from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Settings
-from indexer.ann.sampling import HELD_OUT, draw, floats_of, part_of
-from indexer.ann.tune import K, Truth, measure, recall_at_10, speed, truth_of, tune
+from indexer.ann.sampling import HELD_OUT, draw, floats_of, part_of, queries_of
+from indexer.ann.tune import Truth, measure, recall_at_10, speed, truth_of, tune
 from indexer.ann.vectors import Rows
-from indexer.types import Float32
+from indexer.types import Float64
 
 EXACT_ROWS = 16_384  # timed to say what a scan of all rows takes
 GRAPH_ROWS = 8_000  # a graph's links cost a hundred times an inverted list's entry
@@ -35,16 +35,6 @@ RANGE_POINTS = 8_192  # set the ranges of 8-bit codes; more moved them by less t
 NEAR = 32  # rows about a query that the sample holds: its neighbours, and those that codes take for them
 CLOCK = time.thread_time  # what else the machine does now must not change the choice
 SIMILAR_BUILD = 2.0  # builds within this factor of the quickest count as equally cheap; the quicker search decides
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the caller asks of the index."""
-
-    recall: float = 0.98
-    latency_ms: float = 5.0
-    memory_bytes: int = 4 << 30
-    kind: str | None = None  # a name of KINDS: build that one, whatever the measurements say
 
 
 @dataclass(frozen=True)
@@ -60,14 +50,6 @@ class Candidate:
     build_seconds: float  # predicted, what is still to be done
     reason: str = ""
     chosen: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What the training points gave, for the candidates and for the build."""
-
-    centroids: Float32  # (nlist, dim)
-    ranges: Float32  # (m, dim) points that set the ranges of 8-bit codes
 
 
 @dataclass(frozen=True)
@@ -105,10 +87,11 @@ def predicted_seconds(rows: int, dim: int) -> float:
 def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
     """Measure the candidates on a sample of the rows and pick the cheapest that meets the goal."""
     drawn = draw(len(rows), rows.dim, goal.memory_bytes, seed)
-    truth = truth_of(rows, floats_of(rows, drawn.queries), rows.row_ids[drawn.queries], NEAR)
+    own, queries = queries_of(rows, drawn.queries)
+    truth = truth_of(rows, queries, own, NEAR)
     exact = _exact_candidate(rows, goal)
     small = len(rows) <= SMALL_ROWS or exact.p50_ms <= goal.latency_ms
-    too_few = len(drawn.queries) < 2  # to choose settings by one and report by another: exact whatever was asked
+    too_few = len(queries) < 2  # to choose settings by one and report by another: exact whatever was asked
     if goal.kind == EXACT.name or too_few or (goal.kind is None and small):
         verdict = f"{len(rows)} rows are scanned exactly in {exact.p50_ms:.2g} ms a query: no approximation pays."
         exact = replace(exact, reason=verdict, chosen=True)
@@ -125,15 +108,14 @@ def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
     seconds = time.perf_counter() - started
     del training
     measured = [exact]
-    for kind in CANDIDATES:
-        if goal.kind not in (None, kind.name):
+    for engine in CANDIDATES:
+        if goal.kind not in (None, engine.name):
             continue
-        if kind.family == "graph" and goal.kind is None and any(not _fault(c, goal) for c in measured):
-            continue  # its links take ten times as long to build as lists that meet the goal
-        if kind.family == "graph":
-            measured.append(_measure_graph(kind, len(rows), sample, truth, goal))
-        else:
-            measured.append(_measure_lists(kind, len(rows), sample, truth, trained, goal))
+        if engine.routed:
+            measured.append(_measure_lists(engine, len(rows), sample, truth, trained, goal))
+        elif goal.kind is not None or all(_fault(c, goal) for c in measured):
+            # A graph's links take ten times as long to build as lists that meet the goal.
+            measured.append(_measure_graph(engine, len(rows), sample, truth, goal))
     candidates, chosen = _pick(measured, goal)
     verdict = f"{chosen.kind}: {chosen.reason}. Routing was trained in {seconds:.1f} s and is used for the whole build."
     return Choice(tuple(candidates), chosen, verdict, truth, trained, len(sample))
@@ -148,12 +130,15 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
     settings = Settings(0, 10)
     if not len(rows):
         return Candidate(EXACT.name, settings, 1.0, 0.0, 0.0, 0, 0.0)
-    part = Rows(rows.row_ids[:EXACT_ROWS], rows.vectors[:EXACT_ROWS])
-    index = empty_index(EXACT, rows.dim, None, np.empty((0, rows.dim), np.float32))
+    part = Rows(rows.row_ids[:EXACT_ROWS], rows.vectors[:EXACT_ROWS], rows.slack)
+    queries = queries_of(part, np.arange(min(32, len(part))))[1]
+    if not len(queries):
+        return Candidate(EXACT.name, settings, 1.0, 0.0, 0.0, 0, 0.0)
+    index = EXACT.build(rows.dim, None)
     started = time.perf_counter()
-    add_rows(index, float_blocks(part, block_rows(rows.dim, goal.memory_bytes)))
+    EXACT.add(index, float_blocks(part, block_rows(rows.dim, goal.memory_bytes)))
     added = time.perf_counter() - started
-    p50_ms, rate = speed(Searchable(index, EXACT, part), to_float32(part.vectors[:32]), settings, CLOCK)
+    p50_ms, rate = speed(Searchable(index, EXACT, part), queries, settings, CLOCK)
     scale = len(rows) / len(part)
     return Candidate(
         EXACT.name, settings, 1.0, p50_ms * scale, rate / scale,
@@ -161,23 +146,23 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
     )  # fmt: skip
 
 
-def _measure_lists(kind: Kind, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
+def _measure_lists(engine: Engine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
     """Inverted lists: recall over the sample with the build's own routing, speed with lists of their full length."""
-    index = empty_index(kind, sample.dim, trained.centroids, trained.ranges)
+    index = engine.build(sample.dim, trained)
     started = time.perf_counter()
-    add_rows(index, float_blocks(sample, block_rows(sample.dim, goal.memory_bytes)))
+    engine.add(index, float_blocks(sample, block_rows(sample.dim, goal.memory_bytes)))
     added = (time.perf_counter() - started) * n / len(sample)
-    over = Searchable(index, kind, sample)
+    over = Searchable(index, engine, sample)
     settings = tune(over, truth.half(0), goal.recall)
     shown = truth.half(1)
     recall = float(recall_at_10(shown, sample, answer(over, shown.queries, K + 1, settings)[1]).mean())
-    single, batch = _list_speed(kind, n, sample, shown.queries, trained, settings)
-    nbytes = int(kind.bytes_per_vector(sample.dim) * n)
-    return Candidate(kind.name, settings, recall, single, 1e3 / batch, nbytes, added)
+    single, batch = _list_speed(engine, n, sample, shown.queries, trained, settings)
+    nbytes = int(engine.bytes_per_vector(sample.dim) * n)
+    return Candidate(engine.name, settings, recall, single, 1e3 / batch, nbytes, added)
 
 
 def _list_speed(
-    kind: Kind, n: int, sample: Rows, queries: Float32, trained: Trained, settings: Settings
+    engine: Engine, n: int, sample: Rows, queries: Float64, trained: Trained, settings: Settings
 ) -> tuple[float, float]:
     """Milliseconds of a query alone and in a batch at n rows.
 
@@ -186,30 +171,30 @@ def _list_speed(
     """
     nlist = len(trained.centroids)
     few = int(np.clip(round(nlist * len(sample) / n), min(2, nlist), nlist))
-    index = empty_index(kind, sample.dim, trained.centroids[:few], trained.ranges)
-    add_rows(index, float_blocks(sample, len(sample)))
-    over = Searchable(index, kind, sample)
+    index = engine.build(sample.dim, Trained(trained.centroids[:few], trained.ranges))
+    engine.add(index, float_blocks(sample, len(sample)))
+    over = Searchable(index, engine, sample)
     alone, together = zip(*(speed(over, queries, replace(settings, nprobe=p), CLOCK) for p in (1, few)), strict=True)
     lists = (settings.nprobe - 1) / max(few - 1, 1)
     batch = [1e3 / rate for rate in together]
     return alone[0] + max(alone[1] - alone[0], 0.0) * lists, batch[0] + max(batch[1] - batch[0], 0.0) * lists
 
 
-def _measure_graph(kind: Kind, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
+def _measure_graph(engine: Engine, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
     """A graph over fewer rows: its width and its time grow with the logarithm of the rows."""
     part = part_of(sample, np.arange(0, len(sample), max(1, len(sample) // GRAPH_ROWS)))
     answers = truth_of(part, truth.queries, truth.own)
-    index = empty_index(kind, part.dim, None, np.empty((0, part.dim), np.float32))
+    index = engine.build(part.dim, None)
     started = time.perf_counter()
-    add_rows(index, float_blocks(part, block_rows(part.dim, goal.memory_bytes)))
+    engine.add(index, float_blocks(part, block_rows(part.dim, goal.memory_bytes)))
     added = time.perf_counter() - started
-    over = Searchable(index, kind, part)
+    over = Searchable(index, engine, part)
     settings = tune(over, answers.half(0), goal.recall)
     got = measure(over, answers.half(1), settings, CLOCK)
     longer = float(np.log(n) / np.log(len(part))) if len(part) > 1 else 1.0
-    nbytes = int(kind.bytes_per_vector(part.dim) * n)
+    nbytes = int(engine.bytes_per_vector(part.dim) * n)
     return Candidate(
-        kind.name, settings, got.recall_at_10, got.p50_ms * longer, got.queries_per_second / longer, nbytes,
+        engine.name, settings, got.recall_at_10, got.p50_ms * longer, got.queries_per_second / longer, nbytes,
         added * n / len(part) * longer,
     )  # fmt: skip
 

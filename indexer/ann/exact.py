@@ -1,4 +1,10 @@
-"""Exact inner-product search over float16 rows in bounded memory, and the ordering every search result has."""
+"""Exact cosine search over float16 rows in bounded memory, and the order every search result has.
+
+A stored row is a unit vector rounded to float16, so its length is 1 only to about 5e-4. A score is always the cosine:
+the product with the stored row, divided by that row's length, in float64, rounded to 1e-12 so that equal rows tie.
+Equal scores are ordered by row id. Scans in float32 only name candidates; an upper bound on the cosine of every row
+they passed over tells for which queries a block must be searched densely.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +15,74 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexer.types import Float16, Float32, Int64
+from indexer.types import Bool, Float16, Float32, Float64, Int64
 
 BLOCK_ROWS = 16_384
 SMALL = 65_536  # numbers: below this FAISS's threads cost more than they save
 FEW_QUERIES = 4
 GEMM_QUERIES = 64  # from here on decoding a block to float32 and one BLAS product beat the SIMD float16 scan
+DENSE_QUERIES = 64  # queries whose scores with a whole block are held at once
+PAIRS = 8_192  # rows converted to float64 at once
+DECIMALS = 12  # float64 products of unit vectors agree to some 1e-15 whatever the order of their sums
+ROUNDING = 2.0**-10  # twice what rounding to float16 can change the length of a unit row by
 
 Block = tuple[Int64, Float16]  # row ids (m,), vectors (m, dim)
-Found = tuple[Float32, Int64]  # scores (q, k), row ids (q, k), best first; id -1 and score -inf where fewer exist
+Found = tuple[Float64, Int64]  # scores (q, ≤ k), row ids (q, ≤ k), best first; id -1 and score -inf where fewer exist
 
 
-def exact_topk(blocks: Iterable[Block], queries: Float32, k: int) -> Found:
-    """The k best rows of all blocks for each query (q, dim). Equal scores are ordered by row id."""
-    found = nothing(len(queries), k)
-    scanner = _BlockScanner(queries, spare(k))
+def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float | None = None) -> Found:
+    """The k best rows of all blocks for each unit query (q, dim), in as many columns as there are rows, at most k.
+
+    `slack` is the most by which a row's length differs from 1; None where that is not known, which is slower.
+    """
+    found = nothing(len(queries), 0)
+    codec = None if slack is None or len(queries) >= GEMM_QUERIES else _codec(queries.shape[1])
     for row_ids, vectors in blocks:
         for start in range(0, len(row_ids), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            if len(row_ids[part]):
-                scores, spots = scanner.scan(vectors[part])
-                found = merge(found, (scores, row_ids[part][spots]), k)
+            found = _with_block(found, (row_ids[part], vectors[part]), queries, k, codec, slack or 0.0)
     return found
 
 
-def best_of_floats(row_ids: Int64, vectors: Float32, queries: Float32, k: int) -> Found:
-    """The k best of rows that are float32 already."""
-    scores, spots = faiss.knn(queries, vectors, min(spare(k), len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
-    return best(scores, row_ids[spots], k)
-
-
 def nothing(q: int, k: int) -> Found:
-    return np.full((q, k), -np.inf, np.float32), np.full((q, k), -1, np.int64)
+    return np.full((q, k), -np.inf), np.full((q, k), -1, np.int64)
 
 
 def merge(one: Found, other: Found, k: int) -> Found:
     """The k best of two results over different rows, of any widths."""
-    scores = np.concatenate([one[0], other[0]], axis=1)
-    ids = np.concatenate([one[1], other[1]], axis=1)
-    return best(scores, ids, k)
+    return best(np.concatenate([one[0], other[0]], axis=1), np.concatenate([one[1], other[1]], axis=1), k)
 
 
-def best(scores: Float32, ids: Int64, k: int) -> Found:
-    """Sorted by score, then row id, cut to k columns and filled up with -1."""
-    scores = np.where(ids >= 0, scores, -np.inf).astype(np.float32, copy=False)
+def best(scores: Float64, ids: Int64, k: int) -> Found:
+    """Sorted by score, then row id, cut to k columns. What has no score has no id, and the other way round."""
+    known = (ids >= 0) & (scores > -np.inf)
+    scores, ids = np.where(known, scores, -np.inf), np.where(known, ids, -1)
     order = np.lexsort((ids, -scores), axis=1)[:, :k]
-    ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-    if ids.shape[1] < k:
-        room = k - ids.shape[1]
-        ids = np.pad(ids, ((0, 0), (0, room)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, room)), constant_values=-np.inf)
-    return scores, ids
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+
+
+def padded(found: Found, k: int) -> Found:
+    """The same in k columns."""
+    room = ((0, 0), (0, max(k - found[1].shape[1], 0)))
+    return np.pad(found[0], room, constant_values=-np.inf), np.pad(found[1], room, constant_values=-1)
+
+
+def replaced(found: Found, which: Bool, others: Found) -> Found:
+    """`found` with the results of the queries at `which` (q,) replaced by `others`."""
+    width = max(found[1].shape[1], others[1].shape[1])
+    found, others = padded(found, width), padded(others, width)
+    found[0][which], found[1][which] = others
+    return found
+
+
+def kth_score(found: Found, k: int) -> Float64:
+    """Each query's k-th best score (q,): what another row must reach; -inf where fewer than k were found."""
+    scores: Float64 = found[0][:, k - 1] if found[0].shape[1] >= k else np.full(len(found[0]), -np.inf)
+    return scores
 
 
 def spare(k: int) -> int:
-    """How many to fetch for k: ties at rank k must be ordered by row id, or two pages could show one row twice."""
+    """How many candidates to fetch for k, so that the bound on the others seldom asks for a second look."""
     return 2 * k + 16
 
 
@@ -74,18 +93,78 @@ def gather(row_ids: Int64, vectors: Float16, positions: Int64) -> Iterator[Block
         yield row_ids[part], vectors[part]
 
 
-def rescore(vectors: Float16, positions: Int64, queries: Float32) -> Float32:
-    """Inner products (q, r) of each query (q, dim) with the rows at its own positions (q, r); -inf at position -1."""
+def cosines(vectors: Float16, positions: Int64, queries: Float64, which: Int64) -> Float64:
+    """Cosine (p,) of each row at `positions` (p,) with its unit query `queries[which]`; -inf for a row without one."""
+    scores = np.empty(len(positions))
+    for start in range(0, len(positions), PAIRS):
+        part = slice(start, start + PAIRS)
+        rows = to_float32(vectors[positions[part]]).astype(np.float64)
+        with np.errstate(all="ignore"):
+            products = np.einsum("ij,ij->i", rows, queries[which[part]])
+            scores[part] = products / np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    scores[~np.isfinite(scores)] = -np.inf
+    rounded: Float64 = np.round(scores, DECIMALS)
+    return rounded
+
+
+def rank(vectors: Float16, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
+    """The k best of each unit query's own candidates: positions and row ids (q, r), -1 where there are fewer."""
+    scores = rescore(vectors, positions, queries)
+    if scores.shape[1] > k:
+        bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k] - 2 * rounding_of(vectors.shape[1])
+        positions = np.where(scores >= bar, positions, -1)
+    known = positions >= 0
+    which = np.nonzero(known)[0]
+    exact = np.full(scores.shape, -np.inf)
+    exact[known] = cosines(vectors, positions[known], queries, which)
+    return best(exact, row_ids, k)
+
+
+def rescore(vectors: Float16, positions: Int64, queries: Float64) -> Float32:
+    """Cosines in float32 of each unit query (q, dim) with the rows at its own positions (q, r); -inf at -1."""
     q, r = positions.shape
-    dim = vectors.shape[1]
+    dim, floats = vectors.shape[1], queries.astype(np.float32)
     scores = np.empty((q, r), np.float32)
     step = max(1, BLOCK_ROWS // max(r, 1))
     for start in range(0, q, step):
         part = positions[start : start + step]
-        rows = to_float32(vectors[np.maximum(part, 0).reshape(-1)]).reshape(len(part), r, dim)
-        scores[start : start + step] = np.matmul(rows, queries[start : start + step, :, None])[:, :, 0]
+        rows = unit_floats(vectors[np.maximum(part, 0).reshape(-1)]).reshape(len(part), r, dim)
+        scores[start : start + step] = np.matmul(rows, floats[start : start + step, :, None])[:, :, 0]
     scores[positions < 0] = -np.inf
     return scores
+
+
+def unit_floats(vectors: Float16, without_direction: float = np.nan) -> Float32:
+    """The rows as float32 of length 1; a row that is zero or not finite is filled with `without_direction`."""
+    rows = to_float32(vectors)
+    lengths = lengths_of(rows)
+    good = np.isfinite(lengths) & (lengths > 0)
+    if not good.all():
+        rows[~good], lengths[~good] = without_direction, 1
+    rows /= lengths[:, None]
+    return rows
+
+
+def lengths_of(rows: Float32) -> Float32:
+    """(m, dim) → lengths (m,)."""
+    with np.errstate(all="ignore"):
+        lengths: Float32 = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return lengths
+
+
+def slack_of(vectors: Float16) -> float:
+    """The most by which a row's length differs from 1. Rows without a direction are never found and do not count."""
+    slack = 0.0
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        lengths = lengths_of(to_float32(vectors[start : start + BLOCK_ROWS]))
+        lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
+        slack = max(slack, float(np.abs(lengths - 1).max(initial=0)))
+    return slack
+
+
+def rounding_of(dim: int) -> float:
+    """What float32 sums over `dim` products of unit vectors may be wrong by, with some room."""
+    return 2.0**-24 * (64 + dim / 2)
 
 
 def to_float32(vectors: Float16) -> Float32:
@@ -127,34 +206,90 @@ class Resident:
             self._codec.add_sa_codes(codes_of(vectors[start : start + BLOCK_ROWS]))
         codes = faiss.rev_swig_ptr(self._codec.codes.data(), vectors.nbytes) if len(vectors) else np.empty(0, np.uint8)
         self.vectors: Float16 = codes.view(np.float16).reshape(vectors.shape)  # lives as long as the codec
+        self.slack = slack_of(self.vectors)
 
-    def search(self, queries: Float32, k: int) -> Found:
-        """The k best rows of each query (q, dim)."""
+    def search(self, queries: Float64, k: int) -> Found:
+        """The k best rows of each unit query (q, dim)."""
         if not len(self.row_ids) or len(queries) >= GEMM_QUERIES:
             return exact_topk([(self.row_ids, self.vectors)], queries, k)
         with threads_for(len(queries)):
-            scores, spots = self._codec.search(queries, min(spare(k), len(self.row_ids)))
-        return best(scores, self.row_ids[spots], k)
+            fetched = self._codec.search(queries.astype(np.float32), min(spare(k), len(self.row_ids)))
+        rows = (self.row_ids, self.vectors)
+        found, left = settle(nothing(len(queries), 0), rows, fetched, queries, k, self.slack)
+        if left.any():
+            found = replaced(found, left, exact_topk([rows], queries[left], k))
+        return found
+
+
+def settle(
+    found: Found, block: Block, fetched: tuple[Float32, Int64], queries: Float64, k: int, slack: float
+) -> tuple[Found, Bool]:
+    """`found` with the best of a block's candidates, and for which queries (q,) the block may hold better ones.
+
+    `fetched` holds each query's highest float32 products (q, m), best first, and where in the block they stand. The
+    cosine of a row is its product divided by its length, which is 1 ± slack: that bounds all the others from above.
+    """
+    (row_ids, vectors), (products, spots) = block, fetched
+    high, low = _bounds(products, slack, rounding_of(vectors.shape[1]))
+    bar = kth_score(found, k)
+    if products.shape[1] >= k:
+        bar = np.fmax(bar, np.where(spots[:, k - 1] >= 0, low[:, k - 1], -np.inf))
+    keep = (spots >= 0) & ~(high < bar[:, None])
+    scores = np.full(products.shape, -np.inf)
+    scores[keep] = cosines(vectors, spots[keep], queries, np.nonzero(keep)[0])
+    merged = merge(found, (scores, row_ids[spots]), k)
+    left: Bool = (keep & (scores == -np.inf)).any(1)  # a row without a cosine may have raised the bar
+    if products.shape[1] < len(vectors):
+        left |= (spots[:, -1] >= 0) & ~(high[:, -1] < kth_score(merged, k))
+    return merged, left
+
+
+def _bounds(products: Float32, slack: float, rounding: float) -> tuple[Float64, Float64]:
+    """Upper and lower bounds (q, m) of the cosines behind float32 products with rows of length 1 ± slack."""
+    p = products.astype(np.float64)
+    with np.errstate(all="ignore"):
+        longest, shortest = p / (1 + slack), p / (1 - slack) if slack < 1 else np.sign(p) * np.inf
+        return np.maximum(longest, shortest) + rounding, np.minimum(longest, shortest) - rounding
+
+
+def _with_block(found: Found, block: Block, queries: Float64, k: int, codec: Any | None, slack: float) -> Found:
+    """`found` with the best of one block's rows. `codec` scans them as they are; without it they are made unit."""
+    vectors = block[1]
+    floats = queries.astype(np.float32)
+    m = min(spare(k), len(vectors))
+    rows = None
+    if codec is not None:
+        codec.reset()
+        codec.add_sa_codes(codes_of(vectors))
+        with threads_for(len(queries)):
+            fetched = codec.search(floats, m)
+    else:
+        rows = unit_floats(vectors)
+        fetched = faiss.knn(floats, rows, m, metric=faiss.METRIC_INNER_PRODUCT)
+    merged, left = settle(found, block, fetched, queries, k, slack)
+    if not left.any():
+        return merged
+    rows = unit_floats(vectors) if rows is None else rows
+    merged = padded(merged, min(k, found[0].shape[1] + len(vectors)))
+    open_queries = np.flatnonzero(left)
+    for start in range(0, len(open_queries), DENSE_QUERIES):
+        some = open_queries[start : start + DENSE_QUERIES]
+        for query, scores in zip(some, floats[some] @ rows.T, strict=True):
+            one = _dense((found[0][[query]], found[1][[query]]), block, scores, queries[[query]], k)
+            merged[0][query], merged[1][query] = (x[0] for x in padded(one, merged[0].shape[1]))
+    return merged
+
+
+def _dense(found: Found, block: Block, scores: Float32, query: Float64, k: int) -> Found:
+    """One query's result (1, ≤ k) with a block of which all float32 cosines (m,) are known."""
+    row_ids, vectors = block
+    bar = kth_score(found, k)[0]
+    if len(scores) >= k:
+        bar = np.fmax(bar, -np.partition(-scores, k - 1)[k - 1])
+    spots = np.flatnonzero(scores >= bar - 2 * rounding_of(vectors.shape[1]))
+    exact = cosines(vectors, spots, query, np.zeros(len(spots), np.int64))
+    return merge(found, (exact[None], row_ids[spots][None]), k)
 
 
 def _codec(dim: int) -> Any:
     return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-class _BlockScanner:
-    """Top rows of one block after the other; keeps its FAISS object between blocks."""
-
-    def __init__(self, queries: Float32, k: int) -> None:
-        self._queries, self._k = np.ascontiguousarray(queries, np.float32), k
-        self._codec = _codec(queries.shape[1])
-
-    def scan(self, vectors: Float16) -> Found:
-        k = min(self._k, len(vectors))
-        if len(self._queries) >= GEMM_QUERIES:
-            found: Found = faiss.knn(self._queries, to_float32(vectors), k, metric=faiss.METRIC_INNER_PRODUCT)
-            return found
-        self._codec.reset()
-        self._codec.add_sa_codes(codes_of(vectors))
-        with threads_for(len(self._queries)):
-            scores, spots = self._codec.search(self._queries, k)
-        return scores, spots

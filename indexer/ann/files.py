@@ -6,6 +6,7 @@ from pathlib import Path
 
 from indexer.ann.manifest import FILES, NAME, WAY_OUT, FileFact, Manifest
 from indexer.ann.vectors import VectorPaths
+from indexer.ann.verified import NOTES, Verified, state_of
 from indexer.disk import fsync
 from indexer.errors import IndexFileError
 
@@ -51,20 +52,31 @@ def publish(directory: Path, manifest: Manifest) -> None:
 def sweep(directory: Path, keep: str) -> None:
     """Remove files of other generations. Who has them mapped keeps reading them."""
     for path in directory.iterdir():
-        ours = path.name.startswith(("index-", "vectors-", "row_ids-", "keys-", f"{NAME}.", f"{LINK}."))
+        ours = path.name.startswith(
+            ("index-", "vectors-", "row_ids-", "keys-", NOTES.split("{")[0], f"{NAME}.", f"{LINK}.")
+        )
         if ours and keep not in path.name:
             path.unlink(missing_ok=True)
 
 
-def verify(directory: Path, manifest: Manifest) -> None:
-    """Raise IndexFileError unless every file is, byte for byte, what the manifest says."""
+def verify(directory: Path, manifest: Manifest, *, whole: bool = False) -> None:
+    """Raise IndexFileError unless every file is, byte for byte, what the manifest says.
+
+    A file that was hashed before and has not changed since is not read again, unless `whole`.
+    """
+    verified = Verified(directory, manifest.generation)
     for role, fact in manifest.files.items():
         path = directory / fact.name
         try:
-            nbytes = path.stat().st_size
+            state = state_of(path)
         except FileNotFoundError:
             raise IndexFileError(f"{path} is missing. {WAY_OUT}") from None
+        nbytes = state[2]
         if nbytes != fact.nbytes:
             raise IndexFileError(f"{path} has {nbytes} bytes, its manifest says {fact.nbytes}. {WAY_OUT}")
+        if not whole and verified.knows(path, state, fact.sha256):
+            continue
         if FileFact.of(path) != fact:
             raise IndexFileError(f"{path} ({role}) was altered: its sha256 is not the manifest's. {WAY_OUT}")
+        verified.note(path, state, fact.sha256)
+    verified.save()

@@ -1,20 +1,23 @@
-"""A loaded index: candidates from FAISS, scores from the stored vectors."""
+"""A loaded index: candidates from its engine, scores from the stored vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from indexer.ann.exact import Found, best, exact_topk, gather, nothing, rescore, spare
+from indexer.ann.engines import ENGINES, Engine
+from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, nothing, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
-from indexer.ann.kinds import KINDS, Kind, bitmap_of, nearest, read_index
 from indexer.ann.manifest import Manifest, Settings, read_manifest
+from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import Rows, VectorFile
 from indexer.errors import IndexFileError
-from indexer.types import Float32, Int64, UInt8
+from indexer.types import Float64, Int64
 
 EXACT_SCAN_ROWS = 50_000  # so few allowed rows are scanned in about 10 ms at 512 dimensions, with recall 1
 MAX_INDEX_K = 2_048  # beyond this the index's heaps cost more than a scan
@@ -24,20 +27,16 @@ MAX_INDEX_K = 2_048  # beyond this the index's heaps cost more than a scan
 class Allowed:
     """The rows of an index that may be found."""
 
-    row_ids: Int64  # (m,)
-    bitmap: UInt8 | None  # None where m is scanned exactly anyway
-
-
-def allow(row_ids: Int64) -> Allowed:
-    return Allowed(row_ids, bitmap_of(row_ids) if len(row_ids) > EXACT_SCAN_ROWS else None)
+    rows: RowSet
+    count: int  # of the index's rows that are among them
 
 
 @dataclass(frozen=True)
 class Searchable:
-    """A FAISS index and the rows its ids stand for."""
+    """An engine's index and the rows its ids stand for."""
 
     index: Any
-    kind: Kind
+    engine: Engine
     rows: Rows
     stale: bool = False  # it has entries whose row is gone or was updated
 
@@ -47,54 +46,85 @@ class VectorIndex:
 
     def __init__(self, manifest: Manifest, index: Any, rows: VectorFile) -> None:
         self.manifest, self.rows = manifest, rows
-        self._searchable = Searchable(index, KINDS[manifest.kind], rows, manifest.stale > 0)
+        self._searchable = Searchable(index, ENGINES[manifest.kind], rows, manifest.stale > 0)
 
-    def search(self, queries: Float32, k: int, allowed: Allowed | None = None) -> Found:
+    @property
+    def approximate(self) -> bool:
+        return self._searchable.engine.error is None
+
+    @cached_property
+    def row_set(self) -> RowSet:
+        """The ids of its rows."""
+        ids = self.rows.row_ids
+        return RowSet.of(ids[start : start + 65_536] for start in range(0, len(ids), 65_536))
+
+    def allow(self, rows: RowSet) -> Allowed:
+        """Those of the rows that are in the index."""
+        inside = rows & self.row_set
+        return Allowed(inside, len(inside))
+
+    def search(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
         """The k best allowed rows of each unit query (q, dim), exact scores, id -1 where fewer are allowed."""
-        n = len(self.rows) if allowed is None else len(allowed.row_ids)
-        if not n or not len(queries):
+        n = len(self.rows) if allowed is None else allowed.count
+        k = min(k, n)
+        if not k or not len(queries):
             return nothing(len(queries), k)
-        selective = allowed is not None and allowed.bitmap is None
-        if selective or k > MAX_INDEX_K:
+        if k > MAX_INDEX_K or (allowed is not None and n <= EXACT_SCAN_ROWS):
             return self.scan(queries, k, allowed)
-        bitmap = None if allowed is None else allowed.bitmap
-        found = answer(self._searchable, queries, k, self.manifest.settings, bitmap=bitmap, share=n / len(self.rows))
-        short = (found[1] >= 0).sum(1) < min(k, n)
+        found = answer(self._searchable, queries, k, self.manifest.settings, allowed)
+        short = (found[1] >= 0).sum(1) < k
         if short.any():  # the lists looked into held too few; k rows are owed wherever k rows match
-            found[0][short], found[1][short] = self.scan(queries[short], k, allowed)
+            found = replaced(found, short, self.scan(queries[short], k, allowed))
         return found
 
-    def scan(self, queries: Float32, k: int, allowed: Allowed | None = None) -> Found:
+    def scan(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
         """The same, exactly, from every allowed row's stored vector."""
-        if allowed is None:
-            return exact_topk([(self.rows.row_ids, self.rows.vectors)], queries, k)
-        positions = self.rows.positions(allowed.row_ids)
-        return exact_topk(gather(self.rows.row_ids, self.rows.vectors, positions), queries, k)
+        return scan(self.rows, queries, k, allowed)
 
 
-def answer(
-    over: Searchable, queries: Float32, k: int, settings: Settings, *, bitmap: UInt8 | None = None, share: float = 1.0
-) -> Found:
-    """Candidates of the index, re-ranked exactly from its rows. May find fewer than k: the lists it looks into are few.
+def scan(rows: Rows, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
+    """Exact search of the allowed rows."""
+    blocks = iter([(rows.row_ids, rows.vectors)]) if allowed is None else blocks_of(rows, allowed.rows)
+    return exact_topk(blocks, queries, k, rows.slack)
+
+
+def blocks_of(rows: Rows, chosen: RowSet) -> Iterator[Block]:
+    """The chosen ones of the rows, in bounded memory."""
+    for ids in chosen.ids():
+        positions = rows.positions(ids)
+        yield from gather(rows.row_ids, rows.vectors, positions[positions >= 0])
+
+
+def answer(over: Searchable, queries: Float64, k: int, settings: Settings, allowed: Allowed | None = None) -> Found:
+    """Candidates of the index, ranked exactly by its rows. May find fewer than k: the lists it looks into are few.
 
     Where only a share of the rows is allowed, as many more lists are looked into, so that as many allowed rows
     are scored as without a filter.
     """
-    fetch = min(max(spare(k), settings.rerank * k // 10), len(over.rows))
-    nprobe = int(np.ceil(settings.nprobe / share))
-    _, ids = nearest(over.index, over.kind, queries, fetch, nprobe, bitmap)
+    rows, engine = over.rows, over.engine
+    fetch = min(max(spare(k), settings.rerank * k // 10), len(rows))
+    share = 1.0 if allowed is None else allowed.count / len(rows)
+    bitmap = None if allowed is None else allowed.rows.bits
+    scores, ids = engine.candidates(over.index, queries, fetch, int(np.ceil(settings.nprobe / share)), bitmap)
     if over.stale:
         ids = _once(ids)
-    positions = over.rows.positions(ids)
-    return best(rescore(over.rows.vectors, positions, queries), np.where(positions >= 0, ids, -1), k)
+    positions = rows.positions(ids)
+    found = padded(rank(rows.vectors, positions, queries, np.where(positions >= 0, ids, -1), k), k)
+    if engine.error is None or fetch >= len(rows):
+        return found
+    left = (ids[:, -1] >= 0) & ~(scores[:, -1] + engine.error < kth_score(found, k))
+    return replaced(found, left, scan(rows, queries[left], k, allowed)) if left.any() else found
 
 
-def load(directory: Path) -> VectorIndex | None:
-    """The current index of a directory, checked by hash; None where none was built. Raises IndexFileError."""
+def load(directory: Path, *, whole: bool = False) -> VectorIndex | None:
+    """The current index of a directory, checked by hash; None where none was built. Raises IndexFileError.
+
+    A file that was hashed before and has not changed since is not hashed again, unless `whole`.
+    """
     manifest = read_manifest(directory)
     while manifest is not None:
         try:
-            return _load(directory, manifest)
+            return _load(directory, manifest, whole=whole)
         except (IndexFileError, FileNotFoundError):
             current = read_manifest(directory)
             if current is None or current.generation == manifest.generation:
@@ -103,12 +133,12 @@ def load(directory: Path) -> VectorIndex | None:
     return None
 
 
-def _load(directory: Path, manifest: Manifest) -> VectorIndex:
-    if manifest.kind not in KINDS:
+def _load(directory: Path, manifest: Manifest, *, whole: bool) -> VectorIndex:
+    if manifest.kind not in ENGINES:
         raise IndexFileError(f"{directory}: index kind {manifest.kind!r} is not known here. Upgrade embedding-indexer.")
-    verify(directory, manifest)
-    rows = VectorFile(vector_paths(directory, manifest.generation), manifest.dim)
-    return VectorIndex(manifest, read_index(index_path(directory, manifest.generation)), rows)
+    verify(directory, manifest, whole=whole)
+    rows = VectorFile(vector_paths(directory, manifest.generation), manifest.dim, manifest.slack)
+    return VectorIndex(manifest, ENGINES[manifest.kind].load(index_path(directory, manifest.generation)), rows)
 
 
 def _once(ids: Int64) -> Int64:

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from indexer.ann.exact import ROUNDING
 from indexer.errors import IndexFileError
 
 FORMAT = 2  # 2: names the table's identity and the version's commit
@@ -86,8 +89,10 @@ class Manifest:
     files: dict[str, FileFact]  # index, vectors, row_ids, keys
     identity: str = ""  # of the table; "" in format 1, and where the table is of format 1
     commit: str = ""  # that made `version`; "" in format 1
+    kind_asked: str | None = None  # of the goal: the kind that was asked for; None where measuring chose it
+    slack: float = ROUNDING  # the most by which the length of a stored row differs from 1
     ids: str = "Lance stable row ids"
-    metric: str = "inner product of unit rows (cosine)"
+    metric: str = "cosine"  # entries are unit rows; ranking divides by the stored rows' own lengths
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -110,6 +115,8 @@ class Manifest:
         _check_types(self)
         _check_types(self.settings)
         _check_types(self.measured)
+        if not (self.kind_asked is None or isinstance(self.kind_asked, str)) or not 0 <= self.slack < np.inf:
+            raise ValueError(f"kind_asked {str(self.kind_asked)[:40]!r}, slack {self.slack}")
         if not GENERATION.fullmatch(self.generation):
             raise ValueError(f"generation {self.generation[:40]!r}")
         if set(self.files) != set(FILES):

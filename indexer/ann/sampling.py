@@ -1,4 +1,4 @@
-"""Which rows a build measures with: held-out queries, and, apart from them, a sample and the training points."""
+"""Draws the rows a build is measured on: disjoint sets of held-out queries, sample rows and training rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.ann.exact import to_float32
-from indexer.ann.kinds import POINTS_PER_CENTROID, lists_for
+from indexer.ann.engines import POINTS_PER_CENTROID, lists_for
+from indexer.ann.exact import to_float32, unit_floats
 from indexer.ann.vectors import Rows
-from indexer.types import Float32, Int64
+from indexer.types import Float32, Float64, Int64
 
 HELD_OUT = 256  # queries: one half chooses settings, the other reports
 SAMPLE_ROWS = 8_192  # candidates are built on so many rows, and on those nearest to the queries
@@ -37,8 +37,18 @@ def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> Drawn:
 
 def part_of(rows: Rows, positions: Int64) -> Rows:
     """Those rows alone, in memory."""
-    return Rows(rows.row_ids[positions], rows.vectors[positions])
+    return Rows(rows.row_ids[positions], rows.vectors[positions], rows.slack)
 
 
 def floats_of(rows: Rows, positions: Int64) -> Float32:
-    return to_float32(rows.vectors[positions])
+    """Unit vectors (p, dim) of the rows at these positions; zero for a row without direction."""
+    return unit_floats(rows.vectors[positions], 0.0)
+
+
+def queries_of(rows: Rows, positions: Int64) -> tuple[Int64, Float64]:
+    """Row ids (p,) and unit vectors (p, dim) of those of the rows that have a direction."""
+    vectors = to_float32(rows.vectors[positions]).astype(np.float64)
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+    good = np.isfinite(lengths) & (lengths > 0)
+    return rows.row_ids[positions][good], vectors[good] / lengths[good, None]

@@ -1,19 +1,29 @@
 """The vectors of one table version as plain files beside the index, memory-mapped: re-ranking reads rows from here.
 
-Taking 100 rows from Lance costs more than a millisecond, from a mapped file some microseconds.
+Taking 100 rows from Lance costs more than a millisecond, from a mapped file some microseconds. Opening the files reads
+none of them whole, so it takes the same memory for any number of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from indexer.ann.exact import ROUNDING, Resident, slack_of
+from indexer.errors import IndexFileError
 from indexer.types import Float16, Int64
+
+COPY_ROWS = 65_536
+
+KeyedBlock = tuple[Int64, Float16, Any]  # row ids (m,), vectors (m, dim), keys as an Arrow string array
 
 
 @dataclass(frozen=True)
@@ -28,11 +38,9 @@ class VectorPaths:
 class Rows:
     """Vectors (n, dim) float16 with their row ids (n,), and the way from an id to its place."""
 
-    def __init__(self, row_ids: Int64, vectors: Float16) -> None:
+    def __init__(self, row_ids: Int64, vectors: Float16, slack: float | None = None) -> None:
         self.row_ids, self.vectors = row_ids, vectors
-        ascending = bool((np.diff(row_ids) > 0).all())  # the usual case: no order array to hold
-        self._order = None if ascending else np.argsort(row_ids)
-        self._sorted = row_ids if self._order is None else row_ids[self._order]
+        self.slack = slack  # the most by which a row's length differs from 1; None where nobody measured it
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -43,36 +51,84 @@ class Rows:
 
     def positions(self, row_ids: Int64) -> Int64:
         """Where these ids (any shape) stand; -1 for an id that is not here."""
-        if not len(self._sorted):
+        if not len(self):
             return np.full(row_ids.shape, -1, np.int64)
-        spots = np.minimum(np.searchsorted(self._sorted, row_ids), len(self._sorted) - 1)
-        known = self._sorted[spots] == row_ids
+        spots = np.minimum(np.searchsorted(self.row_ids, row_ids, sorter=self._order), len(self) - 1)
         at = spots if self._order is None else self._order[spots]
-        return np.where(known, at, -1).astype(np.int64)
+        return np.where(self.row_ids[at] == row_ids, at, -1).astype(np.int64)
+
+    @cached_property
+    def _order(self) -> Int64 | None:
+        """None where the ids ascend, which is the usual case: then there is no order array to hold."""
+        for start in range(0, len(self), COPY_ROWS):
+            if not (np.diff(self.row_ids[start : start + COPY_ROWS + 1]) > 0).all():
+                return np.argsort(self.row_ids)
+        return None
 
 
-class VectorFile(Rows):
-    """Rows of one table version, mapped read-only, with their keys."""
+class KeyedRows(Rows, ABC):
+    """Rows with the key of each."""
 
-    def __init__(self, paths: VectorPaths, dim: int) -> None:
-        row_ids: Int64 = np.fromfile(paths.row_ids, np.int64)
-        shape = (len(row_ids), dim)
-        vectors: Float16 = (
-            np.memmap(paths.vectors, np.float16, "r", shape=shape) if len(row_ids) else np.empty(shape, np.float16)
-        )
-        # A memory map is an ndarray subclass whose every slice costs microseconds more than a plain view's.
-        super().__init__(row_ids, vectors.view(np.ndarray))
-        with pa.memory_map(str(paths.keys)) as source:
-            self._keys = pa.ipc.open_file(source).read_all().column("key").combine_chunks()
+    @abstractmethod
+    def keys(self, positions: Int64) -> list[str]:
+        """Keys of the rows at these positions (p,), in order."""
+
+    def blocks(self, positions: Int64 | None = None) -> Iterator[KeyedBlock]:
+        """All rows, or those at the positions, in blocks."""
+        for start in range(0, len(self) if positions is None else len(positions), COPY_ROWS):
+            stop = start + COPY_ROWS
+            part = np.arange(start, min(stop, len(self))) if positions is None else positions[start:stop]
+            yield self.row_ids[part], self.vectors[part], pa.array(self.keys(part), pa.large_string())
+
+
+class HeldRows(KeyedRows):
+    """Keyed rows in memory, ready to be scanned."""
+
+    def __init__(self, row_ids: Int64, vectors: Float16, keys: Any) -> None:
+        self.resident = Resident(row_ids, vectors)
+        super().__init__(row_ids, self.resident.vectors, self.resident.slack)  # one copy of the vectors, not two
+        self._keys = keys  # Arrow string array
 
     def keys(self, positions: Int64) -> list[str]:
         found: list[str] = self._keys.take(pa.array(positions)).to_pylist()
         return found
 
 
-def write_vectors(paths: VectorPaths, batches: Iterable[tuple[Int64, Float16, Any]]) -> int:
-    """Stream (row ids, vectors, keys as an Arrow string array) into the files; returns the rows written."""
-    rows = 0
+class VectorFile(KeyedRows):
+    """Rows of one table version, mapped read-only, with their keys."""
+
+    def __init__(self, paths: VectorPaths, dim: int, slack: float | None = ROUNDING) -> None:
+        row_ids: Int64 = _mapped(paths.row_ids, np.int64, (-1,))
+        vectors: Float16 = _mapped(paths.vectors, np.float16, (-1, dim))
+        super().__init__(row_ids, vectors, slack)
+        with pa.memory_map(str(paths.keys)) as source:
+            reader = pa.ipc.open_file(source)
+            self._chunks = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+        self._checked: set[int] = set()
+        if self._starts[-1] != len(row_ids):
+            raise IndexFileError(f"{paths.keys} holds {self._starts[-1]} keys for {len(row_ids)} rows.")
+
+    def keys(self, positions: Int64) -> list[str]:
+        chunks = np.searchsorted(self._starts, positions, side="right") - 1
+        out: list[str] = [""] * len(positions)
+        for chunk in np.unique(chunks).tolist():
+            mine = np.flatnonzero(chunks == chunk)
+            found = self._chunk(chunk).take(pa.array(positions[mine] - self._starts[chunk]))
+            for spot, key in zip(mine.tolist(), found.to_pylist(), strict=True):
+                out[spot] = key
+        return out
+
+    def _chunk(self, number: int) -> Any:
+        if number not in self._checked:  # offsets that lead out of the file would crash the process
+            self._chunks[number].validate(full=True)
+            self._checked.add(number)
+        return self._chunks[number]
+
+
+def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
+    """Stream the blocks into the files. Returns the most by which a row's length differs from 1."""
+    slack = 0.0
     schema = pa.schema([pa.field("key", pa.large_string())])
     with (
         paths.vectors.open("wb") as vectors_out,
@@ -84,5 +140,32 @@ def write_vectors(paths: VectorPaths, batches: Iterable[tuple[Int64, Float16, An
             ids_out.write(np.ascontiguousarray(row_ids, np.int64).data)  # tofile hides the system's error
             vectors_out.write(np.ascontiguousarray(vectors, np.float16).data)
             keys_writer.write_batch(pa.record_batch([keys.cast(pa.large_string())], schema=schema))
-            rows += len(row_ids)
-    return rows
+            slack = max(slack, slack_of(vectors))
+    return slack
+
+
+def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> KeyedRows:
+    """The blocks' rows: in memory where they fit, else mapped from a temporary file that goes with the last user."""
+    ids, vectors, keys = [np.empty(0, np.int64)], [np.empty((0, dim), np.float16)], [pa.array([], pa.large_string())]
+    nbytes, rest = 0, iter(blocks)
+    for block in rest:
+        nbytes += block[0].nbytes + block[1].nbytes + block[2].nbytes
+        ids.append(block[0])
+        vectors.append(block[1])
+        keys.append(block[2].cast(pa.large_string()))
+        if nbytes > memory_bytes:
+            break
+    else:
+        return HeldRows(np.concatenate(ids), np.concatenate(vectors), pa.concat_arrays(keys))
+    with tempfile.TemporaryDirectory(prefix="newer-rows-") as folder:
+        paths = VectorPaths(*(Path(folder) / name for name in ("vectors", "row_ids", "keys")))
+        held = zip(ids, vectors, keys, strict=True)
+        slack = write_vectors(paths, (block for part in (held, rest) for block in part))
+        return VectorFile(paths, dim, slack)  # mapped: the disk's space is free when the last map is
+
+
+def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> Any:
+    if not path.stat().st_size:
+        return np.empty(0, kind).reshape(0, *shape[1:])
+    # A memory map is an ndarray subclass whose every slice costs microseconds more than a plain view's.
+    return np.memmap(path, kind, "r").view(np.ndarray).reshape(shape)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from indexer.ann.goal import Goal, GoalChange
 from indexer.options import emit, json_option, table_option
 
 if TYPE_CHECKING:
@@ -21,14 +22,27 @@ if TYPE_CHECKING:
 @click.argument("database", metavar="DB")
 @table_option
 @click.option(
-    "--recall", type=click.FloatRange(0.5, 1), default=0.98, show_default=True, help="Share of the true 10 nearest."
+    "--recall",
+    type=click.FloatRange(0.5, 1),
+    help=f"Share of the true 10 nearest. Default: {Goal.recall}; with --refresh, what it was built for.",
 )
 @click.option(
-    "--latency-ms", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="For one query alone."
+    "--latency-ms",
+    type=click.FloatRange(min=0.01),
+    help=f"For one query alone. Default: {Goal.latency_ms}; with --refresh, what it was built for.",
 )
-@click.option("--memory", "memory_gib", default=4.0, show_default=True, help="GiB to build in and to search with.")
 @click.option(
-    "--kind", metavar="KIND", help="Build this one: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured."
+    "--memory",
+    "memory_gib",
+    default=Goal.memory_bytes / 2**30,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="GiB to build in and to search with.",
+)
+@click.option(
+    "--kind",
+    metavar="KIND",
+    help="Build this one: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
 )
 @click.option("--refresh", is_flag=True, help="Bring the index up to date instead of building it anew.")
 @click.option("--seed", default=0, show_default=True, help="Of the samples and of k-means.")
@@ -37,8 +51,8 @@ def command(
     *,
     database: str,
     table: str | None,
-    recall: float,
-    latency_ms: float,
+    recall: float | None,
+    latency_ms: float | None,
     memory_gib: float,
     kind: str | None,
     refresh: bool,
@@ -49,25 +63,28 @@ def command(
 
     Candidates are built on a sample and tuned on queries held out of it; the table of what was measured goes to
     stderr, the result to stdout. A table small enough to be scanned in time stays exact. A search always adds rows
-    newer than the index and leaves deleted ones out; --refresh brings the file itself up to date.
+    newer than the index and leaves deleted ones out; --refresh brings the file itself up to date, for the recall,
+    latency and kind it was built for. One of these beside --refresh that differs rebuilds it.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from indexer.ann.choose import Goal
-    from indexer.ann.kinds import KINDS
+    from indexer.ann.engines import ENGINES
     from indexer.search.index_build import build_index, refresh_index
     from indexer.store.table import EmbeddingStore
 
-    if kind is not None and kind not in KINDS:
-        raise click.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}.", param_hint="--kind")
+    if kind is not None and kind not in ENGINES:
+        raise click.BadParameter(f"{kind!r} is not one of {', '.join(ENGINES)}.", param_hint="--kind")
     console = Console(stderr=True)
     store = EmbeddingStore.open(database, table)
-    goal = Goal(recall, latency_ms, int(memory_gib * 2**30), kind)
+    change, memory_bytes = GoalChange(recall, latency_ms, kind), int(memory_gib * 2**30)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        run = refresh_index if refresh else build_index
-        report = run(store, goal, seed=seed, watch=_watcher(console, progress))
+        watch = _watcher(console, progress)
+        if refresh:
+            report = refresh_index(store, change, memory_bytes=memory_bytes, seed=seed, watch=watch)
+        else:
+            report = build_index(store, change.of(Goal(memory_bytes=memory_bytes))[0], seed=seed, watch=watch)
     summary = _summary(report)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="yellow")
@@ -127,6 +144,8 @@ def _summary(report: BuildReport) -> dict[str, Any]:
         "version": manifest.version,
         "recall_at_10": manifest.measured.recall_at_10,
         "recall_target": manifest.recall_target,
+        "latency_ms": manifest.latency_ms,
+        "kind_asked": manifest.kind_asked,
         "p50_ms": manifest.measured.p50_ms,
         "queries_per_second": manifest.measured.queries_per_second,
         "nprobe": manifest.settings.nprobe,

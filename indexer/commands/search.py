@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.options import device_option, emit, json_option, plain, table_option, where_option
+from indexer.search.options import MOST, SearchOptions
 
 if TYPE_CHECKING:
     from indexer.search.batch import BatchReport
+    from indexer.search.queries import Query
     from indexer.search.results import SearchResult
-    from indexer.search.searcher import Searcher, SearchOptions
+    from indexer.search.searcher import Searcher
     from indexer.types import EncoderSpec
 
 
@@ -26,11 +28,19 @@ if TYPE_CHECKING:
 @click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE.npy", help="Query vectors, one a row.")
 @click.option("--shards", multiple=True, metavar="SHARDS", help="Every image of these is a query; needs --out.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Where --shards writes its hits.")
-@click.option("-k", "--k", default=10, show_default=True, type=click.IntRange(1), help="Hits for each query.")
+@click.option(
+    "-k", "--k", default=SearchOptions.k, show_default=True, type=click.IntRange(1, MOST), help="Hits for each query."
+)
 @where_option
 @click.option("--exclude-same", metavar="COLUMN", help="Leave out rows with the query's own value, e.g. its patient.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
-@click.option("--offset", default=0, show_default=True, type=click.IntRange(0), help="Hits to skip (paging).")
+@click.option(
+    "--offset",
+    default=SearchOptions.offset,
+    show_default=True,
+    type=click.IntRange(0, MOST),
+    help="Hits to skip (paging).",
+)
 @click.option(
     "--columns", metavar="A,B", help="Columns to show. Default: all on a terminal and with --json, else none."
 )
@@ -73,8 +83,14 @@ def command(
         raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
     if bool(shards) != bool(out) or (shards and (html or png)):
         raise click.UsageError("--shards and --out go together, and draw no pictures.")
-    from indexer.search.searcher import Searcher, SearchOptions
+    from indexer.output_file import require_writable
+    from indexer.search.answer import answer
+    from indexer.search.searcher import Searcher
     from indexer.store.table import EmbeddingStore
+
+    for option, path in (("--html", html), ("--png", png)):
+        if path:
+            require_writable(path, option)
 
     store = EmbeddingStore.open(database, table)
     names = _columns(columns, store, as_json=as_json)
@@ -83,17 +99,17 @@ def command(
     if out:
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
-    result = _run(searcher, options, images, keys, texts, vectors)
-    if html or png:
-        _draw(store, result, html, png)
+    query = _query(images, keys, texts, vectors, searcher.dim)
+    result = answer(searcher, query, options, pictures=bool(html or png))
+    _draw(result, html, png)
     if as_json:
-        emit(result, as_json=True)
+        emit(result.as_json(), as_json=True)
     elif sys.stdout.isatty():
         _print_tables(result)
     else:
         heads = "\t".join(("query", "rank", "score", "key", *names))  # also above no hits: a reader needs it
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
-        _tell_empty(result, options)
+        _tell_empty(result)
 
 
 def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
@@ -108,28 +124,15 @@ def _columns(named: str | None, store: Any, *, as_json: bool) -> tuple[str, ...]
     return tuple(store.columns()) if as_json or sys.stdout.isatty() else ()
 
 
-def _run(
-    searcher: Searcher,
-    options: SearchOptions,
-    images: Sequence[Path],
-    keys: Sequence[str],
-    texts: Sequence[str],
-    vectors: Path | None,
-) -> SearchResult:
-    from indexer.search.queries import load_vectors, read_image
-    from indexer.search.results import result_of
+def _query(
+    images: Sequence[Path], keys: tuple[str, ...], texts: tuple[str, ...], vectors: Path | None, dim: int
+) -> Query:
+    from indexer.search.queries import Query, load_vectors, read_image
 
-    if keys:
-        hits = searcher.by_key(keys, options)
-        return result_of(searcher, "key", keys, hits)
-    if texts:
-        return result_of(searcher, "text", texts, searcher.by_text(texts, options))
     if vectors is not None:
-        queries = load_vectors(vectors, searcher.dim)
-        names = [f"{vectors}[{i}]" for i in range(len(queries))]
-        return result_of(searcher, "vector", names, searcher.by_vector(queries, options))
-    read = [read_image(path) for path in images]
-    return result_of(searcher, "image", [image.name for image in read], searcher.by_image(read, options))
+        rows = load_vectors(vectors, dim)
+        return Query(vectors=rows, names=tuple(f"{vectors}[{i}]" for i in range(len(rows))))
+    return Query(keys=keys, texts=texts, images=tuple(read_image(path) for path in images))
 
 
 def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, out: Path) -> BatchReport:
@@ -149,30 +152,30 @@ def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, o
         )
 
 
-def _draw(store: Any, result: SearchResult, html: Path | None, png: Path | None) -> None:
-    from indexer.search.pages import contact_sheet, html_page, pictures_of
+def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
+    if not (html or png):
+        return
+    from indexer.output_file import written_whole
+    from indexer.search.pages import contact_sheet, html_page
 
-    drawn = pictures_of(store, result)
     if html:
-        html.write_text(html_page(result, drawn), encoding="utf-8")
+        page = html_page(result)
+        with written_whole(html) as partial:
+            partial.write_text(page, encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     if png:
-        contact_sheet(result, drawn).save(png)
+        sheet = contact_sheet(result)
+        with written_whole(png) as partial:
+            sheet.save(partial, "PNG")
         click.echo(f"wrote {png}", err=True)
 
 
-def _tell_empty(result: SearchResult, options: SearchOptions) -> None:
+def _tell_empty(result: SearchResult) -> None:
     """On stderr: rows on stdout say nothing of a query without hits."""
     empty = [answer.query for answer in result.queries if not answer.hits]
     if not empty:
         return
-    asked = {
-        f"--where {options.where!r}": options.where is not None,
-        f"--exclude-same {options.exclude_same}": options.exclude_same is not None,
-        f"--min-score {options.min_score}": options.min_score is not None,
-        f"--offset {options.offset}": options.offset > 0,
-    }
-    under = ", ".join(words for words, given in asked.items() if given)
+    under = ", ".join(result.limits())
     whose = "" if len(empty) == len(result.queries) else f" for {len(empty)} of the queries, the first {empty[0]}"
     click.echo(f"no hits{whose}: no row matches {under}" if under else f"no hits{whose}", err=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from indexer.duplicates.options import NearOptions
 from indexer.duplicates.pairs import Pairs, close_pairs
-from indexer.errors import InputError, sentence
+from indexer.errors import InputError
 from indexer.store.table import EmbeddingStore, vector_block
 from indexer.types import Float16, Int64
 
 NOT_NEAR = -1
-
-
-@dataclass(frozen=True)
-class NearOptions:
-    """What counts as near, and across what."""
-
-    threshold: float = 0.95  # cosine
-    where: str | None = None
-    group: str | None = None  # column whose rows belong together, e.g. the patient
-    split: str | None = None  # column that names training and test rows
-    max_pairs: int = 20_000_000
-    memory_bytes: int = 4 << 30  # of arrays held; more is mapped from a temporary file
+BLOCK_PAIRS = 1 << 18  # of which keys and columns are held at once
+TAKE_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -63,8 +53,10 @@ class NearReport:
 
 @dataclass(frozen=True)
 class _Rows:
+    """The rows compared. Keys and columns are read of those in a pair only."""
+
+    row_ids: Int64
     vectors: Float16
-    columns: pa.Table
 
 
 def find_near_duplicates(
@@ -74,51 +66,71 @@ def find_near_duplicates(
 
     Exact: every pair over the threshold is found. `progress` gets (pairs looked at, of all).
     """
+    blocks: list[pa.Table] = []
+    report = stream_near_duplicates(store, options, blocks.append, progress=progress)
+    return report, pa.concat_tables(blocks)
+
+
+def stream_near_duplicates(
+    store: EmbeddingStore,
+    options: NearOptions,
+    sink: Callable[[pa.Table], None],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> NearReport:
+    """The same, the pairs given to `sink` in blocks, at least one: as many rows as there are need no memory at once."""
     started = time.perf_counter()
-    if not 0 < options.threshold <= 1:
-        raise InputError(f"--threshold {options.threshold:g} is no cosine above 0 and up to 1.")
     view = store.at(store.version)
+    columns = _columns(view, options)
     with tempfile.TemporaryDirectory(prefix="near-duplicates-") as folder:
         rows = _read(view, options, Path(folder))
         pairs = _pairs(rows.vectors, options, Path(folder), progress)
-        clusters = _clusters(pairs, len(rows.vectors))
-        table = _table(rows, pairs, clusters, options)
-    report = _report(view, table, clusters, options)
-    return NearReport(**report, candidates=pairs.candidates, seconds=round(time.perf_counter() - started, 3)), table
+        n = len(rows.vectors)
+        clusters = _clusters(pairs, n)
+        counts = _Counts(options, n)
+        for block in _blocks(view, rows.row_ids, pairs, clusters, columns):
+            counts.add(block)
+            sink(block.table)
+    sizes = np.bincount(clusters[clusters >= 0], minlength=1)
+    return NearReport(
+        table=view.name,
+        version=view.version,
+        rows=n,
+        threshold=options.threshold,
+        pairs=len(pairs.a),
+        clusters=int((sizes > 0).sum()),
+        rows_in_clusters=int(sizes.sum()),
+        largest_cluster=int(sizes.max()),
+        candidates=pairs.candidates,
+        seconds=round(time.perf_counter() - started, 3),
+        **counts.facts(),
+    )
 
 
-def write_pairs(table: pa.Table, path: Path) -> None:
-    """As Parquet. Raises InputError where the file cannot be written."""
-    try:
-        pq.write_table(table, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {sentence(error)}.") from error
-
-
-def _read(view: EmbeddingStore, options: NearOptions, folder: Path) -> _Rows:
+def _columns(view: EmbeddingStore, options: NearOptions) -> list[str]:
     extra = [c for c in (options.group, options.split) if c is not None]
     for name in extra:
         if name not in view.columns():
             raise InputError(f"no column {name!r} in table {view.name}; it has {', '.join(view.columns()) or 'none'}.")
-    columns = list(dict.fromkeys(["key", "content", *extra]))
+    return list(dict.fromkeys(["key", "content", *extra]))
+
+
+def _read(view: EmbeddingStore, options: NearOptions, folder: Path) -> _Rows:
     n = view.count(options.where)
     vectors = _array((n, view.dim), np.float16, folder / "vectors", options.memory_bytes)
-    parts, done = [], 0
-    for batch in view.scan(columns, options.where, vectors=True):
-        vectors[done : done + batch.num_rows] = vector_block(batch)
-        parts.append(batch.select(columns))
+    row_ids, done = np.empty(n, np.int64), 0
+    for batch in view.scan([], options.where, vectors=True):
+        part = slice(done, done + batch.num_rows)
+        vectors[part] = vector_block(batch)
+        row_ids[part] = batch.column("_rowid").to_numpy()
         done += batch.num_rows
-    kinds = {"key": pa.string(), "content": pa.string(), **view.columns()}
-    schema = pa.schema([pa.field(c, kinds[c]) for c in columns])
-    # Fields differ in nullability between tables; only names and types matter here.
-    table = pa.concat_tables([pa.Table.from_batches([part]).cast(schema) for part in parts] or [schema.empty_table()])
-    return _Rows(vectors, table)
+    return _Rows(row_ids, vectors)
 
 
 def _pairs(vectors: Float16, options: NearOptions, folder: Path, progress: Callable[[int, int], None] | None) -> Pairs:
     if len(vectors) < 2:
         none = np.empty(0, np.int64)
-        return Pairs(none, none, np.empty(0, np.float32), 0, 0)
+        return Pairs(none, none, np.empty(0), 0, 0)
     room = max(options.memory_bytes - vectors.nbytes, 0)
 
     def scratch(shape: tuple[int, int]) -> Any:
@@ -146,57 +158,86 @@ def _clusters(pairs: Pairs, n: int) -> Int64:
     return clusters
 
 
-def _table(rows: _Rows, pairs: Pairs, clusters: Int64, options: NearOptions) -> pa.Table:
-    a, b = rows.columns.take(pa.array(pairs.a)), rows.columns.take(pa.array(pairs.b))
-    columns: dict[str, Any] = {
-        "key_a": a.column("key"),
-        "key_b": b.column("key"),
-        "score": pa.array(pairs.scores),
-        "cluster": pa.array(clusters[pairs.a]),
-        "same_bytes": pc.equal(a.column("content"), b.column("content")),
-    }
-    for name in (options.group, options.split):
-        if name is not None:
-            columns[f"{name}_a"], columns[f"{name}_b"] = a.column(name), b.column(name)
-    return pa.table(columns)
+@dataclass(frozen=True)
+class _Block:
+    """Some of the pairs, and both rows of each by their place in the table read."""
+
+    a: Int64
+    b: Int64
+    table: pa.Table
 
 
-def _report(view: EmbeddingStore, table: pa.Table, clusters: Int64, options: NearOptions) -> dict[str, Any]:
-    sizes = np.bincount(clusters[clusters >= 0], minlength=1)
-    within = across = unknown = splits = leaked = None
-    if options.group is not None:
-        same = pc.equal(table.column(f"{options.group}_a"), table.column(f"{options.group}_b"))
-        counts = Counter(same.to_pylist())
-        within, across, unknown = counts[True], counts[False], counts[None]
-    if options.split is not None:
-        splits, leaked = _leakage(table, options.split)
-    return {
-        "table": view.name,
-        "version": view.version,
-        "rows": len(clusters),
-        "threshold": options.threshold,
-        "pairs": table.num_rows,
-        "same_bytes": pc.sum(table.column("same_bytes")).as_py() or 0,
-        "clusters": int((sizes > 0).sum()),
-        "rows_in_clusters": int(sizes.sum()),
-        "largest_cluster": int(sizes.max()),
-        "within_group": within,
-        "across_groups": across,
-        "group_unknown": unknown,
-        "across_splits": None if splits is None else sum(splits.values()),
-        "split_pairs": splits,
-        "leaked_rows": leaked,
-    }
+def _blocks(
+    view: EmbeddingStore, row_ids: Int64, pairs: Pairs, clusters: Int64, columns: list[str]
+) -> Iterator[_Block]:
+    for start in range(0, max(len(pairs.a), 1), BLOCK_PAIRS):
+        part = slice(start, start + BLOCK_PAIRS)
+        a, b = pairs.a[part], pairs.b[part]
+        involved = np.union1d(a, b)
+        facts = _taken(view, row_ids[involved], columns)
+        first, second = (facts.take(pa.array(np.searchsorted(involved, side))) for side in (a, b))
+        table: dict[str, Any] = {
+            "key_a": first.column("key"),
+            "key_b": second.column("key"),
+            "score": pa.array(pairs.scores[part]),
+            "cluster": pa.array(clusters[a]),
+            "same_bytes": pc.equal(first.column("content"), second.column("content")),
+        }
+        for name in columns[2:]:
+            table[f"{name}_a"], table[f"{name}_b"] = first.column(name), second.column(name)
+        yield _Block(a, b, pa.table(table))
 
 
-def _leakage(table: pa.Table, split: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Pairs by the two splits they join, and each split's rows that have a near duplicate in another."""
-    names = [f"{split}_a", f"{split}_b"]
-    different = table.filter(pc.fill_null(pc.not_equal(table.column(names[0]), table.column(names[1])), False))
-    first, second = (different.column(name).to_pylist() for name in names)
-    pairs = Counter(" / ".join(sorted((str(x), str(y)))) for x, y in zip(first, second, strict=True))
-    rows: dict[str, set[str]] = {}
-    for side, values in (("key_a", first), ("key_b", second)):
-        for key, value in zip(different.column(side).to_pylist(), values, strict=True):
-            rows.setdefault(str(value), set()).add(key)
-    return dict(sorted(pairs.items())), {value: len(keys) for value, keys in sorted(rows.items())}
+def _taken(view: EmbeddingStore, row_ids: Int64, columns: list[str]) -> pa.Table:
+    """These columns of the rows, in order."""
+    kinds = {"key": pa.string(), "content": pa.string(), **view.columns()}
+    # Fields differ in nullability between tables; only names and types matter here.
+    schema = pa.schema([pa.field(name, kinds[name]) for name in columns])
+    parts = [
+        view.take(row_ids[start : start + TAKE_ROWS], columns)[1].select(columns).cast(schema)
+        for start in range(0, len(row_ids), TAKE_ROWS)
+    ]
+    return pa.concat_tables([*parts, schema.empty_table()])
+
+
+class _Counts:
+    """Counts of pairs within and across groups and splits, and of rows that leak, block by block."""
+
+    def __init__(self, options: NearOptions, n: int) -> None:
+        self._group, self._split = options.group, options.split
+        self._same_bytes = 0
+        self._groups, self._splits, self._leaked = Counter[Any](), Counter[str](), Counter[str]()
+        self._seen = np.zeros(n, bool)  # rows that were counted as leaking
+
+    def add(self, block: _Block) -> None:
+        table = block.table
+        self._same_bytes += pc.sum(table.column("same_bytes")).as_py() or 0
+        if self._group is not None:
+            same = pc.equal(table.column(f"{self._group}_a"), table.column(f"{self._group}_b"))
+            self._groups.update(same.to_pylist())
+        if self._split is not None:
+            self._add_splits(block)
+
+    def _add_splits(self, block: _Block) -> None:
+        names = [f"{self._split}_a", f"{self._split}_b"]
+        unequal = pc.fill_null(pc.not_equal(*(block.table.column(name) for name in names)), False)
+        across = np.flatnonzero(unequal.to_numpy(zero_copy_only=False))
+        first, second = (block.table.column(name).take(pa.array(across)).to_pylist() for name in names)
+        self._splits.update(" / ".join(sorted((str(x), str(y)))) for x, y in zip(first, second, strict=True))
+        for side, values in ((block.a, first), (block.b, second)):
+            for row, value in zip(side[across].tolist(), values, strict=True):
+                self._leaked[str(value)] += not self._seen[row]
+                self._seen[row] = True
+
+    def facts(self) -> dict[str, Any]:
+        """As NearReport has them; None for what was not asked."""
+        grouped, split = self._group is not None, self._split is not None
+        return {
+            "same_bytes": self._same_bytes,
+            "within_group": self._groups[True] if grouped else None,
+            "across_groups": self._groups[False] if grouped else None,
+            "group_unknown": self._groups[None] if grouped else None,
+            "across_splits": self._splits.total() if split else None,
+            "split_pairs": dict(sorted(self._splits.items())) if split else None,
+            "leaked_rows": dict(sorted(self._leaked.items())) if split else None,
+        }

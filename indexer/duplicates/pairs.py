@@ -1,5 +1,6 @@
 """All pairs of rows over a cosine threshold, exactly, without an index.
 
+A score is the cosine: stored rows are of length 1 to 5e-4 only, so each is divided by its length.
 Rotate the rows so that their first d axes carry most of their length; the rest can add at most the product of the
 two remainders' lengths (Cauchy–Schwarz). With that length as one more axis a short product bounds every cosine from
 above, and only pairs whose bound reaches the threshold are scored in full. No pair is missed.
@@ -14,19 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from indexer.ann.exact import to_float32
+from indexer.ann.exact import DECIMALS, to_float32, unit_floats
 from indexer.cores import cores
 from indexer.errors import InputError
-from indexer.types import Float16, Float32, Int64
+from indexer.types import Float16, Float32, Float64, Int64
 
 LEFT, RIGHT = 1024, 2048  # rows a block: 8 MiB of products stay in the cache
 SAMPLE = 8_192  # rows for the rotation
 PROBE = 1_024  # rows whose pairs tell how many bounds reach the threshold
 AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
 SLACK = 1e-4  # float32 rounding; candidates are scored again
-# Nanoseconds on one core, measured: a product is 0.5 + 0.0125·d, a candidate's full score 1500.
+# Nanoseconds on one core, measured: a product is 0.5 + 0.0125·d, a candidate's full score some 1500.
 PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
 DENSE = 0.004  # share of candidates in a block past which one full product is cheaper
+
+Scored = tuple[Int64, Int64, Float64]  # positions a < b and the cosine of each pair
+NONE: Scored = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Pairs:
 
     a: Int64
     b: Int64
-    scores: Float32
+    scores: Float64  # rounded to 1e-12: equal rows score 1
     axes: int  # of the bound; dim where the bound would not pay
     candidates: int  # pairs scored in full
 
@@ -49,14 +53,14 @@ def close_pairs(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
-    """Every pair of unit rows (n, dim) with cosine ≥ threshold.
+    """Every pair of rows (n, dim) with cosine ≥ threshold.
 
     `scratch(shape)` gives the float32 array for the rotated rows, in memory or mapped. `progress` is told how many
-    pairs were looked at, of how many. Raises InputError past `max_pairs`: what most pairs reach tells nothing.
+    pairs were looked at, of how many. Raises InputError past `max_pairs`.
     """
     rotated, axes = _rotated(vectors, threshold, scratch)
-    work = _Work(vectors, rotated, threshold, axes == vectors.shape[1])
-    found: list[tuple[Int64, Int64, Float32]] = []
+    work = _Work(vectors, rotated, threshold)
+    found: list[Scored] = []
     total = candidates = done = 0
     with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
         for pairs, looked, scored in _in_turn(pool, work):
@@ -68,14 +72,12 @@ def close_pairs(
                 progress(done, work.size)
             if total > max_pairs:
                 raise InputError(
-                    f"more than {max_pairs} pairs reach {threshold:g}. Raise --threshold, or see `indexer health` "
-                    "for a collapsed encoder."
+                    f"more than {max_pairs} pairs reach {threshold:g}. Raise --threshold or, for many copies of one "
+                    "image, --max-pairs; `indexer health` tells of a collapsed encoder."
                 )
-    a, b, scores = (np.concatenate([f[i] for f in found]) if found else np.empty(0) for i in range(3))
+    a, b, scores = (np.concatenate([none, *(f[i] for f in found)]) for i, none in enumerate(NONE))
     order = np.lexsort((b, a))
-    return Pairs(
-        a[order].astype(np.int64), b[order].astype(np.int64), scores[order].astype(np.float32), axes, candidates
-    )
+    return Pairs(a[order], b[order], scores[order], axes, candidates)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,6 @@ class _Work:
     vectors: Float16
     rotated: Float32  # (n, axes + 1), the last axis the remainder's length
     threshold: float
-    full: bool  # the products are the cosines themselves
 
     @property
     def size(self) -> int:
@@ -97,18 +98,15 @@ class _Work:
             for right in range(left - left % RIGHT, n, RIGHT):
                 yield left, right
 
-    def do(self, left: int, right: int) -> tuple[tuple[Int64, Int64, Float32], int, int]:
+    def do(self, left: int, right: int) -> tuple[Scored, int, int]:
         """Pairs of one block, pairs looked at, candidates scored."""
         rows, columns = self.rotated[left : left + LEFT], self.rotated[right : right + RIGHT]
         bounds = rows @ columns.T
         width = bounds.shape[1]
-        flat = np.flatnonzero(bounds >= (self.threshold if self.full else self.threshold - SLACK))
+        flat = np.flatnonzero(bounds >= self.threshold - SLACK)
         a, b = flat // width + left, flat % width + right
         later = a < b
         a, b = a[later], b[later]
-        if self.full:
-            scores = bounds.reshape(-1)[flat[later]]
-            return (a, b, scores), bounds.size, len(a)
         if len(flat) > DENSE * bounds.size:
             scores = self._products(left, right)[a - left, b - right]
         else:
@@ -116,25 +114,34 @@ class _Work:
         close = scores >= self.threshold
         return (a[close], b[close], scores[close]), bounds.size, len(a)
 
-    def _products(self, left: int, right: int) -> Float32:
-        products: Float32 = (
-            self.vectors[left : left + LEFT].astype(np.float32)
-            @ self.vectors[right : right + RIGHT].astype(np.float32).T
-        )
+    def _products(self, left: int, right: int) -> Float64:
+        rows, columns = (_units(self.vectors[x : x + n]) for x, n in ((left, LEFT), (right, RIGHT)))
+        products: Float64 = np.round(rows @ columns.T, DECIMALS)
         return products
 
-    def _scores(self, a: Int64, b: Int64) -> Float32:
-        scores = np.empty(len(a), np.float32)
+    def _scores(self, a: Int64, b: Int64) -> Float64:
+        scores = np.empty(len(a))
         for start in range(0, len(a), LEFT):
             part = slice(start, start + LEFT)
-            left, right = (self.vectors[x[part]].astype(np.float32) for x in (a, b))
-            scores[part] = np.einsum("ij,ij->i", left, right)
-        return scores
+            scores[part] = np.einsum("ij,ij->i", *(_units(self.vectors[x[part]]) for x in (a, b)))
+        rounded: Float64 = np.round(scores, DECIMALS)
+        return rounded
 
 
-def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[tuple[Int64, Int64, Float32], int, int]]:
+def _units(vectors: Float16) -> Float64:
+    """Rows of length 1; zero for a row without direction, which is near to none."""
+    rows = to_float32(vectors).astype(np.float64)
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(rows, axis=1)
+    good = np.isfinite(lengths) & (lengths > 0)
+    rows[~good], lengths[~good] = 0, 1
+    rows /= lengths[:, None]
+    return rows
+
+
+def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[Scored, int, int]]:
     """Results as they come; never more blocks in flight than the threads can chew, so memory stays bounded."""
-    pending: set[Future[tuple[tuple[Int64, Int64, Float32], int, int]]] = set()
+    pending: set[Future[tuple[Scored, int, int]]] = set()
     try:
         for left, right in work.blocks():
             pending.add(pool.submit(work.do, left, right))
@@ -153,14 +160,14 @@ def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, i
     """The rows on the axes that make the whole search cheapest, and how many axes."""
     n, dim = vectors.shape
     rng = np.random.default_rng(0)
-    sample = to_float32(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))])
+    sample = unit_floats(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))], 0.0)
     # Not centred: an inner product is bounded, not a covariance, and the common direction is part of it.
     _, basis = np.linalg.eigh(sample.T @ sample)
     basis = np.ascontiguousarray(basis[:, ::-1])
     axes = _best_axes(sample[:PROBE] @ basis, threshold)
     out = scratch((n, axes + (axes < dim)))
     for start in range(0, n, LEFT):
-        rows = to_float32(vectors[start : start + LEFT])
+        rows = unit_floats(vectors[start : start + LEFT], 0.0)
         if axes == dim:
             out[start : start + LEFT] = rows
             continue

@@ -15,8 +15,12 @@ import pyarrow.parquet as pq
 
 from indexer.archive.reader import read_shard
 from indexer.cores import cores
-from indexer.errors import InputError, PixelError, ReadError, sentence
-from indexer.search.searcher import Searcher, SearchOptions
+from indexer.errors import PixelError, ReadError
+from indexer.output_file import require_writable, written_whole
+from indexer.search.answer import answer
+from indexer.search.options import SearchOptions
+from indexer.search.queries import Query
+from indexer.search.searcher import Searcher
 from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
 
 CHUNK = 256  # images decoded and searched together
@@ -59,26 +63,24 @@ def search_shards(
     kinds = {"shard": pa.string(), "content": pa.string(), **view.columns()}
     extra = [pa.field(name, kinds.get(name, pa.string())) for name in options.columns]
     schema = pa.schema(_FIELDS + extra)
+    require_writable(out, "--out")
     images = failed = hits = 0
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with pq.ParquetWriter(partial, schema) as writer, ThreadPoolExecutor(cores()) as pool:
-            samples = _samples(shards)
-            while chunk := list(islice(samples, CHUNK)):
-                decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)
-                queries = list(pool.map(decode, chunk))
-                rows = _rows(searcher, queries, options)
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                images += len(queries)
-                failed += sum(q.error is not None for q in queries)
-                hits += sum(row["rank"] is not None for row in rows)
-                if progress:
-                    progress(images)
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {sentence(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written_whole(out) as partial,
+        pq.ParquetWriter(partial, schema) as writer,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+        samples = _samples(shards)
+        decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)
+        while chunk := list(islice(samples, CHUNK)):
+            queries = list(pool.map(decode, chunk))
+            rows = _rows(searcher, queries, options)
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            images += len(queries)
+            failed += sum(q.error is not None for q in queries)
+            hits += sum(row["rank"] is not None for row in rows)
+            if progress:
+                progress(images)
     return BatchReport(images, images - failed, failed, hits, str(out))
 
 
@@ -128,8 +130,9 @@ def _rows(searcher: Searcher, queries: list[_Query], options: SearchOptions) -> 
             searcher.encoder.embed(np.stack([q.pixels for q in good[i : i + size] if q.pixels is not None]))
             for i in range(0, len(good), size)
         ]
-        found = searcher.by_vector(np.concatenate(blocks), options, [q.own for q in good])
-        answers = {id(q): hits for q, hits in zip(good, found, strict=True)}
+        query = Query(vectors=np.concatenate(blocks), own=tuple(q.own for q in good))
+        found = answer(searcher, query, options).queries
+        answers = {id(q): own.hits for q, own in zip(good, found, strict=True)}
     rows: list[dict[str, Any]] = []
     for q in queries:
         named = {"query_shard": q.shard, "query": q.key}

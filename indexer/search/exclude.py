@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
 from indexer.search.snapshot import row_ids_of
 from indexer.store.table import EmbeddingStore, quoted
 from indexer.types import Int64
 
 IN_LIST = 500  # values in one SQL list
+FEW = 4_096  # row ids of one value are held as they are; more become one bit each
+FOLD = 65_536  # row ids of one value gathered before they are folded into bits
+
+Excluded = Int64 | RowSet  # few rows as ids, many as a set
 
 
 def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
     """Row ids (q,) of the keys, in order. Raises RowNotFound for the first that is not stored."""
-    known = dict(_rows_with(view, "key", set(keys)))
+    wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
+    known: dict[str, int] = {}
+    for values, ids in _rows_with(view, "key", wanted):
+        known.update(zip(values.to_pylist(), ids.tolist(), strict=True))
     for key in keys:
         if key not in known:
             raise RowNotFound(
@@ -29,54 +39,141 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
 
 def rows_by_content(view: EmbeddingStore, contents: Sequence[str]) -> list[Int64]:
     """For each sha256 of image bytes, the rows that were made of them."""
-    return rows_of_values(view, "content", contents)
+    members = _members(view, "content", list(contents))
+    return [ids if isinstance(ids, np.ndarray) else np.concatenate(list(ids.ids())) for ids in members]
 
 
-def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> list[Int64]:
-    """For each query's own rows, these and all rows with the same value in `column`; a null is like no other."""
-    _require(view, column)
+def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> list[Excluded]:
+    """For each query's own rows, these and all rows with the same value in `column`; a null is like no other.
+
+    A query whose own rows have several values leaves out the rows of all of them.
+    """
+    _kind(view, column)
     flat = np.concatenate([np.empty(0, np.int64), *own])
     _, table = view.take(flat, [column])
-    values = dict(zip(flat.tolist(), table.column(column).to_pylist(), strict=True))
-    members = _members(view, column, values.values())
-    out = []
+    stored = table.column(column).combine_chunks()
+    codes = _codes(stored)
+    members = _members_of(view, column, stored, codes)
+    out: list[Excluded] = []
+    at = 0
     for rows in own:
-        same = [m for r in rows.tolist() for m in members.get(values[r], [])]
-        out.append(np.unique(np.array([*rows, *same], np.int64)))
+        values = np.unique(codes[at : at + len(rows)])
+        at += len(rows)
+        out.append(_union([rows, *(members[code] for code in values.tolist() if code >= 0)]))
     return out
 
 
-def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Int64]:
+def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
     """For each value the rows that have it in `column`; none for a null."""
-    _require(view, column)
-    if pa.types.is_string(view.columns().get(column, pa.string())):
-        values = [None if value is None else str(value) for value in values]
-    members = _members(view, column, values)
-    return [np.array(members.get(value, []), np.int64) for value in values]
+    _kind(view, column)
+    return _members(view, column, values)
 
 
-def literal(value: Any) -> str:
-    """A SQL literal of a column's value."""
-    return quoted(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _require(view: EmbeddingStore, column: str) -> None:
-    if column not in view.columns() and column not in ("shard", "content"):
+def _kind(view: EmbeddingStore, column: str) -> pa.DataType:
+    kinds = {"key": pa.string(), "shard": pa.string(), "content": pa.string(), **view.columns()}
+    if column not in kinds:
         known = ", ".join(view.columns()) or "none"
         raise InputError(f"--exclude-same {column}: no such column in table {view.name}. It has: {known}.")
+    return kinds[column]
 
 
-def _members(view: EmbeddingStore, column: str, values: Iterable[Any]) -> dict[Any, list[int]]:
-    """Row ids by value; nulls are left out."""
-    members: dict[Any, list[int]] = {}
-    for value, row_id in _rows_with(view, column, {v for v in values if v is not None}):
-        members.setdefault(value, []).append(row_id)
-    return members
+def _members(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
+    """For each of these Python values its rows; none for one that the column cannot hold."""
+    kind = _kind(view, column)
+    stored = pa.array([_as(value, kind) for value in values], kind)
+    codes = _codes(stored)
+    members = _members_of(view, column, stored, codes)
+    return [members[code] if code >= 0 else np.empty(0, np.int64) for code in codes.tolist()]
 
 
-def _rows_with(view: EmbeddingStore, column: str, values: set[Any]) -> Iterator[tuple[Any, int]]:
-    listed = sorted(values)
-    for start in range(0, len(listed), IN_LIST):
-        chosen = ", ".join(map(literal, listed[start : start + IN_LIST]))
-        for batch in view.scan([column], f"`{column}` IN ({chosen})"):
-            yield from zip(batch.column(column).to_pylist(), row_ids_of(batch).tolist(), strict=True)
+def _as(value: Any, kind: pa.DataType) -> Any:
+    """The value in the column's type; None where it has no such form."""
+    if value is None:
+        return None
+    try:
+        given = pa.scalar(str(value)) if pa.types.is_string(kind) and not isinstance(value, str) else pa.scalar(value)
+        return given.cast(kind).as_py() if given.type != kind else value
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return None
+
+
+def _codes(stored: pa.Array) -> Int64:
+    """A number for each different value; -1 for a null or NaN, which is like no other."""
+    encoded = stored.dictionary_encode()
+    codes: Int64 = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    missing = [i for i, v in enumerate(encoded.dictionary.to_pylist()) if v is None or _is_nan(v)]
+    codes[np.isin(codes, missing)] = -1
+    return codes
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _members_of(view: EmbeddingStore, column: str, stored: pa.Array, codes: Int64) -> dict[int, Excluded]:
+    """The rows of each value, by its code, in one pass over the column."""
+    first = {code: i for i, code in reversed(list(enumerate(codes.tolist()))) if code >= 0}
+    if not first:
+        return {}
+    wanted = stored.take(pa.array(list(first.values())))
+    members = [_Members() for _ in first]
+    for values, ids in _rows_with(view, column, wanted):
+        places = pc.index_in(values, value_set=wanted).to_numpy(zero_copy_only=False)
+        for place in np.unique(places).astype(int).tolist():
+            members[place].add(ids[places == place])
+    return {code: m.excluded() for code, m in zip(first, members, strict=True)}
+
+
+class _Members:
+    """The rows of one value as they are found."""
+
+    def __init__(self) -> None:
+        self._parts: list[Int64] = []
+        self._held = 0
+        self._set: RowSet | None = None
+
+    def add(self, ids: Int64) -> None:
+        self._parts.append(ids)
+        self._held += len(ids)
+        if self._held > FOLD:
+            self._set = self._folded()
+            self._parts, self._held = [], 0
+
+    def excluded(self) -> Excluded:
+        if self._set is None and self._held <= FEW:
+            return np.concatenate([np.empty(0, np.int64), *self._parts])
+        return self._folded()
+
+    def _folded(self) -> RowSet:
+        new = RowSet.of(self._parts)
+        return new if self._set is None else self._set | new
+
+
+def _union(parts: Sequence[Excluded]) -> Excluded:
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(p for p in parts if isinstance(p, np.ndarray))]))
+    return RowSet.of(ids for part in parts for ids in ([part] if isinstance(part, np.ndarray) else part.ids()))
+
+
+def _rows_with(view: EmbeddingStore, column: str, values: pa.Array) -> Iterator[tuple[pa.Array, Int64]]:
+    """Blocks of the column and row ids of the rows that have one of the values."""
+    for where in _filters(column, values):
+        for batch in view.scan([column], where):
+            found, ids = batch.column(column), row_ids_of(batch)
+            if where is None:
+                keep = pc.is_in(found, value_set=values)
+                found, ids = found.filter(keep), ids[keep.to_numpy(zero_copy_only=False)]
+            if len(ids):
+                yield found, ids
+
+
+def _filters(column: str, values: pa.Array) -> Iterable[str | None]:
+    """SQL conditions for types that SQL writes as we do; None, so the whole column is read, for all others."""
+    kind = values.type
+    if pa.types.is_string(kind):
+        literals = [quoted(value) for value in values.to_pylist()]
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        literals = [str(value).lower() for value in values.to_pylist()]
+    else:
+        return [None]
+    return [f"`{column}` IN ({', '.join(literals[i : i + IN_LIST])})" for i in range(0, len(literals), IN_LIST)]

@@ -8,27 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from indexer.ann.build import build, retune
-from indexer.ann.choose import Candidate, Choice, Goal, choose, predicted_seconds
+from indexer.ann.choose import Candidate, Choice, choose, predicted_seconds
+from indexer.ann.engines import ENGINES, float_blocks, version
 from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
+from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import Searchable, VectorIndex, load
-from indexer.ann.kinds import KINDS, add_rows, float_blocks, read_writable, remove_rows, version, write_index
 from indexer.ann.manifest import FORMAT, Manifest, read_manifest
-from indexer.ann.vectors import VectorFile, write_vectors
+from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
 from indexer.errors import StoreError
-from indexer.search.snapshot import Snapshot, first_snapshot, row_ids_of
+from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
 from indexer.store.lock import WriterLock
 from indexer.store.table import EmbeddingStore, vector_block
-from indexer.types import Float16, Int64
 
 TAG = "faiss-"
-COPY_ROWS = 65_536
 # Of the rows at the build. benchmarks/refresh: rows like the old ones cost nothing even at 100 %; rows unlike them
 # make a query scan 1.05 to 1.9 times as much up to here, 2.5 times at 50 %, 3.5 times at 100 %.
 REBUILD_SHARE = 0.3
@@ -69,24 +67,54 @@ def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, watch: Watc
         return _build(store, directory, goal, seed, watch, action="built", why="asked for")
 
 
-def refresh_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, watch: Watcher = SILENT) -> BuildReport:
-    """Bring the index to the table's version by what changed since, or rebuild it where that is most of it."""
+def refresh_index(
+    store: EmbeddingStore,
+    change: GoalChange | None = None,
+    *,
+    memory_bytes: int = Goal.memory_bytes,
+    seed: int = 0,
+    watch: Watcher = SILENT,
+) -> BuildReport:
+    """Bring the index to the table's version by what changed since, or rebuild it where that is most of it.
+
+    It keeps the recall, latency and kind it was built for; a `change` of these rebuilds it, and the report says so.
+    """
+    change = change or GoalChange()
     with _locked(store) as directory:
         started = time.perf_counter()
         index = load(directory)
         if index is None:
+            goal, _ = change.of(Goal(memory_bytes=memory_bytes))
             return _build(store, directory, goal, seed, watch, action="built", why="there was no index to refresh")
+        goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
+        if changes:
+            why = f"another index is asked for: {', '.join(changes)}"
+            return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
         store.refresh()
-        now = first_snapshot(store.at(store.version), index, goal.memory_bytes)
+        view = store.at(store.version)
+        delta = changes_since(index, view)
+        # Rows that came or went need no look at their vectors; of updated ones a label import may be all.
+        if why := _too_many(index.manifest, len(delta.inserted) + len(delta.deleted)):
+            return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
+        now = first_snapshot(view, index, memory_bytes, delta)
         changed = _count(now)
-        manifest = index.manifest
-        share = (sum(changed) + manifest.refreshed_rows) / max(manifest.rows_at_build, 1)
-        if share > REBUILD_SHARE:
-            why = f"{share:.0%} of the rows changed since it was built, more than {REBUILD_SHARE:.0%}"
+        if why := _too_many(index.manifest, sum(changed)):
             return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
         if not any(changed):
-            return _rebind(store, directory, manifest, now, started)
+            return _rebind(store, directory, index.manifest, now, started)
         return _refresh(store, directory, index, now, started, watch)
+
+
+def _goal_of(manifest: Manifest, memory_bytes: int) -> Goal:
+    return Goal(manifest.recall_target, manifest.latency_ms, memory_bytes, manifest.kind_asked)
+
+
+def _too_many(manifest: Manifest, changed: int) -> str:
+    """Why so many changed rows ask for a rebuild; empty where they do not."""
+    share = (changed + manifest.refreshed_rows) / max(manifest.rows_at_build, 1)
+    if share <= REBUILD_SHARE:
+        return ""
+    return f"{share:.0%} of the rows changed since it was built, more than {REBUILD_SHARE:.0%}"
 
 
 @contextmanager
@@ -108,15 +136,15 @@ def _build(
         watch.predicted(predicted)
         paths = vector_paths(directory, generation)
         watch.stage("reading vectors", view.count())
-        write_vectors(paths, _table_rows(view, watch))
-        rows = VectorFile(paths, store.dim)
+        slack = write_vectors(paths, _table_rows(view, watch))
+        rows = VectorFile(paths, store.dim, slack)
         watch.stage("measuring candidates", 0)
         choice = choose(rows, goal, seed)
         watch.choice(choice)
         watch.stage(f"building {choice.chosen.kind}", len(rows))
         built = build(rows, choice, goal, progress=watch.rows)
         watch.stage("writing", 0)
-        write_index(built.index, index_path(directory, generation))
+        built.engine.save(built.index, index_path(directory, generation))
         manifest = Manifest(
             table=store.name,
             fingerprint=store.spec.fingerprint,
@@ -127,12 +155,14 @@ def _build(
             generation=generation,
             rows=len(rows),
             dim=store.dim,
-            kind=built.kind.name,
-            factory=built.kind.factory(built.nlist),
+            kind=built.engine.name,
+            factory=built.engine.factory(built.nlist),
             nlist=built.nlist,
             settings=built.settings,
             recall_target=goal.recall,
             latency_ms=goal.latency_ms,
+            kind_asked=goal.kind,
+            slack=slack,
             measured=built.measured,
             build_seconds=round(time.perf_counter() - started, 3),
             rows_at_build=len(rows),
@@ -151,24 +181,24 @@ def _build(
 def _refresh(
     store: EmbeddingStore, directory: Path, old: VectorIndex, now: Snapshot, started: float, watch: Watcher
 ) -> BuildReport:
-    manifest, kind = old.manifest, KINDS[old.manifest.kind]
+    manifest, engine = old.manifest, ENGINES[old.manifest.kind]
     changed = _count(now)
     with _generation(store, directory, now.version) as generation:
         paths = vector_paths(directory, generation)
         fresh = now.fresh
         if fresh is None:
             raise StoreError("a snapshot with an index always holds its fresh rows")
-        watch.stage("copying vectors", len(old.rows) - len(now.gone) + len(fresh.rows))
-        write_vectors(paths, _old_and_fresh(old, now, watch))
-        rows = VectorFile(paths, store.dim)
-        index = read_writable(index_path(directory, manifest.generation))
-        if kind.removes:
-            remove_rows(index, now.gone)
-        add_rows(index, float_blocks(fresh.rows, COPY_ROWS))
-        stale = manifest.stale + (0 if kind.removes else len(now.gone))
+        watch.stage("copying vectors", len(old.rows) - len(now.gone) + len(fresh))
+        slack = write_vectors(paths, _old_and_fresh(old, now, watch))
+        rows = VectorFile(paths, store.dim, slack)
+        index = engine.load(index_path(directory, manifest.generation), writable=True)
+        if engine.removes:
+            engine.remove(index, now.gone)
+        engine.add(index, float_blocks(fresh, COPY_ROWS))
+        stale = manifest.stale + (0 if engine.removes else len(now.gone))
         watch.stage("measuring", 0)
-        settings, measured = retune(Searchable(index, kind, rows, stale > 0), manifest.recall_target)
-        write_index(index, index_path(directory, generation))
+        settings, measured = retune(Searchable(index, engine, rows, stale > 0), manifest.recall_target)
+        engine.save(index, index_path(directory, generation))
         new = replace(
             manifest,
             version=now.version,
@@ -182,6 +212,7 @@ def _refresh(
             measured=measured,
             refreshed_rows=manifest.refreshed_rows + sum(changed),
             stale=stale,
+            slack=slack,
             faiss_version=version(),
             files=facts_of(directory, generation),
         )
@@ -233,25 +264,22 @@ def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -
         raise
 
 
-def _table_rows(view: EmbeddingStore, watch: Watcher) -> Iterator[tuple[Int64, Float16, Any]]:
+def _table_rows(view: EmbeddingStore, watch: Watcher) -> Iterator[KeyedBlock]:
     for batch in view.scan(["key"], vectors=True):
         yield row_ids_of(batch), vector_block(batch), batch.column("key")
         watch.rows(batch.num_rows)
 
 
-def _old_and_fresh(old: VectorIndex, now: Snapshot, watch: Watcher) -> Iterator[tuple[Int64, Float16, Any]]:
+def _old_and_fresh(old: VectorIndex, now: Snapshot, watch: Watcher) -> Iterator[KeyedBlock]:
     kept = np.flatnonzero(~np.isin(old.rows.row_ids, now.gone)).astype(np.int64)
-    for start in range(0, len(kept), COPY_ROWS):
-        part = kept[start : start + COPY_ROWS]
-        yield old.rows.row_ids[part], old.rows.vectors[part], pa.array(old.rows.keys(part), pa.large_string())
-        watch.rows(len(part))
-    if now.fresh is not None:
-        yield now.fresh.rows.row_ids, now.fresh.rows.vectors, pa.array(now.fresh.keys, pa.large_string())
+    for block in chain(old.rows.blocks(kept), now.fresh.blocks() if now.fresh is not None else ()):
+        yield block
+        watch.rows(len(block[0]))
 
 
 def _count(now: Snapshot) -> tuple[int, int, int]:
     """Rows inserted, updated and deleted since the index, by their vectors."""
-    fresh = now.fresh.rows.row_ids if now.fresh is not None else np.empty(0, np.int64)
+    fresh = now.fresh.row_ids if now.fresh is not None else np.empty(0, np.int64)
     updated = int(np.isin(fresh, now.gone).sum())
     return len(fresh) - updated, updated, len(now.gone) - updated
 

@@ -6,20 +6,14 @@ import base64
 import html
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from indexer.errors import IndexerError
-from indexer.search.queries import read_image
-from indexer.search.results import QueryHits, SearchResult
-from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
-from indexer.types import Hit, Int64, PixelSpec, Place, UInt8
+from indexer.search.pictures import SIDE
+from indexer.search.results import Drawn, Pictures, QueryHits, SearchResult
+from indexer.types import Hit, UInt8
 
-SIDE = 224  # pixels of a picture's square
 MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: between pictures, from line to line, of the letters
 SHEET_FACTS = 4  # columns below a picture of a contact sheet
 BLUE, GREY = "#0066cc", "#666666"
@@ -39,43 +33,10 @@ figcaption div{white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.label{
 """
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """One picture (side, side, 3), or why there is none."""
-
-    pixels: UInt8 | None
-    missing: str = ""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures of a search: of each query that is an image, and of each hit by row id."""
-
-    queries: list[Drawn]
-    hits: dict[int, Drawn]
-
-
-def pictures_of(store: EmbeddingStore, result: SearchResult) -> Pictures:
-    """Read and decode the pictures a result names. A picture that cannot be read says so in its place."""
-    view = store.at(result.version)
-    spec = _shown(store.spec.pixels)
-    urls = store.urls()
-    row_ids = np.unique(np.array([h.row_id for a in result.queries for h in a.hits], np.int64))
-    hits = _stored(view, row_ids, urls, spec)
-    queries = [Drawn(None, answer.query) for answer in result.queries]
-    if result.kind == "image":
-        queries = [_query_image(answer.query, spec) for answer in result.queries]
-    elif result.kind == "key":
-        from indexer.search.exclude import key_rows
-
-        own = key_rows(view, [answer.query for answer in result.queries])
-        stored = _stored(view, np.unique(own), urls, spec)
-        queries = [stored[int(row_id)] for row_id in own]
-    return Pictures(queries, hits)
-
-
-def html_page(result: SearchResult, pictures: Pictures) -> str:
+def html_page(result: SearchResult) -> str:
     """One self-contained HTML page: pictures are data URIs, every text is escaped."""
+    pictures = _pictures(result)
+    how = "; ".join([result.how, *result.limits()])
     sections = []
     for answer, query in zip(result.queries, pictures.queries, strict=True):
         asked = _figure(query, "query", "<div>query</div>", css="query")
@@ -86,13 +47,14 @@ def html_page(result: SearchResult, pictures: Pictures) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>Search in {html.escape(result.table)}</title><style>{STYLE}</style></head><body>"
-        f'<h1>Search in {html.escape(result.table)}</h1><p class="how">{html.escape(result.how)}</p>'
+        f'<h1>Search in {html.escape(result.table)}</h1><p class="how">{html.escape(how)}</p>'
         f"{''.join(sections)}</body></html>"
     )
 
 
-def contact_sheet(result: SearchResult, pictures: Pictures) -> Image.Image:
+def contact_sheet(result: SearchResult) -> Image.Image:
     """One row a query: the query, outlined, then its hits with rank, cosine, key and the columns asked for."""
+    pictures = _pictures(result)
     font = ImageFont.load_default(TEXT)
     facts = max((len(a.hits[0].columns) for a in result.queries if a.hits), default=0)
     widest = max((len(a.hits) for a in result.queries), default=0) + 1
@@ -112,6 +74,14 @@ def contact_sheet(result: SearchResult, pictures: Pictures) -> Image.Image:
             for i, line in enumerate(lines):
                 draw.text((x, y + SIDE + 5 + i * LINE), line, GREY if i else "black", font)
     return sheet
+
+
+def _pictures(result: SearchResult) -> Pictures:
+    if result.pictures is not None:
+        return result.pictures
+    none = Drawn(None, "no picture was asked for")
+    hits = {hit.row_id: none for answer in result.queries for hit in answer.hits}
+    return Pictures([none] * len(result.queries), hits)
 
 
 def _cells(answer: QueryHits, query: Drawn, pictures: Pictures, font: Any) -> Iterable[tuple[Drawn, list[str]]]:
@@ -134,43 +104,6 @@ def fitted(text: str, font: Any, width: int) -> str:
     while plain and font.getlength("…" + plain) > width:
         plain = plain[1:]
     return "…" + plain
-
-
-def _shown(pixels: PixelSpec) -> PixelSpec:
-    """The table's own decoding, but the whole image: what the encoder's crop cuts away is seen too."""
-    return replace(pixels, size=SIDE, resize=SIDE, fit="pad")
-
-
-def _stored(view: EmbeddingStore, row_ids: Int64, urls: dict[str, str], spec: PixelSpec) -> dict[int, Drawn]:
-    found, rows = view.take(row_ids, [*PLACE_COLUMNS, "content"])
-    out = {int(row_id): Drawn(None, "row is gone") for row_id in row_ids[~found]}
-    for row in rows.to_pylist():
-        place = place_of(row)
-        out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec)
-    return out
-
-
-def _place(url: str | None, place: Place, content: str, spec: PixelSpec) -> Drawn:
-    from indexer.archive.reader import read_place
-    from indexer.pixels import decode_part
-
-    if url is None:
-        return Drawn(None, f"shard {place.shard} is not in the ledger")
-    try:
-        return Drawn(decode_part(read_place(url, place, content), place.suffix, spec, place.part).pixels)
-    except IndexerError as error:
-        return Drawn(None, str(error))
-
-
-def _query_image(name: str, spec: PixelSpec) -> Drawn:
-    from indexer.pixels import decode
-
-    try:
-        image = read_image(Path(name))
-        (picture,) = decode(image.data, image.suffix, spec, frames="middle")
-        return Drawn(picture.pixels)
-    except IndexerError as error:
-        return Drawn(None, str(error))
 
 
 def _figure(drawn: Drawn, name: str, caption: str, css: str = "") -> str:

@@ -6,14 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.errors import InputError, PixelError, sentence
-from indexer.types import EncoderSpec, Float32, UInt8
+from indexer.types import EncoderSpec, Float64, UInt8
 
 BATCH = 64
+
+QueryKind = Literal["image", "key", "text", "vector"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,37 @@ def read_image(path: Path) -> QueryImage:
     return QueryImage(str(path), data, split_name(path.name)[1])
 
 
-def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float32:
+@dataclass(frozen=True)
+class Query:
+    """What is asked, all of one kind. Raises InputError unless exactly one kind is given."""
+
+    keys: tuple[str, ...] = ()  # of stored images
+    images: tuple[QueryImage, ...] = ()
+    texts: tuple[str, ...] = ()
+    vectors: npt.NDArray[Any] | None = None  # (q, dim) raw or unit rows
+    names: tuple[str, ...] = ()  # of the vectors, for the result; "row 0", "row 1", … where not given
+    own: tuple[Any, ...] | None = None  # with vectors: each one's own value in the column of `exclude_same`
+
+    def __post_init__(self) -> None:
+        given = [bool(self.keys), bool(self.images), bool(self.texts), self.vectors is not None]
+        if sum(given) != 1:
+            raise InputError("a query is either keys, images, texts or vectors.")
+
+    @property
+    def kind(self) -> QueryKind:
+        if self.vectors is not None:
+            return "vector"
+        return "key" if self.keys else "image" if self.images else "text"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each query: its key, file, text, or row."""
+        if self.vectors is not None:
+            return self.names or tuple(f"row {i}" for i in range(len(self.vectors)))
+        return self.keys or self.texts or tuple(image.name for image in self.images)
+
+
+def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float64:
     """Unit vectors (q, dim), through the same decoding as the table's. Raises InputError naming the bad image."""
     parts = []
     for start in range(0, len(images), BATCH):
@@ -51,7 +84,7 @@ def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float32:
     return unit(raw, [image.name for image in images])
 
 
-def load_vectors(path: Path, dim: int) -> Float32:
+def load_vectors(path: Path, dim: int) -> Float64:
     """Unit vectors (q, dim) of a .npy file with one query a row, or one query alone. Raises InputError."""
     try:
         with path.open("rb") as file:
@@ -64,22 +97,26 @@ def load_vectors(path: Path, dim: int) -> Float32:
         ) from error
     if raw.ndim == 1:
         raw = raw[None]
-    if raw.ndim != 2 or raw.shape[1] != dim or not np.issubdtype(raw.dtype, np.number):
+    real = np.issubdtype(raw.dtype, np.integer) or np.issubdtype(raw.dtype, np.floating)
+    if raw.ndim != 2 or raw.shape[1] != dim or not real:
         raise InputError(
             f"--vectors {path} has shape {raw.shape} {raw.dtype}; the table needs (queries, {dim}) numbers."
         )
-    return unit(raw.astype(np.float32), [f"row {i}" for i in range(len(raw))])
+    return unit(raw, [f"row {i}" for i in range(len(raw))])
 
 
-def unit(vectors: Float32, names: Sequence[str]) -> Float32:
+def unit(vectors: npt.NDArray[Any], names: Sequence[str]) -> Float64:
     """Rows scaled to length 1. Raises InputError for a row without direction (zero, NaN, infinite)."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
+    rows = np.ascontiguousarray(vectors, np.float64)
+    # By the largest number first: the square of a very large or small one would overflow or vanish.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    bad = np.flatnonzero(~(np.isfinite(largest[:, 0]) & (largest[:, 0] > 0)))
     if len(bad):
         raise InputError(f"query {names[bad[0]]} has no direction: its vector is zero or not finite.")
-    scaled: Float32 = vectors / lengths
-    return scaled
+    scaled = rows / largest
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    unit_rows: Float64 = scaled / lengths
+    return unit_rows
 
 
 def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:

@@ -3,73 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from indexer.ann.exact import Block, Found, Resident, exact_topk, gather, merge, nothing
-from indexer.ann.index import Allowed, VectorIndex, allow
-from indexer.ann.vectors import Rows
+from indexer.ann.exact import Block, Found, exact_topk, merge, nothing
+from indexer.ann.index import Allowed, VectorIndex, scan
+from indexer.ann.rowset import RowSet
+from indexer.ann.vectors import HeldRows, KeyedBlock, KeyedRows, gathered
 from indexer.errors import IndexFileError, StoreError
-from indexer.store.table import EmbeddingStore, vector_block
-from indexer.types import Float16, Float32, Int64
+from indexer.store.table import Delta, EmbeddingStore, vector_block
+from indexer.types import Bool, Float16, Float64, Int64
 
 TAKE_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """Rows that only the table has: newer than the index, updated since, or all where there is no index."""
-
-    resident: Resident
-    rows: Rows
-    keys: list[str]
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """Immutable, so that threads search it while a newer one is made."""
 
-    view: EmbeddingStore  # held at `version`
-    version: int
+    view: EmbeddingStore  # held at one version
+    memory_bytes: int  # of vectors and keys held; more rows are mapped from a temporary file, or streamed
     index: VectorIndex | None
-    fresh: Fresh | None  # None: no index and too many rows for memory, so each search streams the table
+    fresh: KeyedRows | None  # rows the index lacks, all where there is none; None: each search streams the table
     gone: Int64  # sorted row ids in the index that were deleted or updated since
     live: Allowed | None  # of the index; None where nothing in it is gone
+
+    @property
+    def version(self) -> int:
+        return self.view.version
 
     @property
     def commit(self) -> str:
         """Of the version: the number alone may come back (`TableState`)."""
         return self.view.state.commit
 
-    def search(self, queries: Float32, k: int, allowed: Int64 | None) -> Found:
-        """The k best rows of each unit query; `allowed` are sorted row ids of this version, None for all."""
-        found = nothing(len(queries), k)
+    @property
+    def approximate(self) -> bool:
+        """Whether its answers may miss a near row."""
+        return self.index is not None and self.index.approximate
+
+    def count(self) -> int:
+        """Rows that can be found."""
+        if self.fresh is None:
+            return self.view.count()
+        return len(self.fresh) + (len(self.index.rows) - len(self.gone) if self.index is not None else 0)
+
+    def search(self, queries: Float64, k: int, allowed: RowSet | None) -> Found:
+        """The k best rows of each unit query; `allowed` are row ids of this version, None for all.
+
+        In as many columns as there are rows, at most k.
+        """
+        k = min(k, self.count())
+        if self.fresh is None:
+            return exact_topk(_stream(self.view, allowed), queries, k)
+        found = nothing(len(queries), 0)
         if self.index is not None:
             found = merge(found, self.index.search(queries, k, self._allowed_in_index(allowed)), k)
-        if self.fresh is None:
-            return merge(found, exact_topk(_stream(self.view, allowed), queries, k), k)
-        return merge(found, self._search_fresh(queries, k, allowed), k)
+        return merge(found, _search_rows(self.fresh, queries, k, allowed), k)
 
-    def scan(self, queries: Float32, k: int) -> Found:
+    def scan(self, queries: Float64, k: int) -> Found:
         """The same over all rows, exactly, without the index's approximation."""
-        if self.index is None:
+        if self.index is None or self.fresh is None:
             return self.search(queries, k, None)
-        return merge(self.index.scan(queries, k, self.live), self._search_fresh(queries, k, None), k)
+        return merge(self.index.scan(queries, k, self.live), _search_rows(self.fresh, queries, k, None), k)
+
+    def everything(self) -> RowSet:
+        """At least the ids of all rows of this version, for a set of all rows but some."""
+        if self.fresh is None:
+            return RowSet.of(row_ids_of(batch) for batch in self.view.scan([], batch_rows=TAKE_ROWS))
+        parts = [self.fresh.row_ids] if self.index is None else [self.fresh.row_ids, self.index.rows.row_ids]
+        return RowSet.below(1 + max((int(ids.max()) for ids in parts if len(ids)), default=-1))
 
     def keys(self, row_ids: Int64) -> list[str]:
         """Keys of rows found in this snapshot, in order."""
         if self.fresh is None:
             found, rows = self.view.take(row_ids, ["key"])
             return list(rows.column("key").to_pylist()) if found.all() else []
-        spots = self.fresh.rows.positions(row_ids)
-        keys = [self.fresh.keys[s] if s >= 0 else "" for s in spots]
+        spots = self.fresh.positions(row_ids)
+        keys = np.full(len(row_ids), "", object)
+        keys[spots >= 0] = self.fresh.keys(spots[spots >= 0])
         if self.index is not None:
-            old = np.flatnonzero(spots < 0)
-            for i, key in zip(old, self.index.rows.keys(self.index.rows.positions(row_ids[old])), strict=True):
-                keys[i] = key
-        return keys
+            old = spots < 0
+            keys[old] = self.index.rows.keys(self.index.rows.positions(row_ids[old]))
+        return list(keys)
 
     def describe(self) -> str:
         """In words: what answers a search in this version."""
@@ -79,110 +97,81 @@ class Snapshot:
         words = (
             f"{manifest.kind} index of {manifest.rows} rows, recall@10 measured {manifest.measured.recall_at_10:.3f}"
         )
-        fresh = len(self.fresh.rows) if self.fresh is not None else 0
+        fresh = len(self.fresh) if self.fresh is not None else 0
         if fresh or len(self.gone):
             words += f"; {fresh} newer rows scanned, {len(self.gone)} left out (`indexer build-ann --refresh`)"
         return f"{words}; table version {self.version}"
 
-    def _allowed_in_index(self, allowed: Int64 | None) -> Allowed | None:
+    def _allowed_in_index(self, allowed: RowSet | None) -> Allowed | None:
         if allowed is None or self.index is None:
             return self.live
-        inside = allowed[self.index.rows.positions(allowed) >= 0]
-        return allow(inside[~np.isin(inside, self.gone)] if len(self.gone) else inside)
-
-    def _search_fresh(self, queries: Float32, k: int, allowed: Int64 | None) -> Found:
-        fresh = self.fresh
-        if fresh is None or not len(fresh.rows):
-            return nothing(len(queries), k)
-        if allowed is None:
-            return fresh.resident.search(queries, k)
-        spots = fresh.rows.positions(allowed)
-        return exact_topk(gather(fresh.rows.row_ids, fresh.rows.vectors, spots[spots >= 0]), queries, k)
+        return self.index.allow(allowed if self.live is None else allowed & self.live.rows)
 
 
-def first_snapshot(view: EmbeddingStore, index: VectorIndex | None, memory_bytes: int) -> Snapshot:
-    """The table at the view's version. Raises IndexFileError where the index is of another table or encoder."""
+def first_snapshot(
+    view: EmbeddingStore, index: VectorIndex | None, memory_bytes: int, delta: Delta | None = None
+) -> Snapshot:
+    """The table at the view's version. Raises IndexFileError where the index is of another table or encoder.
+
+    `delta` is what changed since the index, for a caller that has read it.
+    """
     none = np.empty(0, np.int64)
     if index is not None:
-        _check(index, view)
-        built = index.manifest
-        try:
-            then = view.at(built.version, identity=built.identity, commit=built.commit)
-            return advance(Snapshot(then, then.version, index, _fresh(Rows(none, _empty(view)), []), none, None), view)
-        except StoreError as error:
-            raise IndexFileError(
-                f"the index of table {view.name} cannot be brought up to date: {error} "
-                "Build it anew with `indexer build-ann`, or search with --exact."
-            ) from error
-    if view.count() * view.dim * 2 > memory_bytes:
-        return Snapshot(view, view.version, None, None, none, None)
-    everything = view.vectors(None, ["key"])
-    keys = everything.columns.column("key").to_pylist()
-    return Snapshot(view, view.version, None, _fresh(Rows(everything.row_ids, everything.vectors), keys), none, None)
+        delta = changes_since(index, view) if delta is None else delta
+        no_rows = gathered([], view.dim, memory_bytes)
+        return _changed_by(Snapshot(view, memory_bytes, index, no_rows, none, None), view, delta)
+    fresh = None
+    if view.count() * view.dim * 2 <= memory_bytes:
+        everything = view.vectors(None, ["key"])
+        keys = everything.columns.column("key").combine_chunks().cast(pa.large_string())
+        fresh = HeldRows(everything.row_ids, everything.vectors, keys)
+    return Snapshot(view, memory_bytes, None, fresh, none, None)
+
+
+def changes_since(index: VectorIndex, view: EmbeddingStore) -> Delta:
+    """What the view has that the index has not. Raises IndexFileError where the index is of another table."""
+    _check(index, view)
+    built = index.manifest
+    try:
+        then = view.at(built.version, identity=built.identity, commit=built.commit)
+        return view.delta(then.version, commit=then.state.commit)
+    except StoreError as error:
+        raise IndexFileError(
+            f"the index of table {view.name} cannot be brought up to date: {error} "
+            "Build it anew with `indexer build-ann`, or search with --exact."
+        ) from error
 
 
 def advance(old: Snapshot, view: EmbeddingStore) -> Snapshot:
     """`old` brought to the view's version by what changed between. Raises StoreError where old's version is gone."""
     if old.fresh is None:
-        return Snapshot(view, view.version, old.index, None, old.gone, old.live)
-    delta = view.delta(old.version, commit=old.commit)
+        return replace(old, view=view)
+    return _changed_by(old, view, view.delta(old.version, commit=old.commit))
+
+
+def _changed_by(old: Snapshot, view: EmbeddingStore, delta: Delta) -> Snapshot:
     touched = np.unique(np.concatenate([delta.inserted, delta.updated, delta.deleted]))
     if not len(touched):
-        return Snapshot(view, view.version, old.index, old.fresh, old.gone, old.live)
-    row_ids, vectors, keys = _take(view, touched)
-    kept = ~np.isin(old.fresh.rows.row_ids, touched)
-    gone = old.gone
+        return replace(old, view=view)
+    unchanged: list[Int64] = []  # rows of the index that were touched, but not their vectors: a label import
+    before = gathered([], view.dim, old.memory_bytes) if old.fresh is None else old.fresh
+
+    def rows() -> Iterator[KeyedBlock]:
+        yield from before.blocks(np.flatnonzero(~np.isin(before.row_ids, touched)))
+        for row_ids, vectors, keys in _taken(view, touched):
+            changed = _changed(old.index, row_ids, vectors)
+            unchanged.append(row_ids[~changed])
+            yield row_ids[changed], vectors[changed], keys.filter(pa.array(changed))
+
+    fresh = gathered(rows(), view.dim, old.memory_bytes)
+    gone, live = old.gone, None
     if old.index is not None:
-        same = _same(old.index.rows, row_ids, vectors)  # a label import touches rows, not their vectors
         inside = touched[old.index.rows.positions(touched) >= 0]
-        gone = np.union1d(np.setdiff1d(old.gone, touched), np.setdiff1d(inside, row_ids[same]))
-        row_ids, vectors = row_ids[~same], vectors[~same]
-        keys = [key for key, drop in zip(keys, same, strict=True) if not drop]
-    rows = Rows(
-        np.concatenate([old.fresh.rows.row_ids[kept], row_ids]), np.concatenate([old.fresh.rows.vectors[kept], vectors])
-    )
-    keys = [key for key, keep in zip(old.fresh.keys, kept, strict=True) if keep] + keys
-    live = None
-    if old.index is not None and len(gone):
-        live = allow(np.setdiff1d(old.index.rows.row_ids, gone, assume_unique=True))
-    return Snapshot(view, view.version, old.index, _fresh(rows, keys), gone, live)
-
-
-def _fresh(rows: Rows, keys: list[str]) -> Fresh:
-    resident = Resident(rows.row_ids, rows.vectors)
-    return Fresh(resident, Rows(rows.row_ids, resident.vectors), keys)  # one copy of the vectors, not two
-
-
-def _empty(view: EmbeddingStore) -> Float16:
-    return np.empty((0, view.dim), np.float16)
-
-
-def _take(view: EmbeddingStore, row_ids: Int64) -> tuple[Int64, Float16, list[str]]:
-    """Those of the rows that exist: ids, vectors, keys."""
-    ids, vectors, keys = [np.empty(0, np.int64)], [_empty(view)], list[str]()
-    for start in range(0, len(row_ids), TAKE_ROWS):
-        part = row_ids[start : start + TAKE_ROWS]
-        found, rows = view.take(part, ["key"], vectors=True)
-        ids.append(part[found])
-        vectors.extend(vector_block(batch) for batch in rows.to_batches())
-        keys.extend(rows.column("key").to_pylist())
-    return np.concatenate(ids), np.concatenate(vectors), keys
-
-
-def _same(rows: Rows, row_ids: Int64, vectors: Float16) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    positions = rows.positions(row_ids)
-    same = positions >= 0
-    same[same] = (rows.vectors[positions[same]] == vectors[same]).all(1)
-    return same
-
-
-def _stream(view: EmbeddingStore, allowed: Int64 | None) -> Iterator[Block]:
-    for batch in view.scan([], vectors=True):
-        row_ids, vectors = row_ids_of(batch), vector_block(batch)
-        if allowed is not None:
-            keep = np.isin(row_ids, allowed)
-            row_ids, vectors = row_ids[keep], vectors[keep]
-        yield row_ids, vectors
+        same = np.concatenate([np.empty(0, np.int64), *unchanged])
+        gone = np.union1d(np.setdiff1d(old.gone, touched), np.setdiff1d(inside, same))
+        if len(gone):
+            live = old.index.allow(old.index.row_set - RowSet.of([gone]))
+    return Snapshot(view, old.memory_bytes, old.index, fresh, gone, live)
 
 
 def row_ids_of(batch: pa.RecordBatch) -> Int64:
@@ -192,6 +181,7 @@ def row_ids_of(batch: pa.RecordBatch) -> Int64:
 
 
 def _check(index: VectorIndex, view: EmbeddingStore) -> None:
+    """Raises IndexFileError where the index was built for another table, encoder or history."""
     manifest = index.manifest
     if manifest.fingerprint != view.spec.fingerprint or manifest.table != view.name:
         raise IndexFileError(
@@ -203,3 +193,38 @@ def _check(index: VectorIndex, view: EmbeddingStore) -> None:
             f"the index beside table {view.name} is of version {manifest.version}, which this table no longer has "
             f"(tag {manifest.tag}). Build it anew with `indexer build-ann`, or search with --exact."
         )
+
+
+def _search_rows(rows: KeyedRows, queries: Float64, k: int, allowed: RowSet | None) -> Found:
+    if allowed is None and isinstance(rows, HeldRows):
+        return rows.resident.search(queries, k)
+    return scan(rows, queries, k, None if allowed is None else Allowed(allowed, len(rows)))
+
+
+def _taken(view: EmbeddingStore, row_ids: Int64) -> Iterator[KeyedBlock]:
+    """Those of the rows that exist: ids, vectors, keys."""
+    for start in range(0, len(row_ids), TAKE_ROWS):
+        part = row_ids[start : start + TAKE_ROWS]
+        found, rows = view.take(part, ["key"], vectors=True)
+        blocks = [np.empty((0, view.dim), np.float16), *(vector_block(batch) for batch in rows.to_batches())]
+        yield part[found], np.concatenate(blocks), rows.column("key").combine_chunks()
+
+
+def _changed(index: VectorIndex | None, row_ids: Int64, vectors: Float16) -> Bool:
+    """Which rows have another vector than the index's, or none there."""
+    if index is None:
+        return np.ones(len(row_ids), bool)
+    positions = index.rows.positions(row_ids)
+    changed = positions < 0
+    inside = ~changed
+    changed[inside] = (index.rows.vectors[positions[inside]] != vectors[inside]).any(1)
+    return changed
+
+
+def _stream(view: EmbeddingStore, allowed: RowSet | None) -> Iterator[Block]:
+    for batch in view.scan([], vectors=True):
+        row_ids, vectors = row_ids_of(batch), vector_block(batch)
+        if allowed is not None:
+            keep = allowed.has(row_ids)
+            row_ids, vectors = row_ids[keep], vectors[keep]
+        yield row_ids, vectors

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.errors import ProbeError
-from indexer.options import jsonable
+from indexer.jsonable import jsonable
 from probes.cohort.load import Source
 from probes.cohort.scaling import Scaler, scale
 from probes.evaluation.bootstrap import Interval

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import StoreError, sentence
-from indexer.options import jsonable
+from indexer.jsonable import jsonable
 from indexer.store.table import EmbeddingStore
 from probes.cohort.load import Source
 from probes.progress import Progress

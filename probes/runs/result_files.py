@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.errors import ProbeError
-from indexer.options import jsonable
+from indexer.jsonable import jsonable
 from probes.runs.result import FORMATS, ProbeResult
 
 if TYPE_CHECKING:

@@ -209,7 +209,7 @@ def _manifest(folder: Path) -> Attack:
 
 
 def _index_directory(folder: Path) -> Path:
-    from indexer.ann.choose import Goal
+    from indexer.ann.goal import Goal
     from indexer.search.index_build import build_index
     from tests.tables import make_table, unit_rows
 

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from indexer.ann.choose import Goal, choose, predicted_seconds
-from indexer.ann.index import Searchable
-from indexer.ann.kinds import CANDIDATES, KINDS, add_rows, empty_index, float_blocks, nearest, train_centroids
+from indexer.ann.choose import choose, predicted_seconds
+from indexer.ann.engines import CANDIDATES, ENGINES, Trained, float_blocks, lists_needed, train_centroids
+from indexer.ann.goal import Goal
 from indexer.ann.sampling import draw
-from indexer.ann.tune import lists_needed, truth_of
+from indexer.ann.tune import neighbours_of, truth_of
 from indexer.ann.vectors import Rows
 from indexer.search.index_build import build_index
-from indexer.search.searcher import Searcher, SearchOptions
-from tests.tables import keys_of, make_table, nearest_keys, unit_rows
+from indexer.search.options import SearchOptions
+from indexer.search.searcher import Searcher
+from tests.tables import keys_of, make_table, nearest_keys, unit, unit_rows
 
 
 def rows_of(vectors: np.ndarray) -> Rows:
@@ -38,15 +39,15 @@ def test_held_out_queries_are_in_neither_the_sample_nor_the_training_points(n: i
 def test_the_lists_said_to_be_needed_are_just_those_that_find_each_neighbour() -> None:
     rows = rows_of(unit_rows(800, 16, clusters=40))
     floats = rows.vectors.astype(np.float32)
-    kind = KINDS["ivf-fp16"]
-    index = empty_index(kind, 16, train_centroids(floats, 25), floats)
-    add_rows(index, float_blocks(rows, 300))
-    truth = truth_of(rows, unit_rows(12, 16, seed=5).astype(np.float32), np.full(12, -1, np.int64))
-    needed = lists_needed(Searchable(index, kind, rows), truth)
+    engine = ENGINES["ivf-fp16"]
+    index = engine.build(16, Trained(train_centroids(floats, 25), floats))
+    engine.add(index, float_blocks(rows, 300))
+    truth = truth_of(rows, unit(unit_rows(12, 16, seed=5)), np.full(12, -1, np.int64))
+    needed = lists_needed(index, neighbours_of(rows, truth))
     for q in range(12):
         for neighbour, lists in zip(truth.ids[q], needed[q], strict=True):
             for nprobe in range(1, 26):
-                found = nearest(index, kind, truth.queries[q : q + 1], 800, nprobe)[1]
+                found = engine.candidates(index, truth.queries[q : q + 1], 800, nprobe)[1]
                 assert (neighbour in found) == (nprobe >= lists)
 
 
@@ -75,7 +76,7 @@ def test_settings_chosen_on_held_out_rows_hold_for_queries_that_are_no_rows(tmp_
 
 def test_the_candidates_measured_are_all_told_with_a_reason() -> None:
     choice = choose(rows_of(unit_rows(4_000, 32)), Goal(latency_ms=1e-6))
-    assert {c.kind for c in choice.candidates} == set(KINDS)
+    assert {c.kind for c in choice.candidates} == set(ENGINES)
     assert all(c.reason for c in choice.candidates)
     assert sum(c.chosen for c in choice.candidates) == 1
     assert "NO candidate met the goal" in choice.chosen.reason

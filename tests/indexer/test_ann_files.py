@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from indexer.ann import files
-from indexer.ann.choose import Goal
+from indexer.ann.engines import ENGINES
+from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreLocked
@@ -117,7 +118,7 @@ def test_a_build_that_fails_leaves_the_former_index_and_no_litter(store: Embeddi
     def full_disk(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(maintain, "write_index", full_disk)
+    monkeypatch.setattr(type(ENGINES["ivf-fp16"]), "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
         build_index(store, Goal(kind="ivf-fp16"))
     assert sorted(p.name for p in store.index_directory.iterdir()) == before
@@ -156,10 +157,10 @@ def test_a_reader_overtaken_by_a_builder_takes_the_new_index(store: EmbeddingSto
     """The builder replaces everything between the reader's manifest and its files."""
     real, rebuilt = files.verify, []
 
-    def overtaken(directory: Path, manifest: object) -> None:
+    def overtaken(directory: Path, manifest: object, *, whole: bool) -> None:
         if not rebuilt:
             rebuilt.append(build_index(store, Goal(kind="ivf-sq8")))
-        real(directory, manifest)
+        real(directory, manifest, whole=whole)
 
     monkeypatch.setattr("indexer.ann.index.verify", overtaken)
     index = load(store.index_directory)
@@ -175,12 +176,12 @@ def test_a_searcher_overtaken_by_new_rows_and_their_index_answers_from_these(
     name = "load" if moment.startswith("before") else "first_snapshot"
     real, done = getattr(searcher_module, name), []
 
-    def overtaken(*arguments: object) -> object:
+    def overtaken(*arguments: object, **named: object) -> object:
         if not done:
             done.append(True)
             add_shard(store, "second", ["new"], unit_rows(1, 16, seed=3))
             build_index(store, Goal(kind="ivf-sq8"))
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(searcher_module, name, overtaken)
     searcher = Searcher(EmbeddingStore.open(store.uri))
@@ -222,4 +223,4 @@ def test_versions_under_the_index_survive_clean_up(store: EmbeddingStore) -> Non
     dataset.cleanup_old_versions(older_than=datetime.timedelta(0), error_if_tagged_old_versions=False)
     query = unit_rows(1, 16, seed=3).astype(np.float32)
     assert Searcher(store).by_vector(query)[0][0].key == "new"
-    assert refresh_index(store, Goal()).inserted == 1
+    assert refresh_index(store).inserted == 1

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from indexer.ann.choose import Goal
+from indexer.ann.engines import CANDIDATES, EXACT
+from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import load
-from indexer.ann.kinds import CANDIDATES, EXACT
 from indexer.search.index_build import build_index, refresh_index
-from indexer.search.searcher import Searcher, SearchOptions
+from indexer.search.options import SearchOptions
+from indexer.search.searcher import Searcher
 from indexer.store.labels import add_columns
 from indexer.store.table import EmbeddingStore
-from tests.tables import add_shard, all_row_ids, keys_of, make_table, nearest_keys, unit_rows
+from tests.tables import add_shard, all_row_ids, cosines, keys_of, make_table, nearest_keys, unit_rows
 
 KINDS = [EXACT.name, *(kind.name for kind in CANDIDATES)]
 VECTORS = unit_rows(600, 16)
@@ -54,7 +55,7 @@ def test_after_inserts_updates_and_deletes_a_refresh_equals_a_rebuild(tmp_path: 
     delete(store, "key IN ('k3', 'k44', 'k501')")
     moved = unit_rows(2, 16, seed=8)
     update(store, ["k7", "k510"], moved)
-    report = refresh_index(store, Goal())
+    report = refresh_index(store)
     assert (report.action, report.inserted, report.updated, report.deleted) == ("refreshed", 99, 1, 2)
 
     index = load(store.index_directory)
@@ -79,7 +80,7 @@ def test_refreshing_an_unchanged_table_writes_nothing(tmp_path: Path) -> None:
     store = make_table(tmp_path, VECTORS[:300])
     build_index(store, Goal(kind="ivf-fp16"))
     stamps = {p.name: p.stat().st_mtime_ns for p in store.index_directory.iterdir() if p.name != "build.lock"}
-    assert refresh_index(store, Goal()).action == "unchanged"
+    assert refresh_index(store).action == "unchanged"
     assert {p.name: p.stat().st_mtime_ns for p in store.index_directory.iterdir() if p.name != "build.lock"} == stamps
 
 
@@ -87,7 +88,7 @@ def test_a_label_import_rebinds_the_same_files_to_the_new_version(tmp_path: Path
     store = make_table(tmp_path, VECTORS[:300])
     before = build_index(store, Goal(kind="ivf-fp16")).manifest
     add_columns(store, pa.table({"key": KEYS[:300], "grade": list(range(300))}))
-    report = refresh_index(store, Goal())
+    report = refresh_index(store)
     assert report.action == "rebound"
     assert report.manifest.version == store.version
     assert report.manifest.files == before.files
@@ -99,7 +100,7 @@ def test_a_refresh_after_most_rows_changed_is_a_rebuild(tmp_path: Path) -> None:
     store = make_table(tmp_path, VECTORS[:200])
     build_index(store, Goal(kind="ivf-fp16"))
     add_shard(store, "second", KEYS[200:400], VECTORS[200:400])
-    report = refresh_index(store, Goal(kind="ivf-fp16"))
+    report = refresh_index(store)
     assert report.action == "rebuilt"
     assert report.manifest.rows_at_build == 400
     assert "100%" in report.why
@@ -109,7 +110,7 @@ def test_entries_that_cannot_be_removed_are_counted_and_never_found(tmp_path: Pa
     store = make_table(tmp_path, VECTORS[:500])
     build_index(store, Goal(kind="ivf-rabitq", recall=1))
     delete(store, "key IN ('k3', 'k44')")
-    report = refresh_index(store, Goal())
+    report = refresh_index(store)
     assert report.manifest.stale == 2
     (hits,) = Searcher(store).by_vector(VECTORS[3:4].astype(np.float32), SearchOptions(k=498))
     assert len(hits) == 498
@@ -167,7 +168,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def refresh(self) -> None:
-        report = refresh_index(self.store, Goal(kind=self.kind, recall=1))
+        report = refresh_index(self.store, GoalChange(kind=self.kind, recall=1))
         assert report.manifest.rows == len(self.truth)
         self.built = True
 
@@ -178,9 +179,7 @@ class AnyHistory(RuleBasedStateMachine):
         queries = np.concatenate([unit_rows(2, 8, seed=7), [*self.truth.values()][-1:] or unit_rows(1, 8)])
         queries = queries.astype(np.float32)
         rows = np.stack(list(self.truth.values())) if self.truth else np.empty((0, 8), np.float16)
-        queries = queries.astype(np.float64)  # a search makes its queries unit; a float16 row is so to 2e-4 only
-        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        scores = -np.sort(-(queries @ rows.astype(np.float64).T), axis=1)
+        scores = -np.sort(-cosines(queries, rows), axis=1)
         # Fewer rows than EXACT_SCAN_ROWS under a filter, k = all: both are answered exactly by every kind.
         for options in (SearchOptions(k=5, where="key <> ''"), SearchOptions(k=len(self.truth) + 3)):
             for searcher in (self.warm, Searcher(self.store), Searcher(self.store, exact=True)):
@@ -188,7 +187,7 @@ class AnyHistory(RuleBasedStateMachine):
                     assert len(hits) == min(options.k, len(self.truth))
                     assert set(keys_of(hits)) <= set(self.truth)
                     assert len(set(keys_of(hits))) == len(hits)
-                    np.testing.assert_allclose([h.score for h in hits], scores[i, : len(hits)].clip(-1, 1), atol=2e-4)
+                    np.testing.assert_allclose([h.score for h in hits], scores[i, : len(hits)], atol=1e-11)
 
 
 TestAnyHistory = AnyHistory.TestCase

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from indexer.ann.choose import Goal
+from indexer.ann.goal import Goal
 from indexer.ann.manifest import read_manifest
 from indexer.health import HealthReport, health
 from indexer.search.index_build import build_index

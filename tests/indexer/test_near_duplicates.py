@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.duplicates import pairs as ann_pairs
-from indexer.duplicates.find import NearOptions, find_near_duplicates
+from indexer.duplicates.find import find_near_duplicates
+from indexer.duplicates.options import NearOptions
 from indexer.duplicates.pairs import close_pairs
 from indexer.errors import InputError
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
-from tests.tables import add_shard, make_table, unit_rows
+from tests.tables import add_shard, cosines, make_table, unit_rows
 
 
 def every_pair(vectors: np.ndarray, threshold: float) -> set[tuple[int, int]]:
-    products = vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    products = np.round(cosines(vectors, vectors), 12)
     a, b = np.nonzero(np.triu(products >= threshold, 1))
     return set(zip(a.tolist(), b.tolist(), strict=True))
 
@@ -46,10 +47,8 @@ def test_every_pair_over_the_threshold_is_found_and_no_other(n, dim, clusters, s
         found = close_pairs(vectors, threshold, max_pairs=10**6, scratch=heap)
     got = set(zip(found.a.tolist(), found.b.tolist(), strict=True))
     assert len(got) == len(found.a)
-    # A pair within rounding of the threshold may fall on either side.
-    assert every_pair(vectors, threshold + 1e-5) <= got <= every_pair(vectors, threshold - 1e-5)
-    exact = (vectors[found.a].astype(np.float64) * vectors[found.b].astype(np.float64)).sum(1)
-    np.testing.assert_allclose(found.scores, exact, atol=1e-5)
+    assert got == every_pair(vectors, threshold)
+    np.testing.assert_allclose(found.scores, cosines(vectors, vectors)[found.a, found.b], atol=1e-11)
 
 
 def test_vectors_of_low_rank_need_few_axes_and_few_full_scores() -> None:
@@ -116,10 +115,10 @@ def test_a_threshold_that_most_pairs_reach_stops_early(tmp_path: Path) -> None:
         find_near_duplicates(store, NearOptions(0.9, max_pairs=100))
 
 
-@pytest.mark.parametrize(("options", "words"), [(NearOptions(1.5), "cosine"), (NearOptions(group="nosuch"), "nosuch")])
-def test_what_makes_no_sense_is_refused(store: EmbeddingStore, options: NearOptions, words: str) -> None:
+@pytest.mark.parametrize(("options", "words"), [({"threshold": 1.5}, "cosine"), ({"group": "nosuch"}, "nosuch")])
+def test_what_makes_no_sense_is_refused(store: EmbeddingStore, options: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        find_near_duplicates(store, options)
+        find_near_duplicates(store, NearOptions(**options))
 
 
 def test_the_command_writes_the_pairs_and_prints_the_summary(store: EmbeddingStore, tmp_path: Path) -> None:

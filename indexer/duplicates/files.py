@@ -1,0 +1,45 @@
+"""The pairs as a file, written block by block: Parquet or CSV, as its name ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pv
+import pyarrow.parquet as pq
+
+from indexer.errors import InputError
+from indexer.output_file import require_writable, written_whole
+
+ENDINGS = (".parquet", ".pq", ".csv")
+
+
+def require_pairs_file(path: Path) -> None:
+    """Raise InputError where pairs cannot be written there: called before they are looked for."""
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(
+            f"--out {path}: pairs are written as Parquet or CSV. Give a name that ends in .parquet or .csv."
+        )
+    require_writable(path, "--out")
+
+
+@contextmanager
+def pairs_file(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends a block of pairs. The file appears when all is done. Raises InputError."""
+    with written_whole(path) as partial:
+        writer: pq.ParquetWriter | pv.CSVWriter | None = None
+
+        def write(block: pa.Table) -> None:
+            nonlocal writer
+            if writer is None:
+                kind = pv.CSVWriter if path.suffix.lower() == ".csv" else pq.ParquetWriter
+                writer = kind(str(partial), block.schema)
+            writer.write_table(block)
+
+        try:
+            yield write
+        finally:
+            if writer is not None:
+                writer.close()

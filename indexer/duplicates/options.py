@@ -1,0 +1,23 @@
+"""What counts as near, and across what. Light, so that a command line takes its defaults from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from indexer.errors import InputError
+
+
+@dataclass(frozen=True)
+class NearOptions:
+    """Raises InputError for a threshold that is no cosine above 0."""
+
+    threshold: float = 0.95  # cosine
+    where: str | None = None
+    group: str | None = None  # column whose rows belong together, e.g. the patient
+    split: str | None = None  # column that names training and test rows
+    max_pairs: int = 20_000_000  # held in memory: some 60 bytes each
+    memory_bytes: int = 4 << 30  # of vectors held; more is mapped from a temporary file
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold:g} is no cosine above 0 and up to 1.")

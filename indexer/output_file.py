@@ -1,0 +1,45 @@
+"""Files that a command was told to write: whole or not at all, and refused in one line where they cannot be."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from indexer.disk import fsync
+from indexer.errors import InputError, sentence
+
+
+def require_writable(path: Path, option: str = "") -> None:
+    """Raise InputError where no file of this name can be: called before the work, so that none is lost."""
+    named = f"{option} {path}".strip()
+    if path.is_dir():
+        raise InputError(f"{named} is a folder. Name a file in it.")
+    if not path.parent.is_dir():
+        raise InputError(f"{named}: there is no folder {path.parent} to write into. Make it, or name another.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{named}: the folder {path.parent} may not be written to. Name another.")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives the name to write to; what stood at `path` stays until all is written, and for good where that fails.
+
+    Raises InputError for an OSError while writing. A device or pipe is written to as it is.
+    """
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    partial = path if special else path.parent / f".{secrets.token_hex(6)}.partial"
+    try:
+        yield partial
+        if not special:
+            fsync(partial)
+            partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or sentence(error)}. Mend the cause, or name another file."
+        ) from error
+    finally:
+        if not special:
+            partial.unlink(missing_ok=True)

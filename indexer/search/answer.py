@@ -1,0 +1,190 @@
+"""From a query to its result, all of one snapshot. Command line, page and API say a Query and show a SearchResult."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexer.ann.exact import Found, best, nothing, padded
+from indexer.ann.rowset import RowSet
+from indexer.errors import InputError, RowNotFound
+from indexer.search.exclude import Excluded, key_rows, rows_by_content, rows_of_values, same_value_rows
+from indexer.search.options import DEFAULT, SearchOptions
+from indexer.search.pictures import pictures_of
+from indexer.search.queries import Query, QueryImage, image_vectors, unit
+from indexer.search.results import QueryHits, SearchResult
+from indexer.search.snapshot import Snapshot
+from indexer.store.table import EmbeddingStore, vector_block
+from indexer.types import Float64, Hit, Int64
+
+if TYPE_CHECKING:
+    from indexer.search.searcher import Searcher
+
+NO_ROWS = np.empty(0, np.int64)
+
+
+def answer(
+    searcher: Searcher, query: Query, options: SearchOptions = DEFAULT, *, pictures: bool = False
+) -> SearchResult:
+    """Hits, version, words and pictures, all of the table version that was searched.
+
+    Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
+    """
+    _check(query, options, searcher)
+    embedded = None if query.keys else _embedded(searcher, query)  # slow, so before a version is held
+    snapshot = searcher.snapshot
+    own = key_rows(snapshot.view, query.keys)
+    vectors = _stored(snapshot.view, own, query.keys) if embedded is None else embedded
+    excluded = _excluded(snapshot, query, options, own)
+    found = _find(snapshot, vectors, options, searcher.allowed(snapshot, options.where), excluded)
+    hits = _hits(snapshot, found, options)
+    answers = [QueryHits(name, own_hits) for name, own_hits in zip(query.labels, hits, strict=True)]
+    drawn = pictures_of(snapshot.view, query, own, answers) if pictures else None
+    return SearchResult(snapshot.view.name, snapshot.version, query.kind, snapshot.describe(), options, answers, drawn)
+
+
+def _check(query: Query, options: SearchOptions, searcher: Searcher) -> None:
+    if query.vectors is not None and (query.vectors.ndim != 2 or query.vectors.shape[1] != searcher.dim):
+        raise InputError(f"queries have shape {query.vectors.shape}, table {searcher.table} needs (q, {searcher.dim}).")
+    if options.exclude_same is not None and query.vectors is not None and query.own is None:
+        raise InputError(
+            "--exclude-same needs queries that are rows of the table (--key, or an image that was indexed). "
+            "For others say it with --where."
+        )
+    if options.exclude_same is not None and query.texts:
+        raise InputError("--exclude-same needs queries that are rows of the table; a text has no such column.")
+
+
+def _embedded(searcher: Searcher, query: Query) -> Float64:
+    """Unit vectors (q, dim) of queries that are not rows of the table."""
+    if query.vectors is not None:
+        return unit(query.vectors, query.labels)
+    if query.images:
+        return image_vectors(query.images, searcher.encoder)
+    return unit(searcher.encoder.embed_text(list(query.texts)), [repr(text) for text in query.texts])
+
+
+def _stored(view: EmbeddingStore, row_ids: Int64, keys: Sequence[str]) -> Float64:
+    _, rows = view.take(row_ids, [], vectors=True)
+    return unit(np.concatenate([vector_block(batch) for batch in rows.to_batches()]), keys)
+
+
+def _excluded(snapshot: Snapshot, query: Query, options: SearchOptions, own: Int64) -> list[Excluded]:
+    """The rows that each query must not find."""
+    column, view = options.exclude_same, snapshot.view
+    if query.keys:
+        rows: list[Int64] = [row_id[None] for row_id in own]
+        return [*rows] if column is None else same_value_rows(view, column, rows)
+    if column is None:
+        return [NO_ROWS] * len(query.labels)
+    if query.own is not None:
+        return rows_of_values(view, column, query.own)
+    return same_value_rows(view, column, _rows_of_images(view, query.images, column))
+
+
+def _rows_of_images(view: EmbeddingStore, images: Sequence[QueryImage], column: str) -> list[Int64]:
+    rows = rows_by_content(view, [image.content for image in images])
+    for image, own in zip(images, rows, strict=True):
+        if not len(own):
+            raise InputError(
+                f"--exclude-same: {image.name} is not in table {view.name}, so its "
+                f"{column} is unknown. Say what to leave out with --where."
+            )
+    return rows
+
+
+def _find(
+    snapshot: Snapshot, queries: Float64, options: SearchOptions, allowed: RowSet | None, excluded: Sequence[Excluded]
+) -> Found:
+    """The page (q, ≤ k) of each query's allowed rows that it does not exclude."""
+    page = nothing(len(queries), options.k if len(queries) and snapshot.count() > options.k else snapshot.count())
+    for which, left_out in _groups(excluded):
+        if isinstance(left_out, RowSet):
+            rest = (snapshot.everything() if allowed is None else allowed) - left_out
+            found = _page(partial(snapshot.search, queries[which], allowed=rest), snapshot, options)
+        else:
+            found = _page(_apart(snapshot, queries[which], allowed, left_out), snapshot, options)
+        found = padded(found, page[1].shape[1])
+        page[0][which], page[1][which] = found
+    if options.min_score is not None:
+        low = page[0] < options.min_score
+        page[0][low], page[1][low] = -np.inf, -1
+    return page
+
+
+def _groups(excluded: Sequence[Excluded]) -> list[tuple[Int64, Any]]:
+    """Queries to be searched together: those that exclude few rows, and those that exclude the same many rows."""
+    few = [i for i, rows in enumerate(excluded) if not isinstance(rows, RowSet)]
+    groups: list[tuple[Int64, Any]] = [(np.array(few, np.int64), [excluded[i] for i in few])] if few else []
+    sets: dict[int, list[int]] = {}
+    for i, rows in enumerate(excluded):
+        if isinstance(rows, RowSet):
+            sets.setdefault(id(rows), []).append(i)
+    return groups + [(np.array(which, np.int64), excluded[which[0]]) for which in sets.values()]
+
+
+def _apart(
+    snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]
+) -> Callable[[int], Found]:
+    """A search that leaves out each query's few own rows: fetching as many more finds what a filter before would."""
+    widest = max(map(len, excluded))
+
+    def search(k: int) -> Found:
+        scores, ids = snapshot.search(queries, k + widest, allowed)
+        for i, rows in enumerate(excluded):
+            ids[i, np.isin(ids[i], rows)] = -1
+        return best(scores, ids, k)
+
+    return search
+
+
+def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOptions) -> Found:
+    """Ranks offset … offset + k of a search, in an order that no page size of the same listing contradicts.
+
+    An approximate search for more hits may find near rows that one for fewer had missed, so that a row would move to
+    another page. Each page therefore goes on from the ranks before it, widened by doubling.
+    """
+    start, stop = options.offset, options.offset + options.k
+    if not start or not snapshot.approximate:
+        found = search(stop)
+        return found[0][:, start:stop], found[1][:, start:stop]
+    width = options.k
+    found = search(width)
+    while width < min(stop, snapshot.count()):
+        width = min(2 * width, snapshot.count())
+        found = _continued(found, search(width), width)
+    return best(found[0][:, start:stop], found[1][:, start:stop], options.k)
+
+
+def _continued(found: Found, wider: Found, width: int) -> Found:
+    """`found`, then those of `wider` that are not in it."""
+    out = nothing(len(found[1]), width)
+    for i in range(len(out[1])):
+        old = found[1][i] >= 0
+        new = (wider[1][i] >= 0) & ~np.isin(wider[1][i], found[1][i])
+        for column in (0, 1):
+            both = np.concatenate([found[column][i, old], wider[column][i, new]])[:width]
+            out[column][i, : len(both)] = both
+    return out
+
+
+def _hits(snapshot: Snapshot, found: Found, options: SearchOptions) -> list[list[Hit]]:
+    scores, ids = found
+    known = ids >= 0
+    flat = ids[known]
+    keys = snapshot.keys(flat)
+    rows: list[dict[str, Any]] = [{} for _ in flat]
+    if options.columns:
+        mask, table = snapshot.view.take(flat, options.columns)
+        if not mask.all():
+            raise RowNotFound(f"a row found in version {snapshot.version} cannot be read: the table was damaged.")
+        rows = table.drop_columns(["_rowid"]).to_pylist()
+    values = zip(scores[known].tolist(), flat.tolist(), keys, rows, strict=True)
+    out: list[list[Hit]] = []
+    for own in known.sum(1).tolist():
+        ranked = enumerate((next(values) for _ in range(own)), options.offset + 1)
+        out.append([Hit(rank, key, score, row_id, columns) for rank, (score, row_id, key, columns) in ranked])
+    return out

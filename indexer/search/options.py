@@ -1,0 +1,28 @@
+"""How to search. Light, so that a command line takes its defaults and limits from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from indexer.errors import InputError
+
+MOST = 1_000_000_000  # hits asked for or skipped
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The same for every kind of query. Raises InputError for a number outside its range."""
+
+    k: int = 10
+    where: str | None = None  # SQL over the table's columns, applied before the search
+    exclude_same: str | None = None  # column: rows with the query's own value (its patient) are not found
+    min_score: float | None = None  # cosine
+    offset: int = 0  # hits to skip, for paging
+    columns: tuple[str, ...] = ()  # of the table, to return with each hit
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.k <= MOST and 0 <= self.offset <= MOST):
+            raise InputError(f"k must be 1 to {MOST} and offset 0 to {MOST}, not {self.k} and {self.offset}.")
+
+
+DEFAULT = SearchOptions()

@@ -1,0 +1,62 @@
+"""Pictures of queries and hits, read back from the shards. One that cannot be read says so in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from indexer.errors import IndexerError
+from indexer.search.queries import Query, QueryImage
+from indexer.search.results import Drawn, Pictures, QueryHits
+from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.types import Int64, PixelSpec, Place
+
+SIDE = 224  # pixels of a picture's square
+
+
+def pictures_of(view: EmbeddingStore, query: Query, own: Int64, answers: Sequence[QueryHits]) -> Pictures:
+    """Read and decode the pictures of a result; `own` are the row ids of queries that are keys."""
+    # The table's own decoding, but the whole image: what the encoder's crop cuts away is seen too.
+    spec = replace(view.spec.pixels, size=SIDE, resize=SIDE, fit="pad")
+    row_ids = np.unique(np.array([hit.row_id for a in answers for hit in a.hits], np.int64))
+    stored = _stored(view, np.union1d(row_ids, own).astype(np.int64), spec)
+    queries = [Drawn(None, label) for label in query.labels]
+    if query.images:
+        queries = [_query_image(image, spec) for image in query.images]
+    elif query.keys:
+        queries = [stored[int(row_id)] for row_id in own]
+    return Pictures(queries, {int(row_id): stored[int(row_id)] for row_id in row_ids})
+
+
+def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec) -> dict[int, Drawn]:
+    urls = view.urls()
+    found, rows = view.take(row_ids, [*PLACE_COLUMNS, "content"])
+    out = {int(row_id): Drawn(None, "row is gone") for row_id in row_ids[~found]}
+    for row in rows.to_pylist():
+        place = place_of(row)
+        out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec)
+    return out
+
+
+def _place(url: str | None, place: Place, content: str, spec: PixelSpec) -> Drawn:
+    from indexer.archive.reader import read_place
+    from indexer.pixels import decode_part
+
+    if url is None:
+        return Drawn(None, f"shard {place.shard} is not in the ledger")
+    try:
+        return Drawn(decode_part(read_place(url, place, content), place.suffix, spec, place.part).pixels)
+    except IndexerError as error:
+        return Drawn(None, str(error))
+
+
+def _query_image(image: QueryImage, spec: PixelSpec) -> Drawn:
+    from indexer.pixels import decode
+
+    try:
+        (picture,) = decode(image.data, image.suffix, spec, frames="middle")
+        return Drawn(picture.pixels)
+    except IndexerError as error:
+        return Drawn(None, str(error))
