@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from indexer.options import LazyGroup, run
+from indexer.store.format import version_words
 
 COMMANDS = {
     "pack": "DICOM tree, image folder or DICOMweb → WebDataset shards.",
@@ -27,6 +28,7 @@ group = LazyGroup(
     package="indexer.commands",
     commands_help=COMMANDS,
     doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
+    version=version_words,
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )
 

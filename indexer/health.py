@@ -77,6 +77,8 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
     """Reads every row once, and searches with some of them. Raises StoreError where the table cannot be read."""
     store.refresh()
     view = store.at(store.version)
+    if view.unreadable_columns:
+        return _unreadable(view)
     scan = _scan(view)
     problems = _table_problems(view, scan)
     mean_cosine = _mean_cosine(view, scan.rows, seed)
@@ -115,6 +117,20 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         index=index,
         problems=problems,
     )
+
+
+def _unreadable(view: EmbeddingStore) -> HealthReport:
+    """Of a table whose rows cannot be read: nothing is counted but what the ledger says."""
+    problems = [
+        f"Lance has columns named {', '.join(view.unreadable_columns)} of its own, so no row can be read: run "
+        f"`indexer optimize {view.uri} --table {view.name}`, which renames the table's."
+    ]
+    shards, partial, failures = _side_counts(view, problems)
+    encoder = f"{view.spec.name} {view.spec.weights} ({view.spec.fingerprint})"
+    return HealthReport(
+        view.name, view.version, encoder, 0, view.fragments(), view.versions(), shards, partial, failures,
+        0, 0, 0, 0, None, None, problems,
+    )  # fmt: skip
 
 
 def _scan(view: EmbeddingStore) -> _Scan:

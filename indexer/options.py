@@ -49,8 +49,14 @@ class LazyGroup(click.Group):
     `commands_help` maps command name → one line of help; the command lives in `<package>/<name>.py` as `command`.
     """
 
-    def __init__(self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str) -> None:
-        super().__init__(name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})
+    def __init__(
+        self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str,
+        version: Callable[[], str],
+    ) -> None:  # fmt: skip
+        super().__init__(
+            name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]},
+            params=[_version_option(version)],
+        )  # fmt: skip
         self._package, self._commands_help = package, commands_help
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -77,6 +83,18 @@ class LazyGroup(click.Group):
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _version_option(words: Callable[[], str]) -> click.Option:
+    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's
+        if value and not ctx.resilient_parsing:
+            click.echo(words())
+            ctx.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show,
+        help="Print the version and the table format, and exit.",
+    )  # fmt: skip
 
 
 def run(command: click.Command) -> None:

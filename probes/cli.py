@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from indexer.options import LazyGroup, run
+from indexer.store.format import version_words
 
 COMMANDS = {
     "linear": "Logistic regression on the vectors, C chosen by inner validation.",
@@ -23,6 +24,7 @@ group = LazyGroup(
     package="probes.commands",
     commands_help=COMMANDS,
     doc="Probes on stored embeddings: patient-grouped splits, intervals, audits. No image is embedded again.",
+    version=version_words,
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage. "
     "Not for clinical use.",
 )

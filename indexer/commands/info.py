@@ -35,6 +35,8 @@ def command(db: str, table: str | None, as_json: bool) -> None:
                 "shards_partial": pc.sum(pc.equal(ledger.column("status"), "partial")).as_py() or 0,
                 "failures": store.failures().num_rows,
                 "version": store.version,
+                "format": store.format,
+                "identity": store.state.identity or "none yet: a table of format 1",
                 "encoder": spec.name,
                 "weights": spec.weights + (" (random: the vectors mean nothing)" if spec.random else ""),
                 "fingerprint": spec.fingerprint,

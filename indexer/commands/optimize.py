@@ -20,6 +20,7 @@ class OptimizeReport:
     versions_before: int
     versions: int
     index: str
+    renamed: dict[str, str]  # columns by names that Lance has for its own: old name → new
 
 
 @click.command("optimize", short_help="Compact the table and clean up old versions.")
@@ -29,7 +30,7 @@ class OptimizeReport:
 def command(*, database: str, table: str | None, as_json: bool) -> None:
     """Merge small fragments and drop versions older than a day that no index is bound to.
 
-    Rows keep their ids, so an index stays valid.
+    Rows keep their ids, so an index stays valid. A table of an older format is brought to today's.
     """
     from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter
@@ -37,11 +38,12 @@ def command(*, database: str, table: str | None, as_json: bool) -> None:
     store = EmbeddingStore.open(database, table)
     before = store.fragments(), store.versions()
     with StoreWriter(store) as writer:
+        renamed = writer.renamed
         writer.optimize()
     store.refresh()
     bound = [tag for tag in store.tags() if tag.startswith("faiss-")]
     report = OptimizeReport(
         store.name, store.count(), before[0], store.fragments(), before[1], store.versions(),
-        f"bound to version {store.tags()[bound[0]]}" if bound else "none",
+        f"bound to version {store.tags()[bound[0]]}" if bound else "none", renamed,
     )  # fmt: skip
     emit(report, as_json=as_json)

@@ -116,6 +116,7 @@ def first_snapshot(
     `delta` is what changed since the index, for a caller that has read it.
     """
     none = np.empty(0, np.int64)
+    view.require_readable()
     if index is not None:
         delta = changes_since(index, view) if delta is None else delta
         no_rows = gathered([], view.dim, memory_bytes)

@@ -58,6 +58,11 @@ def package_version() -> str:
         return "unknown"
 
 
+def version_words() -> str:
+    """For `--version`."""
+    return f"{PACKAGE} {package_version()}, table format {FORMAT}"
+
+
 def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts | None:
     """What the schema metadata of a table says; None where it is not ours.
 

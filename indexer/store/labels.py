@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.lance_errors import writing
-from indexer.store.mend import mend
 from indexer.store.migrate import migrate
 from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore
@@ -28,8 +27,6 @@ def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int
     """
     names = _checked(labels, on)
     with store.lock():
-        if store.path is not None:
-            mend(store.path)
         migrate(store.uri, store.name)
         store.refresh()
         matched = _matched(store, labels, on, names)

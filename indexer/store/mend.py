@@ -19,6 +19,7 @@ import lance
 from indexer.disk import fsync
 from indexer.errors import StoreError
 from indexer.store.lance_errors import first_line, is_panic, stop_if_interrupted
+from indexer.store.schema import UNREADABLE
 
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, so that the newest sorts first
 IN_DOUBT = 16  # versions; we make fewer before they are synced
@@ -92,8 +93,9 @@ def damage(path: Path, version: int, whole: set[str] | None = None) -> str | Non
         dataset = lance.dataset(str(path), version=version)
         if dataset.version != version:  # a manifest of zeros reads as version 0
             return f"the manifest of version {version} is empty"
+        scannable = not any(name in UNREADABLE for name in dataset.schema.names)  # if not, its files may still be whole
         for fragment in dataset.get_fragments():
-            cause = _fragment_damage(path, fragment, whole)
+            cause = _fragment_damage(path, fragment, whole, scannable=scannable)
             if cause is not None:
                 return cause
     except (ValueError, OSError) as error:
@@ -108,7 +110,7 @@ def damage(path: Path, version: int, whole: set[str] | None = None) -> str | Non
     return None
 
 
-def _fragment_damage(path: Path, fragment: Any, whole: set[str]) -> str | None:
+def _fragment_damage(path: Path, fragment: Any, whole: set[str], *, scannable: bool) -> str | None:
     for file in fragment.data_files():
         if file.path not in whole:
             cause = _file_damage(path / "data" / file.path, file.file_size_bytes)
@@ -116,7 +118,7 @@ def _fragment_damage(path: Path, fragment: Any, whole: set[str]) -> str | None:
                 return cause
             whole.add(file.path)
     deletions = fragment.metadata.deletion_file
-    if deletions is not None and (name := deletions.path(fragment.fragment_id)) not in whole:
+    if scannable and deletions is not None and (name := deletions.path(fragment.fragment_id)) not in whole:
         fragment.to_table(columns=[], with_row_id=True)  # raises where the deletion file cannot be read
         whole.add(name)
     return None

@@ -19,7 +19,7 @@ import pyarrow as pa
 from indexer.disk import DiskSync
 from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of, new_facts, new_identity, package_version
 from indexer.store.lance_errors import writing
-from indexer.store.mend import exists
+from indexer.store.mend import exists, mend
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, UNREADABLE, default_of, side_schema
 
 SIDES = {"shards": LEDGER_SCHEMA, "failures": FAILURE_SCHEMA}  # `write_text` marks the text vectors, which it rewrites
@@ -119,8 +119,9 @@ def _sync(dataset: Any, before: int) -> None:
 
 
 def _open(path: str) -> Any:
-    """None where there is no such table."""
+    """Mended where a power failure broke its newest version; None where there is no such table."""
     if "://" not in path:
+        mend(Path(path))
         return lance.dataset(path) if exists(Path(path)) else None
     try:
         return lance.dataset(path)

@@ -223,9 +223,8 @@ class EmbeddingStore:
         """The version held now, for several reads that must agree while another thread refreshes."""
         return EmbeddingStore(self.uri, self.name, self._opened)
 
-    @property
-    def _readable(self) -> Opened:
-        """What is held. Raises StoreError where Lance cannot read it."""
+    def require_readable(self) -> Opened:
+        """What is held. Raises StoreError where Lance cannot read it for the names of its columns."""
         held = self._opened
         if held.unreadable:
             raise StoreError(
@@ -241,7 +240,7 @@ class EmbeddingStore:
         return {f.name: f.type for f in held.dataset.schema if f.name not in own}
 
     def count(self, where: str | None = None) -> int:
-        condition, held = expression(where, self.name), self._readable
+        condition, held = expression(where, self.name), self.require_readable()
         with reading(where, self.name):
             return int(held.dataset.count_rows(filter=condition))
 
@@ -256,7 +255,7 @@ class EmbeddingStore:
         self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
         """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError for a column."""
-        held = self._readable
+        held = self.require_readable()
         names = self._columns_with(held, columns, vectors=vectors)
         condition = expression(where, self.name)
         with reading(where, self.name):
@@ -292,7 +291,7 @@ class EmbeddingStore:
 
         Returns a mask (n,) of the ids found, and a table of `_rowid` and the columns with one row for each.
         """
-        held = self._readable
+        held = self.require_readable()
         names = self._columns_with(held, columns, vectors=vectors)
         ids = np.asarray(row_ids, np.int64)
         if not len(ids):
@@ -313,7 +312,7 @@ class EmbeddingStore:
 
         Raises StoreError where that version is gone, or another.
         """
-        held = self._readable
+        held = self.require_readable()
         self.at(since, commit=commit)  # Lance answers for a version that was cleaned up too, and wrongly
         if since == held.state.version:
             none = np.empty(0, np.int64)

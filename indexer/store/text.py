@@ -14,6 +14,7 @@ from indexer.store.format import facts_of
 from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
+from indexer.store.migrate import migrate
 from indexer.store.schema import completed, side_schema
 from indexer.store.table import EmbeddingStore, TextVectors, is_remote, join, quoted
 
@@ -39,6 +40,7 @@ def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
     )
     path = join(store.uri, f"{store.name}.text.lance")
     with store.lock():
+        migrate(store.uri, store.name)
         store.refresh()
         local = None if is_remote(path) else Path(path)
         if local is not None:

@@ -81,7 +81,7 @@ def test_ordinal_grades_get_a_quadratic_kappa(cohort, tmp_path):
 
 
 def test_masked_labels_count_in_no_metric_of_theirs(cohort, tmp_path):
-    options = ("--label", "a,b,c", "--multilabel", "--group", "patient", "--split", "part")
+    options = ("--label", "a,b,c", "--multilabel", "--group", "patient", "--split", "side")
     found, rows = written(tmp_path, "linear", cohort, *options)
     by_label = {}
     for name in "abc":
@@ -101,9 +101,9 @@ def test_masked_labels_count_in_no_metric_of_theirs(cohort, tmp_path):
 def test_a_label_without_positives_in_test_is_dropped_by_name(tmp_path):
     vectors, metadata = rows_of(120)
     for row in metadata:
-        row["b"] = 0 if row["part"] == "test" else row["b"]
+        row["b"] = 0 if row["side"] == "test" else row["b"]
     make_rows(tmp_path, vectors, metadata)
-    options = ("--label", "a,b,c", "--multilabel", "--group", "patient", "--split", "part")
+    options = ("--label", "a,b,c", "--multilabel", "--group", "patient", "--split", "side")
     found = probe("linear", str(tmp_path), *options)
     assert found["test"]["excluded"] == ["b"]
     assert "no test row of: b; metrics NaN" in found["warnings"]
@@ -182,9 +182,9 @@ def test_the_temperature_is_fitted_on_val_rows_alone(tmp_path):
     vectors, metadata = rows_of(100)
     make_rows(tmp_path / "one", vectors, metadata)
     for row in metadata:  # other truth in test: nothing that is chosen may change
-        row["ill"] = 1 - row["ill"] if row["part"] == "test" else row["ill"]
+        row["ill"] = 1 - row["ill"] if row["side"] == "test" else row["ill"]
     make_rows(tmp_path / "two", vectors, metadata)
-    one, two = (probe("linear", str(tmp_path / n), *ILL, "--split", "part") for n in ("one", "two"))
+    one, two = (probe("linear", str(tmp_path / n), *ILL, "--split", "side") for n in ("one", "two"))
     assert one["temperature"] == two["temperature"] != 1
     assert one["selection"] == two["selection"]
     assert one["operating"][0]["threshold"] == two["operating"][0]["threshold"]

@@ -151,11 +151,11 @@ def test_a_column_without_any_value_is_named_as_such(tmp_path):
 def test_a_class_that_train_or_test_lacks_is_named_and_in_no_mean(tmp_path):
     vectors, metadata = rows_of(60)
     for i, row in enumerate(metadata):
-        row["finding"] = "rare" if row["part"] == "val" and i % 2 else row["finding"]
-        if row["part"] == "test" and i % 5 == 2:
+        row["finding"] = "rare" if row["side"] == "val" and i % 2 else row["finding"]
+        if row["side"] == "test" and i % 5 == 2:
             row["finding"] = "unseen"
     make_rows(tmp_path, vectors, metadata)
-    rows = ("--label", "finding", "--group", "patient", "--split", "part")
+    rows = ("--label", "finding", "--group", "patient", "--split", "side")
     for kind in ("linear", "knn", "prototype", "svm"):
         found = probe(kind, str(tmp_path), *rows)
         assert found["split"]["absent"] == {"train": ["rare", "unseen"], "test": ["rare"]}, kind
@@ -173,10 +173,10 @@ def test_a_class_that_train_or_test_lacks_is_named_and_in_no_mean(tmp_path):
 
 def test_where_val_shows_one_class_folds_of_train_choose(tmp_path):
     vectors, metadata = rows_of(80)
-    keep = [i for i, row in enumerate(metadata) if row["part"] != "val" or row["ill"] == 0]
+    keep = [i for i, row in enumerate(metadata) if row["side"] != "val" or row["ill"] == 0]
     make_rows(tmp_path, vectors[keep], [metadata[i] for i in keep])
     for kind in ("linear", "knn"):
-        found = probe(kind, str(tmp_path), *ILL, "--split", "part")
+        found = probe(kind, str(tmp_path), *ILL, "--split", "side")
         assert found["split"]["parts"]["val"]["classes"]["1"] == 0
         by_folds, by_groups = "5 grouped folds of train", "train rows, each without its own group"
         assert found["selection"]["inner"] == (by_folds if kind == "linear" else by_groups)
@@ -184,7 +184,7 @@ def test_where_val_shows_one_class_folds_of_train_choose(tmp_path):
         assert found["operating"][0]["threshold"] is not None
         assert "val shows one class only: train rows choose in its place" in found["warnings"]
     without = make_rows(tmp_path / "no-val", *no_val(vectors, metadata))
-    found = probe("linear", without.uri, *ILL, "--split", "part")
+    found = probe("linear", without.uri, *ILL, "--split", "side")
     assert found["selection"]["inner"] == "5 grouped folds of train"
     assert found["warnings"] == ["numbers has random weights: the vectors mean nothing"]
 
@@ -192,20 +192,20 @@ def test_where_val_shows_one_class_folds_of_train_choose(tmp_path):
 def test_one_test_patient_gives_no_interval(tmp_path):
     vectors, metadata = rows_of(60)
     for row in metadata:
-        row["part"] = "test" if row["patient"] == "patient 004" else "train"
+        row["side"] = "test" if row["patient"] == "patient 004" else "train"
     metadata[13]["ill"] = 1 - metadata[12]["ill"]  # both classes in the one test patient
     make_rows(tmp_path, vectors, metadata)
-    found = probe("linear", str(tmp_path), *ILL, "--split", "part")
+    found = probe("linear", str(tmp_path), *ILL, "--split", "side")
     auc = found["test"]["metrics"]["auc_macro"]
     assert auc["value"] is not None
     assert (auc["low"], auc["high"], auc["reliable"]) == (None, None, False)
     assert any("an interval is unreliable" in text for text in found["warnings"])
-    text = call("probes", "linear", tmp_path, *ILL, "--split", "part", "--replicates", "20").out
+    text = call("probes", "linear", tmp_path, *ILL, "--split", "side", "--replicates", "20").out
     assert f"{auc['value']:.3f}  (no interval)" in text
 
 
 def no_val(vectors, metadata):
-    keep = [i for i, row in enumerate(metadata) if row["part"] != "val"]
+    keep = [i for i, row in enumerate(metadata) if row["side"] != "val"]
     return vectors[keep], [metadata[i] for i in keep]
 
 
@@ -263,10 +263,10 @@ def test_a_salt_is_another_split_and_a_seed_another_stratified_one(cohort):
 
 def test_a_split_column_that_leaks_a_patient_is_refused(tmp_path):
     vectors, metadata = rows_of(40)
-    metadata[0]["part"], metadata[1]["part"] = "train", "test"
+    metadata[0]["side"], metadata[1]["side"] = "train", "test"
     make_rows(tmp_path, vectors, metadata)
     assert "1 groups stand in both train and test (e.g. patient 000)" in refusal(
-        "linear", str(tmp_path), *ILL, "--split", "part"
+        "linear", str(tmp_path), *ILL, "--split", "side"
     )
 
 
@@ -274,7 +274,7 @@ def planted(folder: Path) -> tuple[str, int]:
     """A cohort whose test part holds copies of train images of other patients, with noise of 1e-4."""
     vectors, metadata = rows_of(80)
     exact = vectors.astype(np.float64)
-    part = np.array([row["part"] for row in metadata])
+    part = np.array([row["side"] for row in metadata])
     rng = np.random.default_rng(1)
     targets = rng.choice(np.flatnonzero(part == "test"), 20, replace=False)
     sources = rng.choice(np.flatnonzero(part == "train"), 20, replace=False)
@@ -286,14 +286,14 @@ def planted(folder: Path) -> tuple[str, int]:
 def test_planted_copies_are_all_found_and_every_metric_is_given_without_them(tmp_path):
     db, count = planted(tmp_path)
     for kind in ("linear", "knn"):
-        found = probe(kind, db, *ILL, "--split", "part")
+        found = probe(kind, db, *ILL, "--split", "side")
         levels = {level["cosine"]: level["rows"] for level in found["audit"]["levels"]}
         assert levels[0.999] >= count
         assert found["audit"]["flagged"] == levels[0.99]
         assert any(f"{levels[0.99]} of 48 test rows have a near-twin" in text for text in found["warnings"])
         assert found["without_duplicates"]["rows"] == 48 - levels[0.99]
         assert found["without_duplicates"]["metrics"].keys() == found["test"]["metrics"].keys()
-    wide = probe("linear", db, *ILL, "--split", "part", "--tau", ".9")
+    wide = probe("linear", db, *ILL, "--split", "side", "--tau", ".9")
     assert (wide["audit"]["tau"], wide["audit"]["levels"][-1]["cosine"]) == (0.9, 0.9)
     assert wide["audit"]["flagged"] >= count
 
@@ -309,13 +309,13 @@ def test_nested_folds_are_audited_too(tmp_path):
 def test_equal_bytes_never_stand_in_two_parts(tmp_path):
     vectors, metadata = rows_of(60)
     store = make_rows(tmp_path, vectors[:-6], metadata[:-6])
-    twins = [f"k{i}" for i, row in enumerate(metadata[:-6]) if row["part"] == "train"][:6]
+    twins = [f"k{i}" for i, row in enumerate(metadata[:-6]) if row["side"] == "train"][:6]
     import hashlib
 
     strangers = [dict(row, part="test", patient=f"twin {i}") for i, row in enumerate(metadata[-6:])]
     contents = [hashlib.sha256(key.encode()).hexdigest() for key in twins]
     add_shard(store, "second", [f"t{i}" for i in range(6)], vectors[-6:], strangers, contents=contents)
-    found = probe("linear", str(tmp_path), *ILL, "--split", "part")
+    found = probe("linear", str(tmp_path), *ILL, "--split", "side")
     assert found["flow"]["duplicates"] == 6
     assert any("6 fitted rows left out" in text for text in found["warnings"])
 

@@ -80,10 +80,10 @@ def test_text_classes_decide_the_order_and_one_without_images_is_named(db, tmp_p
 
 def test_a_class_that_train_lacks_keeps_its_metrics_as_nothing_is_fitted(tmp_path):
     vectors, metadata = rows_of(80)
-    keep = [i for i, row in enumerate(metadata) if row["part"] == "test" or row["finding"] != "mass"]
+    keep = [i for i, row in enumerate(metadata) if row["side"] == "test" or row["finding"] != "mass"]
     make_rows(tmp_path / "db", vectors[keep], [metadata[i] for i in keep])
     texts(str(tmp_path / "db"))
-    found, _, _ = scored(str(tmp_path / "db"), tmp_path / "out", "--split", "part")
+    found, _, _ = scored(str(tmp_path / "db"), tmp_path / "out", "--split", "side")
     assert found["test"]["excluded"] == []
 
 
