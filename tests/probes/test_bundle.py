@@ -80,16 +80,39 @@ def test_a_rerun_uses_the_old_version_and_says_what_changed_where_it_cannot(tmp_
     add_shard(store, "second", [f"new{i}" for i in range(30)], vectors[240:], metadata[240:])
     grown = call("probes", "rerun", tmp_path / "out", "--json")
     assert (grown.code, grown.json["reproduced"]) == (0, True)
-    shutil.rmtree(tmp_path / "db")
-    make_cohort(tmp_path / "db", patients=90, seed=0)
-    moved = json.loads((tmp_path / "out" / "result.json").read_text())
+    kept = (tmp_path / "out" / "result.json").read_text()
+    moved = json.loads(kept)
     moved["source"]["version"] = moved["request"]["version"] = 999
     (tmp_path / "out" / "result.json").write_text(json.dumps(moved))
     lost = call("probes", "rerun", tmp_path / "out", "--json")
     assert (lost.code, lost.json["reproduced"]) == (1, False)
-    assert any("version 999 of table" in text for text in lost.json["changed"])
+    assert any("version 999 of table t is gone" in text for text in lost.json["changed"])
     assert "the split: rows or their parts differ" in lost.json["changed"]
     assert lost.json["differences"]
+
+
+def test_a_rerun_on_a_table_made_anew_under_the_old_name_and_version_says_so(tmp_path):
+    """The version number is there again, with other vectors: only the table's identity tells."""
+    db = make_cohort(tmp_path / "db", patients=80)
+    fitted(tmp_path / "out", db, "linear")
+    version = EmbeddingStore.open(db).version
+    shutil.rmtree(tmp_path / "db")
+    make_cohort(tmp_path / "db", patients=80, seed=1)
+    assert EmbeddingStore.open(db).version == version
+    anew = call("probes", "rerun", tmp_path / "out", "--json")
+    assert (anew.code, anew.json["reproduced"]) == (1, False)
+    assert any("dropped and made anew" in text for text in anew.json["changed"])
+
+
+def test_a_rerun_of_a_result_that_names_no_identity_says_what_it_cannot_know(tmp_path):
+    db = make_cohort(tmp_path / "db", patients=80)
+    fitted(tmp_path / "out", db, "linear")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    del result["source"]["identity"], result["source"]["commit"]
+    (tmp_path / "out" / "result.json").write_text(json.dumps(result | {"format": 1}))
+    done = call("probes", "rerun", tmp_path / "out", "--json")
+    assert (done.code, done.json["reproduced"]) == (0, True)
+    assert any("by number only" in text for text in done.json["changed"])
 
 
 def test_a_rerun_notices_a_changed_number_and_a_changed_weight(db, tmp_path):
