@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 RECENT_SECONDS = 3600.0  # older files were flushed by the system long ago
@@ -45,7 +46,8 @@ class DiskSync:
                 fresh.append((folder, [path for path, is_folder, new in entries if new and not is_folder]))
         for folder, files in sorted(reversed(fresh), key=lambda item: _turn(root, item[0])):
             for file in files:
-                fsync(file)
+                with suppress(FileNotFoundError):  # another writer's temporary file, renamed since: that one syncs it
+                    fsync(file)
             fsync(folder)
         self._seen.add(known)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +16,8 @@ from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.keys import KeySet, key_hashes
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
-from tests.tables import spec_for
+from tests.commands import call
+from tests.tables import make_table, spec_for, unit_rows
 
 DIM = 8
 SPEC = EncoderSpec("fake", "random:0", "pooled", DIM, (0.0,) * 3, (1.0,) * 3, "fp32", PixelSpec(16, 16))
@@ -104,6 +108,104 @@ def test_row_ids_outlive_compaction_and_label_imports(store):
 def keys_and_ids(store):
     rows = store.vectors(columns=["key"])
     return rows.columns.column("key").to_pylist(), rows.row_ids.tolist()
+
+
+def test_threads_read_while_another_refreshes_and_each_sees_one_whole_version(tmp_path):
+    """One store, as a search service holds it: every read is of one version, and none fails."""
+    made = EmbeddingStore.create(str(tmp_path / "db"), "t", SPEC)
+    with StoreWriter(made) as writer:
+        writer.commit([result("s0", 0, 10)])
+    shared = EmbeddingStore.open(made.uri)
+    stop, errors = threading.Event(), []
+
+    def until_stopped(work):
+        try:
+            while not stop.is_set():
+                work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test is to show it
+            errors.append(error)
+
+    def read():
+        rows = shared.vectors(columns=["key"])
+        assert len(rows.row_ids) % 10 == 0
+        assert len(rows.row_ids) == shared.at(rows.version).count()
+        found, _ = shared.take(rows.row_ids[:3], ["key"])
+        assert found.all()
+
+    threads = [threading.Thread(target=until_stopped, args=(work,)) for work in (read, read, shared.refresh)]
+    threads += [threading.Thread(target=until_stopped, args=(lambda: shared.tag("now", shared.version),))]
+    for thread in threads:
+        thread.start()
+    for i in range(1, 16):
+        with StoreWriter(made) as writer:
+            writer.commit([result(f"s{i}", 10 * i, 10)])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    shared.refresh()
+    assert shared.count() == 160
+
+
+@pytest.mark.parametrize(
+    ("where", "python"),
+    [
+        ("\"Sex\" != 'M'", lambda row: row["Sex"] != "M"),
+        ('"Sex" = \'M\' AND "n" < 9', lambda row: row["Sex"] == "M" and row["n"] < 9),
+        ('"note" = \'say "no"\'', lambda row: row["note"] == 'say "no"'),
+        ("note = '\"Sex\"'", lambda row: row["note"] == '"Sex"'),
+        ('"order" IS NOT NULL', lambda row: row["order"] is not None),
+        ("`Sex` <> 'M' OR \"order\" = 3", lambda row: row["Sex"] != "M" or row["order"] == 3),
+    ],
+)
+def test_double_quotes_name_columns_and_single_quotes_texts(tmp_path, where, python):
+    metadata = [
+        {"n": i, "Sex": "MF"[i % 2], "order": i if i % 3 else None, "note": ('say "no"', '"Sex"', "-")[i % 3]}
+        for i in range(40)
+    ]
+    store = make_table(tmp_path, unit_rows(40, 8), metadata)
+    found = store.vectors(where, ["n"]).columns.column("n").to_pylist()
+    assert sorted(found) == [row["n"] for row in metadata if python(row)]
+
+
+@pytest.mark.parametrize("where", ["\"nocolumn\" != 'x'", 'n = "F"', '"" = 1', '"a`b" = 1', '"n = 1'])
+def test_a_double_quoted_name_that_is_no_column_is_refused(store, where):
+    with pytest.raises(BadFilter, match="--where"):
+        store.count(where)
+
+
+TAKEN = ["_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version", "_RowId"]
+TAKEN += ["key", "vector", "part", "part_z"]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_label_and_no_metadata_field_makes_a_column_of_a_taken_name(store, name):
+    labels = {"key": pa.array(["k1"]), name: pa.array([1])} if name != "key" else {"n": pa.array([1]), "key": ["k1"]}
+    with pytest.raises(InputError, match="name is taken"):
+        add_columns(store, pa.table(labels), on="n" if name == "key" else "key")
+    before = set(store.columns())
+    with StoreWriter(store) as writer:
+        told = writer.commit([result("c", 50, 5, **{name: 7})])
+    store.refresh()
+    assert set(store.columns()) == before
+    assert told.columns_skipped == {f"{name}: name is taken by the table": 5}
+    assert store.count() == 55
+
+
+@pytest.mark.parametrize("name", TAKEN[:5])
+def test_a_table_with_a_column_by_a_name_of_lances_is_reported_and_mended(store, name):
+    """As an older version let `labels` make: Lance can then scan no row of the table."""
+    dataset = lance.dataset(f"{store.uri}/t.lance")
+    dataset.delete("key = 'k3'")  # a deletion file is read only where Lance can scan
+    keys = [f"k{i}" for i in range(50) if i != 3]
+    dataset.merge(pa.table({"key": keys, name: list(range(49))}), left_on="key", right_on="key")
+    done = call("indexer", "search", store.uri, "--key", "k7")
+    assert (done.code, done.err.count("\n"), "indexer optimize" in done.err) == (1, 1, True)
+    report = call("indexer", "health", store.uri, "--json").json
+    assert [name in problem and "indexer optimize" in problem for problem in report["problems"]] == [True]
+    assert call("indexer", "optimize", store.uri, "--json").json["renamed"] == {name: f"own{name}"}
+    rows = EmbeddingStore.open(store.uri).vectors(columns=["key", f"own{name}"]).columns.to_pydict()
+    assert dict(zip(rows["key"], rows[f"own{name}"], strict=True)) == {key: i for i, key in enumerate(keys)}
 
 
 @pytest.mark.parametrize("where", ["nope = 1", "n = ", "n = '", "SELECT 1", "n = 1 UNION SELECT 2", "drop table t"])
