@@ -15,7 +15,7 @@ from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
 from indexer.pipeline.in_flight import Known, Planned, ReadShard, Stored
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.report import bottleneck, precision_warning, spread_warning, stage_times
+from indexer.pipeline.report import bottleneck, plural, precision_warning, spread_warning, stage_times
 from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.threads import Threads
@@ -148,6 +148,11 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
     times = stage_times(tally.busy, workers=engine.workers)
     failed = sum(totals.reasons.values())
     notes = [f"{url} holds no sample" for url in totals.empty]
+    if totals.labels_lost:
+        notes.append(
+            f"the labels of {totals.labels_lost} {plural('row', totals.labels_lost)} were lost: the changed shards no "
+            "longer hold these images under the same key and with the same bytes"
+        )
     if tally.kept:
         notes.append(f"{tally.kept} images of shards that a former run had begun were stored already")
     return RunReport(

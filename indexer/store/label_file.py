@@ -1,11 +1,15 @@
-"""A user's file of labels (CSV or Parquet) as an Arrow table: blanks are missing, and `007` stays a name."""
+"""A user's file of labels (CSV or Parquet) as an Arrow table: blanks are missing, and `007` stays a name.
+
+The table is mapped from a temporary file, so that a file of any size is read in little memory.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +20,7 @@ from indexer.column_types import MISSING, Kind, kind_of
 from indexer.errors import InputError
 
 TYPES: Mapping[Kind, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+BLOCK_BYTES = 4 << 20  # of CSV parsed at once
 
 
 def read_labels(file: Path, on: str) -> pa.Table:
@@ -37,7 +42,8 @@ def read_labels(file: Path, on: str) -> pa.Table:
 
 def _parquet(file: Path) -> pa.Table:
     try:
-        return pa.parquet.read_table(file)
+        with pa.parquet.ParquetFile(file) as source:
+            return _mapped(source.schema_arrow, source.iter_batches())
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
@@ -50,13 +56,50 @@ def _csv(file: Path, on: str) -> pa.Table:
         blanks = pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=list(MISSING)
         )
-        table = pa.csv.read_csv(file, convert_options=blanks)
+        blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES)
+        with pa.csv.open_csv(file, read_options=blocks, convert_options=blanks) as source:
+            names = source.schema.names
+            text = pa.schema([(f"{i}", pa.string()) for i in range(len(names))])  # a name may stand there twice
+            trimmed = _mapped(text, (_trimmed(batch, text) for batch in source))
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} is no CSV table in UTF-8: {str(error).splitlines()[0]}") from error
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-        text = pc.if_else(pc.is_in(text, pa.array(MISSING)), None, text)
-        kind = "text" if name == on else kind_of(pc.unique(text).drop_null().to_pylist())
-        columns[name] = pc.utf8_lower(text).cast(pa.bool_()) if kind == "bool" else text.cast(TYPES[kind])
-    return pa.table(list(columns.values()), names=list(columns)) if len(columns) == len(names) else table
+    kinds = ["text" if name == on else _kind(trimmed.column(i)) for i, name in enumerate(names)]
+    typed = pa.schema([(name, TYPES[kind]) for name, kind in zip(names, kinds, strict=True)])
+    return _mapped(typed, (_typed(batch, typed) for batch in trimmed.to_batches()))
+
+
+def _trimmed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pc.utf8_trim_whitespace(column.cast(pa.string())) for column in batch.columns]
+    missing = pa.array(MISSING)
+    return pa.record_batch([pc.if_else(pc.is_in(text, missing), None, text) for text in columns], schema=schema)
+
+
+def _kind(column: pa.ChunkedArray) -> Kind:
+    """The narrowest kind that all values have, found chunk by chunk."""
+    kinds = {kind_of(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
+    if len(kinds) < 2:
+        return next(iter(kinds), "int")
+    return "float" if kinds == {"int", "float"} else "text"
+
+
+def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [
+        pc.utf8_lower(text).cast(pa.bool_()) if pa.types.is_boolean(field.type) else text.cast(field.type)
+        for text, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _mapped(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """The batches as a table whose values lie in a temporary file that has no name any more."""
+    with tempfile.NamedTemporaryFile(prefix="labels-") as file:
+        _write(file, schema, iter(batches))
+        with pa.memory_map(file.name) as source:
+            return pa.ipc.open_file(source).read_all()
+
+
+def _write(file: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    with pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    file.flush()

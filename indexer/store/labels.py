@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError
@@ -15,34 +16,40 @@ from indexer.store.lance_errors import writing
 from indexer.store.migrate import migrate
 from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore
+from indexer.store.writing.label_index import SHOWN, LabelIndex, cast, few
+from indexer.types import Int64
 
-SHOWN = 3  # names of each side where nothing matches
+CHECKED_ROWS = 65_536  # at once
 
 
 def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int:
     """Join label columns to the rows by `on`; returns how many rows matched.
 
     A row that `labels` does not name keeps its values. Columns that are there are updated in one commit, new ones come
-    in a second: a crash between the two leaves the new ones to a second call. Raises InputError, StoreLocked.
+    in a second: a crash between the two leaves the new ones to a second call. Each fragment is given its own rows'
+    values, so that memory holds 16 bytes a line of `labels` and the values of one fragment.
+    Raises InputError, StoreLocked.
     """
     names = _checked(labels, on)
     with store.lock():
         migrate(store.uri, store.name)
         store.refresh()
-        matched = _matched(store, labels, on, names)
-        known = [name for name in names if name in store.columns()]
-        dataset = store._dataset
+        kinds = store.columns()
+        index = LabelIndex(labels, on, store.empty([on]).schema.field(on).type)
+        for batch in labels.to_batches(max_chunksize=CHECKED_ROWS):  # before anything is written
+            for name in names:
+                cast(batch.column(name), kinds.get(name, batch.column(name).type), name)
+        join = _Join(index, on, kinds)
+        known, new = [n for n in names if n in kinds], [n for n in names if n not in kinds]
+        matched = 0
         with writing(f"the columns {', '.join(names)} of table {store.name}"):
-            if known:
-                _update(dataset, matched.select(["key", *known]))
-                dataset.checkout_latest()
-            if len(known) < len(names):
-                new = matched.select(["key", *(name for name in names if name not in known)])
-                dataset.merge(new, left_on="key", right_on="key")
-            if store.path is not None:
-                DiskSync().sync(store.path)
+            for group, write in ((known, _update), (new, _merge)):
+                if group and (matched := write(store._dataset, join, group)) and store.path is not None:
+                    DiskSync().sync(store.path)
         store.refresh()
-    return int(matched.num_rows)
+        if not matched:
+            raise _nothing_matched(store, index, on)
+    return matched
 
 
 def _checked(labels: pa.Table, on: str) -> list[str]:
@@ -59,69 +66,75 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
     given = labels.column(on)
     if given.null_count:
         raise InputError(f"column {on!r} of the labels must name each row: {given.null_count} rows have none.")
-    counts = pc.value_counts(given) if labels.num_rows else []
-    repeated = [str(c["values"]) for c in counts if c["counts"].as_py() > 1]
-    if repeated:
-        raise InputError(f"column {on!r} of the labels must name each row once: {_few(repeated)} stands there twice.")
     return names
 
 
-def _matched(store: EmbeddingStore, labels: pa.Table, on: str, names: Sequence[str]) -> pa.Table:
-    """`key` and the label columns, in the table's own types, of each row that `labels` names."""
-    asked = list(dict.fromkeys(["key", on]))
-    parts = list(store.scan(asked))
-    rows = pa.Table.from_batches(parts) if parts else store.empty(asked)
-    given = _cast(labels.column(on), rows.column(on).type, on)
-    spot = pc.index_in(rows.column(on), given.combine_chunks())
-    if rows.num_rows == spot.null_count:
-        stored = rows.column(on).slice(0, SHOWN).to_pylist()
-        raise InputError(
-            f"no {on} of the labels is in table {store.name}: the labels have {_few(given.to_pylist())}, the table has "
-            f"{_few(stored) if stored else 'no row'}."
-        )
-    hit = pc.is_valid(spot)
-    merged = {"key": rows.column("key").filter(hit)}
-    for name in names:
-        column = labels.column(name).take(spot.filter(hit))
-        kind = store.columns().get(name)
-        merged[name] = column if kind is None else _cast(column, kind, name)
-    return pa.table(merged)
+@dataclass(frozen=True)
+class _Join:
+    """Labels by row, a fragment at a time."""
+
+    index: LabelIndex
+    on: str
+    kinds: Mapping[str, pa.DataType]  # of the columns that the table has
+
+    def values(self, fragment: Any, names: Sequence[str]) -> pa.Table:
+        """`key` and the label columns, in the table's own types, of the fragment's rows that the labels name."""
+        keys: list[pa.Array] = []
+        lines: list[Int64] = [np.empty(0, np.int64)]
+        for batch in fragment.to_batches(columns=list(dict.fromkeys(["key", self.on]))):
+            found = self.index.lines(batch.column(self.on))
+            keys.append(batch.column("key").filter(pa.array(found >= 0)))
+            lines.append(found[found >= 0])
+        taken = self.index.take(np.concatenate(lines), names)
+        columns = {
+            name: cast(taken.column(name), self.kinds.get(name, taken.column(name).type), name) for name in names
+        }
+        return pa.table({"key": pa.chunked_array(keys, pa.string()), **columns})
 
 
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
-    """Whole numbers pass as real ones; nothing else changes its kind unasked. Raises InputError."""
-    own = column.type
-    same = pa.types.is_string(kind) and (pa.types.is_large_string(own) or pa.types.is_string(own))
-    named = pa.types.is_string(kind) and pa.types.is_integer(own)  # a key written as a number in Parquet
-    widened = pa.types.is_floating(kind) and pa.types.is_integer(own)
-    text_of_numbers = pa.types.is_string(own) and name != "key" and not pa.types.is_string(kind)
-    try:
-        if own == kind or same or named or widened or text_of_numbers or own.id == kind.id:
-            return column.cast(kind)
-    except pa.ArrowInvalid:
-        pass
-    raise InputError(
-        f"column {name!r} holds {kind} in the table and {own} in the labels: the two cannot be one column. "
-        "Give the new one another name."
+def _nothing_matched(store: EmbeddingStore, index: LabelIndex, on: str) -> InputError:
+    shown = (batch.column(on).slice(0, SHOWN).to_pylist() for batch in store.scan([on]) if batch.num_rows)
+    stored: list[Any] = next(shown, [])
+    return InputError(
+        f"no {on} of the labels is in table {store.name}: the labels have {few(index.first())}, the table has "
+        f"{few(stored) if stored else 'no row'}."
     )
 
 
-def _few(values: Sequence[Any]) -> str:
-    return ", ".join(repr(v) for v in values[:SHOWN]) + (", …" if len(values) > SHOWN else "")
-
-
-def _update(dataset: Any, values: pa.Table) -> None:
-    """New values for the rows that `values` names by key, in columns that are there: one commit."""
-    fragments, fields, rows = [], set[int](), {}
+def _update(dataset: Any, join: _Join, names: Sequence[str]) -> int:
+    """New values in columns that are there, in one commit; how many rows got them."""
+    fragments, fields, rows, matched = [], set[int](), {}, 0
     for fragment in dataset.get_fragments():
-        metadata, changed, offsets = fragment.update_columns(values, "key", "key", with_offsets=True)
-        fragments.append(metadata)
-        fields.update(changed)
-        rows[fragment.fragment_id] = offsets
-    operation = lance.LanceOperation.Update(
-        updated_fragments=fragments,
-        fields_modified=sorted(fields),
-        update_mode="rewrite_columns",
-        updated_fragment_offsets=rows,
-    )
-    lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+        values = join.values(fragment, names)
+        if values.num_rows:
+            metadata, changed, offsets = fragment.update_columns(values, "key", "key", with_offsets=True)
+            fragments.append(metadata)
+            fields.update(changed)
+            rows[fragment.fragment_id] = offsets
+            matched += values.num_rows
+    if fragments:
+        operation = lance.LanceOperation.Update(
+            updated_fragments=fragments,
+            fields_modified=sorted(fields),
+            update_mode="rewrite_columns",
+            updated_fragment_offsets=rows,
+        )
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+    return matched
+
+
+def _merge(dataset: Any, join: _Join, names: Sequence[str]) -> int:
+    """New columns, in one commit; how many rows got values. A fragment without any gets no file: Lance reads nulls."""
+    fragments, schema, matched = [], None, 0
+    for fragment in dataset.get_fragments():
+        values = join.values(fragment, names)
+        if values.num_rows:
+            metadata, schema = fragment.merge(values, "key", "key")
+            fragments.append(metadata)
+            matched += values.num_rows
+        else:
+            fragments.append(fragment.metadata)
+    if schema is not None:
+        operation = lance.LanceOperation.Merge(fragments, schema)
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+    return matched
