@@ -38,6 +38,7 @@ class GreyScale:
     hounsfield: bool = True  # may a CT preset be applied
     modality: str = ""
     limits: tuple[float, float] | None = None  # real values of percentile ends, where known from a whole volume
+    flags: tuple[str, ...] = ()  # what of the file's words could not be used
 
 
 def render(stored: npt.NDArray[Any], scale: GreyScale, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
@@ -45,7 +46,7 @@ def render(stored: npt.NDArray[Any], scale: GreyScale, rules: tuple[WindowRule, 
     if stored.dtype.byteorder not in ("=", "|"):
         stored = stored.astype(stored.dtype.newbyteorder("="))
     levels = _levels(stored)
-    flags: list[str] = []
+    flags = list(scale.flags)
     channels = [_channel(levels, scale, rule, flags) for rule in rules]
     pixels = [levels.spread(channel) for channel in channels]
     picture = pixels[0] if len(pixels) == 1 else np.stack(pixels, axis=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,33 +9,43 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
-from indexer.pixels.dicom.elements import group
+from indexer.pixels.dicom.elements import group, number, numbers
 from indexer.pixels.grey import GreyScale
 from indexer.pixels.window import Window
 from indexer.types import Float64
 
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _HOUNSFIELD = ("CT", "")  # an unnamed modality is given the benefit of the doubt
 
 
 def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
-    """The scale of one frame: an enhanced object's per-frame and shared groups go before the top level."""
+    """The scale of one frame: an enhanced object's per-frame and shared groups go before the top level.
+
+    Optional elements that cannot be read count as missing, and as a flag.
+    """
     signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1
     bits = int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
+    order = ">" if str(dataset.file_meta.TransferSyntaxUID) == _BIG_ENDIAN else "<"
     pixel_value = group(dataset, index, "PixelValueTransformationSequence")
     voi = group(dataset, index, "FrameVOILUTSequence")
     rescaled = any(word in pixel_value for word in ("RescaleSlope", "ModalityLUTSequence"))
     whole = np.issubdtype(dtype, np.integer)
     modality = str(getattr(dataset, "Modality", ""))
+    full = _range(bits, signed) if whole else None
+    flags: list[str] = []
+    real = _modality(pixel_value, signed, order, flags)
+    negative = full is None or bool(real(np.array(full)).min() < 0)
     return GreyScale(
-        real=_modality(pixel_value, signed),
-        window=_voi(voi, signed),
-        full=_range(bits, signed) if whole else None,
+        real=real,
+        window=_voi(voi, negative, order, flags),
+        full=full,
         expects_window=True,
         plain=whole and bits <= 8 and not rescaled,
         invert=str(dataset.PhotometricInterpretation) == "MONOCHROME1",
-        padding=_padding(dataset),
+        padding=_padding(dataset, signed, flags) if whole else _float_padding(dataset, flags),
         hounsfield=modality in _HOUNSFIELD,
         modality=modality,
+        flags=tuple(flags),
     )
 
 
@@ -44,47 +53,59 @@ def _range(bits: int, signed: bool) -> tuple[float, float]:
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
 
 
-def _modality(source: Any, signed: bool) -> Callable[[Float64], Float64]:
+def _modality(source: Any, signed: bool, order: str, flags: list[str]) -> Callable[[Float64], Float64]:
     """Stored → real values, PS3.3 C.11.1: a table, or slope and intercept."""
     if getattr(source, "ModalityLUTSequence", None):
-        table, first, _ = _table(source.ModalityLUTSequence[0], signed)
+        table, first, _ = _table(source.ModalityLUTSequence[0], signed, order)
         return lambda values: _look_up(values, table, first)
-    slope, intercept = _number(source, "RescaleSlope", 1.0), _number(source, "RescaleIntercept", 0.0)
-    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
-        raise PixelError("corrupt image", f"DICOM: rescale slope {slope}, intercept {intercept}")
-    return lambda values: values * slope + intercept
+    slope, intercept = number(source, "RescaleSlope", flags), number(source, "RescaleIntercept", flags)
+    if slope == 0:
+        flags.append("RescaleSlope of 0")
+    factor, offset = slope or 1.0, intercept or 0.0
+    return lambda values: values * factor + offset
 
 
-def _voi(source: Any, signed: bool) -> Window | Callable[[Float64], Float64] | None:
-    """The first VOI LUT or window of the file, PS3.3 C.11.2; None where it gives none that can be used."""
+def _voi(source: Any, negative: bool, order: str, flags: list[str]) -> Window | Callable[[Float64], Float64] | None:
+    """The first VOI LUT or window of the file, PS3.3 C.11.2; None where it gives none that can be used.
+
+    `negative`: whether the values that go into the LUT can be below 0.
+    """
     if getattr(source, "VOILUTSequence", None):
-        table, first, bits = _table(source.VOILUTSequence[0], signed)
+        table, first, bits = _table(source.VOILUTSequence[0], negative, order)
         top = float(2**bits - 1)
         return lambda values: np.clip(_look_up(np.rint(values), table, first) / top, 0.0, 1.0)
-    if getattr(source, "WindowCenter", None) in (None, "") or getattr(source, "WindowWidth", None) in (None, ""):
-        return None
+    centre, width = number(source, "WindowCenter", flags), number(source, "WindowWidth", flags)
     function = str(getattr(source, "VOILUTFunction", None) or "LINEAR")
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+    if centre is None or width is None or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
-    window = Window(_number(source, "WindowCenter", math.nan), _number(source, "WindowWidth", math.nan), function)
+    window = Window(centre, width, function)
     return window if window.usable() else None
 
 
-def _table(item: Any, signed: bool) -> tuple[Float64, int, int]:
-    """(entries, first stored value mapped, bits of an entry) of a LUT item, PS3.3 C.11.1.1.1."""
+def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
+    """(entries, first value mapped, bits of an entry) of a LUT item, PS3.3 C.11.1.1.1 and C.11.2.1.1.
+
+    The first value is signed as the values that go into the table are, whatever VR it was written with; the entries
+    are unsigned; 8-bit ones may stand two in a word, the lower byte first.
+    """
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
-    entries = entries or 65536
-    if signed and first > 32767:  # read as unsigned where the VR is ambiguous
-        first -= 65536
+    entries, first = (entries & 0xFFFF) or 65536, _sixteen_bits(first, signed)
     data = item.LUTData
     if isinstance(data, (bytes, bytearray)):
-        wide = bits > 8 or len(data) >= 2 * entries
-        table = np.frombuffer(data, "<u2" if wide else "u1").astype(np.float64)
+        words = np.frombuffer(data, f"{order}u2") if len(data) % 2 == 0 else np.frombuffer(data, "u1").astype("u2")
     else:
-        table = np.atleast_1d(np.asarray(data)).astype(np.float64)
+        words = (np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF).astype(np.uint16)
+    packed = bits <= 8 and len(words) < entries
+    table = words.astype("<u2").view("u1").astype(np.float64) if packed else words.astype(np.float64)
     if len(table) < entries or not 8 <= bits <= 16:
         raise PixelError("corrupt image", f"DICOM: a LUT of {len(table)} entries, {entries} announced, {bits} bits")
     return table[:entries], first, bits
+
+
+def _sixteen_bits(value: float, signed: bool) -> int:
+    """A number of 16 bits that may have been read with the other sign."""
+    bits = int(value) & 0xFFFF
+    return bits - 65536 if signed and bits > 32767 else bits
 
 
 def _look_up(values: Float64, table: Float64, first: int) -> Float64:
@@ -93,33 +114,38 @@ def _look_up(values: Float64, table: Float64, first: int) -> Float64:
     return found
 
 
-def _number(source: Any, word: str, default: float) -> float:
-    value = getattr(source, word, None)
-    if value in (None, ""):
-        return default
-    return float(value if isinstance(value, (str, float, int)) else value[0])
-
-
-def _padding(dataset: Any) -> tuple[float, float] | None:
-    """PS3.3 C.7.5.1.1.2: one value, or a range with its other end."""
-    value = getattr(dataset, "PixelPaddingValue", None)
-    if value in (None, ""):
+def _padding(dataset: Any, signed: bool, flags: list[str]) -> tuple[float, float] | None:
+    """PS3.3 C.7.5.1.1.2: one stored value, or a range with its other end; signed as the pixels are."""
+    value = number(dataset, "PixelPaddingValue", flags)
+    if value is None:
         return None
-    limit = getattr(dataset, "PixelPaddingRangeLimit", None)
-    ends = float(value), float(value if limit in (None, "") else limit)
-    return min(ends), max(ends)
+    limit = number(dataset, "PixelPaddingRangeLimit", flags)
+    ends = [_sixteen_bits(end, signed) for end in (value, value if limit is None else limit)]
+    return float(min(ends)), float(max(ends))
 
 
-def pixel_aspect(dataset: Any, index: int) -> float:
-    """Height of a pixel over its width, from PixelAspectRatio or the spacing between rows and columns."""
+def _float_padding(dataset: Any, flags: list[str]) -> tuple[float, float] | None:
+    """As `_padding`, of pixels that are real numbers."""
+    for words in ("FloatPixelPadding", "DoubleFloatPixelPadding"):
+        value = number(dataset, f"{words}Value", flags)
+        if value is not None:
+            limit = number(dataset, f"{words}RangeLimit", flags)
+            ends = value, value if limit is None else limit
+            return min(ends), max(ends)
+    return None
+
+
+def pixel_aspect(dataset: Any, index: int) -> tuple[float, tuple[str, ...]]:
+    """Height of a pixel over its width, from PixelAspectRatio or the spacing between rows and columns; and flags."""
     measures = group(dataset, index, "PixelMeasuresSequence")
+    flags: list[str] = []
     for source, word in (
         (dataset, "PixelAspectRatio"),
         (measures, "PixelSpacing"),
         (dataset, "ImagerPixelSpacing"),
+        (dataset, "NominalScannedPixelSpacing"),
     ):
-        pair = getattr(source, word, None)
-        if pair is not None and not isinstance(pair, (str, float, int)) and len(pair) == 2:
-            vertical, horizontal = float(pair[0]), float(pair[1])
-            return vertical / horizontal if vertical > 0 and horizontal > 0 else 1.0
-    return 1.0
+        pair = numbers(source, word, 2, flags)
+        if pair is not None:
+            return (pair[0] / pair[1] if min(pair) > 0 else 1.0), tuple(flags)
+    return 1.0, tuple(flags)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import dicom_errors, named
+from indexer.pixels.dicom.colour import colour_model
 from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom.stored import RISKY, stored_frames
@@ -32,7 +33,7 @@ _NOT_IMAGES = {  # SOP classes whose pixels are no picture of the patient
 }
 _MAMMOGRAM_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 _FULL = parse_window("full")
 
 
@@ -45,6 +46,7 @@ class DicomReader:
         try:
             refuse(self._dataset)
             count = int(getattr(self._dataset, "NumberOfFrames", None) or 1)
+            self._dataset.PhotometricInterpretation = colour_model(self._dataset)
             burned_in = str(getattr(self._dataset, "BurnedInAnnotation", "")) == "YES"
         except dicom_errors() as error:
             raise named(error, "DICOM") from error
@@ -63,10 +65,10 @@ class DicomReader:
         for index, stored in stored_frames(self._data, self._dataset, positions):
             try:
                 pixels, flags = _picture(self._dataset, index, stored, self._rendering.rules)
-                aspect = pixel_aspect(self._dataset, index)
+                aspect, unread = pixel_aspect(self._dataset, index)
             except dicom_errors() as error:
                 raise named(error, "DICOM") from error
-            yield Raster(pixels, aspect, (*self._flags, *flags))
+            yield Raster(pixels, aspect, (*self._flags, *flags, *unread))
 
     def close(self) -> None:
         if self._isolated is not None:

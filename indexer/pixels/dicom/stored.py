@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import dicom_errors, named
+from indexer.pixels.dicom.colour import PARTIAL, from_partial_range
 from indexer.pixels.dicom.gdcm_12bit import gdcm_frames
 from indexer.pixels.dicom.jpeg_8bit import jpeg_frames
 
@@ -30,6 +32,7 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
     "1.2.840.10008.1.2.5": ("pydicom",),
 }
+RUN_LENGTH = "1.2.840.10008.1.2.5"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 # Decoders in C++ that damaged files have crashed, and a stream that may unpack to any size.
@@ -95,5 +98,26 @@ def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Itera
         return
     from pydicom.pixels import iter_pixels
 
-    frames = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
-    yield from zip(indices, map(np.asarray, frames), strict=False)  # too few are counted by our caller
+    partial = str(dataset.PhotometricInterpretation) == PARTIAL
+    shift = _bits_below(dataset)
+    if partial or shift:
+        dataset = copy.copy(dataset)
+    if partial:  # laid out as YBR_FULL_422
+        dataset.add_new("PhotometricInterpretation", "CS", "YBR_FULL_422")
+    if shift:  # pydicom cuts what lies above BitsStored
+        dataset.add_new("BitsStored", "US", dataset.HighBit + 1)
+    frames = map(np.asarray, iter_pixels(dataset, raw=partial, indices=indices, decoding_plugin=plugin))
+    for index, frame in zip(indices, frames, strict=False):  # too few are counted by our caller
+        yield index, from_partial_range(frame) if partial else frame >> shift if shift else frame
+
+
+def _bits_below(dataset: Any) -> int:
+    """How many bits of a stored value lie below the picture's: PS3.5 8.1.1, where HighBit is not BitsStored - 1.
+
+    Only where the values stand in cells as the header says; a codestream has its own precision.
+    """
+    if str(dataset.file_meta.TransferSyntaxUID) not in (*UNCOMPRESSED, RUN_LENGTH) or "PixelData" not in dataset:
+        return 0
+    allocated, stored = int(dataset.BitsAllocated), int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
+    high = int(getattr(dataset, "HighBit", stored - 1))
+    return high + 1 - stored if stored <= high < allocated else 0

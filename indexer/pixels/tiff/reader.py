@@ -1,32 +1,45 @@
-"""TIFF: tifffile for what it reads by itself (any depth, floats), Pillow's libtiff for the other compressions."""
+"""TIFF: which pages and planes are pictures, and who reads them.
+
+| what decides | from | read by |
+|---|---|---|
+| parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks, a slide's label and macro | tifffile |
+| planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes behind the first one's bytes | tifffile |
+| byte order, depth, sign, predictor, planes of samples | BitsPerSample, SampleFormat, Predictor, ... | tiff.values |
+| polarity, palette, colour model, alpha | PhotometricInterpretation, ColorMap, ExtraSamples | tiff.colour |
+| JPEG, CCITT, WebP in a page, subsampled YCbCr | 1 and 8 bits only | Pillow |
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named
-from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.jpeg import orient
-from indexer.pixels.limits import MAX_INFLATED, check_size
+from indexer.pixels.limits import check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
-from indexer.pixels.pillow import PillowReader, over_black
-from indexer.pixels.window import WindowRule
-from indexer.types import UInt8
+from indexer.pixels.pillow import PillowReader
+from indexer.pixels.tiff.colour import MASK, YCBCR, shown
+from indexer.pixels.tiff.values import BYTEWISE, page_values
 
-_NONE, _ADOBE_DEFLATE, _DEFLATE = 1, 8, 32946
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
-_SEPARATE = 2  # PlanarConfiguration
-_ORIENTATION = 274
-_STRAIGHT_ALPHA = 2
-_THUMBNAIL = 1  # NewSubfileType's lowest bit: a reduced copy of another page
+_ORIENTATION, _YCBCR_SUBSAMPLING = 274, 530
+_REDUCED, _TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType
+_OF_PICTURES = (2, 3, 4, 6, 7, 50001)  # compressions that Pillow's libtiff decodes: CCITT, JPEG, WebP
+MAX_PLANES = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One picture: a page, or one plane of a page."""
+
+    page: Any  # tifffile's
+    plane: int = 0
+    planes: int = 1
+    shift: int = 0  # bytes from the page's data to the plane's, where the planes follow each other in the file
 
 
 def open_tiff(data: bytes, rendering: Rendering) -> Reader:
@@ -35,7 +48,7 @@ def open_tiff(data: bytes, rendering: Rendering) -> Reader:
 
 
 class TiffReader:
-    """The pages of a TIFF, reduced copies left out. Raises PixelError."""
+    """The pictures of a TIFF. Raises PixelError."""
 
     def __init__(self, data: bytes, rendering: Rendering) -> None:
         from tifffile import TiffFile
@@ -43,84 +56,93 @@ class TiffReader:
         self._data, self._rendering = data, rendering
         try:
             self._file = TiffFile(BytesIO(data))
-            self._pages = _pages(self._file)
+            self._planes = [plane for page in _pages(self._file) for plane in _planes(page, self._file, len(data))]
         except DECODER_ERRORS as error:
             raise named(error, "TIFF") from error
-        self.parts = Numbered(len(self._pages), self._facts)
+        self.parts = Numbered(len(self._planes), self._facts)
         self._pillow: PillowReader | None = None
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         for position in positions:
-            page = self._pages[position]
+            plane = self._planes[position]
             try:
-                _check([page])
-                raster = _raster(page, self._rendering.rules) if _ours(page) else None
+                check_size(plane.page.imagelength, plane.page.imagewidth)
+                raster = self._ours(plane) if _is_ours(plane.page) else self._by_pillow(plane.page)
             except DECODER_ERRORS as error:
                 raise named(error, "TIFF") from error
-            yield raster or self._by_pillow(page)
+            yield raster
 
     def close(self) -> None:
         self._file.close()
 
     def _facts(self, position: int) -> Facts:
-        return {"page": self._pages[position].index} if len(self._pages) > 1 else {}
+        plane = self._planes[position]
+        facts: dict[str, int] = {"page": plane.page.index} if len(self._planes) > 1 else {}
+        return facts | ({"plane": plane.plane} if plane.planes > 1 else {})
+
+    def _ours(self, plane: _Plane) -> Raster:
+        page = plane.page
+        volume = page_values(page, self._data, plane.shift)
+        values = volume[plane.plane if plane.planes > 1 and not plane.shift and len(volume) > 1 else 0]
+        pixels, flags = shown(values, page, self._rendering.rules)
+        tag = page.tags.get(_ORIENTATION)
+        return Raster(orient(pixels, int(tag.value) if tag else 1), flags=flags)
 
     def _by_pillow(self, page: Any) -> Raster:
+        if int(page.compression) not in _OF_PICTURES and int(page.compression) not in BYTEWISE:
+            raise PixelError("unsupported TIFF", f"compression {int(page.compression)}")
+        if page.bitspersample not in (1, 8):
+            raise PixelError(
+                "unsupported TIFF", f"{page.bitspersample} bits a sample in compression {int(page.compression)}"
+            )
         if self._pillow is None:
             self._pillow = PillowReader(self._data, "tiff", self._rendering)
         (raster,) = self._pillow.rasters([page.index])
         return raster
 
 
+def _is_ours(page: Any) -> bool:
+    if int(page.compression) not in BYTEWISE:
+        return False
+    if int(page.photometric) != YCBCR:
+        return True
+    tag = page.tags.get(_YCBCR_SUBSAMPLING)  # (2, 2) where it is missing
+    return tag is not None and tuple(tag.value) == (1, 1)
+
+
 def _pages(file: Any) -> list[Any]:
-    return [page for page in file.pages if not int(getattr(page, "subfiletype", 0)) & _THUMBNAIL]
+    """The pages that hold pictures of their own; of a slide the one of full resolution."""
+    if file.is_svs or file.is_ndpi:
+        return [file.series[0].keyframe]
+    return [page for page in file.pages if not _is_copy(page)]
 
 
-def _check(pages: Sequence[Any]) -> None:
-    for page in pages:
-        check_size(page.imagelength, page.imagewidth)
-        if page.nbytes > MAX_INFLATED:
-            raise PixelError("too many pixels", f"{page.nbytes:,} bytes in one page")
+def _is_copy(page: Any) -> bool:
+    subfile = int(getattr(page, "subfiletype", 0))
+    return bool(subfile & (_REDUCED | _TRANSPARENCY_MASK)) or int(getattr(page, "photometric", 1)) == MASK
 
 
-def _ours(page: Any) -> bool:
-    """Is this page read by tifffile alone, without a codec that it looks for elsewhere."""
-    plain = page.compression in (_NONE, _ADOBE_DEFLATE, _DEFLATE)
-    return (
-        plain and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) and page.bitspersample in (8, 16, 32, 64)
-    )
+def _planes(page: Any, file: Any, nbytes: int) -> list[_Plane]:
+    depth = int(getattr(page, "imagedepth", 1))
+    if depth > 1:
+        if depth > MAX_PLANES:
+            raise PixelError("corrupt image", f"TIFF: {depth:,} planes in one page")
+        return [_Plane(page, plane, depth) for plane in range(depth)]
+    count = _following(page, file)
+    if count == 1:
+        return [_Plane(page)]
+    size = page.nbytes
+    end = page.dataoffsets[0] + count * size
+    if size <= 0 or end > nbytes:
+        raise PixelError("truncated", f"TIFF: {count} planes announced in {nbytes:,} bytes")
+    return [_Plane(page, plane, count, plane * size) for plane in range(count)]
 
 
-def _raster(page: Any, rules: tuple[WindowRule, ...]) -> Raster:
-    values: npt.NDArray[Any] = np.asarray(page.asarray(maxworkers=1))
-    if values.ndim == 3 and page.planarconfig == _SEPARATE:
-        values = np.moveaxis(values, 0, -1)
-    colours = 3 if page.photometric == _RGB else 1
-    channels = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or channels not in (colours, colours + 1):
-        raise PixelError("unsupported TIFF", f"a page of shape {values.shape}")
-    alpha = values[..., -1] if channels > colours else None
-    if values.ndim == 3:
-        values = values[..., :3] if colours == 3 else values[..., 0]
-    flags: tuple[str, ...] = ()
-    if values.dtype == np.uint8:
-        pixels = 255 - values if page.photometric == _WHITE_IS_ZERO else values
-    else:
-        pixels, flags = _deep(values, page, rules)
-    if alpha is not None and alpha.dtype == np.uint8 and _STRAIGHT_ALPHA in page.extrasamples:
-        pixels = over_black(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1), alpha)
-    tag = page.tags.get(_ORIENTATION)
-    return Raster(orient(pixels, int(tag.value) if tag else 1), flags=flags)
-
-
-def _deep(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
-    """More than 8 bits: windowed; a colour picture by its whole range unless asked otherwise, all channels alike."""
-    full = None
-    if np.issubdtype(values.dtype, np.integer) and values.dtype.itemsize <= 2:
-        full = (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
-    scale = GreyScale(full=full, invert=page.photometric == _WHITE_IS_ZERO)
-    if values.ndim == 2:
-        return render(values, scale, rules)
-    scale = replace(scale, plain=full is not None)
-    pixels, flags = render(values.reshape(values.shape[0], -1), scale, rules[:1])
-    return pixels.reshape(values.shape), ("16-bit colour reduced to 8 bits", *flags)
+def _following(page: Any, file: Any) -> int:
+    """How many planes lie one behind the other at the only page's data: ImageJ and tifffile write large stacks so."""
+    if not (file.is_imagej or file.is_shaped) or len(file.pages) != 1:
+        return 1
+    series = file.series[0]
+    if not series.is_truncated or not page.is_contiguous:
+        return 1
+    return max(1, int(series.size // page.size))

@@ -1,0 +1,230 @@
+"""TIFF: every way to write a picture shows it alike, against the numbers it was written from."""
+
+from __future__ import annotations
+
+import io
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from indexer.errors import PixelError
+from indexer.pixels import decode, decode_part, open_image
+from indexer.types import PixelSpec
+from tests.pictures import deep, encoded, scene
+from tests.tiffs import COMPRESSIONS, tiff_of
+
+SIDE = 48
+SPEC = PixelSpec(SIDE, SIDE, window="minmax")
+CASES = Path(__file__).parents[1] / "cases" / "pixels"
+GREY_TYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
+
+
+def seen(data: bytes, spec: PixelSpec = SPEC) -> np.ndarray:
+    (picture,) = decode(data, "tif", spec)
+    return picture.pixels
+
+
+def grey(kind: str) -> np.ndarray:
+    """(SIDE, SIDE, 1) over most of the type's range, every value another; of real numbers, odd fractions."""
+    ramp = np.random.default_rng(5).permutation(SIDE * SIDE).reshape(SIDE, SIDE, 1) / (SIDE * SIDE - 1)
+    dtype = np.dtype(kind)
+    if dtype.kind == "f":
+        return (ramp * 1900.7 - 300.3).astype(dtype)
+    info = np.iinfo(dtype)
+    return (info.min * 0.9 + ramp * (info.max * 0.9 - info.min * 0.9)).astype(dtype)
+
+
+def min_max(values: np.ndarray) -> np.ndarray:
+    """(h, w, 1) → (h, w, 3): a window from the least to the greatest value."""
+    real = values.astype(np.float64)
+    return np.repeat((real - real.min()) / (real.max() - real.min()) * 255, 3, axis=2)
+
+
+def written_out(values: np.ndarray) -> np.ndarray:
+    """What is shown of grey values: 8 unsigned bits as they are."""
+    return np.repeat(values.astype(np.float64), 3, axis=2) if values.dtype == np.uint8 else min_max(values)
+
+
+@pytest.mark.parametrize("kind", GREY_TYPES)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_grey_page_is_its_numbers_in_every_byte_order_predictor_polarity_and_layout(kind, compression):
+    values = grey(kind)
+    floats = values.dtype.kind == "f"
+    for order, predictor, white, tile in product("<>", (1, 3 if floats else 2), (False, True), (0, 32)):
+        data = tiff_of(values, 0 if white else 1, order=order, compression=compression, predictor=predictor, tile=tile)
+        truth = 255 - written_out(values) if white else written_out(values)
+        assert np.abs(seen(data) - truth).max() <= 0.5 + 1e-6, (order, predictor, white, tile)
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "packbits"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_colour_and_alpha_are_what_was_written_in_every_byte_order_and_plane(kind, compression):
+    rng = np.random.default_rng(3)
+    top = np.iinfo(kind).max
+    values = rng.integers(0, top, (SIDE, SIDE, 4), endpoint=True).astype(kind)
+    unit = values.astype(np.float64) / top
+    for order, planar, tile, alpha in product("<>", (1, 2), (0, 32), (None, 0, 1, 2)):
+        given = values if alpha is not None else values[..., :3]
+        tags = {338: (alpha,)} if alpha is not None else None
+        data = tiff_of(np.ascontiguousarray(given), 2, order=order, compression=compression, predictor=2, planar=planar,
+                       tile=tile, tags=tags)  # fmt: skip
+        truth = unit[..., :3] * (unit[..., 3:] if alpha == 2 else 1) * 255
+        assert np.abs(seen(data) - truth).max() <= 1 + 1e-6, (order, planar, tile, alpha)
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+@pytest.mark.parametrize("white", [False, True])
+def test_grey_with_alpha_stands_on_black(white, alpha):
+    values = np.random.default_rng(4).integers(0, 256, (SIDE, SIDE, 2)).astype(np.uint8)
+    shade = 255 - values[..., :1].astype(float) if white else values[..., :1].astype(float)
+    truth = np.repeat(shade * (values[..., 1:] / 255 if alpha == 2 else 1), 3, axis=2)
+    data = tiff_of(values, 0 if white else 1, compression="lzw", tags={338: (alpha,)})
+    assert np.abs(seen(data) - truth).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("compression", ["none", "lzw", "packbits"])
+def test_a_palette_is_looked_up_whether_its_values_have_8_or_16_bits(bits, compression):
+    indices = np.random.default_rng(6).integers(0, 2**bits, (SIDE, SIDE, 1)).astype(np.uint8)
+    colours = np.random.default_rng(7).integers(0, 256, (3, 2**bits))
+    colours[:, -1] = (250, 40, 3)
+    truth = np.moveaxis(colours[:, indices[..., 0]], 0, -1)
+    for order, factor in product("<>", (1, 256, 257)):
+        tags = {320: tuple(int(c) for c in (colours * factor).ravel())}
+        data = tiff_of(indices, 3, order=order, compression=compression, bits=bits, tags=tags)
+        assert np.array_equal(seen(data), truth), (order, factor)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 7, 10, 12, 14, 20, 24])
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate"])
+def test_samples_of_an_odd_number_of_bits_are_unpacked(bits, compression):
+    dtype = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32
+    values = np.random.default_rng(bits).integers(0, 2**bits, (SIDE, SIDE - 5, 1)).astype(dtype)
+    values[0, 0], values[0, 1] = 0, 2**bits - 1
+    spec = PixelSpec(SIDE, SIDE, window="full" if bits <= 16 else "minmax", fit="squash")
+    truth = np.repeat(np.rint(values / (2**bits - 1) * 255), 3, axis=2).astype(np.uint8)
+    plain = seen(encoded(truth, "PNG"), spec)
+    for order in "<>":
+        if bits == 24 and order == "<":
+            continue  # whole bytes follow the byte order: see the next test
+        for fill in (1, 2):
+            data = tiff_of(values, 1, order=order, compression=compression, bits=bits, fill_order=fill)
+            assert np.abs(seen(data, spec).astype(int) - plain).max() <= 1, (order, fill)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_24_bit_numbers_follow_the_files_byte_order(order):
+    values = np.random.default_rng(8).integers(0, 2**24, (SIDE, SIDE, 1)).astype(np.uint32)
+    raw = values.astype(">u4").view(np.uint8).reshape(SIDE, SIDE, 4)[..., 1:]
+    data = tiff_of(np.ascontiguousarray(raw if order == ">" else raw[..., ::-1]), 1, order=order, rows=SIDE)
+    wide = tiff_of(values, 1, order=order, rows=SIDE, bits=24)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        start, nbytes = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    with tifffile.TiffFile(io.BytesIO(wide)) as file:
+        at = file.pages[0].dataoffsets[0]
+    mixed = wide[:at] + data[start : start + nbytes] + wide[at + nbytes :]
+    assert np.abs(seen(mixed) - min_max(values)).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("compression", ["none", "lzw"])
+@pytest.mark.parametrize("planar", [1, 2])
+def test_cmyk_is_shown_as_light_on_white(compression, planar):
+    inks = np.random.default_rng(9).integers(0, 256, (SIDE, SIDE, 4)).astype(np.uint8)
+    truth = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
+    assert np.abs(seen(tiff_of(inks, 5, compression=compression, planar=planar)) - truth).max() <= 1
+
+
+def test_jpeg_and_fax_pages_are_as_pillow_shows_them():
+    image = Image.fromarray(scene(SIDE, SIDE))
+    for data in (encoded(image, "TIFF", compression="jpeg"), encoded(image.convert("1"), "TIFF", compression="group4"),
+                 encoded(image.convert("L"), "TIFF", compression="jpeg")):  # fmt: skip
+        truth = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert np.array_equal(seen(data), truth)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_reduced_copies_masks_and_old_style_thumbnails_are_no_parts_and_rows_can_be_read_back(compression):
+    file = io.BytesIO()
+    pages = [deep(40, 40, seed=n) for n in range(3)]
+    with tifffile.TiffWriter(file) as writer:
+        for page in pages:
+            writer.write(page, photometric="minisblack", metadata=None, compression=compression)
+            writer.write(
+                page[::4, ::4], photometric="minisblack", subfiletype=1, metadata=None, compression=compression
+            )
+            writer.write(page[::4, ::4], photometric="minisblack", metadata=None, extratags=[(255, 3, 1, 2, True)])
+            writer.write(page[::4, ::4] > 9, photometric="mask", subfiletype=4, metadata=None)
+    data = file.getvalue()
+    with open_image(data, "tif", SPEC) as image:
+        parts = list(image.parts())
+    assert [(part.name, part.facts) for part in parts] == [(str(n), {"page": 4 * n}) for n in range(3)]
+    for part, page in zip(parts, pages, strict=True):
+        truth = seen(tiff_of(page[..., None], 1))
+        assert np.array_equal(decode_part(data, "tif", SPEC, part.name).pixels, truth)
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"bigtiff": True}])
+def test_a_stack_of_one_directory_is_as_many_parts_as_one_of_many(options):
+    planes = np.stack([deep(40, 40, seed=n) for n in range(5)])
+    apart, together = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(apart, planes, photometric="minisblack")
+    if options.get("imagej"):
+        tifffile.imwrite(together, planes, imagej=True)
+    else:
+        with tifffile.TiffWriter(together, **options) as writer:
+            writer.write(planes, photometric="minisblack", contiguous=True, truncate=True)
+    for data in (apart.getvalue(), together.getvalue()):
+        found = list(decode(data, "tif", SPEC))
+        assert [picture.part.name for picture in found] == ["0", "1", "2", "3", "4"]
+        for picture, plane in zip(found, planes, strict=True):
+            assert np.array_equal(picture.pixels, seen(tiff_of(plane[..., None], 1)))
+
+
+def test_a_stack_that_was_cut_is_named_truncated():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(np.stack([deep(40, 40)] * 5), photometric="minisblack", truncate=True)
+    data = file.getvalue()
+    with pytest.raises(PixelError, match="truncated"):
+        list(decode(data[: len(data) - 2000], "tif", SPEC))
+
+
+def test_the_depth_of_a_page_is_its_parts():
+    volume = np.stack([deep(48, 48, seed=n) for n in range(16)])
+    file = io.BytesIO()
+    tifffile.imwrite(file, volume, photometric="minisblack", volumetric=True, tile=(16, 16, 16), metadata=None)
+    found = list(decode(file.getvalue(), "tif", SPEC))
+    assert [picture.part.facts["plane"] for picture in found] == list(range(16))
+    for picture, plane in zip(found, volume, strict=True):
+        assert np.array_equal(picture.pixels, seen(tiff_of(plane[..., None], 1)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff_of(grey("u1"), 8),  # CIELab of one sample is not, but the model is named first
+        tiff_of(grey("f4"), 1, predictor=2),
+        tiff_of(np.repeat(grey("u1"), 4, 2), 5, tags={332: (2,)}),
+        tiff_of(grey("u1"), 1, tags={259: (34887,)}),
+    ],
+    ids=["lab", "predictor of floats", "other inks", "lerc"],
+)
+def test_what_is_whole_and_not_supported_is_called_unsupported(data):
+    with pytest.raises(PixelError, match="unsupported TIFF"):
+        seen(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["be_f32", "be_i16", "pal8in16", "pred3", "reduced", "rgba16", "stack", "u32", "white16"]
+)
+def test_the_two_ways_of_each_case_show_one_picture(name):
+    ok, bad = (
+        [p.pixels for p in decode((CASES / f"{name}_{way}.tif").read_bytes(), "tif", PixelSpec(64, 64))]
+        for way in ("ok", "bad")
+    )
+    assert len(ok) == len(bad) > 0
+    assert np.array_equal(ok, bad)
