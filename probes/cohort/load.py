@@ -89,6 +89,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
     labelled, truth, positive = _truth(table, request, classes)
     kept = table.take(pa.array(labelled))
     groups, names, ungrouped = _groups(kept, request)
+    _check_spread(truth, groups, request)
     needs_norms = request.scaling == "raw"
     vectors = Vectors(
         cached_vectors(store, request.where, row_ids),
@@ -143,6 +144,7 @@ def source_of(store: EmbeddingStore) -> Source:
 
 def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64]:
     """The scalar columns the request names, and the row ids, in table order."""
+    _check_columns(request)
     wanted = [*request.labels, *request.subgroups]
     wanted += [] if request.group == "none" else [request.group]
     wanted += [] if request.split in OWN_SPLITS else [request.split]
@@ -161,6 +163,30 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
         )
     table = pa.Table.from_batches(batches)
     return table, table.column("_rowid").to_numpy().astype(np.int64)
+
+
+def _check_columns(request: ProbeRequest) -> None:
+    """Raise InputError where one column is to be label and group, or label and split: nothing could be learnt."""
+    for name in request.labels:
+        if name == request.group:
+            raise InputError(
+                f"{name} is both --label and --group: no {name} of the test split could ever have been fitted. "
+                "Name the column of the finding with --label."
+            )
+        if name == request.split:
+            raise InputError(f"{name} is both --label and --split. Name the column of the finding with --label.")
+
+
+def _check_spread(truth: Truth, groups: Int64, request: ProbeRequest) -> None:
+    """Raise ProbeError where each of several classes is of one group alone: none can be fitted and tested."""
+    if truth.codes is None or len(truth.classes) < 3 or request.group == "none":
+        return
+    pairs = np.unique(np.stack([truth.codes, groups]), axis=1)
+    if np.bincount(pairs[0]).max() == 1:
+        raise ProbeError(
+            f"each class of {request.labels[0]} is of one {request.group} alone: none can be fitted and tested. "
+            "Name the column of the finding with --label."
+        )
 
 
 def _truth(
