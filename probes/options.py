@@ -50,6 +50,7 @@ _SCORE = [
     click.option("--replicates", type=click.IntRange(1), help="Bootstrap replicates. Default: 2000."),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
+    click.option("--replace", is_flag=True, help="With --out: also where the result of another probe lies."),
 ]  # fmt: skip
 shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."

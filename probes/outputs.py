@@ -1,34 +1,43 @@
-"""A request from a command line → the result printed, and written where it was asked for."""
+"""A request from a command line → the result printed, and written where it was asked for, whole or not at all."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from indexer.disk import fsync, replace_file
 from indexer.errors import ProbeError
 from indexer.options import emit
 from probes.progress import Progress
+from probes.reporting.comparison import PAGE
 from probes.reporting.text import result_text
 from probes.request import ProbeRequest
+from probes.runs.bundle import SPEC, WEIGHTS
+from probes.runs.compare import Comparison
 from probes.runs.result import ProbeResult
-from probes.runs.result_files import RESULT, write_result
+from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result, write_result
 from probes.runs.run import Outcome, run
 
 REPORT, PREDICTIONS = "report.html", "predictions.parquet"
+FILES = (REPORT, PREDICTIONS, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # all that a result folder of ours holds
+SAME = ("probe", "labels", "multilabel", "ordinal", "positive", "group", "preset", "task")  # what makes it one probe
 
 
-def answer(request: ProbeRequest, *, out: Path | None, as_json: bool) -> None:
+def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: bool) -> None:
     """Run the request, write the folder, print the result. Raises ProbeError before the run for a bad folder."""
     if out is not None:
-        make_folder(out)
+        check_folder(out, request, replace=replace)
     progress = Progress()
     if request.split == "nested":
         from probes.runs.nested import run_nested
 
         result = run_nested(request, progress)
         if out is not None:
-            write_files(result, out)
+            _write_folder(out, lambda folder: _write_result_files(result, folder))
     else:
         outcome = run(request, progress)
         result = outcome.result
@@ -37,28 +46,100 @@ def answer(request: ProbeRequest, *, out: Path | None, as_json: bool) -> None:
     emit(result, as_json=as_json, text=result_text)
 
 
-def make_folder(out: Path, mark: str = RESULT) -> None:
-    """Raises ProbeError where files lie but not `mark`, the file of a former result."""
-    if out.exists() and any(out.iterdir()) and not (out / mark).exists():
+def check_folder(out: Path, request: ProbeRequest, *, replace: bool, tables: Sequence[str] = ()) -> None:
+    """Raise ProbeError where `out` cannot be written, holds other files, or (without `replace`) another probe's result.
+
+    `tables` are those of a comparison. The former result of the same probe is replaced without a word.
+    """
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ProbeError(f"{there} is no folder that can be written. Name another one with --out.")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    found = [name for name in (RESULT, COMPARISON) if (out / name).exists()]
+    if not found:
         raise ProbeError(f"{out} holds other files. Name an empty or new folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    if not replace and (found != [COMPARISON if tables else RESULT] or not _same_probe(out, request, tables)):
+        raise ProbeError(f"{out} holds the result of another probe. Name another folder with --out, or add --replace.")
 
 
-def write_files(result: ProbeResult, out: Path) -> None:
-    """result.json and report.html."""
-    from probes.reporting.html import report_html
-
-    write_result(result, out / RESULT)
-    (out / REPORT).write_text(report_html(result), encoding="utf-8")
+def _same_probe(out: Path, request: ProbeRequest, tables: Sequence[str]) -> bool:
+    try:
+        results = read_comparison(out).results if tables else (read_result(out),)
+    except ProbeError:  # damaged, or of another format
+        return False
+    if any(getattr(results[0].request, name) != getattr(request, name) for name in SAME):
+        return False
+    stored = [result.source.table for result in results]
+    wanted = list(tables) if tables else [request.table or stored[0]]
+    where = {str(Path(db).absolute()) if "://" not in db else db for db in (results[0].request.db, request.db)}
+    return stored == wanted and len(where) == 1
 
 
 def write_outcome(outcome: Outcome, out: Path) -> None:
     """The result, its report, the test rows' probabilities, and the bundle."""
     from probes.runs.bundle import bundle_of, write_bundle
 
-    write_files(outcome.result, out)
-    write_bundle(bundle_of(outcome), out)
-    _write_predictions(outcome, out / PREDICTIONS)
+    def write(folder: Path) -> None:
+        _write_result_files(outcome.result, folder)
+        write_bundle(bundle_of(outcome), folder)
+        _write_predictions(outcome, folder / PREDICTIONS)
+
+    _write_folder(out, write)
+
+
+def write_comparison(found: Comparison, out: Path) -> None:
+    """comparison.json and comparison.html."""
+    from probes.reporting.comparison import comparison_html
+
+    def write(folder: Path) -> None:
+        (folder / PAGE).write_text(comparison_html(found), encoding="utf-8")
+        write_result(found, folder / COMPARISON)
+
+    _write_folder(out, write)
+
+
+def write_page(path: Path, page: str) -> None:
+    """One file, whole or not at all. Raises ProbeError where it cannot be written."""
+    if not path.parent.is_dir():
+        raise ProbeError(f"there is no folder {path.parent}. Make it, or name another place with --html.")
+    try:
+        replace_file(path, page)
+    except OSError as error:
+        path.with_name(f".{path.name}.{os.getpid()}").unlink(missing_ok=True)
+        raise ProbeError(f"{path}: {error.strerror}. Nothing was written; name another place with --html.") from error
+
+
+def _write_result_files(result: ProbeResult, folder: Path) -> None:
+    from probes.reporting.html import report_html
+
+    (folder / REPORT).write_text(report_html(result), encoding="utf-8")
+    write_result(result, folder / RESULT)
+
+
+def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder inside `out`, then move its files into place: a full disk leaves what was there.
+
+    Files of a former result that the new one lacks are removed; files of others are left alone.
+    """
+    made = not out.exists()
+    part = out / f".part.{os.getpid()}"
+    try:
+        part.mkdir(parents=True)
+        write(part)
+        names = sorted((p.name for p in part.iterdir()), key=FILES.index)
+        for name in names:
+            fsync(part / name)
+        for name in FILES:
+            if name not in names:
+                (out / name).unlink(missing_ok=True)
+        for name in names:
+            (part / name).replace(out / name)
+        fsync(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _write_predictions(outcome: Outcome, path: Path) -> None:

@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 from indexer.errors import InputError, ProbeError
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
-from probes.cohort.cache import cached_vectors
 from probes.cohort.positive import Positive, positive_class, positive_last
-from probes.cohort.scaling import BLOCK, Vectors
+from probes.cohort.scaling import Vectors
 from probes.cohort.truth import Truth, class_truth, label_truth
+from probes.cohort.vectors import check_vectors, read_vectors
 from probes.request import ProbeRequest
 
 MAX_CLASSES = 1000
-ALIKE = 1 - 1e-6  # length of the mean vector in units of a row's, from which on rows differ by rounding only
 MAX_NUMERIC_CLASSES = 50  # a numeric column with more values is a measurement, not a class
 OWN_SPLITS = ("hash", "stratified", "nested")
 
@@ -85,17 +84,16 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
     """What the request names. `classes` are those of the stored texts (zero-shot): their order is kept, but for the
     positive one of two, which is last. Raises ProbeError, BadFilter, InputError.
     """
-    table, row_ids = _columns(store, request)
+    table, row_ids, matched = _columns(store, request)
     labelled, truth, positive = _truth(table, request, classes)
     kept = table.take(pa.array(labelled))
     groups, names, ungrouped = _groups(kept, request)
+    _check_spread(truth, groups, request)
     needs_norms = request.scaling == "raw"
     vectors = Vectors(
-        cached_vectors(store, request.where, row_ids),
+        read_vectors(store, request.where, row_ids[labelled], matched),
         kept.column("norm").to_numpy().astype(np.float32) if needs_norms else None,
     )
-    if len(labelled) < table.num_rows:
-        vectors = Vectors(vectors.unit[labelled], vectors.norms)
     keys = tuple(kept.column("key").to_pylist())
     check_vectors(vectors, keys)
     return ProbeData(
@@ -112,8 +110,8 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         Flow(
             embedded=store.count(),
             failed=store.failures().num_rows,
-            matched=table.num_rows,
-            unlabelled=table.num_rows - len(labelled),
+            matched=matched,
+            unlabelled=matched - len(labelled),
             ungrouped=ungrouped,
             labelled=len(labelled),
             unassigned=0,
@@ -141,8 +139,9 @@ def source_of(store: EmbeddingStore) -> Source:
     )
 
 
-def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64]:
-    """The scalar columns the request names, and the row ids, in table order."""
+def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64, int]:
+    """The scalar columns the request names and the row ids, of rows with a label, in table order; rows of --where."""
+    _check_columns(request)
     wanted = [*request.labels, *request.subgroups]
     wanted += [] if request.group == "none" else [request.group]
     wanted += [] if request.split in OWN_SPLITS else [request.split]
@@ -154,13 +153,48 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
                 f"no column {name!r} in table {store.name}; it has: {listed}. Join labels with `indexer labels`."
             )
     names = ["key", "content", *dict.fromkeys(wanted)] + (["norm"] if request.scaling == "raw" else [])
-    batches = list(store.scan(names, request.where))
-    if not sum(b.num_rows for b in batches):
+    matched = store.count(request.where)
+    if not matched:
         raise ProbeError(
             f"no rows in table {store.name}" + (f" match --where {request.where!r}." if request.where else ".")
         )
+    batches = list(store.scan(names, _with_label(request)))
+    if not batches:
+        return store.empty(names), np.empty(0, np.int64), matched
     table = pa.Table.from_batches(batches)
-    return table, table.column("_rowid").to_numpy().astype(np.int64)
+    return table, table.column("_rowid").to_numpy().astype(np.int64), matched
+
+
+def _with_label(request: ProbeRequest) -> str | None:
+    """The filter, and that some label is there: rows without one are not read. A NaN passes, and is left out later."""
+    if any("`" in name for name in request.labels):
+        return request.where
+    labelled = " OR ".join(f"`{name}` IS NOT NULL" for name in request.labels)
+    return labelled if request.where is None else f"({request.where}) AND ({labelled})"
+
+
+def _check_columns(request: ProbeRequest) -> None:
+    """Raise InputError where one column is to be label and group, or label and split: nothing could be learnt."""
+    for name in request.labels:
+        if name == request.group:
+            raise InputError(
+                f"{name} is both --label and --group: no {name} of the test split could ever have been fitted. "
+                "Name the column of the finding with --label."
+            )
+        if name == request.split:
+            raise InputError(f"{name} is both --label and --split. Name the column of the finding with --label.")
+
+
+def _check_spread(truth: Truth, groups: Int64, request: ProbeRequest) -> None:
+    """Raise ProbeError where each of several classes is of one group alone: none can be fitted and tested."""
+    if truth.codes is None or len(truth.classes) < 3 or request.group == "none":
+        return
+    pairs = np.unique(np.stack([truth.codes, groups]), axis=1)
+    if np.bincount(pairs[0]).max() == 1:
+        raise ProbeError(
+            f"each class of {request.labels[0]} is of one {request.group} alone: none can be fitted and tested. "
+            "Name the column of the finding with --label."
+        )
 
 
 def _truth(
@@ -261,18 +295,3 @@ def word(value: Any) -> str:
 
 def _text(column: pa.ChunkedArray) -> list[str | None]:
     return [None if v is None else word(v) for v in column.to_pylist()]
-
-
-def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
-    """Raise ProbeError for NaN or zero rows, listing their keys, and for vectors that are all the same."""
-    bad: list[int] = []
-    total = np.zeros(vectors.dim)
-    for start in range(0, len(keys), BLOCK):
-        block = vectors.unit[start : start + BLOCK].astype(np.float32)
-        bad.extend((np.flatnonzero(~(np.abs((block**2).sum(1) - 1) < 0.05)) + start).tolist())
-        total += block.sum(0, dtype=np.float64)
-    if bad:
-        named = ", ".join(keys[i] for i in bad[:5])
-        raise ProbeError(f"{len(bad)} vectors are zero or not finite (keys {named}). Index those images again.")
-    if len(keys) > 1 and np.linalg.norm(total) / len(keys) > ALIKE * np.linalg.norm(vectors.unit[0].astype(np.float64)):
-        raise ProbeError("all vectors are alike: the encoder says nothing about these images. Choose another encoder.")

@@ -30,24 +30,25 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
     help="What the differences are of.",
 )
-def command(*, tables: str, probe: str, metric: str, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(
+    *, tables: str, probe: str, metric: str, out: Path | None, replace: bool, as_json: bool, **options: Any
+) -> None:
     """Fit the same probe on each of --tables with the same rows, splits and bootstrap draws.
 
     Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
     """
-    from probes.outputs import make_folder
+    from probes.outputs import check_folder, write_comparison
     from probes.progress import Progress
-    from probes.reporting.comparison import PAGE, comparison_html, comparison_text
+    from probes.reporting.comparison import comparison_text
     from probes.runs.compare import compare
-    from probes.runs.result_files import COMPARISON, write_result
 
     if options["table"] is not None:
         raise click.UsageError("name the tables with --tables, not --table.")
-    if out is not None:
-        make_folder(out, COMPARISON)
     names = [name.strip() for name in tables.split(",") if name.strip()]
-    found = compare(make_request(probe, options), names, metric, Progress())
+    request = make_request(probe, options)
     if out is not None:
-        write_result(found, out / COMPARISON)
-        (out / PAGE).write_text(comparison_html(found), encoding="utf-8")
+        check_folder(out, request, replace=replace, tables=names)
+    found = compare(request, names, metric, Progress())
+    if out is not None:
+        write_comparison(found, out)
     emit(found, as_json=as_json, text=comparison_text)

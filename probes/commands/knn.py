@@ -20,11 +20,11 @@ from probes.options import make_request, probe_options, shuffle_option
 @click.option(
     "--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol; fixes scaling, vote and k."
 )
-def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Classify each test row by its nearest fitted rows; neighbours of its own group never vote.
 
     Every k of 1, 5, 10, 20, 50, 100, 200 comes from one exact search; validation rows choose among them.
     """
     from probes.outputs import answer
 
-    answer(make_request("knn", options), out=out, as_json=as_json)
+    answer(make_request("knn", options), out=out, replace=replace, as_json=as_json)

@@ -17,11 +17,11 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
 @click.option("--preset", type=click.Choice(["clip"]), help="A published protocol: its scaling and search.")
-def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit a linear probe on DB's vectors, and score it on groups that it never saw.
 
     The numbers come with 95 % intervals that resample whole groups, beside what always calling the majority class gets.
     """
     from probes.outputs import answer
 
-    answer(make_request("linear", options), out=out, as_json=as_json)
+    answer(make_request("linear", options), out=out, replace=replace, as_json=as_json)

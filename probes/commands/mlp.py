@@ -15,8 +15,8 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @fit_options
 @class_weight_option
 @click.option("--penalty", type=click.FloatRange(0, min_open=True), help="Fix alpha instead of choosing it.")
-def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit one hidden layer of 256 rectified units; its L2 penalty alpha is chosen by inner validation."""
     from probes.outputs import answer
 
-    answer(make_request("mlp", options), out=out, as_json=as_json)
+    answer(make_request("mlp", options), out=out, replace=replace, as_json=as_json)

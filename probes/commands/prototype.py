@@ -15,8 +15,8 @@ from probes.options import make_request, probe_options, shuffle_option
 @click.option("--scaling", type=click.Choice(["center_l2", "zscore", "l2", "none"]), help="Default: center_l2.")
 @shuffle_option
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
-def command(*, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Classify each test row by the nearest mean of the fitted classes, on centred unit rows."""
     from probes.outputs import answer
 
-    answer(make_request("prototype", options), out=out, as_json=as_json)
+    answer(make_request("prototype", options), out=out, replace=replace, as_json=as_json)

@@ -18,7 +18,7 @@ def command(result: Path, html: Path | None, as_json: bool) -> None:
 
     Nothing is loaded from a network; plots are inline.
     """
-    from probes.outputs import REPORT
+    from probes.outputs import REPORT, write_page
     from probes.reporting.comparison import PAGE, comparison_html
     from probes.reporting.html import report_html
     from probes.runs.result_files import is_comparison, read_comparison, read_result
@@ -29,5 +29,5 @@ def command(result: Path, html: Path | None, as_json: bool) -> None:
     else:
         name, page = REPORT, report_html(read_result(result))
     target = html or folder / name
-    target.write_text(page, encoding="utf-8")
+    write_page(target, page)
     emit({"report": str(target)}, as_json=as_json)

@@ -22,11 +22,11 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     help="Linear, or Gaussian (at most 20,000 rows).",
 )
 @click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
-def command(*, kernel: str, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(*, kernel: str, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit one support vector machine a class, C chosen by inner validation.
 
     Decision values become probabilities by a softmax at a temperature that is fitted on held-out rows.
     """
     from probes.outputs import answer
 
-    answer(make_request("svm" if kernel == "linear" else "svm-rbf", options), out=out, as_json=as_json)
+    answer(make_request("svm" if kernel == "linear" else "svm-rbf", options), out=out, replace=replace, as_json=as_json)

@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
-from indexer.types import Int64
-from probes.cohort.cache import cached_vectors
+from indexer.types import Float32, Int64
 from probes.cohort.experiment import Experiment, prepare
-from probes.cohort.load import ProbeData, check_vectors, load, open_store, source_of
+from probes.cohort.load import ProbeData, load, open_store, source_of
+from probes.cohort.matching import KeyPlaces, hashes
 from probes.cohort.scaling import Vectors
 from probes.cohort.truth import hide_absent
+from probes.cohort.vectors import check_vectors, read_vectors
 from probes.evaluation.bootstrap import Difference, holm, interval, paired_p, replicate
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import evaluator
@@ -98,33 +99,64 @@ def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Partner:
+    """A table's rows that share a key with the first table's labelled rows."""
+
+    places: Int64  # (m,) of the labelled rows
+    row_ids: Int64  # (m,)
+    norms: Float32  # (m,)
+    content: Int64  # (m,) 64-bit hashes
+    strangers: int  # rows whose key the first table does not hold at all
+
+
 def _join(data: ProbeData, stores: Sequence[EmbeddingStore], *, raw: bool) -> _Joined:
-    columns = ["key", "content", *(["norm"] if raw else [])]
-    others = [pa.Table.from_batches(list(store.scan(columns))) if store.count() else None for store in stores[1:]]
-    places = [{} if o is None else {k: i for i, k in enumerate(o.column("key").to_pylist())} for o in others]
-    kept = np.array([i for i, key in enumerate(data.keys) if all(key in place for place in places)], np.int64)
+    wanted, contents, known = KeyPlaces(data.keys), np.empty(len(data.keys), np.int64), []
+    for batch in stores[0].scan(["key", "content"]):
+        keys = batch.column("key").to_pylist()
+        known.append(hashes(keys))
+        at = wanted.find(keys)
+        contents[at[at >= 0]] = hashes(batch.column("content").filter(pa.array(at >= 0)).to_pylist())
+    all_known = np.sort(np.concatenate([np.empty(0, np.int64), *known]))
+    partners = [_partner(store, wanted, all_known) for store in stores[1:]]
+    shared = np.ones(len(data.keys), bool)
+    for partner in partners:
+        shared &= np.isin(np.arange(len(shared)), partner.places)
+    kept = np.flatnonzero(shared)
     if not len(kept):
         raise ProbeError("the tables share no key. They must hold the same images, indexed under the same names.")
-    cut, first = _cut(data, kept), _content(stores[0])
+    cut = _cut(data, kept)
     vectors, unmatched, other_bytes = [cut.vectors], {stores[0].name: len(data.keys) - len(kept)}, {}
-    for store, rows, place in zip(stores[1:], others, places, strict=True):
-        if rows is None:
-            continue
-        at = np.array([place[key] for key in cut.keys])
-        row_ids = rows.column("_rowid").to_numpy().astype(np.int64)
-        norms = rows.column("norm").to_numpy().astype(np.float32)[at] if raw else None
-        vectors.append(Vectors(cached_vectors(store, None, row_ids)[at], norms))
+    for store, partner in zip(stores[1:], partners, strict=True):
+        order = np.argsort(partner.places)
+        rows = order[np.searchsorted(partner.places, kept, sorter=order)]
+        read = read_vectors(store, None, partner.row_ids[rows], store.count())
+        vectors.append(Vectors(read, partner.norms[rows] if raw else None))
         check_vectors(vectors[-1], cut.keys)
-        unmatched[store.name] = len(place.keys() - first.keys())
-        own = rows.column("content").take(pa.array(at)).to_pylist()
-        other_bytes[store.name] = sum(a != first[key] for a, key in zip(own, cut.keys, strict=True))
+        unmatched[store.name] = partner.strangers
+        other_bytes[store.name] = int((partner.content[rows] != contents[kept]).sum())
     return _Joined(cut, tuple(vectors), unmatched, other_bytes)
 
 
-def _content(store: EmbeddingStore) -> dict[str, str]:
-    """Every key of the table → sha256 of its image bytes."""
-    batches = list(store.scan(["key", "content"]))
-    return {k: v for b in batches for k, v in zip(*(b.column(c).to_pylist() for c in ("key", "content")), strict=True)}
+def _partner(store: EmbeddingStore, wanted: KeyPlaces, known: Int64) -> _Partner:
+    """One pass over the table's keys. `known` (sorted) are the hashes of every key of the first table."""
+    places, ids, norms, contents, strangers = [], [], [], [], 0
+    for batch in store.scan(["key", "content", "norm"]):
+        keys = batch.column("key").to_pylist()
+        own = hashes(keys)
+        spot = np.minimum(np.searchsorted(known, own), len(known) - 1)
+        strangers += int((known[spot] != own).sum())
+        at = wanted.find(keys)
+        hit = batch.filter(pa.array(at >= 0))
+        places.append(at[at >= 0])
+        ids.append(hit.column("_rowid").to_numpy().astype(np.int64))
+        norms.append(hit.column("norm").to_numpy().astype(np.float32))
+        contents.append(hashes(hit.column("content").to_pylist()))
+    none = np.empty(0, np.int64)
+    return _Partner(
+        np.concatenate([none, *places]), np.concatenate([none, *ids]),
+        np.concatenate([np.empty(0, np.float32), *norms]), np.concatenate([none, *contents]), strangers,
+    )  # fmt: skip
 
 
 def _cut(data: ProbeData, rows: Int64) -> ProbeData:
