@@ -1,4 +1,4 @@
-"""What every test runs in: one thread a process, this tree's code in child processes too, and no proxy."""
+"""What every test runs in: one thread a process, this tree's code in child processes too, no proxy, 80 columns."""
 
 import os
 import signal
@@ -15,6 +15,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.g
 # Servers of these tests listen on 127.0.0.1: a proxy of the machine would be asked for them.
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
+
+# Help pages and tables are as wide as the terminal and coloured where the environment asks for it.
+os.environ["COLUMNS"] = "80"
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
+    os.environ.pop(name, None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; the tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -174,6 +174,7 @@ def test_asking_for_help_loads_no_heavy_library(program):
 INTERNAL = {"StopRun"}  # ends the threads of a run
 FOREIGN = {  # raised for a caller of ours that turns them into one of the tree, or for the interpreter
     "ValueError", "TypeError",  # a file of ours that does not hold what it should; a caller's mistake
+    "RuntimeError",  # a method called out of turn: a mistake in this code
     "EOFError", "OSError",  # as the library does whose stream or session is stood in for
     "KeyboardInterrupt",  # Ctrl-C that a library told as an error of its own
     "StopIteration",  # scipy's way to be stopped

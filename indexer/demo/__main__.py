@@ -124,7 +124,7 @@ def _write_labels(db: str, path: Path) -> None:
     ]
     rows.sort(key=lambda row: row["slice_location"])
     edges = np.linspace(0, BANDS * SLABS_PER_BAND, len(rows), endpoint=False).astype(int)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "level", "slab"])
         for row, slab in zip(rows, edges, strict=True):

@@ -95,7 +95,7 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
 
 def from_directory(directory: Path, state_file: Callable[[], Path], name: str, weights: str, licence: str) -> Recipe:
     """A directory (or hub snapshot) with an open_clip_config.json."""
-    content = json.loads((directory / CONFIG).read_text())
+    content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     config = content.get("model_cfg", content)
     size = {"size": config["vision_cfg"]["image_size"]}
     preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}) | size)
@@ -115,7 +115,7 @@ def _published(model: str, request: WeightsRequest) -> dict[str, Any]:
     if request.kind in ("file", "random"):
         sibling = request.path.parent / CONFIG if request.kind == "file" else None
         if sibling and sibling.is_file():
-            content: dict[str, Any] = json.loads(sibling.read_text())
+            content: dict[str, Any] = json.loads(sibling.read_text(encoding="utf-8"))
             return dict(content.get("preprocess_cfg", {})) | {
                 "quick_gelu": content["model_cfg"].get("quick_gelu", False)
             }

@@ -93,7 +93,7 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
 
 def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts) -> Recipe:
     """A model of a timm `config.json` (a hub repository's or a directory's) with its weights file."""
-    config = json.loads(config_file.read_text())
+    config = json.loads(config_file.read_text(encoding="utf-8"))
     if not known(config.get("architecture", "")):
         raise EncoderError(f"{config_file} names no timm architecture: this is neither an open_clip nor a timm model.")
     overlay = config.get("pretrained_cfg", {})
