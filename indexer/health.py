@@ -19,7 +19,6 @@ UNIT_TOLERANCE = 2e-3  # float16 rows of length 1
 QUERIES = 256
 SAMPLE = 2_000
 RECALL_TOLERANCE = 0.005
-TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float64) -> float:
     truth, found = (_others(f, row_ids) for f in (snapshot.scan(queries, 11), snapshot.search(queries, 11, None)))
     neighbours = int((truth > -np.inf).sum())
     lowest = np.where(truth > -np.inf, truth, np.inf).min(1, keepdims=True)
-    return float((found >= lowest - TIE).sum() / max(neighbours, 1))
+    return float((found >= lowest).sum() / max(neighbours, 1))
 
 
 def _others(found: Found, own: Int64) -> Float64:
