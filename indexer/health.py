@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.ann.exact import Found
+from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreError
 from indexer.search.searcher import MEMORY_BYTES, Searcher
 from indexer.search.snapshot import Snapshot
@@ -19,7 +20,7 @@ UNIT_TOLERANCE = 2e-3  # float16 rows of length 1
 QUERIES = 256
 SAMPLE = 2_000
 RECALL_TOLERANCE = 0.005
-TIE = 1e-6
+COMPARED = 1 << 14  # hashes at once
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         )
     index = None
     try:
-        index = _index_health(Searcher(store, memory_bytes=memory_bytes, rehash=True).snapshot, seed)
+        if store.path is not None and read_manifest(store.index_directory) is not None:
+            index = _index_health(Searcher(store, memory_bytes=memory_bytes, rehash=True).snapshot, seed)
     except IndexFileError as error:
         problems.append(str(error))
     if index is not None:
@@ -155,8 +157,8 @@ def _scan(view: EmbeddingStore) -> _Scan:
 def _repeats(hashes: Int64) -> int:
     """How many of the hashes (n,) another one before them has; sorts them in place, to hold no second copy."""
     hashes.sort()
-    steps = range(0, len(hashes), 1 << 20)
-    return sum(int(np.count_nonzero(np.diff(hashes[at : at + (1 << 20) + 1]) == 0)) for at in steps)
+    steps = range(0, len(hashes), COMPARED)
+    return sum(int(np.count_nonzero(np.diff(hashes[at : at + COMPARED + 1]) == 0)) for at in steps)
 
 
 def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
@@ -245,7 +247,7 @@ def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float64) -> float:
     truth, found = (_others(f, row_ids) for f in (snapshot.scan(queries, 11), snapshot.search(queries, 11, None)))
     neighbours = int((truth > -np.inf).sum())
     lowest = np.where(truth > -np.inf, truth, np.inf).min(1, keepdims=True)
-    return float((found >= lowest - TIE).sum() / max(neighbours, 1))
+    return float((found >= lowest).sum() / max(neighbours, 1))
 
 
 def _others(found: Found, own: Int64) -> Float64:

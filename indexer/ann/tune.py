@@ -10,13 +10,12 @@ from functools import partial
 import numpy as np
 
 from indexer.ann.engines import K, Neighbours, sure
-from indexer.ann.exact import best, exact_topk, padded, rescore, unit_floats
+from indexer.ann.exact import best, cosines, exact_topk, padded, rescore, rounding_of, unit_floats
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Measured, Settings
 from indexer.ann.vectors import Rows
 from indexer.types import Bool, Float64, Int64
 
-TIE = 1e-6  # a row that scores like the 10th true neighbour is as right as it
 SINGLE_QUERIES = 32  # timed one at a time
 
 
@@ -117,8 +116,11 @@ def _recalls(over: Searchable, truth: Truth, width: int, depths: list[int]) -> l
 
 def _hits(truth: Truth, rows: Rows, ids: Int64) -> Bool:
     positions = rows.positions(ids)
-    scores = rescore(rows.vectors, positions, truth.queries)
-    hits: Bool = (scores >= truth.kth[:, None] - TIE) & (positions >= 0) & (ids != truth.own[:, None])
+    scores = rescore(rows.vectors, positions, truth.queries).astype(np.float64)
+    # A row that scores like the 10th true neighbour is as right as it; float32 cannot tell which of the nearest do.
+    close = (positions >= 0) & (np.abs(scores - truth.kth[:, None]) <= rounding_of(rows.dim))
+    scores[close] = cosines(rows.vectors, positions[close], truth.queries, np.nonzero(close)[0])
+    hits: Bool = (scores >= truth.kth[:, None]) & (positions >= 0) & (ids != truth.own[:, None])
     return hits
 
 

@@ -73,10 +73,10 @@ class KeyedRows(Rows, ABC):
     def keys(self, positions: Int64) -> list[str]:
         """Keys of the rows at these positions (p,), in order."""
 
-    def blocks(self, positions: Int64 | None = None) -> Iterator[KeyedBlock]:
-        """All rows, or those at the positions, in blocks."""
-        for start in range(0, len(self) if positions is None else len(positions), COPY_ROWS):
-            stop = start + COPY_ROWS
+    def blocks(self, positions: Int64 | None = None, step: int = COPY_ROWS) -> Iterator[KeyedBlock]:
+        """All rows, or those at the positions, `step` at a time."""
+        for start in range(0, len(self) if positions is None else len(positions), step):
+            stop = start + step
             part = np.arange(start, min(stop, len(self))) if positions is None else positions[start:stop]
             yield self.row_ids[part], self.vectors[part], pa.array(self.keys(part), pa.large_string())
 

@@ -76,16 +76,16 @@ def _read(place: Path) -> dict[str, tuple[State, str]]:
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return {}
-    with os.fdopen(fd, "rb") as file:
+    try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:
             return {}
-        try:
-            notes = json.loads(file.read(MOST_BYTES))
-            out: dict[str, tuple[State, str]] = {}
-            for name, note in notes.items():
-                device, inode, nbytes, mtime, ctime = map(int, note["state"])
-                out[str(name)] = ((device, inode, nbytes, mtime, ctime), str(note["sha256"]))
-            return out
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-            return {}
+        out: dict[str, tuple[State, str]] = {}
+        for name, note in json.loads(os.read(fd, MOST_BYTES)).items():
+            device, inode, nbytes, mtime, ctime = map(int, note["state"])
+            out[str(name)] = ((device, inode, nbytes, mtime, ctime), str(note["sha256"]))
+        return out
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return {}
+    finally:
+        os.close(fd)

@@ -37,33 +37,34 @@ def command(
     """
     if out.suffix != ".npy":
         raise InputError(f"--out {out}: vectors are written as .npy. Give a name that ends so: {out}.npy.")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}.")
     import numpy as np
 
     from indexer.archive.samples import split_name
     from indexer.encoders import load_spec
+    from indexer.output_file import require_writable, written_whole
     from indexer.pixels import decode
     from indexer.store.table import EmbeddingStore
 
+    require_writable(out, "--out")
     store = EmbeddingStore.open(db, table)
     encoder = load_spec(store.spec, weights=weights, device=device)
     keys: list[str] = []
     failures: list[dict[str, str]] = []
-    pictures = []
-    for file in files:
-        try:
-            suffix = split_name(file.name)[1]
-            (picture,) = decode(file.read_bytes(), suffix, store.spec.pixels, frames="middle")
-            pictures.append(picture.pixels)
-            keys.append(str(file))
-        except PixelError as error:
-            failures.append({"key": str(file), "reason": error.reason, "detail": error.detail})
-    blocks = [
-        encoder.embed(np.stack(pictures[i : i + encoder.batch_size]))
-        for i in range(0, len(pictures), encoder.batch_size)
-    ]
-    np.save(out, np.concatenate(blocks) if blocks else np.empty((0, store.dim), np.float32))
+    blocks = [np.empty((0, store.dim), np.float32)]
+    for start in range(0, len(files), encoder.batch_size):
+        pictures = []
+        for file in files[start : start + encoder.batch_size]:
+            try:
+                suffix = split_name(file.name)[1]
+                (picture,) = decode(file.read_bytes(), suffix, store.spec.pixels, frames="middle")
+                pictures.append(picture.pixels)
+                keys.append(str(file))
+            except PixelError as error:
+                failures.append({"key": str(file), "reason": error.reason, "detail": error.detail})
+        if pictures:
+            blocks.append(encoder.embed(np.stack(pictures)))
+    with written_whole(out) as partial, partial.open("wb") as file_out:
+        np.save(file_out, np.concatenate(blocks))
     facts = {"fingerprint": store.spec.fingerprint, "vectors": str(out), "keys": keys, "failures": failures}
     emit(facts, as_json=as_json)
     ctx.exit(1 if failures else 0)

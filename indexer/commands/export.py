@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from indexer.errors import InputError
 from indexer.options import emit, json_option, table_option, where_option
+
+if TYPE_CHECKING:
+    from indexer.store.table import EmbeddingStore
 
 
 @click.command("export", short_help="Write the vectors as .npy or Parquet.")
@@ -18,36 +22,69 @@ from indexer.options import emit, json_option, table_option, where_option
 @json_option
 def command(db: str, dest: Path, table: str | None, where: str | None, as_json: bool) -> None:
     """Write the rows of DB to DEST: `x.parquet` holds keys, columns and vectors; `x.npy` the unit vectors
-    (n, dim) float16, with their keys in `x.keys.txt`, row by row.
+    (n, dim) float16, with their keys in `x.keys.txt`, row by row. A file appears whole or not at all.
     """
+    from indexer.output_file import require_writable
+    from indexer.store.table import EmbeddingStore
+
+    writers = {".npy": _npy, ".parquet": _parquet, ".pq": _parquet}
+    if dest.suffix not in writers:
+        raise InputError(f"{dest}: name a .npy or a .parquet file.")
+    require_writable(dest)
+    store = EmbeddingStore.open(db, table)
+    view = store.at(store.version)
+    rows = writers[dest.suffix](view, dest, where)
+    emit({"file": str(dest), "rows": rows, "dim": view.dim, "version": view.version}, as_json=as_json)
+
+
+def _npy(view: EmbeddingStore, dest: Path, where: str | None) -> int:
+    """The header first, then the rows as they are read."""
     import numpy as np
+
+    from indexer.output_file import written_whole
+    from indexer.store.table import vector_block
+
+    rows = view.count(where)
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, view.dim)}
+    keys = dest.with_suffix(".keys.txt")
+    with (
+        written_whole(keys) as keys_partial,
+        written_whole(dest) as partial,
+        keys_partial.open("w", encoding="utf-8", newline="\n") as keys_out,
+        partial.open("wb") as out,
+    ):
+        np.lib.format.write_array_header_1_0(out, header)
+        for batch in view.scan(["key"], where, vectors=True):
+            keys_out.writelines(f"{_one_line(key)}\n" for key in batch.column("key").to_pylist())
+            out.write(np.ascontiguousarray(vector_block(batch), "<f2").data)
+    return rows
+
+
+def _one_line(key: str) -> str:
+    if len(f"{key}.".splitlines()) > 1:
+        raise InputError(f"key {key!r} holds a line break, and a list of keys has one a line. Export to .parquet.")
+    return key
+
+
+def _parquet(view: EmbeddingStore, dest: Path, where: str | None) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from indexer.output_file import written_whole
     from indexer.store.schema import SYSTEM_COLUMNS
-    from indexer.store.table import EmbeddingStore
 
-    store = EmbeddingStore.open(db, table)
-    if not dest.parent.is_dir():
-        raise InputError(f"no folder {dest.parent} to write into.")
-    if dest.suffix == ".npy":
-        rows = store.vectors(where, ["key"])
-        np.save(dest, rows.vectors)
-        keys = rows.columns.column("key").to_pylist()
-        dest.with_suffix(".keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
-        n = len(keys)
-    elif dest.suffix in (".parquet", ".pq"):
-        names = [*SYSTEM_COLUMNS, *store.columns()]
-        n = 0
+    rows = view.count(where)
+    if not rows:
+        raise InputError(f"no row of table {view.name} to export" + (f" for --where {where!r}." if where else "."))
+    names = [*SYSTEM_COLUMNS, *view.columns()]
+    with written_whole(dest) as partial:
         writer: pq.ParquetWriter | None = None
-        for batch in store.scan(names, where, vectors=True):
-            flat = pa.Table.from_batches([batch.select(names)])
-            writer = writer or pq.ParquetWriter(dest, flat.schema)
-            writer.write_table(flat)
-            n += batch.num_rows
-        if writer is None:
-            raise InputError(f"no row of table {store.name} to export" + (f" for --where {where!r}." if where else "."))
-        writer.close()
-    else:
-        raise InputError(f"{dest}: name a .npy or a .parquet file.")
-    emit({"file": str(dest), "rows": n, "dim": store.dim, "version": store.version}, as_json=as_json)
+        try:
+            for batch in view.scan(names, where, vectors=True):
+                block = pa.Table.from_batches([batch.select(names)])
+                writer = writer or pq.ParquetWriter(partial, block.schema)
+                writer.write_table(block)
+        finally:
+            if writer is not None:
+                writer.close()
+    return rows

@@ -16,7 +16,7 @@ from indexer.errors import IndexFileError, StoreError
 from indexer.store.table import Delta, EmbeddingStore, vector_block
 from indexer.types import Bool, Float16, Float64, Int64
 
-TAKE_ROWS = 65_536
+MOST_ROWS, FEWEST_ROWS = 65_536, 1_024  # taken from the table at once, as the memory allows
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Snapshot:
     def everything(self) -> RowSet:
         """At least the ids of all rows of this version, for a set of all rows but some."""
         if self.fresh is None:
-            return RowSet.of(row_ids_of(batch) for batch in self.view.scan([], batch_rows=TAKE_ROWS))
+            return RowSet.of(row_ids_of(batch) for batch in self.view.scan([], batch_rows=MOST_ROWS))
         parts = [self.fresh.row_ids] if self.index is None else [self.fresh.row_ids, self.index.rows.row_ids]
         return RowSet.below(1 + max((int(ids.max()) for ids in parts if len(ids)), default=-1))
 
@@ -155,11 +155,12 @@ def _changed_by(old: Snapshot, view: EmbeddingStore, delta: Delta) -> Snapshot:
     if not len(touched):
         return replace(old, view=view)
     unchanged: list[Int64] = []  # rows of the index that were touched, but not their vectors: a label import
+    step = int(np.clip(old.memory_bytes // 8 // (2 * view.dim), FEWEST_ROWS, MOST_ROWS))
     before = gathered([], view.dim, old.memory_bytes) if old.fresh is None else old.fresh
 
     def rows() -> Iterator[KeyedBlock]:
-        yield from before.blocks(np.flatnonzero(~np.isin(before.row_ids, touched)))
-        for row_ids, vectors, keys in _taken(view, touched):
+        yield from before.blocks(np.flatnonzero(~np.isin(before.row_ids, touched)), step)
+        for row_ids, vectors, keys in _taken(view, touched, step):
             changed = _changed(old.index, row_ids, vectors)
             unchanged.append(row_ids[~changed])
             yield row_ids[changed], vectors[changed], keys.filter(pa.array(changed))
@@ -202,10 +203,10 @@ def _search_rows(rows: KeyedRows, queries: Float64, k: int, allowed: RowSet | No
     return scan(rows, queries, k, None if allowed is None else Allowed(allowed, len(rows)))
 
 
-def _taken(view: EmbeddingStore, row_ids: Int64) -> Iterator[KeyedBlock]:
-    """Those of the rows that exist: ids, vectors, keys."""
-    for start in range(0, len(row_ids), TAKE_ROWS):
-        part = row_ids[start : start + TAKE_ROWS]
+def _taken(view: EmbeddingStore, row_ids: Int64, step: int) -> Iterator[KeyedBlock]:
+    """Those of the rows that exist, `step` at a time: ids, vectors, keys."""
+    for start in range(0, len(row_ids), step):
+        part = row_ids[start : start + step]
         found, rows = view.take(part, ["key"], vectors=True)
         blocks = [np.empty((0, view.dim), np.float16), *(vector_block(batch) for batch in rows.to_batches())]
         yield part[found], np.concatenate(blocks), rows.column("key").combine_chunks()
