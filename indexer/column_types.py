@@ -1,4 +1,4 @@
-"""What the texts of a user's table mean: the same for metadata that is packed and for labels that are joined."""
+"""Column types of user tables (CSV), inferred from their text: one rule for packed metadata and for joined labels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
 Kind = Literal["int", "float", "bool", "text"]
 
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a name, not a number
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # fits int64; a leading zero ("007") makes it an identifier
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def kind_of(texts: Iterable[str]) -> Kind:
-    """The narrowest kind that all values of a column have, those that are MISSING left aside."""
+    """The narrowest type that fits all values of a column, ignoring MISSING ones."""
     values = {text for text in texts if text not in MISSING}
     if all(map(_WHOLE.fullmatch, values)):
         return "int"

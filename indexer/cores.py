@@ -1,4 +1,4 @@
-"""How many cores there are to share. Imports no torch."""
+"""The number of CPU cores available. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def cores() -> int:
-    """Cores this process may run on."""
+    """Number of cores in this process's affinity mask; all cores where the system has no such mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

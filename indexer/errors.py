@@ -1,44 +1,44 @@
-"""Every exception this package raises on purpose. Each message says where, what, and the way out.
+"""The exceptions of this package. Each message says where, what, and what to do about it.
 
 IndexerError
-├── InputError          what the user named or typed cannot be used
+├── InputError          an argument or a file named by the user cannot be used
 │   ├── ShardNotFound   no such file, folder or pattern
 │   └── WindowError     a window that is not one of the documented forms
 ├── ReadError           a shard could not be read to its end
-│   ├── NotATar         the bytes are no tar archive
-│   └── CutShard        the archive ends (or breaks) before its end-of-archive mark
-├── PixelError          one image could not be turned into pixels; carries `reason`, becomes a Failure
+│   ├── NotATar         the bytes are not a tar archive
+│   └── CutShard        the archive ends, or is damaged, before its end-of-archive marker
+├── PixelError          an image could not be decoded; carries `reason`, becomes a Failure
 ├── EncoderError
 │   ├── UnknownEncoder  no encoder of that name
-│   ├── WeightsNotFound the weights are not on this machine, and no hub may be asked
+│   ├── WeightsNotFound the weights are not on this machine and cannot be downloaded
 │   ├── WeightsMismatch the weights do not fit the architecture (shape, activation, hash)
 │   └── NoTextTower     this encoder embeds images only
 ├── StoreError
-│   ├── StoreNotFound   no database or table there
+│   ├── StoreNotFound   no such database or table
 │   ├── EncoderMismatch the table holds vectors of another encoder
 │   ├── ShardChanged    a shard's content changed under the same name
 │   ├── StoreLocked     another process writes to this table
-│   ├── BadFilter       a --where expression the table cannot evaluate
+│   ├── BadFilter       the table cannot evaluate a --where expression
 │   ├── RowNotFound     no row with this key
 │   └── NewerFormat     written by a newer version of this package
-├── IndexFileError      the FAISS file or its manifest is missing, altered or of another table
-├── TooManyFailures     the share of failures passed --max-failures
-└── ProbeError          the data or the request cannot give an honest probe result
+├── IndexFileError      the FAISS file or its manifest is missing, altered or belongs to another table
+├── TooManyFailures     the share of failed images exceeded --max-failures
+└── ProbeError          a valid probe result cannot be computed from these data and options
 """
 
 from __future__ import annotations
 
 
 class IndexerError(Exception):
-    """Base of all errors that a command line prints in one line with exit code 1."""
+    """Base of all errors that a command prints in one line, with exit code 1."""
 
 
 class InputError(IndexerError):
-    """Something the user named or typed cannot be used as it is."""
+    """An argument, or a file that the user named, cannot be used."""
 
 
 class ShardNotFound(InputError):
-    """No file, folder or pattern match where the user said shards are."""
+    """No file or folder has the given name, or none matches the pattern."""
 
 
 class WindowError(InputError):
@@ -50,29 +50,29 @@ class ReadError(IndexerError):
 
 
 class NotATar(ReadError):
-    """The bytes at the start are no tar header."""
+    """The file does not begin with a tar header."""
 
 
 class CutShard(ReadError):
-    """The archive breaks off, or a header in it is damaged, before the end-of-archive mark."""
+    """The archive is truncated, or a header in it is damaged, before the end-of-archive marker."""
 
 
 class PixelError(IndexerError):
-    """One image could not become pixels.
+    """An image could not be decoded.
 
-    `reason` is a short, stable phrase to count by; `detail` the decoder's own words.
+    `reason` is a short phrase from a fixed set, so that failures can be counted; `detail` quotes the decoder.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 
-    def __reduce__(self) -> tuple[type[PixelError], tuple[str, str]]:  # crosses process boundaries
+    def __reduce__(self) -> tuple[type[PixelError], tuple[str, str]]:  # it is pickled between processes
         return type(self), (self.reason, self.detail)
 
 
 class EncoderError(IndexerError):
-    """An encoder cannot be built or used as asked."""
+    """An encoder cannot be built, or used as requested."""
 
 
 class UnknownEncoder(EncoderError):
@@ -84,15 +84,15 @@ class WeightsNotFound(EncoderError):
 
 
 class WeightsMismatch(EncoderError):
-    """Weights that do not belong to the architecture they were to be loaded into."""
+    """The weights do not fit the architecture, or the file is not what its name says."""
 
 
 class NoTextTower(EncoderError):
-    """Text was to be embedded with an encoder that embeds images only."""
+    """Text was given to an encoder that embeds images only."""
 
 
 class StoreError(IndexerError):
-    """The database cannot do what was asked."""
+    """A database operation failed."""
 
 
 class StoreNotFound(StoreError):
@@ -100,18 +100,18 @@ class StoreNotFound(StoreError):
 
 
 class EncoderMismatch(StoreError):
-    """The table holds vectors of another encoder; mixing them would be silent nonsense."""
+    """The table holds vectors of another encoder, which cannot be compared with this one's."""
 
     def __init__(self, *, stored: str, given: str) -> None:
         super().__init__(
-            f"table was written by encoder {stored}, not {given}. "
+            f"the table was written by encoder {stored}, not {given}. "
             "Use that encoder, or index into a new table (--table)."
         )
         self.stored, self.given = stored, given
 
 
 class ShardChanged(StoreError):
-    """A shard's content is not what it was when its rows were stored."""
+    """A shard's content changed since its rows were stored."""
 
 
 class StoreLocked(StoreError):
@@ -135,13 +135,13 @@ class IndexFileError(IndexerError):
 
 
 class TooManyFailures(IndexerError):
-    """More images failed than --max-failures allows; the run stopped early on purpose."""
+    """More images failed than --max-failures allows, so the run was stopped early."""
 
 
 class ProbeError(IndexerError):
-    """The data or the request cannot give an honest probe result."""
+    """A valid probe result cannot be computed from these data and options."""
 
 
 def sentence(error: BaseException) -> str:
-    """Another library's words, to be followed by a full stop of ours."""
+    """The error's message without its final full stop, to be quoted inside a sentence."""
     return str(error).rstrip(" .")

@@ -7,16 +7,16 @@ import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 64 << 20  # free at the end of a thread's heap before it shrinks
-MAPPED_BYTES = 32 << 20  # half of a thread's heap: larger blocks are the system's own, and go back when freed
+KEPT_BYTES = 64 << 20  # free bytes at the top of a heap above which it is trimmed
+MAPPED_BYTES = 32 << 20  # size from which a block is mapped by itself and unmapped when freed; half an arena's heap
 
 
 def keep_freed_memory() -> None:
-    """For this process, from now on; elsewhere than with glibc, or where MALLOC_* says otherwise, nothing changes.
+    """Raise malloc's thresholds for this process. No effect without glibc, or where a MALLOC_* variable is set.
 
-    By itself the C library gives large blocks back to the system at once, and each picture's arrays are mapped and
-    zeroed anew, page by page: 230 pages a picture, and one processor second in twenty (or none, as the first sizes
-    that are freed happen to set its thresholds).
+    With glibc's defaults large blocks are unmapped when freed, and the arrays of each picture are mapped and zeroed
+    again: 230 page faults a picture and up to 5 % of the CPU time (glibc adapts its thresholds to the sizes freed
+    first, so the cost varies from run to run).
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -27,15 +27,15 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Return to the kernel what Arrow and the C library keep for later, each thread its own.
+    """Return the memory that Arrow and glibc cache after it was freed to the kernel.
 
-    For places after which arrays of other sizes are allocated, beside which the kept blocks would stand: half a matrix
-    of 100,000 rows.
+    Call it before arrays of other sizes are allocated: the cached blocks cannot hold them and would add to the peak
+    (half the size of a matrix of 100,000 rows, measured).
     """
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
         if trim is not None:
             trim(0)

@@ -1,4 +1,4 @@
-"""What both command lines share: lazily imported commands, option decorators, output and errors. click only."""
+"""Shared by both command lines: lazily imported commands, option decorators, output, errors. Imports click only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable
 from indexer.redact import redacted
 
-SYSTEM_ERRORS = (  # the machine's, not a bug of ours: one line, and no traceback
+SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line without traceback
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
     errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE, errno.ETIMEDOUT,
 )  # fmt: skip
@@ -33,20 +33,20 @@ device_option = click.option("--device", default="auto", show_default=True, help
 
 
 def frames_option(default: str) -> Callable[[Any], Any]:
-    """The option --frames, whose default stands in the record that it fills."""
+    """The option --frames; the default comes from the record that the option fills."""
     return click.option(
         "--frames",
         type=click.Choice(["all", "first", "middle"]),
         default=default,
         show_default=True,
-        help="Of images with several: each becomes a row, or one does.",
+        help="Which frames of a multi-frame image become rows.",
     )
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module only when that command is asked for, so that -h is quick.
+    """A command group that imports a command's module only when the command is run, so that -h is fast.
 
-    `commands_help` maps command name → one line of help; the command lives in `<package>/<name>.py` as `command`.
+    `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ def _version_option(words: Callable[[], str]) -> click.Option:
 
 
 def run(command: click.Command) -> None:
-    """Run a command line: exit 0 done, 1 our own or the machine's error in one line, 2 usage, 130 Ctrl-C.
+    """Run a command line and exit: 0 success, 1 IndexerError or system error (one line), 2 usage error, 130 Ctrl-C.
 
-    A bug keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
     try:
         with _ctrl_c_stays_itself():
@@ -114,7 +114,7 @@ def run(command: click.Command) -> None:
     except IndexerError as error:
         click.echo(f"error: {one_line(redacted(str(error)))}", err=True)
         sys.exit(1)
-    except BrokenPipeError:  # `indexer … | head`: the reader has gone; keep Python from complaining at exit
+    except BrokenPipeError:  # the reader of `indexer … | head` has exited; avoids Python's message at exit
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
@@ -127,7 +127,7 @@ def run(command: click.Command) -> None:
 
 @contextmanager
 def _ctrl_c_stays_itself() -> Iterator[None]:
-    """A library that is interrupted in the middle of its work tells Ctrl-C as an error of its own, as Lance does."""
+    """Re-raises KeyboardInterrupt where a library (Lance) has wrapped Ctrl-C in its own error."""
     pressed = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -135,7 +135,7 @@ def _ctrl_c_stays_itself() -> Iterator[None]:
         pressed = True
         signal.default_int_handler(number, frame)
 
-    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background ignores Ctrl-C
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so for a shell's background jobs
     ours = default and threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, note) if ours else None
     try:
@@ -153,22 +153,22 @@ def _system_words(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     where = f"{error.filename}: " if error.filename else ""
     cause = "no space left on the disk" if full else str(error.strerror)
-    way_out = "Free some space" if full else "Mend the cause"
-    return f"{where}{cause}. {way_out} and run the same command again; what is done stays."
+    way_out = "Free some space" if full else "Correct this"
+    return f"{where}{cause}. {way_out} and run the same command again; what is stored stays."
 
 
 def one_line(message: str) -> str:
-    """A message may quote a file's bytes or a member's name: nothing in it may steer the terminal."""
+    """`message` without control characters: it may quote file names or bytes that hold terminal escape sequences."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message)
 
 
 def counted(number: int, noun: str) -> str:
-    """As in: 1 image, 2,000 images."""
+    """A number with its noun: "1 image", "2,000 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
-    """Print a result on stdout: as JSON, or as `text` draws it (default: `key: value` lines, tab-separated rows)."""
+    """Print a result on stdout, as JSON or as `text` formats it (default: `plain`)."""
     if as_json:
         click.echo(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
     else:

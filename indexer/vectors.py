@@ -1,4 +1,4 @@
-"""Raw vectors → unit rows and norms, and how far unit rows are spread."""
+"""Normalisation of raw vectors, and the mean pairwise cosine of unit vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from indexer.types import Bool, Float16, Float32
 
 
 class Spread:
-    """Tells a collapsed encoder: the mean pairwise cosine of unit vectors is the squared length of their mean."""
+    """Running mean pairwise cosine of unit vectors; near 1 it reveals a collapsed encoder. Thread-safe.
+
+    Needs the sum s of the n vectors only: the mean over pairs of different vectors is (|s|² − n) / (n (n − 1)).
+    """
 
     def __init__(self, dim: int) -> None:
         self._sum, self._n = np.zeros(dim), 0
@@ -22,14 +25,17 @@ class Spread:
             self._n += len(vectors)
 
     def mean_cosine(self) -> float | None:
-        """Over all pairs of different rows; None below two rows."""
+        """Mean over all pairs of different rows; None for fewer than two rows."""
         if self._n < 2:
             return None
         return float((self._sum @ self._sum - self._n) / (self._n * (self._n - 1)))
 
 
 def unit_rows(raw: Float32) -> tuple[Float16, Float32, Bool]:
-    """(n, dim) raw → unit rows in float16, norms (n,), and which rows are finite and not zero."""
+    """Raw vectors (n, dim) → unit rows (n, dim) float16, norms (n,), and a mask (n,) of the valid rows.
+
+    A row is valid where its norm is positive, finite and within float32; an invalid row comes out as zeros.
+    """
     raw = np.asarray(raw, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", raw, raw, dtype=np.float64))

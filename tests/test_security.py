@@ -19,7 +19,7 @@ from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.archive.reader import read_shard
 from indexer.encoders.families.catalogue import bundled_weights
-from indexer.encoders.families.weights import published
+from indexer.encoders.families.weights import verified
 from indexer.errors import BadFilter, IndexFileError, WeightsMismatch
 from indexer.search.index_build import build_index
 from indexer.store.table import EmbeddingStore
@@ -99,13 +99,13 @@ def test_nothing_evaluates_text_unpacks_archives_or_asks_a_shell():
 
 def test_weights_whose_bytes_are_not_those_of_their_name_are_refused(tmp_path):
     real = bundled_weights()
-    assert published(real) == real
+    assert verified(real) == real
     altered = tmp_path / real.name
     data = bytearray(real.read_bytes())
     data[len(data) // 2] ^= 1
     altered.write_bytes(data)
-    with pytest.raises(WeightsMismatch, match="altered or cut"):
-        published(altered)
+    with pytest.raises(WeightsMismatch, match="altered or truncated"):
+        verified(altered)
 
 
 @pytest.mark.parametrize("where", ["generation", "files.index.name", "files.keys.name"])

@@ -1,7 +1,8 @@
-"""Encoders: a name → a frozen network that turns uint8 squares into vectors, with every fact that can change one.
+"""Frozen image encoders by name: uint8 RGB pictures (n, size, size, 3) → embeddings (n, dim).
 
-`load` builds an encoder, `load_spec` the one a table was made with, `catalogue` lists the known ones,
-`precision_check` holds an encoder against its own fp32. Importing this package imports no torch; calling `load` does.
+`load` builds an encoder from a name, `load_spec` from the spec stored in a table, `catalogue` lists the short names,
+`precision_check` compares an encoder with its own fp32 weights. Importing this package does not import torch; `load`
+does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An encoder ready to embed: the spec, the towers on their device, and the check of its precision."""
+"""A loaded encoder: its spec, its image and text towers, and the backend that runs the image tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT_BATCH = 64
 
 
 class Backend(Protocol):
-    """Where and how batches are computed."""
+    """Runs the image tower on one kind of device."""
 
     device: str
     batch_size: int
@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 
 class Encoder:
-    """A frozen network. Thread-safe; always in eval mode."""
+    """Implements `types.Encoder`, and embeds text. The network is frozen and in eval mode. Thread-safe."""
 
     def __init__(self, recipe: Recipe, spec: EncoderSpec, towers: Towers, backend: Backend) -> None:
         self.spec = spec
@@ -46,26 +46,29 @@ class Encoder:
 
     @property
     def batch_size(self) -> int:
-        """Pictures in one full batch. Only vectors of equal batch sizes are equal bit for bit."""
+        """Pictures in a full batch. Vectors are bit-identical only between runs of the same batch size."""
         return self._backend.batch_size
 
     @property
     def workers(self) -> int:
-        """Threads that may call `embed` at once with profit."""
+        """Number of threads that should call `embed` concurrently for full throughput."""
         return self._backend.workers
 
     @property
     def logit_scale(self) -> float | None:
-        """What a cosine is multiplied with for zero-shot scores (100 for CLIP); None without a text tower."""
+        """Factor from cosine similarity to zero-shot logit (100 for CLIP); None without a text tower."""
         return self._towers.logit_scale
 
     @property
     def logit_bias(self) -> float | None:
-        """SigLIP's bias; None for encoders trained with a softmax."""
+        """Bias added to the logit (SigLIP); None for encoders trained with a softmax loss."""
         return self._towers.logit_bias
 
     def embed(self, pictures: UInt8) -> Float32:
-        """(n, size, size, 3) uint8 RGB → (n, dim) raw vectors, not normalised. EncoderError for another shape."""
+        """(n, size, size, 3) uint8 RGB → (n, dim) float32 vectors, not normalised.
+
+        Raises EncoderError for another shape or dtype, and for a network in train mode.
+        """
         size = self.spec.pixels.size
         if pictures.ndim != 4 or pictures.shape[1:] != (size, size, 3) or pictures.dtype != np.uint8:
             raise EncoderError(
@@ -73,11 +76,13 @@ class Encoder:
                 "Decode with this encoder's PixelSpec."
             )
         if self._towers.module.training:
-            raise EncoderError(f"{self.spec.name} was put into train mode: its vectors would depend on the batch.")
+            raise EncoderError(
+                f"{self.spec.name} is in train mode, in which a vector depends on the rest of the batch. Load it again."
+            )
         return self._backend.embed(pictures)
 
     def embed_text(self, texts: Sequence[str]) -> Float32:
-        """(n, dim) raw vectors of n texts, in the space of the images. Raises NoTextTower."""
+        """(n, dim) float32 vectors of n texts, not normalised, comparable with `embed`'s. Raises NoTextTower."""
         if self._towers.text is None or self._towers.tokenizer is None:
             raise NoTextTower(
                 f"{self.spec.name} embeds images only. Text needs an encoder with a text tower, "
@@ -94,12 +99,12 @@ class Encoder:
         return vectors
 
     def in_plane(self, plane: str) -> Encoder:
-        """The same encoder for NIfTI slices of another plane (axial, coronal, sagittal): another fingerprint."""
+        """The same weights for NIfTI slices of another plane (axial | coronal | sagittal); the fingerprint differs."""
         spec = replace(self.spec, pixels=replace(self.spec.pixels, plane=plane))
         return Encoder(self._recipe, spec, self._towers, self._backend)
 
     def in_fp32(self) -> Encoder:
-        """The same weights in fp32 on the CPU, read again from where they came."""
+        """The same encoder in fp32 on the CPU. Reads the weights again from their source."""
         towers = self._recipe.build()
         spec = replace(self.spec, precision="fp32", backend="torch")
         return Encoder(self._recipe, spec, towers, CpuBackend(towers, spec, convolutional=self._recipe.convolutional))

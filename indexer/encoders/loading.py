@@ -1,4 +1,4 @@
-"""A name and its weights → an encoder; a table's spec → the encoder it was made with."""
+"""Loads encoders: from a name and weights, or from the spec stored in a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 BUNDLED = "efficientnet-lite0"
-GPU_DECODER = "gpu-1"  # PixelSpec.decoder of JPEG decoded on a GPU, and the version of that path
+GPU_DECODER = "gpu-1"  # PixelSpec.decoder for JPEG decoded on a GPU; the number is the version of that decode path
 
 
 def load(
@@ -32,12 +32,12 @@ def load(
     decoder: str = "cpu",
     compiled: bool = True,
 ) -> Encoder:
-    """The encoder of that name, ready to embed.
+    """Load the encoder `name` onto a device. Downloads published weights that are not on this machine.
 
-    `weights`: None (the name's own), a published tag, a weights file, or "random:<seed>" ("random" is seed 0).
-    `precision`: of weights and arithmetic, bf16 | fp16 | fp32. `device`: auto | cpu | openvino | cuda | cuda:N.
-    `fit`: crop | squash | pad in place of the checkpoint's own. `decoder`: of JPEG, cpu | gpu (needs CUDA).
-    `compiled`: torch.compile, on GPUs only.
+    `weights`: None (the name's default), a published tag, a weights file, or "random:<seed>" ("random" is seed 0).
+    `precision` of weights and arithmetic: bf16 | fp16 | fp32. `device`: auto | cpu | openvino | cuda | cuda:N.
+    `fit`: crop | squash | pad, overrides the checkpoint's preprocessing. `decoder` of JPEG: cpu | gpu (needs CUDA).
+    `compiled`: use torch.compile, on GPUs only.
     Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
     """
     from indexer.encoders.backends.device import OPENVINO, require_decoder
@@ -83,7 +83,7 @@ def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "a
 
 
 def precision_check(encoder: Encoder, pictures: UInt8) -> float:
-    """The lowest cosine between this encoder's vectors of `pictures` (n, size, size, 3) and fp32's on the CPU."""
+    """Lowest cosine similarity, over `pictures` (n, size, size, 3), between this encoder's vectors and fp32 ones."""
     reference = encoder.in_fp32()
     a, b = (e.embed(pictures).astype(np.float64) for e in (encoder, reference))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -120,7 +120,7 @@ def find(name: str, request: WeightsRequest) -> Recipe:
 
 
 def _bare(name: str, request: WeightsRequest) -> Recipe:
-    """A model by its library's own name, without the family in front."""
+    """A model named as its library names it, without the family prefix."""
     from indexer.encoders.families import openclip, recipe, timm_models, torchvision_resnets
 
     if name in torchvision_resnets.known():
@@ -134,7 +134,7 @@ def _bare(name: str, request: WeightsRequest) -> Recipe:
 
 
 def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
-    """What `--weights` was, or must be, for this spec."""
+    """The value of `weights` that `load` needs to rebuild this spec. Raises WeightsNotFound for an unknown file."""
     if not spec.weights.startswith("sha256:"):
         return weights or spec.weights or None
     given = weights or spec.source
@@ -175,6 +175,6 @@ def _by_openvino(recipe: Recipe, spec: EncoderSpec, device: str) -> Encoder:
         raise EncoderError(
             f"this table's vectors were computed by OpenVINO on a CPU, not on {device}. Use --device auto."
         )
-    imported()  # its absence is told before the weights are read
+    imported()  # reports a missing package before the weights are read
     towers = recipe.build()
     return Encoder(recipe, spec, towers, OpenVinoBackend(towers, spec))

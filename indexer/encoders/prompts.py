@@ -1,4 +1,4 @@
-"""Class-text vectors for zero-shot probes: a file of prompts → one unit vector a class."""
+"""Class embeddings for zero-shot probes: a file of prompts → one unit text vector per class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Prompts = Mapping[str, Sequence[str]]  # class → its prompts, in the order in 
 
 
 class TextEncoder(Protocol):
-    """What embeds text."""
+    """An encoder with a text tower."""
 
     def embed_text(self, texts: Sequence[str]) -> Float32: ...
 
@@ -43,7 +43,10 @@ def read_prompts(path: Path) -> Prompts:
 
 
 def class_vectors(encoder: TextEncoder, prompts: Prompts) -> Float32:
-    """(c, dim) unit rows in the order of `prompts`: norm(mean of norm(E(prompt))) (Radford 2021, 3.1.4)."""
+    """(c, dim) unit rows, one per class in the order of `prompts`.
+
+    The normalised mean of the prompts' normalised embeddings (prompt ensembling: Radford et al. 2021, 3.1.4).
+    """
     texts = [text for group in prompts.values() for text in group]
     vectors = _unit(encoder.embed_text(texts).astype(np.float64))
     ends = np.cumsum([len(group) for group in prompts.values()])
@@ -59,7 +62,7 @@ def _unit(rows: Float64) -> Float64:
 def _from_json(text: str) -> list[tuple[str, object]]:
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("a JSON object of class → prompts is wanted")
+        raise ValueError("it must be a JSON object that maps each class to its prompts")
     groups = {name: [group] if isinstance(group, str) else group for name, group in content.items()}
     if bad := [name for name, group in groups.items() if not isinstance(group, list) or not group]:
         raise ValueError(f"class {bad[0]!r} has no prompts")
@@ -69,5 +72,5 @@ def _from_json(text: str) -> list[tuple[str, object]]:
 def _from_csv(text: str) -> list[tuple[str, object]]:
     rows = csv.DictReader(text.splitlines())
     if not {"class", "prompt"} <= set(rows.fieldnames or ()):
-        raise ValueError("the columns class and prompt are wanted, or a .json file")
+        raise ValueError("it must have the columns class and prompt, or be a .json file")
     return [(row["class"] or "", row["prompt"]) for row in rows]

@@ -112,7 +112,7 @@ def test_a_hub_that_answers_one_that_does_not_and_one_switched_off_are_told_apar
     host = f"127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", f"http://{host}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.reach() == (False, "switched off: HF_HUB_OFFLINE is set")
+    assert hub.reach() == (False, "disabled: HF_HUB_OFFLINE is set")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "PROBE_SECONDS", 60)  # however busy the machine is
     assert hub.reach() == (True, f"{host} answers")

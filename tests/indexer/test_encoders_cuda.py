@@ -174,7 +174,7 @@ def test_a_compiler_that_fails_is_told_with_the_way_out(pretended, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiler)
     gpu, _ = lane(compiled=True)
-    with pytest.raises(EncoderError, match=r"no C compiler found\. Go on without it: --no-compile"):
+    with pytest.raises(EncoderError, match=r"no C compiler found\. Run without it: --no-compile"):
         gpu.run(gpu.slot(2), 2)
 
 

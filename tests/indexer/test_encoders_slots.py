@@ -72,7 +72,7 @@ def test_the_largest_batch_that_fits_every_device_is_found():
 
 
 def test_a_device_without_room_for_one_picture_is_an_error_that_names_it():
-    with pytest.raises(EncoderError, match=r"gpu:0 has no memory for one picture.*--device cpu"):
+    with pytest.raises(EncoderError, match=r"gpu:0 lacks the memory for one picture.*--device cpu"):
         backend(PretendedLane(fits=0))
 
 

@@ -1,7 +1,7 @@
-"""Attention on the CPU in bf16, in parts that stay in the core's cache.
+"""Blocked bf16 attention on the CPU: the blocks of scores stay in the core's cache.
 
-torch's own kernel takes up to 1.9 times as long there (from 50 tokens on, one thread, AVX512-BF16), and so does this
-where the scores of a whole batch are written out and read again. Without products of bf16 it is far slower than torch.
+torch's kernel takes up to 1.9 times as long (from 50 tokens on, one thread, AVX512-BF16), and so does this function
+with the scores of a whole batch in one block. On a CPU without bf16 matrix products it is far slower than torch's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-SCORES = 1 << 19  # at once, in fp32 2 MiB; measured: from 2^18 to 2^20 equally fast, slower below and above
-ARGUMENTS = {"query", "key", "value", "scale"}  # of torch's function, those that `attend` takes
+SCORES = 1 << 19  # attention scores in a block, 2 MiB in fp32; measured: 2^18 to 2^20 equally fast, others slower
+ARGUMENTS = {"query", "key", "value", "scale"}  # the arguments of torch's function that `attend` takes
 
 
 class AttentionInParts(TorchFunctionMode):
-    """While this context is entered, in this thread, attention in bf16 without a mask is computed by `attend`.
+    """Inside this context, and in its thread only, `attend` replaces unmasked bf16 scaled_dot_product_attention.
 
-    That is attention which a library's block asks of torch's one function for it. nn.MultiheadAttention does not: it
-    takes its slow path here, so networks should hold none (rewritings/clip_attention.py).
+    nn.MultiheadAttention does not call that function but takes its slow path under a function mode; networks should
+    hold none (rewritings/clip_attention.py).
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """As torch calls it for each of its functions."""
+        """Called by torch in place of each of its functions."""
         options = kwargs or {}
         if func is F.scaled_dot_product_attention and _fits(*args, **options):
             return attend(*args[:3], **{name: options[name] for name in ARGUMENTS & options.keys()})
@@ -52,7 +52,7 @@ def _fits(
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float | None = None) -> torch.Tensor:
     """softmax(query · keyᵀ · scale) · value: (n, heads, t, d), (n, heads, s, d), (n, heads, s, e) → (n, heads, t, e).
 
-    `scale` is 1 / √d unless told. Scores and their softmax are in fp32.
+    `scale` is 1 / √d where None. Scores and softmax are computed in fp32.
     """
     n, heads, t, d = query.shape
     s, count = key.shape[2], n * heads
@@ -69,9 +69,10 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale
 
 
 def _products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Batches' products of bf16 in fp32: rounded to bf16, and what the rounding has left added again.
+    """Batched matrix product of bf16 inputs with an fp32 result: the bf16 product plus its own rounding error.
 
-    A score of 20 rounded to bf16 is off by up to 0.06, and its weight by 6 %. A product of fp32 would take longer.
+    A score of 20 rounded to bf16 is off by up to 0.06, which changes its softmax weight by 6 %. An fp32 product would
+    take longer than these two bf16 products.
     """
     rounded = torch.bmm(left, right)
     return rounded.float().add_(torch.baddbmm(rounded, left, right, beta=-1))

@@ -1,6 +1,6 @@
-"""One NVIDIA GPU: uint8 over a copy stream from pinned memory, normalised and embedded on the device.
+"""Runs the image tower on an NVIDIA GPU: uint8 pixels are copied from pinned memory, normalised on the device.
 
-Normalisation is the same fp32 arithmetic as on the CPU; the sums inside the network round otherwise.
+Normalisation is the same fp32 arithmetic as on the CPU; sums inside the network may round differently.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from indexer.encoders.families.recipe import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 
-SHORTAGES = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # of the driver, cuBLAS, cuDNN
+SHORTAGES = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")  # in messages of the driver, cuBLAS and cuDNN
 
 
 class CudaSlot:
-    """Pinned host memory and its twin on the device for one batch."""
+    """Implements `slots.Slot`: pinned host memory and device memory for one batch."""
 
     def __init__(self, capacity: int, size: int, dim: int, device: torch.device) -> None:
         shape = (capacity, size, size, 3)
@@ -30,13 +30,13 @@ class CudaSlot:
         self.host: UInt8 = self.pinned.numpy()
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
         self.vectors = torch.empty((capacity, dim), dtype=torch.float32, pin_memory=True)
-        # blocking: waiting sleeps, since the core is needed for decoding
+        # blocking: the waiting thread sleeps, so that its core can decode
         self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
 class CudaLane:
-    """A GPU with its weights, a stream for copies and one for the network."""
+    """Implements `slots.Lane`: one GPU with its weights, one stream for copies and one for kernels."""
 
     def __init__(
         self, towers: Towers, spec: EncoderSpec, device: torch.device, *, channels_last: bool, compiled: bool
@@ -54,11 +54,11 @@ class CudaLane:
         self._embed = torch.compile(embed, dynamic=False) if compiled else embed
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._kernels = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()  # kernels of two batches are queued one batch after the other
-        torch.cuda.synchronize(device)  # the weights are converted on the default stream, for which ours do not wait
+        self._lock = threading.Lock()  # keeps the kernels of a batch together in the queue
+        torch.cuda.synchronize(device)  # weights are converted on the default stream, which our streams do not wait for
 
     def slot(self, capacity: int) -> CudaSlot:
-        """Raises torch.OutOfMemoryError, for pinned memory too."""
+        """Allocate memory for `capacity` pictures. Raises torch.OutOfMemoryError, also for lack of pinned memory."""
         try:
             return CudaSlot(capacity, self._spec.pixels.size, self._spec.dim, self._device)
         except RuntimeError as error:
@@ -67,9 +67,9 @@ class CudaLane:
             raise
 
     def run(self, slot: CudaSlot, batch: int) -> Float32:
-        """Vectors (batch, dim) of the slot's first `batch` pictures. Raises torch.OutOfMemoryError.
+        """Vectors (batch, dim) of the slot's first `batch` pictures.
 
-        Returns after `done`, so the caller may refill the slot: nothing that reads it is still queued.
+        Returns once the device has finished with the slot. Raises torch.OutOfMemoryError, EncoderError.
         """
         try:
             with torch.inference_mode(), torch.cuda.device(self._device), self._lock, _exact_fp32():
@@ -86,10 +86,10 @@ class CudaLane:
                 raise torch.OutOfMemoryError(f"{self.device}: {error}") from error
             if not isinstance(error, TorchDynamoException):
                 raise
-            # there is most often no C compiler, or a Triton of another version
+            # the usual causes: no C compiler, or a Triton of another version
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EncoderError(
-                f"torch.compile failed for {self._spec.name}: {first}. Go on without it: --no-compile."
+                f"torch.compile failed for {self._spec.name}: {first}. Run without it: --no-compile."
             ) from error
         slot.done.synchronize()
         return np.array(slot.vectors[:batch].numpy())
@@ -100,7 +100,7 @@ class CudaLane:
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
-    """Also where a library or the compiler asked for the memory: they tell it in words of their own."""
+    """Whether the error, or one that caused it, reports that memory ran out, in torch's words or a library's."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORTAGES):
             return True
@@ -109,9 +109,9 @@ def _out_of_memory(error: BaseException | None) -> bool:
 
 
 class _ExactFp32:
-    """Convolutions in fp32 proper (their default is TF32, 10 bits), with the same algorithm from run to run.
+    """Context with cuDNN in full fp32 (the default is TF32, a 10-bit mantissa) and deterministic algorithms.
 
-    The setting is the whole process's: the first GPU to begin makes it, the last one to end takes it back.
+    The setting is global to the process: the first thread to enter makes it, the last one to leave restores it.
     """
 
     def __init__(self) -> None:

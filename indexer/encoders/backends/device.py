@@ -1,4 +1,4 @@
-"""Which devices `--device` means."""
+"""Resolves `--device` and `--decoder` to the devices of this machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 from indexer.errors import EncoderError
 
-OPENVINO = "openvino"  # the CPU by another library
+OPENVINO = "openvino"  # runs on the CPU too, through another library
 
 
 def require_decoder(decoder: str, device: str) -> None:
-    """Raise EncoderError unless `--decoder` (cpu | gpu) can be had with `--device`."""
+    """Raise EncoderError unless `--decoder` (cpu | gpu) is available with `--device` on this machine."""
     if decoder == "cpu":
         return
     if decoder != "gpu":
@@ -20,20 +20,19 @@ def require_decoder(decoder: str, device: str) -> None:
     if not devices(device):
         raise EncoderError(
             f"--decoder gpu needs an NVIDIA GPU, and --device {device} means the CPU here "
-            f"({torch.cuda.device_count()} GPUs are visible). Leave --decoder gpu away."
+            f"({torch.cuda.device_count()} GPUs are visible). Use --decoder cpu."
         )
     if find_spec("torchcodec") is None:
         raise EncoderError(
-            "--decoder gpu needs torchcodec. Install it (pip install 'embedding-indexer[gpu]'), or leave it away."
+            "--decoder gpu needs torchcodec. Install it (pip install 'embedding-indexer[gpu]'), or use --decoder cpu."
         )
 
 
 def devices(text: str) -> tuple[torch.device, ...]:
-    """`--device` (auto | cpu | openvino | cuda | cuda:N) → the GPUs to use; () is the CPU.
+    """The GPUs that `--device` (auto | cpu | openvino | cuda | cuda:N) names; () means the CPU.
 
-    "cuda" and "auto" take every GPU.
-
-    Raises EncoderError for another word, or a GPU that is not there.
+    "cuda" means every visible GPU, "auto" the same where there is one. Raises EncoderError for another value, or a GPU
+    that is not visible.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text in ("cpu", OPENVINO) or (text == "auto" and not count):

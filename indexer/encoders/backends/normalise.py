@@ -1,4 +1,4 @@
-"""uint8 pixels → the network's input: (x / 255 − mean) / std, in fp32, then the weights' own number format."""
+"""uint8 pixels → network input: (x / 255 − mean) / std in fp32, then cast to the precision of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Normalise:
-    """Constants of one encoder on one device, folded to one multiplication and one subtraction."""
+    """Per-channel constants of one encoder on one device, folded into x · scale − shift."""
 
     scale: torch.Tensor  # (3, 1, 1): 1 / (255 · std)
     shift: torch.Tensor  # (3, 1, 1): mean / std
@@ -27,6 +27,6 @@ class Normalise:
         return cls(scale.to(device), shift.to(device), DTYPES[spec.precision])
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(n, h, w, 3) uint8 → (n, 3, h, w) in channels_last strides, since that is how the pictures lie already."""
+        """(n, h, w, 3) uint8 → (n, 3, h, w) in channels_last memory format, which is the order of the input bytes."""
         pixels = pictures.permute(0, 3, 1, 2).to(torch.float32)
         return pixels.mul_(self.scale).sub_(self.shift).to(self.dtype)

@@ -1,7 +1,8 @@
-"""OpenVINO as a second CPU backend (`--device openvino`). Alone imports openvino.
+"""Runs the image tower on the CPU with OpenVINO (`--device openvino`). Only this module imports openvino.
 
-Measured on 2 cores with AVX512-BF16, CPU ms an image, torch bf16 / this: ViT-B/32 18.9 / 17.5, resnet50 19.6 / 17.6,
-EfficientNet-Lite0 4.3 / 2.8. Its sums round otherwise than torch's, so the backend is part of the fingerprint.
+CPU milliseconds per image on 2 cores with AVX512-BF16, torch bf16 / OpenVINO: ViT-B/32 18.9 / 17.5, resnet50
+19.6 / 17.6, EfficientNet-Lite0 4.3 / 2.8. Its sums round differently from torch's, so the backend is part of the
+fingerprint.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32"}
 
 
 class OpenVinoBackend:
-    """The image tower compiled by OpenVINO, one stream of one thread for each core.
+    """Implements `encoder.Backend`: the image tower compiled by OpenVINO, with one single-thread stream per core.
 
-    A caller sleeps while its stream computes, so as many callers as cores use each core once.
+    A caller sleeps while its stream computes, so as many callers as cores keep every core busy.
     """
 
     device = "cpu"
@@ -41,10 +42,10 @@ class OpenVinoBackend:
         self.batch_size, self.workers, self.dim = BATCH_SIZE, cores(), spec.dim
         self._compiled = _compiled(towers, spec, self.batch_size, self.workers)
         self._own = threading.local()
-        towers.module.to(DTYPES[spec.precision])  # what is left to torch: text
+        towers.module.to(DTYPES[spec.precision])  # the text tower still runs in torch
 
     def embed(self, pictures: UInt8) -> Float32:
-        """(n, size, size, 3) → (n, dim). Every batch has the full size; a short one is padded."""
+        """(n, size, size, 3) → (n, dim). The graph has a fixed batch size; the last batch is padded with zeros."""
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         vectors = np.empty((len(pictures), self.dim), np.float32)
@@ -59,7 +60,7 @@ class OpenVinoBackend:
 
 
 class _WithPixels(torch.nn.Module):
-    """uint8 squares → vectors, normalisation included, in fp32: what is traced."""
+    """The traced module: uint8 pictures → vectors, normalisation included, in fp32."""
 
     def __init__(self, towers: Towers, spec: EncoderSpec) -> None:
         super().__init__()
@@ -88,15 +89,15 @@ def _compiled(towers: Towers, spec: EncoderSpec, batch: int, streams: int) -> An
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[spec.precision],
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": streams,
-        "ENABLE_CPU_PINNING": False,  # other processes, and our decoding, use these cores too
+        "ENABLE_CPU_PINNING": False,  # decoding and other processes use these cores too
     }
     return openvino.Core().compile_model(graph, "CPU", options)
 
 
 def imported() -> Any:
     """The openvino package. Raises EncoderError where it is not installed."""
-    # it reports its use over the network unless told not to; without this module it cannot
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is Python's own way to block
+    # openvino sends usage reports over the network through this module, whose import None blocks
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
         import openvino.frontend
@@ -110,12 +111,12 @@ def imported() -> Any:
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """With torch's fused attention off: it cannot be traced, its parts can."""
+    """Context without torch's fused attention operator, which cannot be traced."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # a trace warns of each shape it fixes: all are fixed
+            warnings.simplefilter("ignore")  # tracing warns of each shape it makes constant: all are meant to be
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

@@ -1,7 +1,7 @@
-"""Batches on devices beside the CPU: a fixed set of slots, each owned by one caller at a time.
+"""Runs batches on accelerators through a fixed pool of slots, each used by one caller at a time.
 
-A slot is a batch's way to a device and back: memory is bounded by the slots, and a slot is given on only when the
-device is done with it. What a slot does on its device is behind `Lane`, so this logic runs without a GPU too.
+A slot is the host and device memory of one batch, so the pool bounds memory; a slot returns to the pool only when the
+device has finished with it. Device calls are behind the protocol `Lane`, so the tests of this module need no GPU.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ from indexer.cores import cores
 from indexer.errors import EncoderError
 from indexer.types import Float32, UInt8
 
-BATCH_BYTES = 40 << 20  # of pictures: 256 of 224 pixels; larger ones gain little, and each worker holds one
-SLOTS = 2  # a device: one is copied to while the other computes
+BATCH_BYTES = 40 << 20  # of uint8 pixels, 256 pictures of 224 × 224; larger batches gain little, each worker holds one
+SLOTS = 2  # per device: one is filled while the other is computed
 
 
 class Slot(Protocol):
-    """Memory for one batch, on the host and on its device."""
+    """Host and device memory of one batch."""
 
-    host: UInt8  # (capacity, size, size, 3): what the caller fills
+    host: UInt8  # (capacity, size, size, 3), filled by the caller
 
 
 SlotT = TypeVar("SlotT", bound=Slot)
 
 
 class Lane(Protocol[SlotT]):
-    """One device with its own copy of the weights."""
+    """One device with a copy of the weights."""
 
     device: str
 
     def slot(self, capacity: int) -> SlotT: ...
 
     def run(self, slot: SlotT, batch: int) -> Float32:
-        """Vectors (batch, dim) of the slot's first `batch` pictures; returns when the device is done with the slot.
+        """Vectors (batch, dim) of the slot's first `batch` pictures; returns when the device is done with them.
 
         Raises torch.OutOfMemoryError.
         """
         ...
 
     def release(self) -> None:
-        """Give cached memory back after an OutOfMemoryError."""
+        """Return cached memory to the device after an OutOfMemoryError."""
         ...
 
 
 def largest_batch(size: int) -> int:
-    """The power of two of pictures (size, size, 3) that fits BATCH_BYTES, at least 1."""
+    """The largest power of two whose pictures (size, size, 3) fit into BATCH_BYTES; at least 1."""
     return 1 << max((BATCH_BYTES // (size * size * 3)).bit_length() - 1, 0)
 
 
 class SlottedBackend(Generic[SlotT]):
-    """Embeds on one or several devices; callers in many threads share their slots."""
+    """Implements `encoder.Backend` on one or several devices, whose slots all calling threads share."""
 
     def __init__(self, lanes: Sequence[Lane[SlotT]], *, dim: int, largest: int) -> None:
         self._dim = dim
         self._lock = threading.Lock()
         self.device = ",".join(lane.device for lane in lanes)
-        # one size for all, so that a vector's bits do not depend on which device was free
+        # one batch size for all devices, so that a vector's bits do not depend on which one was free
         self.batch_size = min(self._probe(lane, largest) for lane in lanes)
         self._compute = {lane.device: self.batch_size for lane in lanes}
-        self.workers = cores() + SLOTS * len(lanes)  # those that wait for a device leave their core to the others
+        self.workers = cores() + SLOTS * len(lanes)  # a worker that waits for a device does not use its core
         self._free: queue.SimpleQueue[tuple[Lane[SlotT], SlotT]] = queue.SimpleQueue()
         for _ in range(SLOTS):
             for lane in lanes:
                 self._free.put((lane, lane.slot(self.batch_size)))
 
     def embed(self, pictures: UInt8) -> Float32:
-        """(n, size, size, 3) → (n, dim). Every batch on the device has the full size; a short one is padded."""
+        """(n, size, size, 3) → (n, dim). Every batch on a device has the full size; the last is padded with zeros."""
         vectors = np.empty((len(pictures), self._dim), np.float32)
         for start in range(0, len(pictures), self.batch_size):
             part = pictures[start : start + self.batch_size]
@@ -84,7 +84,7 @@ class SlottedBackend(Generic[SlotT]):
         return vectors
 
     def _through(self, lane: Lane[SlotT], slot: SlotT, part: UInt8) -> Float32:
-        """A part of at most `batch_size` pictures; in smaller pieces once this device has run out of memory."""
+        """Vectors of at most `batch_size` pictures, in smaller batches once this device has run out of memory."""
         rows: list[Float32] = []
         done = 0
         while done < len(part):
@@ -104,11 +104,11 @@ class SlottedBackend(Generic[SlotT]):
         lane.release()
         if batch == 1:
             raise _no_memory(lane)
-        with self._lock:  # two callers may have run out at one size: that halves it once
+        with self._lock:  # two callers that ran out of memory at the same size halve it once
             self._compute[lane.device] = min(self._compute[lane.device], batch // 2)
 
     def _probe(self, lane: Lane[SlotT], largest: int) -> int:
-        """The largest power-of-two fraction of `largest` that runs, found by running it."""
+        """The first of `largest`, its half, its quarter, … at which a batch runs without running out of memory."""
         batch = largest
         while batch:
             if _attempt(lane, None, batch) is not None:
@@ -119,9 +119,9 @@ class SlottedBackend(Generic[SlotT]):
 
 
 def _attempt(lane: Lane[SlotT], slot: SlotT | None, batch: int) -> Float32 | None:
-    """The vectors, or None where memory ran out; then the error, whose frames hold tensors, is gone before `release`.
+    """Vectors of a batch, or None where memory ran out. Allocates a slot where none is given.
 
-    Without a slot also that of a new one.
+    Catching the error here drops its frames, which hold tensors, before the caller calls `release`.
     """
     try:
         return lane.run(lane.slot(batch) if slot is None else slot, batch)
@@ -130,4 +130,4 @@ def _attempt(lane: Lane[SlotT], slot: SlotT | None, batch: int) -> Float32 | Non
 
 
 def _no_memory(lane: Lane[SlotT]) -> EncoderError:
-    return EncoderError(f"{lane.device} has no memory for one picture. Use a smaller encoder, or --device cpu.")
+    return EncoderError(f"{lane.device} lacks the memory for one picture. Use a smaller encoder, or --device cpu.")

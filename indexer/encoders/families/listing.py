@@ -1,4 +1,4 @@
-"""Every encoder the libraries know, for `indexer encoders --all`. Imports them, which takes seconds."""
+"""All encoders of the model libraries, for `indexer encoders --all`. Importing the libraries takes seconds."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from indexer.encoders.families.catalogue import Listed
 
 
 def everything() -> list[Listed]:
-    """Each published (model, weights) of open_clip, torchvision's ResNets and timm."""
+    """Each published (model, weights) pair of open_clip, torchvision's ResNets and timm."""
     return [*torchvision_resnets.listed(), *openclip.listed(), *timm_models.listed()]

@@ -1,9 +1,10 @@
-"""open_clip by its own names and tags, weights files, hub repositories and directories.
+"""open_clip models by name and tag, from weights files, hub repositories and directories.
 
-It and its rewriting alone import open_clip.
+Only this module and rewritings/clip_* import open_clip.
 
-QuickGELU: some checkpoints were trained with x·sigmoid(1.702·x) in place of GELU, and only the tag (or the
-configuration beside the weights) says so. The architecture is chosen from there; a name that contradicts it is refused.
+QuickGELU: some checkpoints were trained with x·sigmoid(1.702·x) in place of GELU, which only the tag's configuration
+(or the configuration file beside the weights) records. The activation is taken from there; a model name that
+contradicts it raises WeightsMismatch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from indexer.types import EncoderSpec, PixelSpec
 FAMILY = "open_clip"
 QUICK = "-quickgelu"
 CONFIG = "open_clip_config.json"
-REWRITINGS = (clip_class_token, clip_attention, timm_class_token)  # timm's: its networks can be the vision part
+REWRITINGS = (clip_class_token, clip_attention, timm_class_token)  # the vision tower can be a timm network
 FITS = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 
 
@@ -49,7 +50,7 @@ def registered(name: str) -> bool:
 
 
 def listed() -> list[Listed]:
-    """Every published (model, tag), under the name that says its activation."""
+    """Every published (model, tag) pair, under the name that includes its activation."""
     rows = {}
     for model, tag in open_clip.list_pretrained():
         published = open_clip.get_pretrained_cfg(model, tag)
@@ -64,51 +65,49 @@ def listed() -> list[Listed]:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """One architecture with the facts of its weights."""
+    """An architecture and the configuration that belongs to its weights."""
 
     name: str  # EncoderSpec.name
     weights: str
     licence: str
-    config: Mapping[str, Any]  # model_cfg, with the right activation
+    config: Mapping[str, Any]  # model_cfg, with the activation of these weights
     preprocess: Mapping[str, Any]
-    creator: str  # what open_clip builds it from: a registry name, or local-dir:<path>
-    tokenizer: str  # the same for its tokenizer
+    source: str  # argument of open_clip.create_model and get_tokenizer: a registry name, or local-dir:<path>
 
 
 def recipe(model: str, request: WeightsRequest) -> Recipe:
-    """`request` is a published tag, a file with a state_dict, random weights, or the only tag there is."""
+    """An open_clip model with the weights of `request`; "default" needs a model that has exactly one tag."""
     base = model.removesuffix(QUICK)
     if not registered(model):
         raise unknown(model, known(), what="open_clip model", way_out="`indexer encoders --all` lists every one.")
-    listed = model if model in known() else base
+    base_or_model = model if model in known() else base
     published = _published(model, request)
     quick = _quick(model, published, request)
     name = _canonical_name(model, quick=quick)
     weights = identity(request, published.get("tag", ""))
-    config = open_clip.get_model_config(name if name in known() else listed) | {"quick_gelu": quick}
+    source = name if name in known() else base_or_model
+    config = open_clip.get_model_config(source) | {"quick_gelu": quick}
     preprocess = merge_preprocess_dict(PreprocessCfg(), published | {"size": config["vision_cfg"]["image_size"]})
-    creator = name if name in known() else listed
     full = f"{FAMILY}:{name}"
-    checkpoint = _Checkpoint(full, weights, licence_of(full, weights), config, preprocess, creator, creator)
+    checkpoint = _Checkpoint(full, weights, licence_of(full, weights), config, preprocess, source)
     return _recipe(checkpoint, request, lambda: _file(published, request, name))
 
 
 def from_directory(directory: Path, state_file: Callable[[], Path], name: str, weights: str, licence: str) -> Recipe:
-    """A directory (or hub snapshot) with an open_clip_config.json."""
+    """A directory (or hub snapshot) with an open_clip_config.json. Raises EncoderError for a configuration refused."""
     content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     config = content.get("model_cfg", content)
     size = {"size": config["vision_cfg"]["image_size"]}
     preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}) | size)
-    creator = f"local-dir:{directory}"
     return _recipe(
-        _Checkpoint(name, weights, licence, config, preprocess, creator, creator),
+        _Checkpoint(name, weights, licence, config, preprocess, f"local-dir:{directory}"),
         WeightsRequest("file", str(directory)),
         state_file,
     )
 
 
 def _published(model: str, request: WeightsRequest) -> dict[str, Any]:
-    """The tag's own configuration; for files and random weights the preprocessing that the model's tags agree on."""
+    """The tag's configuration; for files and random weights the most common preprocessing among the model's tags."""
     base = model.removesuffix(QUICK)
     tags = sorted({*open_clip.list_pretrained_tags_by_model(model), *open_clip.list_pretrained_tags_by_model(base)})
     configs = {t: open_clip.get_pretrained_cfg(model, t) or open_clip.get_pretrained_cfg(base, t) for t in tags}
@@ -137,7 +136,7 @@ def _published(model: str, request: WeightsRequest) -> dict[str, Any]:
 
 
 def _quick(model: str, published: Mapping[str, Any], request: WeightsRequest) -> bool:
-    """Whether these weights need QuickGELU. Raises WeightsMismatch where the name contradicts the weights."""
+    """Whether these weights need QuickGELU. Raises WeightsMismatch where the model's name contradicts the weights."""
     own = open_clip.get_model_config(model) or {}
     by_name = model.endswith(QUICK) or bool(own.get("quick_gelu"))
     if request.kind == "random" or ("quick_gelu" not in published and request.kind == "file"):
@@ -152,7 +151,7 @@ def _quick(model: str, published: Mapping[str, Any], request: WeightsRequest) ->
 
 
 def _canonical_name(model: str, *, quick: bool) -> str:
-    """The name that says the activation, so that two ways of asking for one network have one fingerprint."""
+    """The model name including its activation, so that every way to name a network gives the same fingerprint."""
     own = open_clip.get_model_config(model)
     if own is not None and bool(own.get("quick_gelu")) == quick:
         return model
@@ -221,14 +220,14 @@ def _pixels(checkpoint: _Checkpoint) -> PixelSpec:
 def _create(checkpoint: _Checkpoint) -> Any:
     overrides: dict[str, Any] = {}
     text = deepcopy(checkpoint.config["text_cfg"])
-    if name := text.get("hf_model_name"):  # its configuration lives in another repository
+    if name := text.get("hf_model_name"):  # the text tower's configuration is in another repository
         text["hf_model_name"] = str(_repository_file(name, ("config.json",)).parent)
         overrides["text_cfg"] = text | {"hf_model_pretrained": False}
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # "initialized randomly": the weights come next, strictly
+    logging.disable(logging.WARNING)  # of random initialisation: `_load` fills every weight, strictly
     try:
         model = open_clip.create_model(
-            checkpoint.creator,
+            checkpoint.source,
             load_weights=False,
             pretrained_text=False,
             force_quick_gelu=bool(checkpoint.config.get("quick_gelu")),
@@ -245,7 +244,7 @@ def _repository_file(name: str, filenames: tuple[str, ...]) -> Path:
 
 
 def _load(model: torch.nn.Module, path: Path, name: str) -> None:
-    """Through open_clip's own key conversion, strictly, and without running code from the file."""
+    """Load a state_dict through open_clip's key conversion, strictly, with weights_only."""
     refuse_code(path)
     try:
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
@@ -280,7 +279,7 @@ def _tokenizer(checkpoint: _Checkpoint) -> Any:
     text = checkpoint.config["text_cfg"]
     try:
         if name := text.get("hf_tokenizer_name"):
-            in_directory = checkpoint.tokenizer.removeprefix("local-dir:")
+            in_directory = checkpoint.source.removeprefix("local-dir:")
             source = in_directory if (Path(in_directory) / "tokenizer_config.json").is_file() else name
             directory = _repository_file(source, ("tokenizer_config.json", "tokenizer.json")).parent
             return open_clip.tokenizer.HFTokenizer(
@@ -289,7 +288,7 @@ def _tokenizer(checkpoint: _Checkpoint) -> Any:
                 tokenizer_mode=text.get("tokenizer_mode"),
                 **text.get("tokenizer_kwargs", {}),
             )
-        return open_clip.get_tokenizer(checkpoint.tokenizer)
+        return open_clip.get_tokenizer(checkpoint.source)
     except OSError as error:
         raise WeightsNotFound(
             f"the tokenizer of {checkpoint.name} is not on this machine: {str(error).splitlines()[0]}. "

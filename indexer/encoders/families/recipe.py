@@ -1,4 +1,4 @@
-"""What every family of encoders gives: the facts before any weight is read, and how to build the towers."""
+"""What every model family provides: an encoder's spec, known before weights are read, and a function that builds it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Tokenizer = Callable[[Sequence[str]], torch.Tensor]
 
 @dataclass(frozen=True)
 class Towers:
-    """A network in fp32 on the CPU. `module` holds every parameter and buffer that the callables use."""
+    """A network in fp32 on the CPU. `module` owns every parameter and buffer that the callables use."""
 
     module: torch.nn.Module
-    vision: torch.nn.Module  # the part of it that sees pictures
+    vision: torch.nn.Module  # the part of `module` that computes image vectors
     image: ImageTower
     text: TextTower | None = None
-    tokenizer: Callable[[], Tokenizer] | None = None  # built when text is first embedded: it may need files
-    logit_scale: float | None = None  # already exp'ed: what a cosine is multiplied with (100 for CLIP)
-    logit_bias: float | None = None  # SigLIP
+    tokenizer: Callable[[], Tokenizer] | None = None  # called when text is first embedded: it may need files
+    logit_scale: float | None = None  # exponentiated: factor from cosine to logit (100 for CLIP)
+    logit_bias: float | None = None  # SigLIP's
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`spec` is complete but for precision, window and a fit of the user's choice."""
+    """An encoder before its weights are read. In `spec`, precision, window and fit are still the defaults."""
 
     spec: EncoderSpec
     build: Callable[[], Towers]
@@ -40,7 +40,7 @@ class Recipe:
 
 
 def fitted(pixels: PixelSpec, fit: str | None, window: str) -> PixelSpec:
-    """The checkpoint's preprocessing with the user's `--fit` and `--window`; nothing is cut away by squash and pad."""
+    """The checkpoint's preprocessing with `--fit` and `--window` applied. squash and pad keep the whole picture."""
     if fit is None or fit == pixels.fit:
         return replace(pixels, window=window)
     if fit not in ("crop", "squash", "pad"):
@@ -49,7 +49,7 @@ def fitted(pixels: PixelSpec, fit: str | None, window: str) -> PixelSpec:
 
 
 def unknown(name: str, known: Iterable[str], *, what: str = "encoder", way_out: str) -> UnknownEncoder:
-    """The error for a name nobody knows, with the nearest ones."""
+    """An UnknownEncoder error that suggests the closest known names."""
     lowered = {k.lower(): k for k in known}
     near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, 4, cutoff=0.5)]
     hint = f" Did you mean {', '.join(near)}?" if near else ""
@@ -57,6 +57,6 @@ def unknown(name: str, known: Iterable[str], *, what: str = "encoder", way_out: 
 
 
 def triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """Three channel constants as plain floats."""
+    """Three per-channel constants (R, G, B) as Python floats."""
     r, g, b = (float(v) for v in values)
     return r, g, b

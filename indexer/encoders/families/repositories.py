@@ -1,4 +1,4 @@
-"""`hf-hub:<repository>` and `local-dir:<path>`: one model with its configuration beside it, open_clip's or timm's."""
+"""`hf-hub:<repository>` and `local-dir:<path>`: a weights file with an open_clip or timm configuration beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REVISION = "revision:"
 
 
 def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
-    """A hub repository at a commit: `--weights COMMIT`, else the newest that is here or can be fetched."""
+    """A hub repository at the commit in `request`, else at the cached or, without one, the newest commit."""
     if request.kind in ("file", "random"):
         raise EncoderError(
             f"{HUB}:{repository} brings its own weights; {request.kind} weights need an architecture by name "
@@ -43,9 +43,10 @@ def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
 
 
 def directory_recipe(path: str, request: WeightsRequest) -> Recipe:
-    """A directory with a configuration and a weights file; named by its last part and the hash of both files.
+    """A directory with a configuration and a weights file.
 
-    A table stores no more of the path than that, so the directory may move: `--weights DIR` then says where it is.
+    Its name in the spec is the directory's last component, its identity the hash of both files, so the directory may
+    move: `--weights DIR` then gives the new path.
     """
     directory = Path(request.value if request.kind == "file" else path).expanduser().resolve()
     if not directory.is_dir():

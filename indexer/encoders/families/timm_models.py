@@ -1,6 +1,6 @@
 """timm models by name, from hub repositories and directories; the bundled EfficientNet-Lite0.
 
-It and its rewriting alone import timm.
+Only this module and rewritings/timm_class_token import timm.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from timm.data import resolve_data_config
 from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
 from indexer.encoders.families.hub import fetch
 from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
-from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, published, read
+from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, read, verified
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.encoders.rewritings.timm_class_token import timm_class_token
 from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
@@ -28,13 +28,13 @@ from indexer.types import EncoderSpec, PixelSpec
 FAMILY = "timm"
 BUNDLED = "efficientnet-lite0"
 BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
-NO_TAG = "default"  # of the few models published once
+NO_TAG = "default"  # `EncoderSpec.weights` of models published without a tag
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a spec says of a checkpoint's identity."""
+    """The fields of a spec that identify a checkpoint."""
 
     name: str
     weights: str
@@ -50,7 +50,7 @@ def names() -> list[str]:
 
 
 def listed() -> list[Listed]:
-    """Every published checkpoint. The dim is not known before the model is built."""
+    """Every published checkpoint; `dim` is None, since it is known only after building the model."""
     rows = []
     for model in timm.list_pretrained():
         published = timm.get_pretrained_cfg(model)
@@ -61,13 +61,13 @@ def listed() -> list[Listed]:
 
 
 def _tagged(model: str) -> bool:
-    """Whether the part after the dot, if any, is one of the model's tags."""
+    """Whether `model` has no tag (the part after the dot), or one that timm publishes."""
     architecture, dot, _ = model.partition(".")
     return not dot or model in timm.list_pretrained(f"{architecture}.*")
 
 
 def recipe(model: str, request: WeightsRequest) -> Recipe:
-    """`model` may carry its tag after a dot (resnet50.a1_in1k); `--weights TAG` names another one."""
+    """A timm model; `model` may include a tag after a dot (resnet50.a1_in1k), which `--weights TAG` overrides."""
     if not known(model):
         raise unknown(model, timm.list_models(), what="timm model", way_out="`indexer encoders` lists the short names.")
     if request.kind == "tag" and request.value != NO_TAG:
@@ -92,7 +92,10 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
 
 
 def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts) -> Recipe:
-    """A model of a timm `config.json` (a hub repository's or a directory's) with its weights file."""
+    """A model from a timm `config.json` (of a hub repository or a directory) and a weights file.
+
+    Raises EncoderError for a configuration refused.
+    """
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if not known(config.get("architecture", "")):
         raise EncoderError(f"{config_file} names no timm architecture: this is neither an open_clip nor a timm model.")
@@ -104,7 +107,7 @@ def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts)
 
 
 def bundled(request: WeightsRequest) -> Recipe:
-    """EfficientNet-Lite0 with the ImageNet weights that come as a Python package: needs no hub."""
+    """EfficientNet-Lite0 with ImageNet weights from an installed Python package; needs no model hub."""
     tag = entry(BUNDLED)
     if tag is None or (request.kind == "tag" and request.value != tag.weights):
         raise unknown(request.value, [BUNDLED], what=f"weights tag of {BUNDLED}", way_out="It needs no --weights.")
@@ -115,8 +118,8 @@ def bundled(request: WeightsRequest) -> Recipe:
             return read(request.path)
         if path is None:
             raise WeightsNotFound(f"the package {BUNDLED_PACKAGE} is not installed. Install it with pip.")
-        theirs, ours = read(published(path)), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
-        # the package's names differ from timm's, its order does not
+        theirs, ours = read(verified(path)), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
+        # the package names its tensors otherwise than timm, in the same order
         if len(theirs) != len(ours) or any(
             a.shape != b.shape for a, b in zip(theirs.values(), ours.values(), strict=True)
         ):
@@ -131,20 +134,20 @@ def bundled(request: WeightsRequest) -> Recipe:
 
 @dataclass(frozen=True)
 class _Model:
-    """How timm builds one network: its arguments, and what overrides its published configuration."""
+    """Arguments of timm.create_model: architecture, keyword arguments, overrides of the pretrained configuration."""
 
     architecture: str
     arguments: Mapping[str, Any]
     overlay: Mapping[str, Any]
 
     def create(self, state: Mapping[str, torch.Tensor] | None = None) -> Any:
-        """With random weights, or with `state`, through timm's own key conversion, strictly."""
+        """With random weights, or with `state`, loaded strictly through timm's key conversion."""
         overlay = dict(self.overlay)
         if state is None:
             return self._create(overlay, pretrained=False)
         head = self._create(overlay, pretrained=False).pretrained_cfg.get("classifier")
         if isinstance(head, str) and not any(k.startswith(f"{head}.") for k in state):
-            overlay["num_classes"] = 0  # features only: strict for everything but the head that is not there
+            overlay["num_classes"] = 0  # a state without classifier head: build the network without one too
         return self._create(overlay | {"state_dict": dict(state), "custom_load": False}, pretrained=True)
 
     def _create(self, overlay: Mapping[str, Any], *, pretrained: bool) -> Any:
@@ -200,7 +203,7 @@ def _pooling(model: Any) -> str:
 
 
 def _pixels(name: str, data: Mapping[str, Any]) -> PixelSpec:
-    """The evaluation transform of timm as a PixelSpec: resize to floor(size / crop_pct), then the centre square."""
+    """The evaluation transform of timm as a PixelSpec: resize the short side to floor(size / crop_pct), centre crop."""
     _, height, width = data["input_size"]
     resize = math.floor(height / data["crop_pct"])
     mode = data["crop_mode"] or "center"
@@ -213,5 +216,6 @@ def _pixels(name: str, data: Mapping[str, Any]) -> PixelSpec:
     if mode == "squash" and resize == height:
         return PixelSpec(height, height, data["interpolation"], "squash")
     raise EncoderError(
-        f"{name} is preprocessed by {mode} at {data['crop_pct']}: choose --fit crop, squash or pad of another one."
+        f"{name} is preprocessed with crop mode {mode} at crop_pct {data['crop_pct']}, which is not supported. "
+        "Use another checkpoint (`indexer encoders` lists them)."
     )

@@ -1,4 +1,4 @@
-"""torchvision ResNets by their weights enums; pooled features. Alone imports torchvision.models."""
+"""torchvision ResNets with their published weights; pooled features. Only this module imports torchvision.models."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torchvision import models
 from indexer.encoders.families.catalogue import Listed, licence_of, torch_checkpoint
 from indexer.encoders.families.hub import require_network
 from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
-from indexer.encoders.families.weights import WeightsRequest, drawn_from, fill, identity, read
-from indexer.encoders.families.weights import published as checked  # `published` is a weights enum's member here
+from indexer.encoders.families.weights import WeightsRequest, drawn_from, fill, identity, read, verified
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.errors import WeightsNotFound, sentence
 from indexer.types import EncoderSpec, PixelSpec
@@ -27,7 +26,7 @@ def known() -> tuple[str, ...]:
 
 
 def listed() -> list[Listed]:
-    """Every published set of weights."""
+    """Every published (model, weights) pair."""
     return [
         Listed(
             "", name, w.name, _features(model), w.transforms().crop_size[0], False, licence_of(name, w.name), _here(w)
@@ -39,7 +38,7 @@ def listed() -> list[Listed]:
 
 
 def recipe(model: str, request: WeightsRequest) -> Recipe:
-    """`request` picks a member of the model's weights enum, a file with its state_dict, or random weights."""
+    """A ResNet with a member of its weights enum, a file with its state_dict, or random weights, as in `request`."""
     if model not in known():
         raise unknown(model, known(), what="torchvision ResNet", way_out="`indexer encoders` lists the short names.")
     enum = models.get_model_weights(model)
@@ -75,7 +74,7 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
 
 
 def _published(model: str, enum: Any, request: WeightsRequest) -> Any:
-    """The enum member whose weights or, for a file, whose preprocessing is used (the classic 256 → 224 for a file)."""
+    """The enum member whose weights are used; for a file the first, for its preprocessing (resize 256, crop 224)."""
     if request.kind == "tag":
         tags = [w.name for w in enum]
         if request.value not in tags:
@@ -97,7 +96,7 @@ def _state(published: Any, request: WeightsRequest) -> dict[str, torch.Tensor]:
         except (OSError, RuntimeError) as error:
             words = f"could not fetch {url}: {sentence(error)}. Give a weights file (--weights FILE)."
             raise WeightsNotFound(words) from error
-    return read(checked(path))
+    return read(verified(path))
 
 
 def _path(published: Any) -> Path:

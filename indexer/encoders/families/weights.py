@@ -1,4 +1,4 @@
-"""Which weights were asked for, and loading a file of them without running code from it."""
+"""The value of `--weights`, and reading a weights file without executing code from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from indexer.errors import WeightsMismatch, WeightsNotFound
+from indexer.errors import WeightsMismatch, WeightsNotFound, sentence
 
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
@@ -23,7 +23,7 @@ SHOWN_KEYS = 3
 
 @dataclass(frozen=True)
 class WeightsRequest:
-    """What stands behind `--weights`."""
+    """The parsed value of `--weights`."""
 
     kind: Literal["default", "tag", "file", "random"]
     value: str = ""  # the tag, the path, or the seed
@@ -38,7 +38,10 @@ class WeightsRequest:
 
 
 def parse(weights: str | None) -> WeightsRequest:
-    """From None, a tag, a file or folder, "random" or "random:<seed>". WeightsNotFound where a file is missing."""
+    """Parse None, a tag, an existing file or folder, "random" or "random:<seed>".
+
+    Raises WeightsNotFound for a text that looks like a path where nothing is.
+    """
     if weights is None:
         return WeightsRequest("default")
     if weights == "random":
@@ -55,33 +58,35 @@ def parse(weights: str | None) -> WeightsRequest:
 
 
 def sha256(path: Path) -> str:
-    """Of one file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def published(path: Path) -> Path:
-    """`path`, after its bytes were checked against the hash in its name, as publishers write it: name-<hex>.pth.
+def verified(path: Path) -> Path:
+    """`path`, once its SHA-256 agrees with the hash in a name of the form name-<hex>.pth; other names pass.
 
-    Raises WeightsMismatch for a file that was altered or cut.
+    Raises WeightsMismatch for an altered or truncated file.
     """
     found = HASH_IN_NAME.search(path.name)
     if found and not sha256(path).startswith(found[1]):
-        raise WeightsMismatch(f"{path} was altered or cut: its sha256 does not begin with {found[1]}. Fetch it again.")
+        raise WeightsMismatch(
+            f"{path} was altered or truncated: its SHA-256 does not begin with {found[1]}. Download it again."
+        )
     return path
 
 
 def identity(request: WeightsRequest, tag: str) -> str:
-    """`EncoderSpec.weights`: the tag, "random:<seed>", or "sha256:<hex>" of the file's bytes."""
+    """The value of `EncoderSpec.weights`: the tag, "random:<seed>", or "sha256:<hex>" of the file's bytes."""
     if request.kind == "random":
         return f"random:{request.value}"
     return f"sha256:{sha256(request.path)}" if request.kind == "file" else tag
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors file, or of a .pth/.pt/.bin read with weights_only=True.
+    """The state_dict in a .safetensors file, or in a .pth/.pt/.bin file read with weights_only=True.
 
-    A checkpoint that wraps them ("state_dict", "model") is unwrapped, and "module." in front of every key is removed.
+    A checkpoint dictionary is unwrapped ("state_dict", "model"), and the "module." prefix of DataParallel removed.
     Raises WeightsMismatch for anything else.
     """
     if path.suffix == ".safetensors":
@@ -91,7 +96,9 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         try:
             return dict(load_file(str(path)))
         except SafetensorError as error:
-            raise WeightsMismatch(f"{path} is no readable .safetensors file: {error}") from error
+            raise WeightsMismatch(
+                f"{path} is not a readable .safetensors file: {sentence(error)}. Download or save it again."
+            ) from error
     content = _plain(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -105,10 +112,10 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def refuse_code(path: Path) -> None:
-    """Raise WeightsMismatch for a file that is more than tensors, before a library opens it in its own way."""
+    """Raise WeightsMismatch for a file that holds more than tensors. Call it before a library opens the file."""
     if path.suffix in (".safetensors", ".npz", ".npy"):
-        return  # formats that cannot hold code
-    if not zipfile.is_zipfile(path):  # torch's old format: only reading it tells
+        return  # these formats cannot hold code
+    if not zipfile.is_zipfile(path):  # torch's legacy format: whether it holds code is known only after reading it
         _plain(path)
         return
     with zipfile.ZipFile(path) as archive:
@@ -124,7 +131,7 @@ def _plain(path: Path) -> Any:
 
 
 def not_plain(path: Path) -> WeightsMismatch:
-    """The refusal of a file that could run code, or is no file of tensors at all."""
+    """The error for a file that could execute code, or does not hold tensors at all."""
     return WeightsMismatch(
         f"{path} is not a plain file of tensors (a pickled model or TorchScript is refused: it could run code). "
         "Save its state_dict as .safetensors."
@@ -132,7 +139,7 @@ def not_plain(path: Path) -> WeightsMismatch:
 
 
 def fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
-    """`load_state_dict`, strict. Raises WeightsMismatch naming the first keys that do not fit."""
+    """Strict `load_state_dict`. Raises WeightsMismatch that names the first keys that differ."""
     own = module.state_dict()
     missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
     shapes = [
@@ -150,7 +157,7 @@ def fill(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str)
 
 
 def misfit(where: str, architecture: str, error: Exception) -> WeightsMismatch:
-    """The same refusal where a library loads strictly by itself: its first lines say which keys."""
+    """The error of `fill` for weights that a library loaded strictly itself: its first two lines name the keys."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return WeightsMismatch(
         f"{where} does not fit {architecture}: {' '.join(lines[:2])[:300]}. "
@@ -165,7 +172,7 @@ def _some(what: str, keys: list[str]) -> str:
 
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Random initial weights from this seed; the caller's random state is untouched."""
+    """Seeds torch inside the context, for random initial weights, and restores the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,7 +1,7 @@
-"""Networks rewritten for speed: the same map, with fewer passes over less.
+"""Applies rewritings that compute the same function faster, and undoes those that change the vectors.
 
-Each rewriting knows a pattern by how libraries lay out their modules, which is a convention and no promise. So the
-network is run before and after on two squares, and what does not run or does not give the same vectors is taken back.
+A rewriting recognises a pattern by how a library lays out its modules, which no library guarantees. So the network is
+run on two pictures before and after, and a rewriting after which it fails or gives other vectors is rolled back.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from indexer.encoders.rewritings.packed import packed_linears
 from indexer.encoders.rewritings.patches import patches_as_products
 from indexer.encoders.rewritings.quick_gelu import quick_gelu_as_silu
 
-TOLERANCE = 1e-4  # of the largest output; fp32 rounding stays two orders below
-APART = 0.05  # of what the two squares' vectors differ by: outputs that are large for every picture hide nothing there
-ROUNDING = 3e-6  # of the largest output, in fp32
-GARBAGE = 0.25  # of the vectors' length, in bf16: untrained networks blow rounding up to a tenth
+TOLERANCE = 1e-4  # largest change, relative to the largest output; fp32 rounding stays two orders of magnitude below
+APART = (
+    0.05  # largest change of the difference between the two vectors, relative to it: a large constant output cancels
+)
+ROUNDING = 3e-6  # fp32 rounding of such a difference, relative to the largest output
+GARBAGE = 0.25  # largest change in bf16, relative to the norm; untrained networks amplify rounding up to 0.1
 Rewriting = Callable[[nn.Module], Undo]
 COMMON: tuple[Rewriting, ...] = (fold_norms, patches_as_products, quick_gelu_as_silu)
-UNFIT = (RuntimeError, IndexError, AttributeError, TypeError, ValueError)  # a network that reads what is gone
+UNFIT = (RuntimeError, IndexError, AttributeError, TypeError, ValueError)  # of a network that reads a replaced module
 
 
 def rewritten(network: nn.Module, size: int, *own: Rewriting) -> nn.Module:
-    """The network itself, in fp32 and eval mode and changed in place; `size` is the side of the squares it sees.
+    """Apply the common rewritings and `own`, those of the network's library, to an fp32 network in place.
 
-    `own` are the rewritings that know the network's library.
+    Sets eval mode; `size` is the side of the input square in pixels. Returns the same network.
     """
     network.eval()
     rewritings, squares = (*COMMON, *own), _squares(size, torch.float32)
     was = _vectors(network, squares)
     if not _kept(network, rewritings, squares, was):
-        for rewriting in rewritings:  # which of them it was
+        for rewriting in rewritings:  # all together failed: keep each one that passes alone
             _kept(network, (rewriting,), squares, was)
     return network
 
 
 def packed(network: nn.Module, size: int) -> None:
-    """The linear layers of a network that stays on the CPU in bf16, packed in place; only where `can_pack` says so."""
+    """Pack the linear layers of a bf16 CPU network in place. Requires `can_pack()`."""
     called: set[nn.Module] = set()
     hooks = [
         layer.register_forward_hook(lambda layer, *_: called.add(layer))
@@ -57,7 +59,7 @@ def packed(network: nn.Module, size: int) -> None:
 
 
 def _squares(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """(2, 3, size, size): noise, and a dark square with a bright half."""
+    """Two test inputs (2, 3, size, size): Gaussian noise, and a dark picture with a bright upper half."""
     noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
     halves = torch.full((3, size, size), -1.5)
     halves[:, : size // 2] = 1.5
@@ -65,7 +67,7 @@ def _squares(size: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _kept(network: nn.Module, rewritings: Sequence[Rewriting], squares: torch.Tensor, was: torch.Tensor) -> bool:
-    """Whether the network gives the same vectors with all of these; if not, none of them is left."""
+    """Apply `rewritings`; where the vectors differ from `was`, undo all of them and return False."""
     undo: Undo = []
     try:
         for rewriting in rewritings:
@@ -91,7 +93,7 @@ def _same(now: torch.Tensor, was: torch.Tensor) -> bool:
 
 
 def _vectors(network: nn.Module, squares: torch.Tensor) -> torch.Tensor:
-    """Of the whole squares; some networks give their tokens beside them."""
+    """The network's output (2, dim); the first element where a network returns tokens beside the pooled vector."""
     with torch.inference_mode():
         out = network(squares)
         vectors: torch.Tensor = out[0] if isinstance(out, tuple) else out

@@ -1,7 +1,7 @@
-"""The attention of open_clip's vision transformers through torch's one function for it.
+"""Replaces nn.MultiheadAttention in open_clip's vision transformers by scaled_dot_product_attention.
 
-open_clip calls nn.MultiheadAttention, which in eval mode hides the whole layer behind one operator of torch's own: no
-compiler sees into it, and on a CPU neither packed weights nor a faster attention can be put there.
+In eval mode nn.MultiheadAttention is a single opaque operator: torch.compile cannot optimise it, and on a CPU neither
+packed weights nor the blocked attention of backends/cpu_attention.py can be used inside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from indexer.encoders.rewritings.layers import attended, has_one_weight, linear
 
 
 def clip_attention(network: nn.Module) -> Undo:
-    """Replace it in every block in which a picture's tokens attend to each other."""
+    """Replace the self-attention of every ResidualAttentionBlock."""
     undo: Undo = []
     for block in list(network.modules()):
         if type(block) is ResidualAttentionBlock and has_one_weight(block.attn):
@@ -27,7 +27,7 @@ def clip_attention(network: nn.Module) -> Undo:
 
 
 class _SelfAttention(nn.Module):
-    """(n, tokens, width) three times the same → (n, tokens, width), and None for the weights."""
+    """Signature of nn.MultiheadAttention: query = key = value (n, tokens, width) → ((n, tokens, width), None)."""
 
     def __init__(self, own: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _SelfAttention(nn.Module):
         self, x: torch.Tensor, key: torch.Tensor, value: torch.Tensor, need_weights: bool, attn_mask: None
     ) -> tuple[torch.Tensor, None]:
         if key is not x or value is not x or need_weights or attn_mask is not None:
-            raise ValueError("more than self-attention is asked for")  # the rewriting is then taken back
+            raise ValueError("only unmasked self-attention is implemented")  # the rewriting is then rolled back
         n, tokens, _ = x.shape
         q, k, v = self.qkv(x).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return self.out(attended(q, k, v)), None

@@ -1,4 +1,4 @@
-"""The class token alone in the last block of open_clip's vision transformers."""
+"""Computes only the class token in the last block of open_clip's vision transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from indexer.encoders.rewritings.layers import FirstAmongAll, attended, has_one_
 
 
 def clip_class_token(network: nn.Module) -> Undo:
-    """Where the vector is made of the class token."""
+    """Rewrite vision transformers that pool by their class token ("tok")."""
     return for_class_token(network, _blocks, _rewrite)
 
 
@@ -41,7 +41,7 @@ class _Block(nn.Module):
         self.out = linear(own.out_proj.weight, own.out_proj.bias)
 
     def forward(self, x: torch.Tensor, attn_mask: None = None) -> torch.Tensor:
-        del attn_mask  # that of text; pictures have none
+        del attn_mask  # used by text towers only
         first = x[:, :1] + self.ls_1(self.out(attended(*self.heads(self.ln_1(x)))))
         made: torch.Tensor = first + self.ls_2(self.mlp(self.ln_2(first)))
         return made

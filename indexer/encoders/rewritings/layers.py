@@ -1,4 +1,4 @@
-"""What rewritings share: layers made of existing weights, blocks of known order, and the projections of attention."""
+"""Shared parts of the rewritings: linear layers over existing weights, layers in execution order, attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    """The layer of these (outer, inner) and (outer,), which may be parts of larger ones; nothing is copied."""
+    """A linear layer over `weight` (outer, inner) and `bias` (outer,), which may be views; nothing is copied."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
     if bias is not None:
@@ -19,10 +19,10 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 
 def in_order(block: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The named layers that a block runs one after the other, each on what the one before gave.
+    """The named layers of a block that runs each on the output of the one before; [] for other blocks.
 
-    Only of blocks for which that is a fact; elsewhere (a gated unit, say) the order of declaration means nothing.
-    Layers that do nothing in eval mode are left out.
+    Only nn.Sequential and timm's Mlp are known to do so; in others (a gated unit) the order of declaration need not be
+    the order of execution. Layers without effect in eval mode are left out.
     """
     kind = type(block)
     known = kind is nn.Sequential or (kind.__module__, kind.__name__) == ("timm.layers.mlp", "Mlp")
@@ -31,15 +31,15 @@ def in_order(block: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def has_one_weight(own: object) -> TypeGuard[nn.MultiheadAttention]:
-    """Whether this is torch's own attention, (n, tokens, width), with all three projections in one weight."""
+    """Whether `own` is nn.MultiheadAttention over (n, tokens, width) with the three projections in one weight."""
     if type(own) is not nn.MultiheadAttention:
         return False
-    one_weight = own.in_proj_weight is not None  # none where keys are of another width
+    one_weight = own.in_proj_weight is not None  # None where keys have another width
     return own.batch_first and one_weight and own.bias_k is None and not own.add_zero_attn
 
 
 class FirstAmongAll(nn.Module):
-    """(n, tokens, width) → the first token's query (n, heads, 1, width / heads), and every token's key and value."""
+    """(n, tokens, width) → query (n, heads, 1, width / heads) of the first token, keys and values of every token."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, heads: int) -> None:
         super().__init__()
@@ -55,5 +55,5 @@ class FirstAmongAll(nn.Module):
 
 
 def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Heads' queries (n, heads, t, d), keys and values (n, heads, s, d) → (n, t, heads · d)."""
+    """Attention of queries (n, heads, t, d) over keys and values (n, heads, s, d) → (n, t, heads · d)."""
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

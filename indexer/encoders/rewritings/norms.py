@@ -1,6 +1,6 @@
-"""Batch norms folded into the convolutions before them, in fp32: fewer passes, and less lost when bf16 follows.
+"""Folds batch norms into the preceding convolutions, in fp32: fewer memory passes, and less rounding in bf16.
 
-conv then norm in eval mode is one affine map: w' = w·γ/√(var + ε), b' = (b - mean)·γ/√(var + ε) + β.
+In eval mode convolution and norm are one affine map: w' = w·γ/√(var + ε), b' = (b - mean)·γ/√(var + ε) + β.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indexer.encoders.rewritings import Undo
 
 
 def fold_norms(network: nn.Module) -> Undo:
-    """Fold every norm that a block declares directly after its convolution."""
+    """Fold every batch norm declared directly after a convolution."""
     undo: Undo = []
     for block in network.modules():
         children = list(block.named_children())
@@ -33,7 +33,7 @@ def fold_norms(network: nn.Module) -> Undo:
 
 
 def _rest(norm: nn.BatchNorm2d) -> nn.Module:
-    """What the norm did besides normalising: some libraries put the activation into it."""
+    """The activation that some libraries put into the norm module, else an identity."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 

@@ -1,6 +1,7 @@
-"""QuickGELU, x·sigmoid(1.702·x), as SiLU between two scaled layers: one pass over the widest layer in place of three.
+"""QuickGELU, x·sigmoid(1.702·x), as SiLU between rescaled linear layers: one pass over the activations, not three.
 
-With y = 1.702·x it is y·sigmoid(y) / 1.702: the layer before is multiplied, the one after divided.
+With y = 1.702·x it is y·sigmoid(y) / 1.702, so the preceding layer is multiplied by 1.702 and the following one
+divided.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from torch import nn
 from indexer.encoders.rewritings import Undo
 from indexer.encoders.rewritings.layers import in_order
 
-NAME = "QuickGELU"  # of open_clip's class and of timm's
+NAME = "QuickGELU"  # the class name in open_clip and in timm
 FACTOR = 1.702
 
 
 def quick_gelu_as_silu(network: nn.Module) -> Undo:
-    """Replace it wherever a block runs it between two linear layers."""
+    """Replace every QuickGELU that runs between two linear layers."""
     undo: Undo = []
     for block in list(network.modules()):
         layers = in_order(block)

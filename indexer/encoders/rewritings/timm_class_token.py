@@ -1,4 +1,4 @@
-"""The class token alone in the last block of timm's vision transformers, also of those inside open_clip's models."""
+"""Computes only the class token in the last block of timm's vision transformers, also inside open_clip's models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from indexer.encoders.rewritings.layers import FirstAmongAll, attended
 
 
 def timm_class_token(network: nn.Module) -> Undo:
-    """Where the vector is made of the class token."""
+    """Rewrite vision transformers that pool by their class token ("token")."""
     return for_class_token(network, _blocks, _rewrite)
 
 
 def _blocks(network: nn.Module) -> Any:
-    if type(network) is not VisionTransformer:  # a distilled one reads a second token
+    if type(network) is not VisionTransformer:  # subclasses (distilled models) read a second token
         return None
     return network.blocks if network.global_pool == "token" and network.attn_pool is None else None
 
