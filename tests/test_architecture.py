@@ -34,7 +34,7 @@ FLOORS = (
 )  # fmt: skip
 APPLICATIONS = {"indexer.demo"}
 PROBES_MAY_IMPORT = {  # rooms of indexer
-    "children", "cores", "disk", "errors", "jsonable", "malloc", "options", "store", "types", "vectors",
+    "addresses", "children", "cores", "disk", "errors", "jsonable", "malloc", "options", "store", "types", "vectors",
 }  # fmt: skip
 MOST_MODULES = 16  # of one folder
 

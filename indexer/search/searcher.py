@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from indexer.addresses import is_remote
 from indexer.ann.index import VectorIndex, load
 from indexer.ann.manifest import NAME
 from indexer.ann.rowset import RowSet
@@ -17,7 +18,7 @@ from indexer.search.answer import answer
 from indexer.search.options import DEFAULT, SearchOptions
 from indexer.search.queries import Query, QueryImage
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
-from indexer.store.table import EmbeddingStore, is_remote
+from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec, Hit
 
 MEMORY_BYTES = 4 << 30  # of vectors held where there is no index; a larger table is streamed for each search

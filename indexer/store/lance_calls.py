@@ -9,10 +9,11 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from indexer.addresses import is_remote
 from indexer.errors import StoreError
 from indexer.store.lance_errors import first_line, writing
 from indexer.store.mend import exists, mend, newest_damage
-from indexer.store.table import is_remote, quoted
+from indexer.store.table import quoted
 
 IN_LIST = 1000  # names in one SQL list
 

@@ -13,6 +13,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
 from indexer.store.create import ensure_table, make_table, table_lock
@@ -55,15 +56,6 @@ class TextVectors:
     vectors: Float32  # (c, dim)
     logit_scale: float
     logit_bias: float | None
-
-
-def join(uri: str, name: str) -> str:
-    """The address of a table or file inside a database directory or object-store prefix."""
-    return f"{uri.rstrip('/')}/{name}"
-
-
-def is_remote(uri: str) -> bool:
-    return "://" in uri
 
 
 def table_names(uri: str) -> list[str]:

@@ -8,6 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.format import facts_of
@@ -16,7 +17,7 @@ from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
 from indexer.store.migrate import migrate
 from indexer.store.schema import completed, side_schema
-from indexer.store.table import EmbeddingStore, TextVectors, is_remote, join, quoted
+from indexer.store.table import EmbeddingStore, TextVectors, quoted
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:

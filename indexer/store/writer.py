@@ -26,6 +26,7 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
+from indexer.addresses import join
 from indexer.disk import DiskSync
 from indexer.errors import StoreError
 from indexer.redact import redacted
@@ -34,7 +35,7 @@ from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, taken_back
 from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
-from indexer.store.table import EmbeddingStore, join, quoted
+from indexer.store.table import EmbeddingStore, quoted
 from indexer.store.writing import compaction
 from indexer.store.writing.carried import CarriedLabels, label_columns
 from indexer.store.writing.keys import SamplesOfShard, ShardRows, TableKeys, key_hashes

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.addresses import is_remote
 from indexer.disk import fsync
-from indexer.store.table import EmbeddingStore, is_remote
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Int64
 
 SMALLEST_BYTES = 64 * 2**20  # below this the table itself is quick enough
