@@ -107,6 +107,8 @@ def _result_differences(old: ProbeResult, new: ProbeResult, stem: str = "") -> I
 
 def _changes(old: ProbeResult, new: ProbeResult) -> list[str]:
     out = []
+    if old.format != new.format:
+        out.append(f"result format {old.format} → {new.format}: an older version of this package made the result")
     if old.source.fingerprint != new.source.fingerprint:
         out.append(f"encoder {old.source.fingerprint} → {new.source.fingerprint}")
     if old.split.sha256 != new.split.sha256:

@@ -20,13 +20,15 @@ import pytest
 from indexer.archive.shards import find_shards
 from indexer.errors import NewerFormat, StoreError
 from indexer.pipeline.run import index
-from indexer.store import migrate, schema, writer
+from indexer.store import migrate, schema
 from indexer.store.format import FORMAT, METADATA_KEY
 from indexer.store.labels import add_columns
 from indexer.store.table import EmbeddingStore, TextVectors
 from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
+from indexer.store.writing import side_tables
 from indexer.types import Failure, Shard, ShardResult
+from probes.runs.result import FORMAT as RESULT_FORMAT
 from tests.archives import shard
 from tests.commands import call
 from tests.fakes import FakeEncoder
@@ -86,7 +88,9 @@ def test_every_reading_command_reads_format_1_and_writes_nothing(old: Path) -> N
     probed = answered("probes", "linear", db, "--label", "class", "--group", "patient", "--replicates", 20)
     assert probed["flow"]["embedded"] == 126
     assert len(answered("probes", "predict", old / "result", db)["rows"]) == 126
-    assert answered("probes", "rerun", old / "result", "--db", db)["largest_difference"] < 1e-6
+    again = call("probes", "rerun", old / "result", "--db", db, "--json").json  # methods were mended since
+    assert again["version"] == 4
+    assert {text.split(":")[0] for text in again["changed"]} >= {f"result format 1 → {RESULT_FORMAT}"}
     assert call("probes", "report", old / "result").code == 0
     assert answered("indexer", "near-duplicates", db)["rows"] == 126
     out = old / "out.parquet"
@@ -284,10 +288,10 @@ def test_a_column_that_a_later_ledger_has_is_added_to_an_existing_one(
 ) -> None:
     store = make_table(tmp_path, unit_rows(5, 8))
     wider = schema.FAILURE_SCHEMA.append(pa.field("tool", pa.string(), False))
-    for module in (schema, writer):
+    for module in (schema, side_tables):
         monkeypatch.setattr(module, "FAILURE_SCHEMA", wider)
     monkeypatch.setitem(migrate.SIDES, "failures", wider)
-    monkeypatch.setattr(writer, "failures_table", lambda failures: schema.completed(_narrow(failures), wider))
+    monkeypatch.setattr(side_tables, "failures_table", lambda failures: schema.completed(_narrow(failures), wider))
     with StoreWriter(store) as held:
         held.commit([FAILING])
     assert lance.dataset(f"{tmp_path}/t.failures.lance").to_table().column("tool").to_pylist() == [""]

@@ -100,5 +100,5 @@ def test_an_index_names_the_table_and_the_commit_and_a_refresh_renames_both(tmp_
         with StoreWriter(store) as writer:
             writer.optimize()
         store.tag("other", store.version)
-        refresh_index(store, Goal(recall=1))
+        refresh_index(store)
         store.refresh()
