@@ -289,7 +289,7 @@ def test_ctrl_c_that_a_library_tells_as_an_error_of_its_own_is_still_a_stop(db, 
         except KeyboardInterrupt as error:
             raise pa.ArrowInvalid("External error: KeyboardInterrupt: ") from error
 
-    monkeypatch.setattr("lance.LanceDataset.to_table", interrupted)
+    monkeypatch.setattr("lance.LanceDataset.scanner", interrupted)
     done = call("indexer", "optimize", db)
     assert (done.code, done.out, done.err) == (130, "", "stopped\n")
     monkeypatch.undo()
