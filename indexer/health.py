@@ -183,14 +183,17 @@ def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
 def _side_counts(view: EmbeddingStore, problems: list[str]) -> tuple[int, int, int]:
     """Shards, partial shards and failures; what is wrong with them goes to `problems`."""
     try:
-        ledger, failures = view.ledger(), view.failures()
+        ledger, failures = view.ledger(), view.count_failures()
     except StoreError as error:
         problems.append(str(error))
         return 0, 0, 0
-    partial = ledger.column("status").to_pylist().count("partial")
+    statuses = ledger.column("status").to_pylist()
+    partial, begun = statuses.count("partial"), statuses.count("begun")
+    if begun:
+        problems.append(f"{begun} shards are stored in part, since a run was stopped: index again to go on with them.")
     if partial:
         problems.append(f"{partial} shards were cut or damaged and are stored in part: mend them and index again.")
-    return len(ledger), partial, len(failures)
+    return len(ledger), partial, failures
 
 
 def _mean_cosine(view: EmbeddingStore, rows: int, seed: int) -> float | None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import device_option, emit, frames_option, json_option, table_option
+from indexer.options import device_option, emit, frames_option, json_option, plain, table_option
 from indexer.pipeline.options import RunOptions
+
+if TYPE_CHECKING:
+    from indexer.store.table import EmbeddingStore
+
+LISTED = ("shard", "key", "stage", "reason", "detail")
 
 
 @click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
@@ -49,11 +56,32 @@ def command(
             report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
         tell(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
-    rows = store.failures().select(["shard", "key", "stage", "reason", "detail"]).to_pylist()
-    if summary:
-        counts = Counter((row["stage"], row["reason"]) for row in rows)
-        rows = [{"count": n, "stage": stage, "reason": reason} for (stage, reason), n in counts.most_common()]
-    if rows or as_json:
-        emit(rows, as_json=as_json)
-    else:
+    if not store.count_failures() and not as_json:
         click.echo(f"no failures in table {store.name}", err=True)
+    elif summary:
+        emit(_counted(store), as_json=as_json)
+    else:
+        _listed(store, as_json=as_json)
+
+
+def _counted(store: EmbeddingStore) -> list[dict[str, object]]:
+    """Failures by stage and reason, most first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for batch in store.scan_failures(["stage", "reason"]):
+        counts.update(zip(batch.column("stage").to_pylist(), batch.column("reason").to_pylist(), strict=True))
+    return [{"count": n, "stage": stage, "reason": reason} for (stage, reason), n in counts.most_common()]
+
+
+def _listed(store: EmbeddingStore, *, as_json: bool) -> None:
+    """Print each failure as it is read: there may be more than fit into memory."""
+    printed = False
+    for batch in store.scan_failures(LISTED):
+        for row in batch.to_pylist():
+            if as_json:
+                click.echo(", " if printed else "[", nl=False)
+                click.echo(json.dumps(row, ensure_ascii=False), nl=False)
+            else:
+                click.echo(plain([row]) if not printed else plain([row]).split("\n", 1)[1])
+            printed = True
+    if as_json:
+        click.echo("]" if printed else "[]")

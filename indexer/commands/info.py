@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import click
 
 from indexer.options import emit, json_option, table_option
@@ -13,8 +15,6 @@ from indexer.options import emit, json_option, table_option
 @json_option
 def command(db: str, table: str | None, as_json: bool) -> None:
     """Print what DB holds: rows, shards, failures, columns, and the encoder that made the vectors."""
-    import pyarrow.compute as pc
-
     from indexer.pipeline.run_record import runs
     from indexer.store.table import EmbeddingStore, table_names
 
@@ -24,7 +24,8 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     stores = [EmbeddingStore.open(db, name) for name in names]
     facts = []
     for store in stores:
-        ledger = store.ledger()
+        ledger = store.ledger()  # a row a shard
+        statuses = Counter(ledger.column("status").to_pylist())
         last = next(iter(runs(store)[::-1]), None)
         spec = store.spec
         facts.append(
@@ -32,8 +33,9 @@ def command(db: str, table: str | None, as_json: bool) -> None:
                 "table": store.name,
                 "rows": store.count(),
                 "shards": ledger.num_rows,
-                "shards_partial": pc.sum(pc.equal(ledger.column("status"), "partial")).as_py() or 0,
-                "failures": store.failures().num_rows,
+                "shards_partial": statuses["partial"],
+                "shards_begun": statuses["begun"],
+                "failures": store.count_failures(),
                 "version": store.version,
                 "format": store.format,
                 "identity": store.state.identity or "none yet: a table of format 1",

@@ -350,6 +350,16 @@ class EmbeddingStore:
         with reading(where, self.name):
             return completed(self._side("failures").to_table(filter=condition), FAILURE_SCHEMA)
 
+    def count_failures(self) -> int:
+        """How many failures there are, without reading them."""
+        with reading(None, f"{self.name}.failures"):
+            return int(self._side("failures").count_rows())
+
+    def scan_failures(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """These columns of the failures, in batches."""
+        with reading(None, f"{self.name}.failures"):
+            yield from self._side("failures").scanner(columns=list(columns)).to_batches()
+
     def urls(self) -> dict[str, str]:
         """Where each shard's bytes can be read now, by shard name."""
         with reading(None, f"{self.name}.shards"):

@@ -109,7 +109,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         source_of(store),
         Flow(
             embedded=store.count(),
-            failed=store.failures().num_rows,
+            failed=store.count_failures(),
             matched=matched,
             unlabelled=matched - len(labelled),
             ungrouped=ungrouped,

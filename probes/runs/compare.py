@@ -179,7 +179,7 @@ def _cut(data: ProbeData, rows: Int64) -> ProbeData:
 
 def _of_table(experiment: Experiment, store: EmbeddingStore, vectors: Vectors) -> Experiment:
     """The same rows and split, with this table's vectors and its own counts of images."""
-    flow = replace(experiment.data.flow, embedded=store.count(), failed=store.failures().num_rows)
+    flow = replace(experiment.data.flow, embedded=store.count(), failed=store.count_failures())
     data = replace(experiment.data, vectors=vectors, source=source_of(store), flow=flow)
     return Experiment(replace(experiment.request, table=store.name), data, experiment.split, experiment.facts)
 

@@ -63,6 +63,34 @@ def test_info_says_what_the_table_holds(db):
     assert columns == {"n": "int64", "patient": "string", "sex": "string"}
 
 
+def test_begun_shards_and_every_failure_are_told_however_many_there_are(tmp_path):
+    from indexer.store.table import EmbeddingStore
+    from indexer.store.writer import StoreWriter
+    from indexer.types import Failure, Shard, ShardResult
+    from tests.tables import spec_for
+
+    def part(number, *, more):
+        lost = tuple(Failure("s", f"{number}-{i}\n", "decode", f"cause {i % 3}", "tab\there") for i in range(100))
+        return ShardResult(Shard("s", "s", "1"), (), lost, 100, more=more)
+
+    store = EmbeddingStore.create(str(tmp_path / "db"), "t", spec_for(8))
+    with StoreWriter(store) as writer:
+        writer.commit([part(0, more=True)])
+        writer.commit([part(1, more=True)])
+        (fact,) = call("indexer", "info", tmp_path / "db", "--json").json
+        assert (fact["shards"], fact["shards_begun"], fact["shards_partial"], fact["failures"]) == (1, 1, 0, 200)
+        listed = call("indexer", "failures", tmp_path / "db", "--json").json
+        assert [row["key"] for row in listed] == [f"{n}-{i}\n" for n in range(2) for i in range(100)]
+        lines = call("indexer", "failures", tmp_path / "db").out.splitlines()
+        assert lines[0].split("\t") == ["shard", "key", "stage", "reason", "detail"]
+        assert lines[200].split("\t") == ["s", "1-99 ", "decode", "cause 0", "tab here"]
+        counted = call("indexer", "failures", tmp_path / "db", "--summary", "--json").json
+        assert {row["reason"]: row["count"] for row in counted} == {"cause 0": 68, "cause 1": 66, "cause 2": 66}
+        writer.commit([part(2, more=False)])
+    (fact,) = call("indexer", "info", tmp_path / "db", "--json").json
+    assert (fact["shards_begun"], fact["failures"]) == (0, 300)
+
+
 def test_failures_name_each_lost_image_and_count_by_reason(db):
     (failure,) = call("indexer", "failures", db, "--json").json
     assert (failure["key"], failure["stage"]) == ("bad", "decode")
@@ -261,7 +289,7 @@ def test_ctrl_c_that_a_library_tells_as_an_error_of_its_own_is_still_a_stop(db, 
         except KeyboardInterrupt as error:
             raise pa.ArrowInvalid("External error: KeyboardInterrupt: ") from error
 
-    monkeypatch.setattr("lance.LanceDataset.to_table", interrupted)
+    monkeypatch.setattr("lance.LanceDataset.scanner", interrupted)
     done = call("indexer", "optimize", db)
     assert (done.code, done.out, done.err) == (130, "", "stopped\n")
     monkeypatch.undo()

@@ -161,3 +161,15 @@ def test_optimize_merges_fragments_and_keeps_the_index_valid(tmp_path: Path) -> 
     store.refresh()
     assert keys_of(Searcher(store).by_key(["k5"])[0]) == before
     assert health(store).problems == []
+
+
+def test_a_shard_of_which_a_stopped_run_stored_a_part_is_told(tmp_path):
+    from indexer.store.writer import StoreWriter
+    from indexer.types import Shard, ShardResult
+
+    store = make_table(tmp_path / "db", unit_rows(20, 8))
+    assert not any("stored in part" in problem for problem in health(store).problems)
+    with StoreWriter(store) as writer:
+        writer.commit([ShardResult(Shard("s", "s", "1"), (), (), 0, more=True)])
+    store.refresh()
+    assert [problem for problem in health(store).problems if "1 shards are stored in part" in problem]

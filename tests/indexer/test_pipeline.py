@@ -211,7 +211,14 @@ def test_too_many_failures_stop_the_run_early_and_keep_what_was_embedded(tmp_pat
         run(tmp_path / "*.tar", tmp_path / "db", options=RunOptions(commit_rows=10))
     store = EmbeddingStore.open(str(tmp_path / "db"))
     assert 0 < store.count() < 700
-    assert store.count() + store.failures().num_rows == sum(store.ledger().column("samples").to_pylist())
+    entries = store.ledger().to_pylist()
+    assert all(e["embedded"] + e["failed"] == e["samples"] for e in entries if e["status"] != "begun")
+    run(tmp_path / "*.tar", tmp_path / "db", options=RunOptions(max_failures=1.0))
+    store.refresh()
+    assert (store.count(), store.failures().num_rows) == (750, 2250)
+    assert {(e["status"], e["samples"], e["embedded"], e["failed"]) for e in store.ledger().to_pylist()} == {
+        ("done", 100, 25, 75)
+    }
 
 
 def test_a_stop_commits_the_finished_shards_and_the_next_run_goes_on(tmp_path):

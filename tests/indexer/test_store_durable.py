@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -170,6 +175,75 @@ def test_every_new_file_and_its_directory_is_synced_once_manifests_after_what_th
     synced.clear()
     disk.sync(store.path)
     assert {p.name for p in synced if p.suffix} >= {"one.json"}
+
+
+def test_after_a_commit_only_the_names_that_came_are_looked_at_and_all_of_them_are_synced(store, monkeypatch):
+    disk = DiskSync()
+    disk.sync(store.path)
+    before = set(store.path.rglob("*"))
+    dataset = lance.dataset(str(store.path))
+    dataset.delete("key = 'a0'")
+    dataset.create_scalar_index("shard", "BTREE")
+    add_shard(store, "c", [f"c{i}" for i in range(5)], unit_rows(5, 8))
+    came = {path for path in store.path.rglob("*") if path not in before and path.is_file()}
+    assert {path.parent.name for path in came} >= {"data", "_deletions", "_transactions", "_versions"}
+    assert any("_indices" in path.parts for path in came)
+    synced, looked = [], []
+    stat = Path.stat
+    monkeypatch.setattr("indexer.disk.fsync", synced.append)
+    monkeypatch.setattr(Path, "stat", lambda path, **how: looked.append(path) or stat(path, **how))
+    disk.sync(store.path)
+    assert set(synced) >= came
+    hint = {store.path / "_versions" / "latest_version_hint.json"}  # which each commit replaces
+    assert {path for path in synced if path.is_file()} - hint == came
+    assert not set(looked) & {path for path in before if path.parent.name in ("data", "_transactions")}
+
+
+def test_a_table_is_checked_for_whole_files_once_a_file(store, monkeypatch):
+    whole = set()
+    assert damage(store.path, store.version, whole) is None
+    opened = []
+    monkeypatch.setattr("indexer.store.mend._file_damage", lambda path, _: opened.append(path))
+    add_shard(store, "c", ["c0"], unit_rows(1, 8))
+    opened.clear()
+    assert damage(store.path, store.version, whole) is None
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_lock_file_that_is_no_regular_file_is_refused_and_its_target_left_alone(store, tmp_path, kind):
+    lock = Path(store.uri) / "t.lock"
+    lock.unlink()
+    target = tmp_path / "precious.txt"
+    target.write_text("not to be truncated")
+    if kind == "link":
+        lock.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(StoreError, match=r"t\.lock .*Remove that file"), StoreWriter(store):
+        pass
+    assert target.read_text() == "not to be truncated"
+
+
+def test_a_holder_that_could_not_write_its_name_is_not_called_by_an_earlier_holders(store):
+    with StoreWriter(store):  # its name stays in the file
+        pass
+    lock = Path(store.uri) / "t.lock"
+    with lock.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(StoreLocked, match="another process, which did not write its name"), StoreWriter(store):
+            pass
+        dead = subprocess.Popen([sys.executable, "-c", "pass"])
+        dead.wait()
+        facts = {"pid": dead.pid, "host": socket.gethostname(), "since": "2026-01-01 00:00:00"}
+        lock.write_text(json.dumps(facts))  # of one that was killed
+        with pytest.raises(StoreLocked, match="another process, which did not write its name"), StoreWriter(store):
+            pass
+        lock.write_text(json.dumps(facts | {"pid": os.getpid()}))
+        with pytest.raises(StoreLocked, match=f"process {os.getpid()} on"), StoreWriter(store):
+            pass
 
 
 def test_labels_that_the_disk_has_no_room_for_change_nothing_and_come_with_the_next_call(store, monkeypatch):
