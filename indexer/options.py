@@ -39,7 +39,7 @@ def frames_option(default: str) -> Callable[[Any], Any]:
         type=click.Choice(["all", "first", "middle"]),
         default=default,
         show_default=True,
-        help="Which frames of a multi-frame image become rows.",
+        help="Which frames, pages or slices of an image with several become rows.",
     )
 
 

@@ -1,4 +1,4 @@
-"""How decoders fail: the exceptions that hostile bytes draw from them, in our words."""
+"""Maps the exceptions that decoders raise on malformed input to PixelError reasons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LOGGERS = ("tifffile", "nibabel", "nibabel.global", "pydicom")
 
 
 def quiet() -> None:
-    """Keep the decoders' Python warnings and logs from the user's screen: what matters becomes a Failure or a flag.
+    """Keep the decoders' Python warnings and logs off the screen: what matters becomes a Failure or a flag.
 
     A filter by module, set once: `warnings.catch_warnings` is not safe in threads.
     """
@@ -66,14 +66,20 @@ def raster_errors() -> tuple[type[BaseException], ...]:
     return (*DECODER_ERRORS, DecompressionBombError)
 
 
+# Phrases of Pillow, tifffile, pydicom and nibabel for files that may be whole, in a form they do not know.
+_UNSUPPORTED = ("unsupported", "not supported", "not implemented", "requires the 'imagecodecs'")
+
+
 def named(error: BaseException, kind: str) -> PixelError:
-    """The decoder's error as ours: `truncated` and `too little memory` are told from other damage."""
+    """The decoder's error as a PixelError, whose reason tells unsupported, truncated and too large from corrupt."""
     if isinstance(error, PixelError):
         return error
     text = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"[:500]
     if isinstance(error, MemoryError):
         return PixelError("too little memory", text)
     lower = text.lower()
+    if isinstance(error, NotImplementedError) or any(phrase in lower for phrase in _UNSUPPORTED):
+        return PixelError("unsupported image", text)
     if "decompression bomb" in lower:
         return PixelError("too many pixels", text)
     cut = ("truncated", "premature", "unexpected end", "end of file", "less than expected", "not enough image data")

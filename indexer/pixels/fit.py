@@ -1,4 +1,4 @@
-"""A frame of any size → the encoder's RGB square."""
+"""A raster of any size → the encoder's RGB square."""
 
 from __future__ import annotations
 

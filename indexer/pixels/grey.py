@@ -1,6 +1,6 @@
-"""Grey frames of any depth → 8 bits: modality, window, inversion and padding in one pass.
+"""Grey values of any depth → 8 bits: modality, window, inversion and padding in one pass.
 
-All of it is a function of the stored value alone, so frames of up to 16 bits are rendered through a table of every
+All of it is a function of the stored value alone, so rasters of up to 16 bits are rendered through a table of every
 value they can hold: exact in float64, and one lookup a pixel.
 """
 

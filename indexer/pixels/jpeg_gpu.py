@@ -23,7 +23,7 @@ from indexer.pixels.fit import square_of_planes
 from indexer.pixels.jpeg import plain_size
 from indexer.types import PixelSpec, UInt8
 
-PART_BYTES = 256 << 20  # of decoded pictures on a GPU at once; one larger picture goes alone
+BATCH_BYTES = 256 << 20  # of decoded pictures on a GPU at once; one larger picture goes alone
 SAMPLE = 16  # pictures that both ways decode at the start of a run
 MOST_DIFFERENCE = 4.0  # grey levels, mean over a picture: ways of upsampling colour stay below it, damage does not
 
@@ -48,10 +48,10 @@ class GpuDecoder:
         squares: list[UInt8 | None] = [None] * len(images)
         if plain and not self._trusted([images[i] for i in list(plain)[:SAMPLE]]):
             return squares
-        for part in _parts(plain):
+        for batch in _batches(plain):
             device = self._free.get()
             try:
-                for i, square in zip(part, device.squares([images[i] for i in part]), strict=True):
+                for i, square in zip(batch, device.squares([images[i] for i in batch]), strict=True):
                     squares[i] = square
             finally:
                 self._free.put(device)
@@ -127,15 +127,15 @@ class _Device:
             yield
 
 
-def _parts(sizes: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
-    """The images' numbers, in parts of at most PART_BYTES decoded."""
-    part: list[int] = []
+def _batches(sizes: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
+    """The images' numbers, in batches of at most BATCH_BYTES decoded."""
+    batch: list[int] = []
     nbytes = 0
     for i, (height, width) in sizes.items():
-        if part and nbytes + 3 * height * width > PART_BYTES:
-            yield part
-            part, nbytes = [], 0
-        part.append(i)
+        if batch and nbytes + 3 * height * width > BATCH_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+        batch.append(i)
         nbytes += 3 * height * width
-    if part:
-        yield part
+    if batch:
+        yield batch

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from indexer.errors import PixelError
 
-MAX_PIXELS = 200_000_000  # of one frame; the largest digital mammograms and film scans stay below 100 million
+MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
 MAX_BYTES = 2 << 30  # of one file
 MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, unpacked
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises PixelError where a frame of this size is empty or larger than the limit."""
+    """Raises PixelError where a part of this size is empty or larger than the limit."""
     if height <= 0 or width <= 0:
         raise PixelError("empty image", f"{width} x {height} pixels")
     if height * width > MAX_PIXELS:

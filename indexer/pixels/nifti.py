@@ -138,13 +138,19 @@ def _volume(image: Any) -> _Volume:
 
 
 def _inflated(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    unpacked = unpacker.decompress(data, MAX_INFLATED)
-    if unpacker.unconsumed_tail:
-        raise PixelError("file too large", f"over {MAX_INFLATED:,} bytes unpacked")
-    if not unpacker.eof:
-        raise PixelError("truncated", "NIfTI: the gzip stream breaks off")
-    return unpacked
+    """All members of a gzip file (RFC 1952, 2.2), one behind the other; what follows the last is padding."""
+    blocks: list[bytes] = []
+    room = MAX_INFLATED
+    while data[:2] == b"\x1f\x8b":
+        unpacker = zlib.decompressobj(wbits=31)
+        blocks.append(unpacker.decompress(data, room))
+        room -= len(blocks[-1])
+        if unpacker.unconsumed_tail or room <= 0:
+            raise PixelError("file too large", f"over {MAX_INFLATED:,} bytes unpacked")
+        if not unpacker.eof:
+            raise PixelError("truncated", "NIfTI: the gzip stream breaks off")
+        data = unpacker.unused_data
+    return b"".join(blocks)
 
 
 def _errors() -> tuple[type[BaseException], ...]:

@@ -5,6 +5,7 @@ The plugins are called directly: Image.open would try every format it knows and 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25  # bytes of the IHDR chunk
+_GREY_ALPHA_16, _RGBA_8 = bytes([16, 4]), bytes([8, 6])  # depth and colour type
 
 
 class PillowReader:
@@ -31,6 +33,9 @@ class PillowReader:
 
     def __init__(self, data: bytes, kind: str, rendering: Rendering) -> None:
         self._kind, self._rendering = kind, rendering
+        self._grey_alpha = kind == "png" and data[_PNG_DEPTH : _PNG_COLOUR + 1] == _GREY_ALPHA_16
+        if self._grey_alpha:
+            data = _as_rgba(data)
         try:
             self._image = _plugin(kind)(BytesIO(data))
             check_size(self._image.height, self._image.width)
@@ -38,7 +43,7 @@ class PillowReader:
         except raster_errors() as error:
             raise named(error, kind) from error
         # Pillow keeps the upper byte of 16-bit colour
-        self._deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] != 0
+        self._deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] not in (0, 4)
         starts = start_seconds(kind, data) if count > 1 else {}
         self.parts = Numbered(count, lambda position: {"time": starts[position]} if position in starts else {})
 
@@ -47,7 +52,8 @@ class PillowReader:
             picture, flags = _loaded(self._image, position, self._kind)
             if self._deep:
                 flags = (*flags, "16-bit colour reduced to 8 bits")
-            pixels, more = _flat(picture, self._kind, self._rendering.rules)
+            flat = _grey_on_black if self._grey_alpha else _flat
+            pixels, more = flat(picture, self._kind, self._rendering.rules)
             yield Raster(pixels, flags=(*flags, *more))
 
     def close(self) -> None:
@@ -110,6 +116,25 @@ def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, 
         return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), ()
     except raster_errors() as error:
         raise named(error, kind) from error
+
+
+def _as_rgba(data: bytes) -> bytes:
+    """A PNG of 16-bit grey and alpha as one of 8-bit RGBA: the same four bytes a pixel, and the same filters.
+
+    Pillow would keep the upper bytes alone, and 12 bits of a detector would be near black.
+    """
+    header = data[12:_PNG_DEPTH] + _RGBA_8 + data[_PNG_COLOUR + 1 : 29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+
+
+def _grey_on_black(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
+    """What `_as_rgba` made of 16-bit grey and alpha: windowed, then straight alpha on black."""
+    del kind
+    values = np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)  # (h, w, 2)
+    pixels, flags = render(values[..., 0], GreyScale(full=(0.0, 65535.0)), rules)
+    opacity = values[..., 1] / 65535.0
+    shown: UInt8 = np.rint(pixels * (opacity if pixels.ndim == 2 else opacity[..., None])).astype(np.uint8)
+    return shown, flags
 
 
 def over_black(colour: UInt8, alpha: UInt8) -> UInt8:

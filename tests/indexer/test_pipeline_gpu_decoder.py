@@ -121,9 +121,9 @@ def test_a_gpu_without_memory_for_a_batch_decodes_smaller_ones(monkeypatch):
 
 
 def test_a_batch_on_the_gpu_is_bounded_by_its_decoded_bytes(monkeypatch):
-    monkeypatch.setattr(gpu_decoder, "PART_BYTES", 3 * 48 * 40 * 3)
-    assert list(gpu_decoder._parts({i: (40, 48) for i in range(8)})) == [[0, 1, 2], [3, 4, 5], [6, 7]]
-    assert list(gpu_decoder._parts({0: (4000, 4000), 1: (40, 48)})) == [[0], [1]]
+    monkeypatch.setattr(gpu_decoder, "BATCH_BYTES", 3 * 48 * 40 * 3)
+    assert list(gpu_decoder._batches({i: (40, 48) for i in range(8)})) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert list(gpu_decoder._batches({0: (4000, 4000), 1: (40, 48)})) == [[0], [1]]
 
 
 def test_the_first_pictures_are_compared_with_the_cpus_way(monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -262,6 +264,39 @@ def test_every_page_is_a_part_and_parts_can_be_chosen():
             decode_part(data, "tif", PixelSpec(40, 40), name)
 
 
+@pytest.mark.parametrize("opaque", [True, False])
+@pytest.mark.parametrize("top", [4000, 60_000])
+def test_a_png_of_16_bit_grey_and_alpha_is_windowed_as_one_without_alpha(opaque, top):
+    values = deep(64, 64, top=top)
+    alpha = np.full((64, 64), 65535, np.uint16)
+    if not opaque:
+        alpha[:, 20:40] = 20_000
+    rows = np.stack([values, alpha], axis=-1).astype(">u2").view(np.uint8).reshape(64, -1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 16, 4, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    spec = PixelSpec(64, 64)
+    (plain,), (found,) = decode(encoded(values, "PNG"), "png", spec), decode(data, "png", spec)
+    assert plain.pixels.std() > 60
+    assert np.abs(found.pixels - plain.pixels * (alpha / 65535.0)[..., None]).max() <= 0.5 + 1e-9
+
+
+def test_a_whole_file_in_a_form_that_is_not_read_is_unsupported_and_a_damaged_one_corrupt():
+    data = bytearray(encoded(scene(16, 16), "BMP"))
+    data[30:34] = (4).to_bytes(4, "little")  # BI_JPEG
+    with pytest.raises(PixelError) as failure:
+        picture(bytes(data), "bmp")
+    assert failure.value.reason == "unsupported image"
+    damaged = encoded(scene(16, 16), "PNG").replace(b"IDAT", b"IDAX")
+    with pytest.raises(PixelError) as failure:
+        picture(damaged, "png")
+    assert failure.value.reason in ("corrupt image", "truncated")
+
+
 def test_the_bytes_tell_the_kind_and_not_the_name():
     data = encoded(scene(), "PNG")
     assert np.array_equal(picture(data, "jpg"), picture(data, "png"))
@@ -348,4 +383,10 @@ def test_a_gzipped_nifti_is_the_same_volume():
     import gzip
 
     data = nibabel.Nifti1Image(deep(30, 30).astype(np.float32)[..., None], np.eye(4)).to_bytes()
-    assert np.array_equal(picture(data, "nii"), picture(gzip.compress(data), "nii.gz"))
+    truth = picture(data, "nii")
+    assert np.array_equal(truth, picture(gzip.compress(data), "nii.gz"))
+    several = gzip.compress(data[:1000]) + gzip.compress(b"") + gzip.compress(data[1000:])
+    assert np.array_equal(truth, picture(several, "nii.gz"))
+    assert np.array_equal(truth, picture(several + b"\0" * 512, "nii.gz"))
+    with pytest.raises(PixelError, match="truncated"):
+        picture(several[:-20], "nii.gz")
