@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -260,6 +261,18 @@ class RunReport:
     interrupted: bool
     warnings: tuple[str, ...] = ()
     decoder_difference: float | None = None  # of --decoder gpu from the CPU's way on a sample: grey levels, the most
+
+
+class Progress(Protocol):
+    """How a long call reports: stages one after the other, and how much of the one that runs is done."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[object]:
+        """Begins a stage of `total` steps (None: unknown), and ends it with the block."""
+        ...
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more steps of the stage are done."""
+        ...
 
 
 class Encoder(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from indexer.disk import fsync, replace_file
 from indexer.errors import ProbeError
 from indexer.options import emit
-from probes.progress import Progress
+from probes.progress import Stages
 from probes.reporting.comparison import PAGE
 from probes.reporting.text import result_text
 from probes.request import ProbeRequest
@@ -31,7 +31,7 @@ def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: b
     """Run the request, write the folder, print the result. Raises ProbeError before the run for a bad folder."""
     if out is not None:
         check_folder(out, request, replace=replace)
-    progress = Progress()
+    progress = Stages()
     if request.split == "nested":
         from probes.runs.nested import run_nested
 

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 2.0
 
 
-class Progress:
-    """Stages one after the other. Draws nothing where stderr is no terminal."""
+class Stages:
+    """The terminal's `indexer.types.Progress`. Draws nothing where stderr is no terminal."""
 
     def __init__(self, *, shown: bool | None = None) -> None:
         self._shown = sys.stderr.isatty() if shown is None else shown
         self._part, self._name = "", ""
-        self._text, self._done = "", 0.0
+        self._done: int = 0
+        self._total: int | None = None
         self._stage = 0  # the number of the one that runs; a late timer of an ended one draws nothing
         self._lock = threading.Lock()  # the bar is begun by a timer and moved by the caller
         self._bar: Bar | None = None
@@ -34,8 +35,9 @@ class Progress:
         self._part = f"{part}: "
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Progress]:
-        self._name, self._text, self._done = self._part + name, self._part + name, 0.0
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stages]:
+        """A stage of `total` steps; its seconds are added to `seconds[name]`."""
+        self._name, self._done, self._total = self._part + name, 0, total
         start = time.monotonic()
         self._stage += 1
         timer = threading.Timer(QUIET_SECONDS, self._begin, (self._stage,))
@@ -50,17 +52,10 @@ class Progress:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 3)
             self._end()
 
-    def share(self, done: float) -> None:
-        """The share of the stage that is done, 0 … 1."""
-        self._update(self._name, done)
-
-    def step(self, text: str) -> None:
-        """What the stage is at, where its length is not known."""
-        self._update(f"{self._name}: {text}", 0.0)
-
-    def _update(self, text: str, done: float) -> None:
+    def advance(self, n: int = 1) -> None:
+        """`n` more steps of the stage are done."""
         with self._lock:
-            self._text, self._done = text, done
+            self._done += n
             self._draw()
 
     def _begin(self, stage: int) -> None:
@@ -71,15 +66,14 @@ class Progress:
             if stage != self._stage:
                 return
             self._bar = RichBar(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(self._text, total=None)
+            self._task = self._bar.add_task(self._name, total=None)
             self._bar.start()
             self._draw()
 
     def _draw(self) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, description=self._text, completed=self._done, total=1.0 if self._done else None
-            )
+            done = self._done if self._total is None else min(self._done, self._total)
+            self._bar.update(self._task, description=self._name, completed=done, total=self._total)
 
     def _end(self) -> None:
         with self._lock:

@@ -38,7 +38,7 @@ def command(
     Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
     """
     from probes.outputs import check_folder, write_comparison
-    from probes.progress import Progress
+    from probes.progress import Stages
     from probes.reporting.comparison import comparison_text
     from probes.runs.compare import compare
 
@@ -48,7 +48,7 @@ def command(
     request = make_request(probe, options)
     if out is not None:
         check_folder(out, request, replace=replace, tables=names)
-    found = compare(request, names, metric, Progress())
+    found = compare(request, names, metric, Stages())
     if out is not None:
         write_comparison(found, out)
     emit(found, as_json=as_json, text=comparison_text)

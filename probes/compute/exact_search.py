@@ -7,15 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from indexer.malloc import release_freed_memory
-from indexer.types import Float32, Int64
+from indexer.types import Float32, Int64, Progress
 from probes.compute.threads import block_threads
 
 QUERIES = 256  # rows of a block of queries
 BASE = 4096  # rows of a block of the base: the scores of a block pair take 4 MiB
 PAIRS = 2048  # pairs verified at a time: their rows are copied
 BOUND_DIMS = 64  # leading directions used to rule pairs out
-
-Progress = Callable[[float], None]  # the share done
 
 
 class SameGroup:
@@ -42,7 +40,7 @@ def top_k(
     *,
     base_groups: Int64,
     query_groups: Int64,
-    progress: Progress = lambda _: None,
+    progress: Progress | None = None,
 ) -> tuple[Float32, Int64]:
     """Inner products (q, k) and base rows (q, k), best first, ties to the lower row; the query's own group left out.
 
@@ -69,12 +67,13 @@ def top_k(
     return scores, rows
 
 
-def _by_blocks(look_up: Callable[[int], None], queries: int, progress: Progress) -> None:
+def _by_blocks(look_up: Callable[[int], None], queries: int, progress: Progress | None) -> None:
     """Call `look_up` with the first row of every block of queries, several at a time."""
     starts = range(0, queries, QUERIES)
     with block_threads() as run:
-        for done, _ in enumerate(run(look_up, starts), 1):
-            progress(done / len(starts))
+        for start, _ in zip(starts, run(look_up, starts), strict=True):
+            if progress is not None:
+                progress.advance(min(QUERIES, queries - start))
     release_freed_memory()  # what the threads held
 
 
@@ -109,7 +108,7 @@ def nearest_above(
     *,
     base_groups: Int64,
     query_groups: Int64,
-    progress: Progress = lambda _: None,
+    progress: Progress | None = None,
 ) -> tuple[Float32, Int64]:
     """Highest cosine (q,) to a base row of another group and that row (q,); -inf and -1 where it is below `floor`.
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.types import Float32, Int64
+from indexer.types import Float32, Int64, Progress
 from probes.cohort.truth import Truth
-from probes.compute.exact_search import Progress, nearest_above
+from probes.compute.exact_search import nearest_above
 
 THRESHOLDS = (0.999, 0.995, 0.99, 0.98, 0.95)
 
@@ -42,7 +42,7 @@ def near_duplicates(
     base_groups: Int64,
     query_groups: Int64,
     tau: float,
-    progress: Progress = lambda _: None,
+    progress: Progress | None = None,
 ) -> tuple[Float32, Int64]:
     """Highest cosine (q,) to a fitted row of another group, and that row (q,); -inf and -1 below every threshold."""
     floor = min(*THRESHOLDS, tau)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.errors import ProbeError
-from indexer.types import Int64
+from indexer.types import Int64, Progress
 from probes.cohort.experiment import Experiment
 from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.splits import FOLDS, grouped_folds
@@ -17,7 +17,6 @@ from probes.fitting.estimators import Features, Recipe, fit
 from probes.fitting.models import Model
 from probes.fitting.selection import PARAMETER, choose_penalty
 from probes.fitting.train import recipe_of
-from probes.progress import Progress
 from probes.request import ProbeRequest
 
 DRAWS = 5
@@ -76,7 +75,6 @@ def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) 
     sizes = _sizes(truth.codes, groups)
     points = []
     for n in sizes:
-        progress.step(f"{n} patients a class")
         areas, penalties = [], []
         for seed in range(request.seed, request.seed + DRAWS):
             rows = shots(truth.codes, groups, patient_order(truth.codes, groups, len(truth.classes), seed), n)
@@ -85,6 +83,7 @@ def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) 
             model = fit(recipe, *drawn[:2], penalty).model
             areas.append(_test_auc(model, x_test, held))
             penalties.append(penalty)
+        progress.advance()
         points.append(FewShotPoint(n, float(np.mean(areas)), float(np.std(areas, ddof=1)), DRAWS, tuple(penalties)))
     whole = fit(recipe, x, truth, penalty_of_all).model
     most = _most_patients(truth.codes, groups)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.types import Float32, Float64, Int64
+from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.experiment import Experiment, shuffled
 from probes.cohort.scaling import Scaler, features, fit_scaler, make_unit, rows_of
 from probes.cohort.truth import Truth, hide_absent
@@ -16,7 +16,6 @@ from probes.fitting.models import Model
 from probes.fitting.sweep import UNCHOSEN, Candidate, Selection
 from probes.fitting.trained import NeighbourResult, Trained
 from probes.fitting.votes import Neighbours, Vote, as_logits, clipped_ks, nearest, votes
-from probes.progress import Progress
 from probes.request import ProbeRequest
 
 K = 20  # D6
@@ -40,16 +39,16 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
     scaler = fit_scaler(request.scaling, data.vectors, split.train)
     rows, vote = experiment.fit_rows, Vote(request.vote, request.temperature)
     ks = _ks(request, len(rows))
-    with progress.stage("choosing k"):
+    with progress.stage("choosing k", len(split.val if experiment.val_chooses else split.train)):
         x = neighbour_features(experiment, rows, scaler)
         inner_rows, inner = _held_votes(experiment, x, (ks, vote), progress)
     hidden = hide_absent(data.truth.take(inner_rows), experiment.facts.absent["train"])
     areas = {k: macro_auc(p, hidden) for k, p in inner.items()}
-    with progress.stage("neighbours of the test rows"):
+    with progress.stage("neighbours of the test rows", len(split.test)):
         found = nearest(
             x, neighbour_features(experiment, split.test, scaler), ks[-1],
             base_groups=data.groups[rows], query_groups=data.groups[split.test],
-            euclidean=request.metric == "euclidean", progress=progress.share,
+            euclidean=request.metric == "euclidean", progress=progress,
         )  # fmt: skip
     look = _Look(data.truth.take(rows), found, vote)
     inner_name = "val rows" if experiment.val_chooses else "train rows"
@@ -127,7 +126,7 @@ def _held_votes(
     found = nearest(
         x, rows_of(x, held), ks[-1],
         base_groups=data.groups[rows], query_groups=data.groups[rows[held]],
-        euclidean=experiment.request.metric == "euclidean", progress=progress.share,
+        euclidean=experiment.request.metric == "euclidean", progress=progress,
     )  # fmt: skip
     base = data.truth.take(rows)
     return rows[held], {k: votes(found, base, k, vote) for k in ks}

@@ -7,12 +7,12 @@ whose decision values differ in the ninth decimal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.types import Float64, Int64
+from indexer.types import Float64, Int64, Progress
 from probes.cohort.scaling import rows_of
 from probes.cohort.truth import Truth, hide_absent, lacking, probabilities
 from probes.evaluation.calibration import log_loss
@@ -50,12 +50,12 @@ def choose_penalty(
     *,
     value: float | None = None,
     search: str = "decades",
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Inner:
     """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given.
 
     `search` is "decades" (D5) or "halving" (Radford 2021). A fold whose fit rows show one class only is left out. Where
-    no inner AUC is defined, DEFAULT is taken and `selection.inner` is UNCHOSEN.
+    no inner AUC is defined, DEFAULT is taken and `selection.inner` is UNCHOSEN. `progress` advances by one a value.
     """
     folds = [fold for fold in folds if shows_two_classes(truth.take(fold[0]))]
     trial = _Trial(recipe, x, truth, folds, progress)
@@ -90,15 +90,12 @@ def _ranks(truth: Truth, folds: Folds) -> bool:
 class _Trial:
     """Fits one penalty on every fold, warm-started from the nearest penalty tried before."""
 
-    def __init__(
-        self, recipe: Recipe, x: Features, truth: Truth, folds: Folds, progress: Callable[[str], None]
-    ) -> None:
+    def __init__(self, recipe: Recipe, x: Features, truth: Truth, folds: Folds, progress: Progress | None) -> None:
         self._recipe, self._x, self._truth, self._folds, self._progress = recipe, x, truth, folds, progress
         self.models: dict[float, list[Model]] = {}
         self.logits: dict[float, Float64] = {}
 
     def __call__(self, value: float) -> Candidate:
-        self._progress(f"{PARAMETER[self._recipe.probe]} = {value:.3g}")
         near = min(self.models, key=lambda v: abs(np.log(v / value)), default=None)
         fits: list[Fitted] = []
         areas, errors, losses = [], [], []
@@ -113,6 +110,8 @@ class _Trial:
             errors.append(macro_auc_error(areas[-1], inside))
             losses.append(log_loss(p, inside))
             logits.append(scored)
+        if self._progress is not None:
+            self._progress.advance()
         self.models[value] = [f.model for f in fits]
         self.logits[value] = np.concatenate(logits)
         defined = [i for i, a in enumerate(areas) if not np.isnan(a)]

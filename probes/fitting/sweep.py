@@ -17,6 +17,7 @@ from probes.evaluation.ranks import EQUAL
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log10
 REFINE = (1.0, -1.0, 0.5, -0.5, 0.25, -0.25)  # decades around the best
 EXTENSIONS = 2
+FITS = len(COARSE) + len(REFINE)  # at most, but for the extensions
 HALVING = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log10, where Radford 2021 (A.3) starts
 FINEST = 0.125  # decades: eight steps a decade
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
-from indexer.types import Float32, Float64, Int64
+from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.experiment import SHUFFLES, Experiment, shuffled
 from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, TakenRows, Vectors, features, fit_scaler
 from probes.cohort.splits import FOLDS, counted, grouped_folds
@@ -16,9 +16,8 @@ from probes.fitting.estimators import FITTERS, Features, Recipe, check_two_class
 from probes.fitting.knn import train_knn
 from probes.fitting.models import Model
 from probes.fitting.selection import choose_penalty
-from probes.fitting.sweep import fixed
+from probes.fitting.sweep import FITS, fixed
 from probes.fitting.trained import Trained
-from probes.progress import Progress
 from probes.request import ProbeRequest
 
 
@@ -45,11 +44,11 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
     recipe, rows = recipe_of(request), experiment.fit_rows
     scaler = fit_scaler(request.scaling, data.vectors, split.train)
     truth = data.truth.take(rows)
-    with progress.stage("choosing the penalty"):
+    with progress.stage("choosing the penalty", None if request.penalty else FITS):
         x = features(data.vectors, rows, scaler)
         inner = choose_penalty(
             recipe, x, truth, experiment.inner_folds(),
-            value=request.penalty, search=request.search, progress=progress.step,
+            value=request.penalty, search=request.search, progress=progress,
         )  # fmt: skip
     value = inner.selection.value
     held = inner.rows, inner.logits
@@ -58,7 +57,7 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
             held = cross_fit(recipe, x, truth, (data.groups[rows], request.seed), (value, inner.start))
     control: tuple[float, ...] = ()
     if request.shuffle_control:
-        with progress.stage("shuffled control"):
+        with progress.stage("shuffled control", SHUFFLES):
             control = _control(experiment, recipe, x, (scaler, value), progress)
     del x  # the final fit makes its rows a block at a time
     with progress.stage("final fit"):
@@ -101,7 +100,7 @@ def _control(
     for truth in shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed):
         model = fit(recipe, x, truth, value).model
         areas.append(macro_auc(probabilities(logits_of(model, data.vectors, test, scaler), held.multilabel), held))
-        progress.share(len(areas) / SHUFFLES)
+        progress.advance()
     return tuple(areas)
 
 

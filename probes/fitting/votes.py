@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.types import Float32, Float64, Int64
+from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.truth import Truth
-from probes.compute.exact_search import Progress, top_k
+from probes.compute.exact_search import top_k
 from probes.evaluation.metrics import CLIP
 
 KS = (1, 5, 10, 20, 50, 100, 200)
@@ -41,7 +41,7 @@ def nearest(
     base_groups: Int64,
     query_groups: Int64,
     euclidean: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress | None = None,
 ) -> Neighbours:
     """Exact k nearest by inner product (features of unit length: cosine) or by Euclidean distance."""
     if euclidean:  # ‖q - b‖² is smallest where q·b - ‖b‖²/2 is largest

@@ -22,7 +22,7 @@ from probes.evaluation.bootstrap import Difference, holm, interval, paired_p, re
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import evaluator
 from probes.evaluation.scoring import compact
-from probes.progress import Progress
+from probes.progress import Stages
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT, ProbeResult
 from probes.runs.run import Outcome, run_prepared
@@ -54,7 +54,7 @@ class _Joined:
 
 
 def compare(
-    request: ProbeRequest, tables: Sequence[str], metric: str, progress: Progress, versions: Sequence[int | None] = ()
+    request: ProbeRequest, tables: Sequence[str], metric: str, progress: Stages, versions: Sequence[int | None] = ()
 ) -> Comparison:
     """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError.
 

@@ -22,7 +22,7 @@ from probes.evaluation.scoring import ClassResult, Scored, baselines, by_group
 from probes.fitting.sweep import UNCHOSEN, Selection
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
-from probes.progress import Progress
+from probes.progress import Stages
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
 from probes.runs.run import (
@@ -57,7 +57,7 @@ class _Outer:
     warnings: tuple[str, ...]
 
 
-def run_nested(request: ProbeRequest, progress: Progress) -> ProbeResult:
+def run_nested(request: ProbeRequest, progress: Stages) -> ProbeResult:
     """Five outer grouped folds, each with its own choice on five inner ones; scores are never pooled.
 
     Raises ProbeError for what needs one test split, or for zero-shot, which fits nothing.
@@ -98,9 +98,9 @@ def _fold(request: ProbeRequest, data: ProbeData, rows: tuple[Int64, Int64]) -> 
     return Experiment(request, data, split, SplitFacts(statement(request, data), "nested", data.level, {}, absent, ""))
 
 
-def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progress: Progress) -> _Outer:
+def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progress: Stages) -> _Outer:
     data, test = experiment.data, experiment.split.test
-    with progress.stage("near-duplicate audit"):
+    with progress.stage("near-duplicate audit", len(test)):
         cosine, found = audit_split(experiment, progress)
     trained = train(experiment, store, progress)
     temperature = _temperature(experiment, trained)
@@ -166,7 +166,7 @@ def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64]) -> Spl
 
 
 def _result(
-    request: ProbeRequest, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Progress
+    request: ProbeRequest, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Stages
 ) -> ProbeResult:
     facts = _facts(request, data, held)
     found = combine([fold.audit for fold in outer])

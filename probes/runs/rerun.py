@@ -14,7 +14,7 @@ from indexer.errors import StoreError, sentence
 from indexer.jsonable import jsonable
 from indexer.store.table import EmbeddingStore
 from probes.cohort.load import Source
-from probes.progress import Progress
+from probes.progress import Stages
 from probes.runs.bundle import Bundle, bundle_of, read_bundle
 from probes.runs.compare import Comparison, compare
 from probes.runs.result import ProbeResult
@@ -45,7 +45,7 @@ class Rerun:
     version: int  # of the table, of a comparison the first
 
 
-def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None, progress: Progress) -> Rerun:
+def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None, progress: Stages) -> Rerun:
     """Run `old`'s request on the table version it was made from, or on the newest where that version is gone."""
     from probes.runs.nested import run_nested
 
@@ -63,7 +63,7 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
     return _verdict(list(_result_differences(old, new)), weights, changed + _changes(old, new), new.source.version)
 
 
-def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Progress) -> Rerun:
+def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages) -> Rerun:
     """Compare the same tables again, each at its own version."""
     first = old.results[0]
     where = db or first.source.db

@@ -27,7 +27,7 @@ from probes.fitting.few_shot import few_shot
 from probes.fitting.sweep import UNCHOSEN
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
-from probes.progress import Progress
+from probes.progress import Stages
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT, ProbeResult
 
@@ -44,9 +44,9 @@ class Outcome:
     p: Float64  # (test rows, c) after the temperature
 
 
-def run(request: ProbeRequest, progress: Progress | None = None) -> Outcome:
+def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
     """Answer a request. Raises IndexerError with the way out; a metric that is undefined is a named NaN."""
-    progress = progress or Progress(shown=False)
+    progress = progress or Stages(shown=False)
     if request.split == "nested":
         raise ProbeError("a nested cross-validation has no test split: it is run by probes.runs.nested.")
     store = open_store(request)
@@ -70,31 +70,31 @@ def read(store: EmbeddingStore, request: ProbeRequest) -> ProbeData:
     return load(store, request, classes)
 
 
-def run_prepared(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Outcome:
+def run_prepared(experiment: Experiment, store: EmbeddingStore, progress: Stages) -> Outcome:
     """Audit, fit and score an experiment whose rows are split."""
     near, found = None, None
     if experiment.request.probe != "zero-shot":
-        with progress.stage("near-duplicate audit"):
+        with progress.stage("near-duplicate audit", len(experiment.split.test)):
             near, found = audit_split(experiment, progress)
     trained = train(experiment, store, progress)
     with progress.stage("intervals"):
         return _assemble(experiment, trained, (near, found), progress)
 
 
-def audit_split(experiment: Experiment, progress: Progress) -> tuple[Float32, Audit]:
+def audit_split(experiment: Experiment, progress: Stages) -> tuple[Float32, Audit]:
     """D2: highest cosine of each test row to a fitted row of another group, and the counts."""
     data, rows, test = experiment.data, experiment.fit_rows, experiment.split.test
     unit = fit_scaler("none", data.vectors, experiment.split.train)
     cosine, nearest = near_duplicates(
         features(data.vectors, rows, unit), features(data.vectors, test, unit),
         base_groups=data.groups[rows], query_groups=data.groups[test],
-        tau=experiment.request.tau, progress=progress.share,
+        tau=experiment.request.tau, progress=progress,
     )  # fmt: skip
     return cosine, audit(cosine, nearest, data.truth.take(test), data.truth.take(rows), experiment.request.tau)
 
 
 def _assemble(
-    experiment: Experiment, trained: Trained, near: tuple[Float32 | None, Audit | None], progress: Progress
+    experiment: Experiment, trained: Trained, near: tuple[Float32 | None, Audit | None], progress: Stages
 ) -> Outcome:
     request, data, test = experiment.request, experiment.data, experiment.split.test
     how = Resampling(request.replicates, request.seed)

@@ -78,7 +78,7 @@ def test_keys_are_found_by_themselves_even_where_hashes_collide(monkeypatch):
 
 
 def test_a_comparison_joins_what_a_dictionary_joins(tmp_path):
-    from probes.progress import Progress
+    from probes.progress import Stages
     from probes.runs.compare import compare
 
     rng = np.random.default_rng(3)
@@ -89,7 +89,7 @@ def test_a_comparison_joins_what_a_dictionary_joins(tmp_path):
     other = make_table(tmp_path, unit[:700], metadata[:700], "two")
     found = compare(
         ProbeRequest(str(tmp_path), "prototype", ("ill",), group="patient", replicates=20),
-        ["one", "two"], "auc_macro", Progress(shown=False),
+        ["one", "two"], "auc_macro", Stages(shown=False),
     )  # fmt: skip
     labelled = {f"k{i}" for i, row in enumerate(metadata) if row["ill"] is not None}
     shared = labelled & {f"k{i}" for i in range(700)}
