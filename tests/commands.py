@@ -31,6 +31,8 @@ def call(program: str, *arguments: object) -> Done:
     code = 0
     with (
         mock.patch.object(sys, "argv", [program, *map(str, arguments)]),
+        # click names the program by the module that Python was started with: pytest's, in a test without workers
+        mock.patch.object(sys.modules["__main__"], "__package__", None, create=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

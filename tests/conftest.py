@@ -1,8 +1,10 @@
-"""What every test runs in: one thread a process, this tree's code in child processes too, no proxy, 80 columns."""
+"""What every test runs in: this tree, in child processes too, one thread each, no proxy, 80 columns, no deadline."""
 
 import os
 import signal
 from pathlib import Path
+
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,3 +25,6 @@ for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; the tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
