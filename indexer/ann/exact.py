@@ -49,7 +49,10 @@ def nothing(q: int, k: int) -> Found:
 
 
 def merge(one: Found, other: Found, k: int) -> Found:
-    """The k best of two results over different rows, of any widths."""
+    """The k best of two sorted results over different rows, of any widths."""
+    for empty, full in ((one, other), (other, one)):
+        if not empty[1].shape[1]:
+            return full[0][:, :k], full[1][:, :k]
     return best(np.concatenate([one[0], other[0]], axis=1), np.concatenate([one[1], other[1]], axis=1), k)
 
 
@@ -62,8 +65,10 @@ def best(scores: Float64, ids: Int64, k: int) -> Found:
 
 
 def padded(found: Found, k: int) -> Found:
-    """The same in k columns."""
-    room = ((0, 0), (0, max(k - found[1].shape[1], 0)))
+    """The same in at least k columns."""
+    if found[1].shape[1] >= k:
+        return found
+    room = ((0, 0), (0, k - found[1].shape[1]))
     return np.pad(found[0], room, constant_values=-np.inf), np.pad(found[1], room, constant_values=-1)
 
 
@@ -237,7 +242,7 @@ def settle(
     keep = (spots >= 0) & ~(high < bar[:, None])
     scores = np.full(products.shape, -np.inf)
     scores[keep] = cosines(vectors, spots[keep], queries, np.nonzero(keep)[0])
-    merged = merge(found, (scores, row_ids[spots]), k)
+    merged = merge(found, best(scores, row_ids[spots], k), k)
     left: Bool = (keep & (scores == -np.inf)).any(1)  # a row without a cosine may have raised the bar
     if products.shape[1] < len(vectors):
         left |= (spots[:, -1] >= 0) & ~(high[:, -1] < kth_score(merged, k))
@@ -288,7 +293,7 @@ def _dense(found: Found, block: Block, scores: Float32, query: Float64, k: int) 
         bar = np.fmax(bar, -np.partition(-scores, k - 1)[k - 1])
     spots = np.flatnonzero(scores >= bar - 2 * rounding_of(vectors.shape[1]))
     exact = cosines(vectors, spots, query, np.zeros(len(spots), np.int64))
-    return merge(found, (exact[None], row_ids[spots][None]), k)
+    return merge(found, best(exact[None], row_ids[spots][None], k), k)
 
 
 def _codec(dim: int) -> Any:

@@ -197,6 +197,8 @@ def _check(index: VectorIndex, view: EmbeddingStore) -> None:
 
 
 def _search_rows(rows: KeyedRows, queries: Float64, k: int, allowed: RowSet | None) -> Found:
+    if not len(rows):
+        return nothing(len(queries), 0)
     if allowed is None and isinstance(rows, HeldRows):
         return rows.resident.search(queries, k)
     return scan(rows, queries, k, None if allowed is None else Allowed(allowed, len(rows)))
