@@ -1,4 +1,4 @@
-"""Building the chosen index over all rows, and tuning it on them."""
+"""Builds the chosen index over all rows, and tunes and measures it on them."""
 
 from __future__ import annotations
 

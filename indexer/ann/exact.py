@@ -35,7 +35,7 @@ def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float |
 
     `slack` is the most by which a row's length differs from 1; None where that is not known, which is slower.
     """
-    found = nothing(len(queries), 0)
+    found = no_hits(len(queries), 0)
     codec = None if slack is None or len(queries) >= GEMM_QUERIES else _codec(queries.shape[1])
     for row_ids, vectors in blocks:
         for start in range(0, len(row_ids), BLOCK_ROWS):
@@ -44,7 +44,8 @@ def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float |
     return found
 
 
-def nothing(q: int, k: int) -> Found:
+def no_hits(q: int, k: int) -> Found:
+    """A result of k empty columns for q queries."""
     return np.full((q, k), -np.inf), np.full((q, k), -1, np.int64)
 
 
@@ -220,7 +221,7 @@ class Resident:
         with threads_for(len(queries)):
             fetched = self._codec.search(queries.astype(np.float32), min(spare(k), len(self.row_ids)))
         rows = (self.row_ids, self.vectors)
-        found, left = settle(nothing(len(queries), 0), rows, fetched, queries, k, self.slack)
+        found, left = settle(no_hits(len(queries), 0), rows, fetched, queries, k, self.slack)
         if left.any():
             found = replaced(found, left, exact_topk([rows], queries[left], k))
         return found

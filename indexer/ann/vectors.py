@@ -149,7 +149,7 @@ def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
 
 
 def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> KeyedRows:
-    """The blocks' rows: in memory where they fit, else mapped from a temporary file that goes with the last user."""
+    """The blocks' rows: in memory where they fit, else mapped from a temporary file, which is unlinked already."""
     ids, vectors, keys = [np.empty(0, np.int64)], [np.empty((0, dim), np.float16)], [pa.array([], pa.large_string())]
     nbytes, rest = 0, iter(blocks)
     for block in rest:
