@@ -1,4 +1,4 @@
-"""Builds and refreshes a table's index: bound to a table version by a tag, one builder at a time, published atomically."""
+"""Builds and refreshes a table's index, bound to a table version by a tag: one builder at a time, published at once."""
 
 from __future__ import annotations
 
