@@ -1,4 +1,4 @@
-"""Building the chosen index over all rows, and tuning it on them."""
+"""Builds the chosen index over all rows, and tunes and measures it on them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Built:
 
 def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Callable[[int], None] | None = None) -> Built:
     """Build the chosen kind over all rows; tune it again on them, and measure it with queries not tuned on."""
-    engine, trained = ENGINES[choice.chosen.kind], choice.trained
+    engine = ENGINES[choice.chosen.kind]
+    trained = choice.trained if engine.routed else None
     index = engine.build(rows.dim, trained)
     for row_ids, vectors in float_blocks(rows, block_rows(rows.dim, goal.memory_bytes)):
         engine.add(index, [(row_ids, vectors)])
         if progress:
             progress(len(row_ids))
     settings, measured = _tuned(Searchable(index, engine, rows), choice.truth, goal.recall)
-    nlist = len(trained.centroids) if trained is not None and engine.routed else 0
-    return Built(index, engine, nlist, settings, measured)
+    return Built(index, engine, 0 if trained is None else len(trained.centroids), settings, measured)
 
 
 def retune(over: Searchable, recall: float, seed: int = 0) -> tuple[Settings, Measured]:

@@ -1,4 +1,4 @@
-"""Which index to build: every kind measured on a sample, within a recall, a latency and a memory budget."""
+"""Chooses the index to build: measures every engine on a sample against recall, latency and memory."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class _Faiss:
             index.remove_ids(row_ids)
 
     def save(self, index: Any, path: Path) -> None:
-        # Through Python's file: FAISS's own does not hear of a disk that is full at the last block.
+        # Written through a Python file: FAISS's own writer ignores a failed write of the last block (a full disk).
         with path.open("wb") as file:
             try:
                 faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))

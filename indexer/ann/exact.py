@@ -35,7 +35,7 @@ def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float |
 
     `slack` is the most by which a row's length differs from 1; None where that is not known, which is slower.
     """
-    found = nothing(len(queries), 0)
+    found = no_hits(len(queries), 0)
     codec = None if slack is None or len(queries) >= GEMM_QUERIES else _codec(queries.shape[1])
     for row_ids, vectors in blocks:
         for start in range(0, len(row_ids), BLOCK_ROWS):
@@ -44,12 +44,16 @@ def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float |
     return found
 
 
-def nothing(q: int, k: int) -> Found:
+def no_hits(q: int, k: int) -> Found:
+    """A result of k empty columns for q queries."""
     return np.full((q, k), -np.inf), np.full((q, k), -1, np.int64)
 
 
 def merge(one: Found, other: Found, k: int) -> Found:
-    """The k best of two results over different rows, of any widths."""
+    """The k best of two sorted results over different rows, of any widths."""
+    for empty, full in ((one, other), (other, one)):
+        if not empty[1].shape[1]:
+            return full[0][:, :k], full[1][:, :k]
     return best(np.concatenate([one[0], other[0]], axis=1), np.concatenate([one[1], other[1]], axis=1), k)
 
 
@@ -62,8 +66,10 @@ def best(scores: Float64, ids: Int64, k: int) -> Found:
 
 
 def padded(found: Found, k: int) -> Found:
-    """The same in k columns."""
-    room = ((0, 0), (0, max(k - found[1].shape[1], 0)))
+    """The same in at least k columns."""
+    if found[1].shape[1] >= k:
+        return found
+    room = ((0, 0), (0, k - found[1].shape[1]))
     return np.pad(found[0], room, constant_values=-np.inf), np.pad(found[1], room, constant_values=-1)
 
 
@@ -215,7 +221,7 @@ class Resident:
         with threads_for(len(queries)):
             fetched = self._codec.search(queries.astype(np.float32), min(spare(k), len(self.row_ids)))
         rows = (self.row_ids, self.vectors)
-        found, left = settle(nothing(len(queries), 0), rows, fetched, queries, k, self.slack)
+        found, left = settle(no_hits(len(queries), 0), rows, fetched, queries, k, self.slack)
         if left.any():
             found = replaced(found, left, exact_topk([rows], queries[left], k))
         return found
@@ -237,7 +243,7 @@ def settle(
     keep = (spots >= 0) & ~(high < bar[:, None])
     scores = np.full(products.shape, -np.inf)
     scores[keep] = cosines(vectors, spots[keep], queries, np.nonzero(keep)[0])
-    merged = merge(found, (scores, row_ids[spots]), k)
+    merged = merge(found, best(scores, row_ids[spots], k), k)
     left: Bool = (keep & (scores == -np.inf)).any(1)  # a row without a cosine may have raised the bar
     if products.shape[1] < len(vectors):
         left |= (spots[:, -1] >= 0) & ~(high[:, -1] < kth_score(merged, k))
@@ -288,7 +294,7 @@ def _dense(found: Found, block: Block, scores: Float32, query: Float64, k: int) 
         bar = np.fmax(bar, -np.partition(-scores, k - 1)[k - 1])
     spots = np.flatnonzero(scores >= bar - 2 * rounding_of(vectors.shape[1]))
     exact = cosines(vectors, spots, query, np.zeros(len(spots), np.int64))
-    return merge(found, (exact[None], row_ids[spots][None]), k)
+    return merge(found, best(exact[None], row_ids[spots][None], k), k)
 
 
 def _codec(dim: int) -> Any:

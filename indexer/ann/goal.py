@@ -1,4 +1,4 @@
-"""What an index is asked for. Light, so that a command line takes its defaults from here."""
+"""Targets of an index build. Imports no heavy library, so that the command line takes its defaults from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loaded index: candidates from its engine, scores from the stored vectors."""
+"""A loaded index: its engine names candidates, which are ranked by their stored vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.engines import ENGINES, Engine
-from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, nothing, padded, rank, replaced, spare
+from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import Manifest, Settings, read_manifest
 from indexer.ann.rowset import RowSet
@@ -68,7 +68,7 @@ class VectorIndex:
         n = len(self.rows) if allowed is None else allowed.count
         k = min(k, n)
         if not k or not len(queries):
-            return nothing(len(queries), k)
+            return no_hits(len(queries), k)
         if k > MAX_INDEX_K or (allowed is not None and n <= EXACT_SCAN_ROWS):
             return self.scan(queries, k, allowed)
         found = answer(self._searchable, queries, k, self.manifest.settings, allowed)

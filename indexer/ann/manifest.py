@@ -1,4 +1,4 @@
-"""What an index file is, where it comes from and how good it was measured to be: `manifest.json`."""
+"""`manifest.json`: what an index was built from, its files with their hashes, and its measured recall and speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from indexer.ann.exact import ROUNDING
 from indexer.errors import IndexFileError
@@ -115,7 +113,7 @@ class Manifest:
         _check_types(self)
         _check_types(self.settings)
         _check_types(self.measured)
-        if not (self.kind_asked is None or isinstance(self.kind_asked, str)) or not 0 <= self.slack < np.inf:
+        if not (self.kind_asked is None or isinstance(self.kind_asked, str)) or not 0 <= self.slack < MOST:
             raise ValueError(f"kind_asked {str(self.kind_asked)[:40]!r}, slack {self.slack}")
         if not GENERATION.fullmatch(self.generation):
             raise ValueError(f"generation {self.generation[:40]!r}")

@@ -22,6 +22,7 @@ from indexer.errors import IndexFileError
 from indexer.types import Float16, Int64
 
 COPY_ROWS = 65_536
+FEW_KEYS = 64  # are read one by one, more by chunks of the file
 
 KeyedBlock = tuple[Int64, Float16, Any]  # row ids (m,), vectors (m, dim), keys as an Arrow string array
 
@@ -111,6 +112,9 @@ class VectorFile(KeyedRows):
 
     def keys(self, positions: Int64) -> list[str]:
         chunks = np.searchsorted(self._starts, positions, side="right") - 1
+        if len(positions) <= FEW_KEYS:
+            local = zip(chunks.tolist(), (positions - self._starts[chunks]).tolist(), strict=True)
+            return [self._chunk(chunk)[spot].as_py() for chunk, spot in local]
         out: list[str] = [""] * len(positions)
         for chunk in np.unique(chunks).tolist():
             mine = np.flatnonzero(chunks == chunk)
@@ -145,7 +149,7 @@ def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
 
 
 def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> KeyedRows:
-    """The blocks' rows: in memory where they fit, else mapped from a temporary file that goes with the last user."""
+    """The blocks' rows: in memory where they fit, else mapped from a temporary file, which is unlinked already."""
     ids, vectors, keys = [np.empty(0, np.int64)], [np.empty((0, dim), np.float16)], [pa.array([], pa.large_string())]
     nbytes, rest = 0, iter(blocks)
     for block in rest:

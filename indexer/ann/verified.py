@@ -71,7 +71,7 @@ def _cache_place(directory: Path, generation: str) -> Path:
 
 
 def _read(place: Path) -> dict[str, tuple[State, str]]:
-    """What is no small plain file of ours tells nothing."""
+    """The notes in a file; none where it is missing, not a small regular file, or malformed."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -171,7 +171,7 @@ def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
 
 
 def _tell_empty(result: SearchResult) -> None:
-    """On stderr: rows on stdout say nothing of a query without hits."""
+    """Reports queries without hits on stderr, since they print no row on stdout."""
     empty = [answer.query for answer in result.queries if not answer.hits]
     if not empty:
         return

@@ -1,4 +1,4 @@
-"""What counts as near, and across what. Light, so that a command line takes its defaults from here."""
+"""Options of near-duplicates. Imports no heavy library, so that the command line takes its defaults from here."""
 
 from __future__ import annotations
 

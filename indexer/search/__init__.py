@@ -1,1 +1,1 @@
-"""From a query to hits: exact where it must be, fresh always. `searcher.Searcher` is the door."""
+"""Similarity search: snapshots of a table, the search core (`answer`), its results and how they are drawn."""

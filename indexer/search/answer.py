@@ -1,4 +1,4 @@
-"""From a query to its result, all of one snapshot. Command line, page and API say a Query and show a SearchResult."""
+"""The search core: answers a Query with a SearchResult from one snapshot, for command line, page and API alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.ann.exact import Found, best, nothing, padded
+from indexer.ann.exact import Found, best, no_hits, padded
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
 from indexer.search.exclude import Excluded, key_rows, rows_by_content, rows_of_values, same_value_rows
@@ -100,7 +100,7 @@ def _find(
     snapshot: Snapshot, queries: Float64, options: SearchOptions, allowed: RowSet | None, excluded: Sequence[Excluded]
 ) -> Found:
     """The page (q, ≤ k) of each query's allowed rows that it does not exclude."""
-    page = nothing(len(queries), options.k if len(queries) and snapshot.count() > options.k else snapshot.count())
+    page = no_hits(len(queries), min(options.k, snapshot.count()))
     for which, left_out in _groups(excluded):
         if isinstance(left_out, RowSet):
             rest = (snapshot.everything() if allowed is None else allowed) - left_out
@@ -129,7 +129,7 @@ def _groups(excluded: Sequence[Excluded]) -> list[tuple[Int64, Any]]:
 def _apart(
     snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]
 ) -> Callable[[int], Found]:
-    """A search that leaves out each query's few own rows: fetching as many more finds what a filter before would."""
+    """A search without each query's excluded rows: fetches as many more hits as a query excludes, and drops those."""
     widest = max(map(len, excluded))
 
     def search(k: int) -> Found:
@@ -142,10 +142,11 @@ def _apart(
 
 
 def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOptions) -> Found:
-    """Ranks offset … offset + k of a search, in an order that no page size of the same listing contradicts.
+    """Ranks offset … offset + k of a search; pages of one size never repeat a row.
 
-    An approximate search for more hits may find near rows that one for fewer had missed, so that a row would move to
-    another page. Each page therefore goes on from the ranks before it, widened by doubling.
+    An approximate search for more hits may find near rows that one for fewer missed, which would shift rows from page
+    to page. The ranks of page one are therefore fixed by a search for k hits, and each doubling of the width only
+    appends rows that are not ranked yet.
     """
     start, stop = options.offset, options.offset + options.k
     if not start or not snapshot.approximate:
@@ -161,7 +162,7 @@ def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOpt
 
 def _continued(found: Found, wider: Found, width: int) -> Found:
     """`found`, then those of `wider` that are not in it."""
-    out = nothing(len(found[1]), width)
+    out = no_hits(len(found[1]), width)
     for i in range(len(out[1])):
         old = found[1][i] >= 0
         new = (wider[1][i] >= 0) & ~np.isin(wider[1][i], found[1][i])

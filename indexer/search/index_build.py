@@ -1,4 +1,4 @@
-"""Building and refreshing a table's index: bound to a version by a tag, one builder at a time, switched at once."""
+"""Builds and refreshes a table's index, bound to a table version by a tag: one builder at a time, published at once."""
 
 from __future__ import annotations
 

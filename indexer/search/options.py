@@ -1,4 +1,4 @@
-"""How to search. Light, so that a command line takes its defaults and limits from here."""
+"""Search options. Imports no heavy library, so that the command line takes its defaults and limits from here."""
 
 from __future__ import annotations
 

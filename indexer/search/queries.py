@@ -1,4 +1,4 @@
-"""What a user asks with, as unit vectors: image bytes, vectors from a file, text."""
+"""Queries, and their conversion to unit vectors: keys, image bytes, text, vectors from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search answers, as records that a command line, a page and an API all show in their own way."""
+"""Records of a search result, shared by the command line, the page and an API."""
 
 from __future__ import annotations
 

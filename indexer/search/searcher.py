@@ -1,4 +1,4 @@
-"""Similarity search over one table: always its newest version, prefiltered, exact scores. Warm and thread-safe."""
+"""Keeps what searches of one table share: its newest snapshot, the encoder, recent filters. Thread-safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table version as a search sees it: an index, the rows it lacks, and the rows it should not have."""
+"""One table version to search: an index, the rows newer than it, and its rows that were deleted or updated since."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from indexer.ann.exact import Block, Found, exact_topk, merge, nothing
+from indexer.ann.exact import Block, Found, exact_topk, merge, no_hits
 from indexer.ann.index import Allowed, VectorIndex, scan
 from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import HeldRows, KeyedBlock, KeyedRows, gathered
@@ -58,7 +58,7 @@ class Snapshot:
         k = min(k, self.count())
         if self.fresh is None:
             return exact_topk(_stream(self.view, allowed), queries, k)
-        found = nothing(len(queries), 0)
+        found = no_hits(len(queries), 0)
         if self.index is not None:
             found = merge(found, self.index.search(queries, k, self._allowed_in_index(allowed)), k)
         return merge(found, _search_rows(self.fresh, queries, k, allowed), k)
@@ -198,6 +198,8 @@ def _check(index: VectorIndex, view: EmbeddingStore) -> None:
 
 
 def _search_rows(rows: KeyedRows, queries: Float64, k: int, allowed: RowSet | None) -> Found:
+    if not len(rows):
+        return no_hits(len(queries), 0)
     if allowed is None and isinstance(rows, HeldRows):
         return rows.resident.search(queries, k)
     return scan(rows, queries, k, None if allowed is None else Allowed(allowed, len(rows)))

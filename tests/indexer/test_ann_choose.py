@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from indexer.ann import choose as choose_module
 from indexer.ann.choose import choose, predicted_seconds
 from indexer.ann.engines import CANDIDATES, ENGINES, Trained, float_blocks, lists_needed, train_centroids
 from indexer.ann.goal import Goal
 from indexer.ann.sampling import draw
 from indexer.ann.tune import neighbours_of, truth_of
 from indexer.ann.vectors import Rows
-from indexer.search.index_build import build_index
+from indexer.search.index_build import build_index, refresh_index
 from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
-from tests.tables import keys_of, make_table, nearest_keys, unit, unit_rows
+from tests.tables import add_shard, keys_of, make_table, nearest_keys, unit, unit_rows
 
 
 def rows_of(vectors: np.ndarray) -> Rows:
@@ -94,3 +95,67 @@ def test_a_hundred_times_the_rows_are_predicted_to_take_longer(monkeypatch) -> N
     readings = itertools.count()  # a clock on which any measured piece of work takes one second
     monkeypatch.setattr("indexer.ann.choose.time", SimpleNamespace(perf_counter=lambda: float(next(readings))))
     assert predicted_seconds(1_000_000, 64) > predicted_seconds(10_000, 64) > 0
+
+
+class Signs:
+    """An engine of another make: one sign bit a dimension, in numpy."""
+
+    name, routed, removes, error, depths = "signs", False, True, None, (40, 80)
+
+    def factory(self, nlist):
+        return f"signs of {nlist} lists"
+
+    def bytes_per_vector(self, dim):
+        return dim / 8 + 8
+
+    def build(self, dim, trained):
+        assert trained is None
+        return {"ids": np.empty(0, np.int64), "signs": np.empty((0, dim), np.float32)}
+
+    def widths(self, index, neighbours, target):  # noqa: ARG002 - one way only
+        assert neighbours.vectors.shape[:2] == neighbours.known.shape
+        return [1]
+
+    def candidates(self, index, queries, k, width, bitmap=None):  # noqa: ARG002 - it always looks at all rows
+        scores = queries.astype(np.float32) @ index["signs"].T
+        if bitmap is not None:
+            spots = index["ids"]
+            scores[:, ~((bitmap[np.minimum(spots >> 3, len(bitmap) - 1)] >> (spots & 7)) & 1).astype(bool)] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(scores, order, 1)
+        return scores, np.where(scores > -np.inf, index["ids"][order], -1)
+
+    def add(self, index, blocks):
+        for ids, vectors in blocks:
+            index["ids"] = np.concatenate([index["ids"], ids])
+            index["signs"] = np.concatenate([index["signs"], np.sign(vectors)])
+
+    def remove(self, index, row_ids):
+        kept = ~np.isin(index["ids"], row_ids)
+        index["ids"], index["signs"] = index["ids"][kept], index["signs"][kept]
+
+    def save(self, index, path):
+        with path.open("wb") as file:
+            np.savez(file, **index)
+
+    def load(self, path, *, writable=False):  # noqa: ARG002 - always in memory
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+
+
+def test_an_engine_of_another_make_is_built_tuned_searched_and_refreshed_by_its_protocol_alone(tmp_path, monkeypatch):
+    engine = Signs()
+    monkeypatch.setattr(choose_module, "CANDIDATES", (*CANDIDATES, engine))
+    monkeypatch.setitem(ENGINES, "signs", engine)
+    vectors = unit_rows(1_200, 32)
+    store = make_table(tmp_path, vectors[:1_000])
+    report = build_index(store, Goal(kind="signs", recall=0.9))
+    assert (report.manifest.kind, report.manifest.factory) == ("signs", "signs of 0 lists")
+    add_shard(store, "more", [f"k{i}" for i in range(1_000, 1_200)], vectors[1_000:])
+    assert refresh_index(store).action == "refreshed"
+    queries = unit_rows(60, 32, seed=3).astype(np.float32)
+    expected = nearest_keys(queries, [f"k{i}" for i in range(1_200)], vectors, 10)
+    found = Searcher(store).by_vector(queries, SearchOptions(k=10))
+    right = sum(len(set(keys_of(f)) & set(e)) for f, e in zip(found, expected, strict=True)) / 600
+    assert right >= report.manifest.measured.recall_at_10 - 0.1
+    assert [hit.score for hit in found[0]] == sorted((hit.score for hit in found[0]), reverse=True)

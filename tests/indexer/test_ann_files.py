@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import threading
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from indexer.search.index_build import build_index, refresh_index
 from indexer.search.searcher import Searcher
 from indexer.store.lock import WriterLock
 from indexer.store.table import EmbeddingStore
-from tests.tables import add_shard, keys_of, make_table, unit_rows
+from tests.tables import add_shard, cosines, keys_of, make_table, unit_rows
 
 VECTORS = unit_rows(400, 16)
 KEYS = [f"k{i}" for i in range(400)]
@@ -224,3 +225,20 @@ def test_versions_under_the_index_survive_clean_up(store: EmbeddingStore) -> Non
     query = unit_rows(1, 16, seed=3).astype(np.float32)
     assert Searcher(store).by_vector(query)[0][0].key == "new"
     assert refresh_index(store).inserted == 1
+
+
+def test_an_index_of_format_1_is_searched_and_refreshed(tmp_path: Path) -> None:
+    """Made by the version before; it names neither the goal's kind nor the lengths of its rows."""
+    with tarfile.open(Path(__file__).parents[1] / "formats" / "format-1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    rows = store.vectors(None, ["key"])
+    keys = rows.columns.column("key").to_pylist()
+    searcher = Searcher(store)
+    assert searcher.snapshot.index is not None
+    scores = np.round(cosines(rows.vectors, rows.vectors), 12)
+    for own, hits in zip(scores, searcher.by_vector(rows.vectors.astype(np.float32)), strict=True):
+        assert keys_of(hits) == [keys[i] for i in np.lexsort((rows.row_ids, -own))[:10]]
+    assert refresh_index(store).action == "rebound"
+    assert refresh_index(store).action == "unchanged"
+    assert keys_of(Searcher(store).by_vector(rows.vectors[:1].astype(np.float32))[0])[0] == keys[0]

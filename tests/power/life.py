@@ -18,7 +18,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from indexer.ann.build import Goal
+from indexer.ann.goal import Goal
 from indexer.archive.shards import find_shards
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
@@ -112,7 +112,7 @@ def _labels_again(folder: Path, promise: Callable[[str], None]) -> None:
 
 
 def _refreshed(folder: Path, promise: Callable[[str], None]) -> None:
-    refresh_index(opened(folder), GOAL)
+    refresh_index(opened(folder))
 
 
 STEPS: dict[str, Callable[[Path, Callable[[str], None]], None]] = {
