@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from indexer.errors import InputError, PixelError
-from indexer.options import device_option, emit, json_option, table_option
+from indexer.options import device_option, download_option, emit, json_option, table_option
 
 
 @click.command("embed", short_help="Embed image files with a table's encoder, without storing them.")
@@ -17,6 +17,7 @@ from indexer.options import device_option, emit, json_option, table_option
     "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.npy", help="Raw vectors (n, dim) float32."
 )
 @click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@download_option
 @table_option
 @device_option
 @json_option
@@ -27,6 +28,7 @@ def command(
     files: tuple[Path, ...],
     out: Path,
     weights: str | None,
+    download: bool,
     table: str | None,
     device: str,
     as_json: bool,
@@ -47,7 +49,7 @@ def command(
 
     require_writable(out, "--out")
     store = EmbeddingStore.open(db, table)
-    encoder = load_spec(store.spec, weights=weights, device=device)
+    encoder = load_spec(store.spec, weights=weights, device=device, download=download)
     keys: list[str] = []
     failures: list[dict[str, str]] = []
     blocks = [np.empty((0, store.dim), np.float32)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import device_option, emit, frames_option, json_option, plain, table_option
+from indexer.options import device_option, download_option, emit, frames_option, json_option, plain, table_option
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
 @click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@download_option
 @frames_option(RunOptions.frames)
 @device_option
 @json_option
@@ -34,6 +35,7 @@ def command(
     summary: bool,
     again: bool,
     weights: str | None,
+    download: bool,
     frames: str,
     device: str,
     as_json: bool,
@@ -51,7 +53,7 @@ def command(
         from indexer.pipeline.retry import retry
         from indexer.pipeline.run import Hooks
 
-        encoder = load_spec(store.spec, weights=weights, device=device)
+        encoder = load_spec(store.spec, weights=weights, device=device, download=download)
         with progress_bar() as on_progress:
             report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
         tell(report, as_json=as_json)

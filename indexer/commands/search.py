@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.options import device_option, emit, json_option, plain, table_option, where_option
+from indexer.options import device_option, download_option, emit, json_option, plain, table_option, where_option
 from indexer.search.options import MOST, SearchOptions
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page with the pictures.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Also write a contact sheet.")
 @click.option("--weights", metavar="FILE", help="The encoder's weights file, where it was indexed with one.")
+@download_option
 @device_option
 @table_option
 @json_option
@@ -70,6 +71,7 @@ def command(
     html: Path | None,
     png: Path | None,
     weights: str | None,
+    download: bool,
     device: str,
     table: str | None,
     as_json: bool,
@@ -95,7 +97,9 @@ def command(
     store = EmbeddingStore.open(database, table)
     names = _columns(columns, store, as_json=as_json)
     options = SearchOptions(k, where, exclude_same, min_score, offset, names)
-    searcher = Searcher(store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device))
+    searcher = Searcher(
+        store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device, download=download)
+    )
     if out:
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
@@ -112,10 +116,10 @@ def command(
         _tell_empty(result)
 
 
-def _load_encoder(spec: EncoderSpec, weights: str | None, device: str) -> Any:
+def _load_encoder(spec: EncoderSpec, weights: str | None, device: str, *, download: bool) -> Any:
     from indexer.encoders import load_spec
 
-    return load_spec(spec, weights=weights, device=device)
+    return load_spec(spec, weights=weights, device=device, download=download)
 
 
 def _columns(named: str | None, store: Any, *, as_json: bool) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from indexer.options import device_option, emit, json_option, table_option
+from indexer.options import device_option, download_option, emit, json_option, table_option
 
 
 @click.command("text", short_help="Store class-text vectors for zero-shot probes.")
@@ -19,11 +19,19 @@ from indexer.options import device_option, emit, json_option, table_option
 )
 @click.option("--task", metavar="NAME", help="Name of this set of classes. Default: the file's name.")
 @click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@download_option
 @table_option
 @device_option
 @json_option
 def command(
-    db: str, prompts: Path, task: str | None, weights: str | None, table: str | None, device: str, as_json: bool
+    db: str,
+    prompts: Path,
+    task: str | None,
+    weights: str | None,
+    download: bool,
+    table: str | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Embed class prompts with the text tower of the encoder that made DB's table, one unit vector a class.
 
@@ -37,7 +45,7 @@ def command(
     store = EmbeddingStore.open(db, table)
     from indexer.encoders import load_spec  # after the checks that need no torch
 
-    encoder = load_spec(store.spec, weights=weights, device=device)
+    encoder = load_spec(store.spec, weights=weights, device=device, download=download)
     vectors = class_vectors(encoder, classes)
     scale = 1.0 if encoder.logit_scale is None else encoder.logit_scale
     name = task or prompts.stem

@@ -58,17 +58,20 @@ def load(
     return _ready(recipe, spec, device, compiled=compiled)
 
 
-def load_spec(spec: EncoderSpec, *, weights: str | None = None, device: str = "auto") -> Encoder:
-    """The encoder that `spec` describes, e.g. a table's; its fingerprint is the same. Not compiled: queries are few.
+def load_spec(
+    spec: EncoderSpec, *, weights: str | None = None, device: str = "auto", download: bool = False
+) -> Encoder:
+    """Load the encoder that a table's `spec` describes, with the same fingerprint. Not compiled: queries are few.
 
-    `weights` names the file or directory where the spec holds only its hash and it is no longer where it was.
-    Raises WeightsNotFound, EncoderMismatch where what is here now is not the same.
+    `weights`: the file or directory, where the spec holds its hash and it is no longer at the path stored there.
+    `download`: fetch published weights that are not on this machine. Off by default, since a spec comes from a table,
+    which somebody else may have made. Raises WeightsNotFound, EncoderMismatch where the weights found are others.
     """
     from indexer.encoders.backends.device import OPENVINO
     from indexer.encoders.families.recipe import fitted
     from indexer.encoders.families.weights import parse
 
-    recipe = find(spec.name, parse(_stored_weights(spec, weights)))
+    recipe = find(spec.name, parse(_stored_weights(spec, weights), download=download))
     fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
     pixels = replace(fitted(recipe.spec.pixels, fit, spec.pixels.window), plane=spec.pixels.plane)
     if spec.pixels.decoder == GPU_DECODER:
@@ -96,7 +99,7 @@ def find(name: str, request: WeightsRequest) -> Recipe:
 
     if (short := entry(name)) and short.name != name:
         if request.kind == "default" and short.weights:
-            request = weights.WeightsRequest("tag", short.weights)
+            request = weights.WeightsRequest("tag", short.weights, request.download)
         name = short.name
     family, _, rest = name.partition(":")
     if name == BUNDLED or family == "timm":

@@ -153,7 +153,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_not_waited_for(monkeypatch
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         for _ in range(2):
             with pytest.raises(WeightsNotFound, match="does not answer"):
-                hub.fetch("nobody/nothing", ["model.safetensors"])
+                hub.fetch("nobody/nothing", ["model.safetensors"], download=True)
         server.setblocking(False)
         server.accept()[0].close()
         with pytest.raises(BlockingIOError):

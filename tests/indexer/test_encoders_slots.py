@@ -85,7 +85,7 @@ def test_running_out_of_memory_later_halves_the_batch_and_loses_no_picture():
     np.testing.assert_array_equal(slotted.embed(noise(10)), sums(noise(10)))
     assert lane.batches == [4, 4, 4]
     lane.fits = 0
-    with pytest.raises(EncoderError, match="no memory for one picture"):
+    with pytest.raises(EncoderError, match="lacks the memory for one picture"):
         slotted.embed(noise(3))
     lane.fits = 16
     np.testing.assert_array_equal(slotted.embed(noise(3)), sums(noise(3)))  # its slot was given back

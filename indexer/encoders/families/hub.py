@@ -18,6 +18,7 @@ from indexer.errors import WeightsNotFound
 
 PROBE_SECONDS = 3.0
 WAYS_OUT = "Give a weights file (--weights FILE), or copy the model into the hub cache from a machine with a network."
+ASK = "Ask for it with --download, or give a weights file (--weights FILE)."
 
 
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
@@ -28,16 +29,16 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(repository: str, filenames: Sequence[str], revision: str | None = None) -> Path:
-    """The first of `filenames` that the repository has: from the cache, else downloaded.
+def fetch(repository: str, filenames: Sequence[str], revision: str | None = None, *, download: bool) -> Path:
+    """The first of `filenames` that the repository has: from the cache, else, with `download`, from the hub.
 
-    Raises WeightsNotFound where the hub is switched off or unreachable, or holds none of them.
+    Raises WeightsNotFound where none is cached and the hub may not be asked or is unreachable, or holds none of them.
     """
     for filename in filenames:
         if path := cached(repository, filename, revision):
             return path
     what = f"{filenames[0]} of hub repository {repository}"
-    require_network(_endpoint(), what)
+    require_network(_endpoint(), what, download=download)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -59,8 +60,10 @@ def commit_of(path: Path) -> str:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
-def require_network(url: str, what: str) -> None:
-    """Raise WeightsNotFound unless the host of `url` answers within PROBE_SECONDS."""
+def require_network(url: str, what: str, *, download: bool) -> None:
+    """Raise WeightsNotFound unless `download` is set and the host of `url` answers within PROBE_SECONDS."""
+    if not download:
+        raise WeightsNotFound(f"{what} is not on this machine, and a query downloads nothing by itself. {ASK}")
     if _offline():
         raise WeightsNotFound(f"{what} is not on this machine, and HF_HUB_OFFLINE is set. {WAYS_OUT}")
     parts = urlsplit(url)

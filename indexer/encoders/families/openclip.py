@@ -9,7 +9,6 @@ contradicts it raises WeightsMismatch.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -24,6 +23,7 @@ from open_clip.pretrained import download_pretrained_from_url
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from indexer.encoders.families.catalogue import WEIGHT_FILES, Listed, is_cached, licence_of
+from indexer.encoders.families.configuration import open_clip_configuration, refuse_own_code
 from indexer.encoders.families.hub import fetch, require_network
 from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, not_plain, refuse_code
@@ -73,6 +73,7 @@ class _Checkpoint:
     config: Mapping[str, Any]  # model_cfg, with the activation of these weights
     preprocess: Mapping[str, Any]
     source: str  # argument of open_clip.create_model and get_tokenizer: a registry name, or local-dir:<path>
+    download: bool  # whether files of the text tower may be downloaded
 
 
 def recipe(model: str, request: WeightsRequest) -> Recipe:
@@ -89,18 +90,20 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
     config = open_clip.get_model_config(source) | {"quick_gelu": quick}
     preprocess = merge_preprocess_dict(PreprocessCfg(), published | {"size": config["vision_cfg"]["image_size"]})
     full = f"{FAMILY}:{name}"
-    checkpoint = _Checkpoint(full, weights, licence_of(full, weights), config, preprocess, source)
+    licence = licence_of(full, weights)
+    checkpoint = _Checkpoint(full, weights, licence, config, preprocess, source, request.download)
     return _recipe(checkpoint, request, lambda: _file(published, request, name))
 
 
-def from_directory(directory: Path, state_file: Callable[[], Path], name: str, weights: str, licence: str) -> Recipe:
+def from_directory(
+    directory: Path, state_file: Callable[[], Path], name: str, weights: str, licence: str, *, download: bool
+) -> Recipe:
     """A directory (or hub snapshot) with an open_clip_config.json. Raises EncoderError for a configuration refused."""
-    content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    config = content.get("model_cfg", content)
+    config, preprocess_cfg = open_clip_configuration(directory / CONFIG)
     size = {"size": config["vision_cfg"]["image_size"]}
-    preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}) | size)
+    preprocess = merge_preprocess_dict(PreprocessCfg(), preprocess_cfg | size)
     return _recipe(
-        _Checkpoint(name, weights, licence, config, preprocess, f"local-dir:{directory}"),
+        _Checkpoint(name, weights, licence, config, preprocess, f"local-dir:{directory}", download),
         WeightsRequest("file", str(directory)),
         state_file,
     )
@@ -114,10 +117,8 @@ def _published(model: str, request: WeightsRequest) -> dict[str, Any]:
     if request.kind in ("file", "random"):
         sibling = request.path.parent / CONFIG if request.kind == "file" else None
         if sibling and sibling.is_file():
-            content: dict[str, Any] = json.loads(sibling.read_text(encoding="utf-8"))
-            return dict(content.get("preprocess_cfg", {})) | {
-                "quick_gelu": content["model_cfg"].get("quick_gelu", False)
-            }
+            config, preprocess = open_clip_configuration(sibling)
+            return preprocess | {"quick_gelu": config.get("quick_gelu", False)}
         shared = [{k: c.get(k) for k in ("mean", "std", "interpolation", "resize_mode")} for c in configs.values()]
         return max(shared, key=lambda c: shared.count(c)) if shared else {}
     wanted = request.value.lower().replace("-", "_")
@@ -164,11 +165,11 @@ def _file(published: Mapping[str, Any], request: WeightsRequest, name: str) -> P
     if repository := published.get("hf_hub"):
         parent, _, filename = repository.rpartition("/")
         safe = filename.rsplit(".", 1)[0] + ".safetensors"
-        return fetch(parent, (safe, filename) if filename else WEIGHT_FILES)
+        return fetch(parent, (safe, filename) if filename else WEIGHT_FILES, download=request.download)
     url = str(published["url"])
     target = Path("~/.cache/clip").expanduser() / url.rsplit("/", 1)[-1]
     if not target.is_file():
-        require_network(url, f"{target.name} ({name})")
+        require_network(url, f"{target.name} ({name})", download=request.download)
     try:
         return Path(download_pretrained_from_url(url))
     except (OSError, RuntimeError) as error:
@@ -221,7 +222,9 @@ def _create(checkpoint: _Checkpoint) -> Any:
     overrides: dict[str, Any] = {}
     text = deepcopy(checkpoint.config["text_cfg"])
     if name := text.get("hf_model_name"):  # the text tower's configuration is in another repository
-        text["hf_model_name"] = str(_repository_file(name, ("config.json",)).parent)
+        file = _repository_file(name, ("config.json",), download=checkpoint.download)
+        refuse_own_code(file)
+        text["hf_model_name"] = str(file.parent)
         overrides["text_cfg"] = text | {"hf_model_pretrained": False}
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # of random initialisation: `_load` fills every weight, strictly
@@ -238,9 +241,9 @@ def _create(checkpoint: _Checkpoint) -> Any:
     return model
 
 
-def _repository_file(name: str, filenames: tuple[str, ...]) -> Path:
+def _repository_file(name: str, filenames: tuple[str, ...], *, download: bool) -> Path:
     local = [Path(name) / f for f in filenames if (Path(name) / f).is_file()]
-    return local[0] if local else fetch(name, filenames)
+    return local[0] if local else fetch(name, filenames, download=download)
 
 
 def _load(model: torch.nn.Module, path: Path, name: str) -> None:
@@ -281,14 +284,23 @@ def _tokenizer(checkpoint: _Checkpoint) -> Any:
         if name := text.get("hf_tokenizer_name"):
             in_directory = checkpoint.source.removeprefix("local-dir:")
             source = in_directory if (Path(in_directory) / "tokenizer_config.json").is_file() else name
-            directory = _repository_file(source, ("tokenizer_config.json", "tokenizer.json")).parent
+            files = ("tokenizer_config.json", "tokenizer.json")
+            directory = _repository_file(source, files, download=checkpoint.download).parent
+            options = text.get("tokenizer_kwargs") or {}
             return open_clip.tokenizer.HFTokenizer(
                 str(directory),
                 context_length=text.get("context_length", 77),
                 tokenizer_mode=text.get("tokenizer_mode"),
-                **text.get("tokenizer_kwargs", {}),
+                **options,
+                trust_remote_code=False,  # without it transformers asks on a terminal whether to run the files' code
             )
         return open_clip.get_tokenizer(checkpoint.source)
+    except ValueError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")
+        raise EncoderError(
+            f"the tokenizer of {checkpoint.name} cannot be loaded, and code beside it is never run: {first}. "
+            "Use another model for text."
+        ) from error
     except OSError as error:
         raise WeightsNotFound(
             f"the tokenizer of {checkpoint.name} is not on this machine: {str(error).splitlines()[0]}. "

@@ -26,17 +26,19 @@ def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
             "(open_clip:NAME, timm:NAME) or local-dir:."
         )
     revision = request.value.removeprefix(REVISION) or None
-    config = fetch(repository, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision)
+    config = fetch(repository, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision, download=request.download)
     commit = commit_of(config)
     name, weights = f"{HUB}:{repository}", f"{REVISION}{commit}"
 
     def state_file() -> Path:
-        return fetch(repository, WEIGHT_FILES, commit)
+        return fetch(repository, WEIGHT_FILES, commit, download=request.download)
 
     if config.name == OPEN_CLIP_CONFIG:
         from indexer.encoders.families import openclip
 
-        return openclip.from_directory(config.parent, state_file, name, weights, licence_of(name, ""))
+        return openclip.from_directory(
+            config.parent, state_file, name, weights, licence_of(name, ""), download=request.download
+        )
     from indexer.encoders.families import timm_models
 
     return timm_models.from_config(config, state_file, timm_models.Facts(name, weights, licence_of(name, "")))
@@ -63,7 +65,9 @@ def directory_recipe(path: str, request: WeightsRequest) -> Recipe:
     if config.name == OPEN_CLIP_CONFIG:
         from indexer.encoders.families import openclip
 
-        return openclip.from_directory(directory, lambda: state_file, name, weights, "unknown")
+        return openclip.from_directory(
+            directory, lambda: state_file, name, weights, "unknown", download=request.download
+        )
     from indexer.encoders.families import timm_models
 
     return timm_models.from_config(config, lambda: state_file, timm_models.Facts(name, weights, "unknown"))

@@ -5,7 +5,6 @@ Only this module and rewritings/timm_class_token import timm.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from timm.data import resolve_data_config
 
 from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
+from indexer.encoders.families.configuration import check_model_arguments, timm_configuration
 from indexer.encoders.families.hub import fetch
 from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, read, verified
@@ -85,7 +85,7 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
         if request.kind == "file":
             return read(request.path)
         files = (default.hf_hub_filename,) if default.hf_hub_filename else HUB_FILES
-        return read(fetch(default.hf_hub_id, files))
+        return read(fetch(default.hf_hub_id, files, download=request.download))
 
     facts = Facts(name, identity(request, default.tag or NO_TAG), default.license or licence_of(name, ""))
     return _recipe(_Model(full, {}, {}), facts, request, state)
@@ -96,13 +96,13 @@ def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts)
 
     Raises EncoderError for a configuration refused.
     """
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    if not known(config.get("architecture", "")):
+    architecture, arguments, overlay = timm_configuration(config_file)
+    if not known(architecture):
         raise EncoderError(f"{config_file} names no timm architecture: this is neither an open_clip nor a timm model.")
-    overlay = config.get("pretrained_cfg", {})
-    if "num_classes" in config:
-        overlay = overlay | {"num_classes": config["num_classes"]}
-    model = _Model(config["architecture"], config.get("model_args") or {}, overlay)
+    with torch.device("meta"):
+        plain = timm.create_model(architecture)
+    check_model_arguments(arguments, type(plain), config_file)
+    model = _Model(architecture, arguments, overlay)
     return _recipe(model, facts, WeightsRequest("file", facts.name), lambda: read(state_file()))
 
 

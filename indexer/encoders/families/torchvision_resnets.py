@@ -90,7 +90,7 @@ def _state(published: Any, request: WeightsRequest) -> dict[str, torch.Tensor]:
     url = str(published.url)
     path = _path(published)
     if not path.is_file():
-        require_network(url, f"{path.name} ({published})")
+        require_network(url, f"{path.name} ({published})", download=request.download)
         try:
             published.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:

@@ -27,6 +27,7 @@ class WeightsRequest:
 
     kind: Literal["default", "tag", "file", "random"]
     value: str = ""  # the tag, the path, or the seed
+    download: bool = True  # whether published weights that are not on this machine may be downloaded
 
     @property
     def path(self) -> Path:
@@ -37,13 +38,13 @@ class WeightsRequest:
         return int(self.value)
 
 
-def parse(weights: str | None) -> WeightsRequest:
+def parse(weights: str | None, *, download: bool = True) -> WeightsRequest:
     """Parse None, a tag, an existing file or folder, "random" or "random:<seed>".
 
     Raises WeightsNotFound for a text that looks like a path where nothing is.
     """
     if weights is None:
-        return WeightsRequest("default")
+        return WeightsRequest("default", download=download)
     if weights == "random":
         return WeightsRequest("random", "0")
     head, _, rest = weights.partition(":")
@@ -51,10 +52,10 @@ def parse(weights: str | None) -> WeightsRequest:
         return WeightsRequest("random", rest)
     path = Path(weights).expanduser()
     if path.exists():
-        return WeightsRequest("file", str(path.resolve()))
+        return WeightsRequest("file", str(path.resolve()), download)
     if path.suffix in FILE_SUFFIXES or path.is_absolute() or weights.startswith("."):
         raise WeightsNotFound(f"no weights file {weights}. Check the path given with --weights.")
-    return WeightsRequest("tag", weights)
+    return WeightsRequest("tag", weights, download)
 
 
 def sha256(path: Path) -> str:
