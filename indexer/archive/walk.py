@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +57,14 @@ def _below(folder: Path, prefix: str, hidden: bool = False) -> Iterator[Found]:
 
 def _file(file: Path, path: str, *, hidden: bool) -> Found:
     try:
-        stat = file.stat()
+        facts = file.stat()
     except OSError:
         return Found(path, left_out="broken link")
-    if file.is_dir():
+    if stat.S_ISDIR(facts.st_mode):
         return Found(path, left_out="link to a folder")
-    if not file.is_file():
+    if not stat.S_ISREG(facts.st_mode):
         return Found(path, left_out="no regular file")
-    return Found(path, stat.st_size, stat.st_mtime_ns, "hidden file" if hidden else "")
+    return Found(path, facts.st_size, facts.st_mtime_ns, "hidden file" if hidden else "")
 
 
 def _sorted(folder: Path) -> Iterator[tuple[str, str]]:

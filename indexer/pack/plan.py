@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from indexer.pack.catalogue import Catalogue
 from indexer.pack.secret import KeyedHash
 from indexer.pack.source import Scanned
 
+_ESCAPED = re.compile(r"[%\\]|//|(^|/)\.{0,2}(/|$)")  # what `safe` changes in a printable path
 FORMAT = 1  # of a shard's content: another number makes another plan
 
 Rows = Mapping[str, Mapping[str, Any]]  # path of a file → the user's own columns
@@ -92,6 +94,8 @@ def safe(path: str) -> str:
     """A path as a tar member's name: every script survives; %, control characters, backslashes and bytes that are no
     UTF-8 are escaped as in URLs, and so is a part that would lead out of a folder.
     """
+    if path.isprintable() and not _ESCAPED.search(path):
+        return path
     parts = []
     for part in path.split("/"):
         escaped = "".join(_escape(char) for char in part)
