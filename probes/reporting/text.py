@@ -21,6 +21,7 @@ NAMES = {
     "brier": "Brier score (0 to 2)",
     "log_loss": "log-loss",
     "ece_debiased": "calibration error (ECE, debiased)",
+    "ece": "calibration error (ECE)",  # of results of format 1, which may be reported still
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "ppv": "PPV",
