@@ -68,7 +68,19 @@ def index(*sources: object, place: Place) -> list[object]:
 
 
 STEPS = (
-    Step("pack", lambda p: ["pack", p.material.images, p.packed, "--shard-files", 4, "--secret", p.root / "secret"]),
+    Step(
+        "pack",
+        lambda p: [
+            "pack",
+            p.material.images,
+            p.packed,
+            "--shard-files",
+            4,
+            "--secret",
+            p.root / "secret",
+            "--new-secret",
+        ],
+    ),
     Step("index", lambda p: index(p.packed, *p.material.early(), place=p)),
     Step("labels", lambda p: ["labels", p.db, p.material.root / "labels.csv"]),
     Step("build-ann", lambda p: ["build-ann", p.db, "--kind", "ivf-sq8"]),
