@@ -17,7 +17,7 @@ from tests.pictures import DICOM, deep, dicom, encoded, listed, scene
 def archive(tmp_path_factory) -> tuple[Path, Path, dict]:
     """(folder, shards, pack's report) of pydicom's own test files."""
     folder = tmp_path_factory.mktemp("archive")
-    done = call("indexer", "pack", DICOM, folder / "shards", "--secret", folder / "secret", "--json")
+    done = call("indexer", "pack", DICOM, folder / "shards", "--secret", folder / "secret", "--new-secret", "--json")
     assert done.code == 0, done.err
     return folder, folder / "shards", done.json
 

@@ -162,7 +162,7 @@ def test_a_single_slice_lies_where_its_position_says():
 
 def test_facts_that_cannot_be_read_are_left_out_and_the_picture_is_not():
     data = dicom(deep(16, 16), ImagePositionPatient=["1.0", "2.0", "3.0"], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    broken = data.replace(b"1.0\\2.0\\3.0", b"1.0\\2.0\\3,0")
+    broken = data.replace(b"1.0\\2.0\\3.0", b"1.0\\2.0\\3;0")
     assert broken != data
     assert facts(broken, "dcm") == [{}]
     with open_image(broken, "dcm", SPEC) as image:
