@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from indexer.options import json_option, table_option, where_option
-
-if TYPE_CHECKING:
-    from probes.request import ProbeRequest
+from probes.presets import PRESETS, SCALING
+from probes.request import ProbeRequest
 
 Command = Callable[..., Any]
 
-# Defaults stand in `ProbeRequest`; an option that is not given is not passed on.
+
+def default_of(field: str, probe: str = "") -> str:
+    """The end of an option's help: the default as the request, or what it is for one probe, has it."""
+    given = SCALING.get(probe) if field == "scaling" else None
+    value = given or next(f.default for f in dataclasses.fields(ProbeRequest) if f.name == field)
+    return f"Default: {value}."
+
+
+# Defaults stand in `ProbeRequest` alone; an option that is not given is not passed on.
 _DATA = [
     click.argument("db"),
     table_option,
@@ -33,21 +41,25 @@ _DATA = [
         help='What must not stand on two sides, e.g. patient; "none" splits by image.',
     ),
     click.option(
-        "--split", metavar="HOW", help="hash (default), stratified, nested, or a column that names train, val, test."
+        "--split",
+        metavar="HOW",
+        help=f"hash, stratified, nested, or a column that names train, val, test. {default_of('split')}",
     ),
     where_option,
 ]
 _SPLIT = [
     click.option("--salt", help="Of the hash split: another salt, another split."),
-    click.option("--seed", type=int, help="Of splits, draws and fits. Default: 0."),
+    click.option("--seed", type=int, help=f"Of splits, draws and fits. {default_of('seed')}"),
 ]
 _SCORE = [
     click.option("--subgroup", metavar="A,B", help="Columns whose values are reported one by one."),
-    click.option("--tau", type=click.FloatRange(0.5, 1), help="Cosine of a near-duplicate. Default: 0.99."),
-    click.option("--specificity", type=click.FloatRange(0, 1), help="Wanted of the operating point. Default: 0.9."),
+    click.option("--tau", type=click.FloatRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}"),
+    click.option(
+        "--specificity", type=click.FloatRange(0, 1), help=f"Of the operating point. {default_of('specificity')}"
+    ),
     click.option("--prevalence", type=click.FloatRange(0, 1), help="Also the PPV at this prevalence."),
-    click.option("--pooling", type=click.Choice(["mean", "max"]), help="Of a patient's rows. Default: mean."),
-    click.option("--replicates", type=click.IntRange(1), help="Bootstrap replicates. Default: 2000."),
+    click.option("--pooling", type=click.Choice(["mean", "max"]), help=f"Of a patient's rows. {default_of('pooling')}"),
+    click.option("--replicates", type=click.IntRange(1), help=f"Bootstrap replicates. {default_of('replicates')}"),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
     click.option("--replace", is_flag=True, help="With --out: also where the result of another probe lies."),
@@ -56,17 +68,14 @@ shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
 )
 _FIT = [
-    click.option("--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help="Default: l2."),
+    click.option(
+        "--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help=default_of("scaling")
+    ),
     shuffle_option,
 ]
 class_weight_option = click.option(
     "--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row."
 )
-
-
-def data_options(command: Command) -> Command:
-    """DB, --table, --label, --group, --split, --where, --salt, --seed."""
-    return _all([*_DATA, *_SPLIT], command)
 
 
 def probe_options(command: Command) -> Command:
@@ -87,9 +96,6 @@ def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
 
     Raises UsageError for options that exclude each other.
     """
-    from probes.presets import PRESETS, SCALING
-    from probes.request import ProbeRequest
-
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")
     _check_together(probe, label, given)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEMPERATURE = 0.07  # of the neighbours' votes (D6)
+
 
 @dataclass(frozen=True)
 class ProbeRequest:
@@ -26,7 +28,7 @@ class ProbeRequest:
     penalty: float | None = None  # C or alpha; None: chosen by D5
     search: str = "decades"  # of C: decades (D5) | halving (preset clip)
     k: int | None = None  # neighbours; None: chosen on val
-    temperature: float = 0.07  # of the neighbours' votes
+    temperature: float = TEMPERATURE  # of the neighbours' votes
     vote: str = "softmax"  # softmax | uniform
     metric: str = "cosine"  # cosine | euclidean
     task: str | None = None  # of the stored text vectors, for zero-shot

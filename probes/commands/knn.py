@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
-from probes.options import make_request, probe_options, shuffle_option
+from probes.options import default_of, make_request, probe_options, shuffle_option
 
 
 @click.command("knn", short_help="k nearest neighbours, every k from one exact search.")
 @probe_options
 @click.option("-k", "--k", type=click.IntRange(1), help="Fix k instead of choosing it; every k is reported.")
-@click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help="Default: none (unit rows).")
-@click.option("--vote", type=click.Choice(["softmax", "uniform"]), help="Default: softmax at --temperature.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax vote. Default: 0.07.")
+@click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help=default_of("scaling", "knn"))
+@click.option("--vote", type=click.Choice(["softmax", "uniform"]), help=default_of("vote"))
+@click.option(
+    "--temperature", type=click.FloatRange(0, min_open=True), help=f"Of the softmax vote. {default_of('temperature')}"
+)
 @shuffle_option
 @click.option(
     "--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol; fixes scaling, vote and k."

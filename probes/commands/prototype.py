@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from probes.options import make_request, probe_options, shuffle_option
+from probes.options import default_of, make_request, probe_options, shuffle_option
 
 
 @click.command("prototype", short_help="Nearest class mean.")
 @probe_options
-@click.option("--scaling", type=click.Choice(["center_l2", "zscore", "l2", "none"]), help="Default: center_l2.")
+@click.option(
+    "--scaling", type=click.Choice(["center_l2", "zscore", "l2", "none"]), help=default_of("scaling", "prototype")
+)
 @shuffle_option
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:

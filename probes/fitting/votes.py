@@ -11,9 +11,9 @@ from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.truth import Truth
 from probes.compute.exact_search import top_k
 from probes.evaluation.metrics import CLIP
+from probes.request import TEMPERATURE
 
 KS = (1, 5, 10, 20, 50, 100, 200)
-TEMPERATURE = 0.07
 QUERIES = 1024  # votes are counted for this many rows at a time
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from probes.cli import COMMANDS, group
 from probes.presets import PRESETS
+from probes.runs.result import FORMAT
 from tests.commands import call
 from tests.probes.cohort import make_cohort
 from tests.probes.test_results import FINDING
@@ -49,11 +50,21 @@ def test_the_group_lists_every_command_with_its_line():
         assert line.split()[0] in listed
 
 
+def test_the_defaults_that_help_names_are_those_that_a_run_has(db):
+    for kind in ("linear", "knn", "prototype"):
+        request = probe(kind, db, *ILL)["request"]
+        for option in command(kind).params:
+            told = isinstance(option, click.Option) and "Default: " in (option.help or "")
+            if told and option.name in request.keys() - {"table", "replicates", "positive", "class_weight"}:
+                assert f"Default: {request[option.name]}." in option.help, (kind, option.name)
+
+
 # option → what it is called with, and where its value stands in the request
 REACHED = {
     "--label": ("ill", "labels", ["ill"]),
     "--group": ("patient", "group", "patient"),
     "--table": ("t", "table", "t"),
+    "--positive": ("0", "positive", "0"),
     "--split": ("stratified", "split", "stratified"),
     "--where": ("site = 'A'", "where", "site = 'A'"),
     "--salt": ("pepper", "salt", "pepper"),
@@ -74,7 +85,7 @@ REACHED = {
     "--vote": ("uniform", "vote", "uniform"),
     "--temperature": (0.2, "temperature", 0.2),
 }
-ELSEWHERE = {"--multilabel", "--ordinal", "--preset", "--out", "--json"}  # tested where they act
+ELSEWHERE = {"--multilabel", "--ordinal", "--preset", "--out", "--replace", "--json"}  # tested where they act
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn", "prototype", "svm", "mlp"])
@@ -184,5 +195,5 @@ def test_results_that_are_no_results_are_an_error(tmp_path):
 def test_the_data_go_to_stdout_as_one_json_document_and_nothing_else(db):
     command = [sys.executable, "-m", "probes", "linear", db, *ILL, *QUICK]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["format"] == 1
+    assert json.loads(done.stdout)["format"] == FORMAT
     assert done.stderr == ""
