@@ -9,6 +9,7 @@ _.list_commands  # click: a group's commands, which here are imported when they 
 _.get_command  # click
 _.format_commands  # click
 _.__getitem__  # a Protocol's method: x[a:b] is how it is called
+param  # click: the second argument of an option's callback
 traceback  # the third argument of __exit__, which Python passes by position
 
 # Read by a library, or by whoever opens the file
@@ -24,10 +25,17 @@ _.SliceThickness  # pydicom
 _.ImageOrientationPatient  # pydicom
 _.ImagePositionPatient  # pydicom
 _.SliceLocation  # pydicom
+_.WindowCenter  # pydicom
+_.WindowWidth  # pydicom
 _.SamplesPerPixel  # pydicom
 _.HighBit  # pydicom
 _.PlanarConfiguration  # pydicom
 _.VR  # pydicom
+
+# Called by users of the library: the README's Python part
+_.by_key  # a search by stored keys
+_.by_image  # a search by images
+_.by_text  # a search by texts
 
 # Fields of records that are written as a whole (dataclasses.asdict): no line of ours names them again
 _.built_at  # index manifest: when
@@ -47,6 +55,7 @@ _.leaked_rows  # near-duplicates --json
 _.rows_in_index  # health --json
 _.stale_entries  # health --json
 _.p99_ms  # benchmarks.native's JSON
+_.wall_seconds  # benchmarks.scale's JSON
 _.searched  # search --shards --json
 _.validation_sensitivity  # a probe's result.json
 _.validation_specificity  # a probe's result.json
