@@ -6,16 +6,26 @@ from collections import Counter
 
 import click
 
-from indexer.options import device_option, download_option, emit, frames_option, json_option, table_option
+from indexer.options import (
+    device_option,
+    download_option,
+    emit,
+    frames_option,
+    json_option,
+    pictures_option,
+    table_option,
+)  # fmt: skip
 from indexer.pipeline.options import RunOptions
 
 
 @click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
 @click.argument("db")
+@click.argument("shards", nargs=-1)
 @table_option
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
 @click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@pictures_option
 @download_option
 @frames_option(RunOptions.frames)
 @device_option
@@ -24,10 +34,12 @@ from indexer.pipeline.options import RunOptions
 def command(
     ctx: click.Context,
     db: str,
+    shards: tuple[str, ...],
     table: str | None,
     summary: bool,
     again: bool,
     weights: str | None,
+    pictures_from: tuple[str, ...],
     download: bool,
     frames: str,
     device: str,
@@ -35,8 +47,11 @@ def command(
 ) -> None:
     """List each input of DB that did not become a row: shard, key, stage, reason, detail.
 
-    With --retry give --frames as it was given to `indexer index`.
+    With --retry give --frames as it was given to `indexer index`, and SHARDS that were addressed by a command (pipe:)
+    or with a query: such addresses are not stored.
     """
+    if shards and not again:
+        raise click.UsageError("SHARDS are read again: give them with --retry.")
     from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
@@ -48,7 +63,14 @@ def command(
 
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)
         with progress_bar() as on_progress:
-            report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
+            report = retry(
+                store,
+                encoder,
+                RunOptions(frames=frames, command=command_line()),
+                Hooks(on_progress),
+                sources=shards,
+                roots=pictures_from,
+            )
         tell(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     rows = store.failures().select(["shard", "key", "stage", "reason", "detail"]).to_pylist()
