@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import http.client
 import io
 import lzma
 import os
@@ -23,12 +24,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from indexer.errors import ReadError, ShardNotFound
+from indexer.redact import stored_address
 
 # the compressions' own beside tar's, and tarfile's ValueError of a number in an extended header that is none
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 HEAD_SECONDS = 5
+WEB_SECONDS = 30  # without a byte from a server
 POLL_SECONDS = 0.005
 END_SECONDS = 5.0  # for a command to end once nobody reads it, and again once it was asked to
 BROKEN_PIPE = {-signal.SIGPIPE, 128 + signal.SIGPIPE, 23}  # exit codes of programs whose reader left; 23 is curl's
@@ -75,8 +79,12 @@ def stat_identity(nbytes: int, modified_ns: int) -> str:
 
 
 def read_range(address: str, offset: int, nbytes: int) -> bytes:
-    """`nbytes` bytes from `offset` of the uncompressed content. Raises one of DAMAGE, or ReadError."""
-    with open_stream(address) as stream:
+    """`nbytes` bytes from `offset` of the uncompressed content. Raises one of DAMAGE, or ReadError.
+
+    The address may be one that a table holds: a redirection to another host is not followed.
+    """
+    web = address.startswith(("http://", "https://"))
+    with _web_stream(address) if web else open_stream(address) as stream:
         if is_remote(address):
             _skip(stream, offset)
         else:
@@ -100,7 +108,7 @@ def open_stream(address: str) -> Iterator[IO[bytes]]:
             raw = Path(address).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
             stream = _decompressed(raw)
     except (OSError, ValueError) as error:
-        raise ReadError(f"{address} cannot be opened: {error}") from error
+        raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
     try:
         yield stream
     except BaseException:
@@ -110,7 +118,31 @@ def open_stream(address: str) -> Iterator[IO[bytes]]:
     try:
         raw.close()
     except OSError as error:  # a command says only at its end that it failed
-        raise ReadError(f"{address} broke off: {error}") from error
+        raise ReadError(f"{stored_address(address)} broke off: {error}") from error
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirections within a host, and none from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        if (after.scheme, after.netloc) != (before.scheme, before.netloc):
+            raise ReadError(f"{stored_address(req.full_url)} redirects to another host, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextmanager
+def _web_stream(address: str) -> Iterator[IO[bytes]]:
+    """The bytes of an http or https URL. Raises ReadError."""
+    opener = urllib.request.build_opener(_SameHost)
+    try:
+        answer = opener.open(address, timeout=WEB_SECONDS)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
+    with answer:
+        yield answer
 
 
 _running: set[_Command] = set()  # of this process

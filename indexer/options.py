@@ -29,6 +29,9 @@ table_option = click.option("--table", metavar="T", help="Table in the database.
 where_option = click.option(
     "--where", metavar="SQL", help="Only rows for which this holds, e.g. \"sex = 'F' and age > 60\"."
 )
+pictures_option = click.option(
+    "--pictures-from", multiple=True, metavar="DIR|URL", help="Also read stored images from below here. Repeatable."
+)
 download_option = click.option(
     "--download", is_flag=True, help="Fetch the encoder's weights where this machine lacks them; else no network."
 )

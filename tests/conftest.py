@@ -1,7 +1,10 @@
 """What every test runs in: this tree, in child processes too, one thread each, no proxy, 80 columns, no deadline."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -22,6 +25,10 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 os.environ["COLUMNS"] = "80"
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
     os.environ.pop(name, None)
+
+# What a user's runs write down about him stays in a folder of the tests.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="indexer-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; the tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from indexer.addresses import identity, is_remote, stat_identity
 from indexer.archive.kind import ShardKind
 from indexer.archive.left_out import LeftOut
+from indexer.archive.roots import is_below, named
 from indexer.archive.samples import (
     DICOM_HEAD,
     IMAGE_ENDINGS,
@@ -27,7 +28,7 @@ from indexer.archive.samples import (
 )
 from indexer.archive.spool import Spool
 from indexer.archive.walk import Found, walk
-from indexer.errors import InputError, ShardNotFound
+from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
 
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
@@ -96,8 +97,13 @@ class Files:
             group.add(name, image_suffix(name) or "", 0, data)
             yield from group.close()
 
-    def read_back(self, url: str, place: Place) -> bytes:
-        return named_file(Path(url), place.member).read_bytes()
+    def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
+        path = named_file(Path(url), place.member).resolve()
+        if not is_below(str(path), named([url] if roots is None else roots)):
+            raise ReadError(f"{place.member} leads out of the folder: it is not read")
+        if not path.is_file():  # a pipe would be waited for
+            raise ReadError(f"{place.member} in {url} is no file")
+        return path.read_bytes()
 
 
 class _Buckets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from indexer.types import Failure, Place, Sample, Shard
@@ -30,6 +30,9 @@ class ShardKind(Protocol):
         """
         ...
 
-    def read_back(self, url: str, place: Place) -> bytes:
-        """An image's bytes from where they were when it was embedded. Raises OSError, ReadError, or one of DAMAGE."""
+    def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
+        """An image's bytes from where they were when it was embedded, and from nowhere but below `roots`.
+
+        Raises OSError, ReadError, or one of DAMAGE.
+        """
         ...

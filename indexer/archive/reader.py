@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from indexer.addresses import DAMAGE
+from indexer.addresses import DAMAGE, is_remote
 from indexer.archive.kinds import KINDS, kind_of
+from indexer.archive.roots import is_below
 from indexer.errors import ReadError
+from indexer.redact import PIPE, can_be_reopened, stored_address
 from indexer.types import Failure, Place, Sample, Shard
 
 
@@ -20,15 +22,32 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
 
 
-def read_place(url: str, place: Place, content: str) -> bytes:
-    """An image's bytes, read back from where they were when it was embedded.
+def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | None = None) -> bytes:
+    """An image's bytes, read back from where they were when it was embedded. `url` and `place` are a table's.
 
-    Raises ReadError, also where these are no longer the bytes whose sha256 is `content`.
+    A stored command is never run. With `roots`, the bytes come from there (`archive.roots`) or not at all; without,
+    the caller vouches for the table. Raises ReadError, also where these are no longer the bytes whose sha256 is
+    `content`.
     """
+    refuse_address(url, roots)
     try:
-        data = kind_of(url).read_back(url, place)
+        data = kind_of(url).read_back(url, place, roots)
     except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
     if hashlib.sha256(data).hexdigest() != content:
         raise ReadError(f"{place.member} in {url} is no longer the image that was indexed: its bytes differ")
     return data
+
+
+def refuse_address(url: str, roots: Sequence[str] | None) -> None:
+    """Raise ReadError for an address in a table that is not opened: a command, one cut short, one outside `roots`."""
+    if url.startswith(PIPE):
+        raise ReadError(f"{stored_address(url)} is a command, and a command that a table names is never run")
+    if not can_be_reopened(url):
+        raise ReadError(f"the address of {url} was not stored: it held a query")
+    if roots is not None and not is_below(url, roots):
+        where = "URL" if is_remote(url) else "folder"
+        raise ReadError(
+            f"{stored_address(url)} is below no {where} that you indexed this table from on this machine: "
+            f"name it with --pictures-from"
+        )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from indexer.addresses import is_remote
 from indexer.archive.files import BUCKETS
 from indexer.archive.kinds import kind_of
 from indexer.errors import InputError, ShardNotFound, sentence
+from indexer.redact import former_name
 from indexer.types import Shard
 
 
@@ -71,6 +72,16 @@ def _braces(pattern: str) -> list[str]:
     except UnbalancedBracesError as error:
         words = f"{pattern}: {sentence(error)}. A brace pattern looks like shards-{{0000..0099}}.tar."
         raise InputError(words) from error
+
+
+def under_stored_names(shards: Sequence[Shard], stored: Container[str]) -> list[Shard]:
+    """These shards by the names that a table has for them: of a remote one that may be the version before's."""
+    found = []
+    for shard in shards:
+        former = former_name(shard.url)
+        takes_former = shard.name not in stored and former in stored
+        found.append(replace(shard, name=former) if takes_former else shard)
+    return found
 
 
 def changed_words(shards: Sequence[Shard]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +12,7 @@ from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_ran
 from indexer.archive.links import SCATTERED, Links, Target, read_scattered
 from indexer.archive.samples import Group, lasting_name, plain_name, split_name
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
-from indexer.redact import redacted
+from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
 
 UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
@@ -30,7 +30,7 @@ class Tar:
 
     def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
         if is_remote(address):
-            name = redacted(address)  # what is stored and printed; the address itself is used and forgotten
+            name = stored_address(address)  # the address itself is used and forgotten
             known = identity(address, name)
             if known is None:
                 notes.append(f"{name}: a change of its content cannot be seen from here")
@@ -61,7 +61,7 @@ class Tar:
         if group is not None:
             yield from group.close()
 
-    def read_back(self, url: str, place: Place) -> bytes:
+    def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:  # noqa: ARG002 - one file, which the caller checked
         if place.offset == SCATTERED:
             return read_scattered(url, place.member)
         return read_range(url, place.offset, place.nbytes)
@@ -88,7 +88,7 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
     except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an archive of nothing
-        raise _read_error(error, url, NotATar(f"{url} is no tar archive: {error}")) from error
+        raise _read_error(error, url, NotATar(f"{stored_address(url)} is no tar archive: {error}")) from error
     links = Links(url)
     try:
         for header in archive:
@@ -96,9 +96,9 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
                 yield _member(archive, header, links, url)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
     except DAMAGE as error:
-        raise _read_error(error, url, CutShard(f"{url} breaks off: {error}")) from error
+        raise _read_error(error, url, CutShard(f"{stored_address(url)} breaks off: {error}")) from error
     if "EOFHeaderError" not in end:
-        raise CutShard(f"{url} breaks off: no end-of-archive mark")
+        raise CutShard(f"{stored_address(url)} breaks off: no end-of-archive mark")
 
 
 def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url: str) -> _Member:
@@ -121,7 +121,7 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url
     file = archive.extractfile(header)
     data = file.read() if file else b""
     if len(data) < size:
-        raise CutShard(f"{url} ends inside {header.name}")
+        raise CutShard(f"{stored_address(url)} ends inside {header.name}")
     return _Member(header.name, offset, data)
 
 
@@ -150,7 +150,7 @@ def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError
     A damaged gzip has no errno; nor has a pipe's program that failed, and what comes from afar is not unpacked here.
     """
     trouble = isinstance(error, OSError) and (error.errno is not None or is_remote(url))
-    return ReadError(f"{url} cannot be read: {error}") if trouble else damaged
+    return ReadError(f"{stored_address(url)} cannot be read: {error}") if trouble else damaged
 
 
 def _header_class(end: list[str]) -> type[tarfile.TarInfo]:

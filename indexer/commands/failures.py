@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import device_option, download_option, emit, frames_option, json_option, plain, table_option
+from indexer.options import (
+    device_option,
+    download_option,
+    emit,
+    frames_option,
+    json_option,
+    pictures_option,
+    plain,
+    table_option,
+)
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -19,10 +28,12 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 
 @click.command("failures", short_help="What could not be embedded, and why; --retry reads just those again.")
 @click.argument("db")
+@click.argument("shards", nargs=-1)
 @table_option
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
 @click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@pictures_option
 @download_option
 @frames_option(RunOptions.frames)
 @device_option
@@ -31,10 +42,12 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 def command(
     ctx: click.Context,
     db: str,
+    shards: tuple[str, ...],
     table: str | None,
     summary: bool,
     again: bool,
     weights: str | None,
+    pictures_from: tuple[str, ...],
     download: bool,
     frames: str,
     device: str,
@@ -42,8 +55,11 @@ def command(
 ) -> None:
     """List each input of DB that did not become a row: shard, key, stage, reason, detail.
 
-    With --retry give --frames as it was given to `indexer index`.
+    With --retry give --frames as it was given to `indexer index`, and SHARDS that were addressed by a command (pipe:)
+    or with a query: such addresses are not stored.
     """
+    if shards and not again:
+        raise click.UsageError("SHARDS are read again: give them with --retry.")
     from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)
@@ -55,7 +71,14 @@ def command(
 
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)
         with progress_bar() as on_progress:
-            report = retry(store, encoder, RunOptions(frames=frames, command=command_line()), Hooks(on_progress))
+            report = retry(
+                store,
+                encoder,
+                RunOptions(frames=frames, command=command_line()),
+                Hooks(on_progress),
+                sources=shards,
+                roots=pictures_from,
+            )
         tell(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     if not store.count_failures() and not as_json:

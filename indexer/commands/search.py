@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.options import device_option, download_option, emit, json_option, plain, table_option, where_option
+from indexer.options import (
+    device_option,
+    download_option,
+    emit,
+    json_option,
+    pictures_option,
+    plain,
+    table_option,
+    where_option,
+)
 from indexer.search.options import MOST, SearchOptions
 
 if TYPE_CHECKING:
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
 @click.option("--exact", is_flag=True, help="Scan every row; do not use the index.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page with the pictures.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Also write a contact sheet.")
+@pictures_option
 @click.option("--weights", metavar="FILE", help="The encoder's weights file, where it was indexed with one.")
 @download_option
 @device_option
@@ -70,6 +80,7 @@ def command(
     exact: bool,
     html: Path | None,
     png: Path | None,
+    pictures_from: tuple[str, ...],
     weights: str | None,
     download: bool,
     device: str,
@@ -104,7 +115,7 @@ def command(
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
     query = _query(images, keys, texts, vectors, searcher.dim)
-    result = answer(searcher, query, options, pictures=bool(html or png))
+    result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
     _draw(result, html, png)
     if as_json:
         emit(result.as_json(), as_json=True)

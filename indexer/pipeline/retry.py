@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from indexer.archive.reader import read_shard
-from indexer.archive.shards import find_shards
+from indexer.archive.roots import is_below, named, remembered
+from indexer.archive.shards import find_shards, under_stored_names
 from indexer.pipeline.in_flight import Planned
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import plural
 from indexer.pipeline.run import Hooks, run_engine
 from indexer.pipeline.run_record import recorded
-from indexer.store.table import EmbeddingStore
+from indexer.redact import can_be_reopened
+from indexer.store.table import EmbeddingStore, identity_of
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, RETRIED
 from indexer.types import Encoder, Failure, RunReport, Sample, Shard
 
+NOT_STORED = (
+    "some shards were not read again, since their addresses held a command or a query and were not stored: name them, "
+    "`indexer failures DB SHARDS... --retry`"
+)
+NOT_TRUSTED = (
+    "some shards were not read again, since they lie below no folder that you indexed this table from on this machine: "
+    "name it with --pictures-from"
+)
+
 
 def retry(
-    store: EmbeddingStore, encoder: Encoder, options: RunOptions | None = None, hooks: Hooks | None = None
+    store: EmbeddingStore,
+    encoder: Encoder,
+    options: RunOptions | None = None,
+    hooks: Hooks | None = None,
+    *,
+    sources: Sequence[str] = (),
+    roots: Sequence[str] = (),
 ) -> RunReport:
     """Read the failed samples of every shard again; those that now decode become rows.
 
+    A shard is read from `sources` where one of them has its name, else from the address in the ledger where that lies
+    below a folder that this user indexed the table from, or below `roots`. Those left out are told in the warnings.
     Raises ShardNotFound where a shard is gone; a shard that changed is left to `index --changed replace`.
     """
     start = time.perf_counter()
@@ -40,7 +60,8 @@ def retry(
         wanted = failed[shard.name]
         return (s for s in read_shard(shard) if isinstance(s, Sample) and s.key in wanted)
 
-    found = _found(ledger, failed)
+    allowed = (*remembered(identity_of(store)), *named(roots))
+    found, out_of_reach = _found(ledger, failed, sources, allowed)
     options = options or RunOptions()
     facts = {"retried": sum(map(len, failed.values())), "shards_named": len(failed)}
     with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
@@ -49,7 +70,9 @@ def retry(
         report = run_engine(
             writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
         )
-        changed = len(failed) - len(plan)
+        changed = len(failed) - len(plan) - sum(map(len, out_of_reach.values()))
+        left_out = [f"{words}, first {sorted(names)[0]}" for words, names in out_of_reach.items()]
+        report = replace(report, warnings=(*report.warnings, *left_out))
         if changed:
             words = f"{changed} {plural('shard', changed)} with failures changed since they were indexed"
             report = replace(report, warnings=(*report.warnings, f"{words}: take them with `index --changed replace`"))
@@ -58,12 +81,39 @@ def retry(
     return report
 
 
-def _found(ledger: Mapping[str, Mapping[str, Any]], failed: Collection[str]) -> list[Shard]:
-    """These shards as they are now, each with its identity of the kind that the ledger holds: of times, or of bytes."""
+def _found(
+    ledger: Mapping[str, Mapping[str, Any]], failed: Collection[str], sources: Sequence[str], roots: Sequence[str]
+) -> tuple[list[Shard], dict[str, list[str]]]:
+    """These shards as they are now, each with its identity of the kind that the ledger holds: of times, or of bytes.
+
+    Also the names of those that are not opened, by the reason.
+    """
     by_name: dict[str, Shard] = {}
+    given: set[str] = set()
     for hash_content in (False, True):
-        urls = {ledger[name]["url"] for name in failed if name not in by_name}
+        for shard in find_shards(sources, hash_content=hash_content).shards if sources else ():
+            (named_so,) = under_stored_names([shard], ledger)
+            if named_so.name in failed:
+                given.add(named_so.name)
+                if named_so.identity == ledger[named_so.name]["identity"]:
+                    by_name[named_so.name] = named_so
+    left = [name for name in failed if name not in given]
+    out_of_reach = _out_of_reach({name: ledger[name]["url"] for name in left}, roots)
+    refused = {name for names in out_of_reach.values() for name in names}
+    for hash_content in (False, True):
+        urls = {ledger[name]["url"] for name in left if name not in refused and name not in by_name}
         for shard in find_shards(sorted(urls), hash_content=hash_content).shards if urls else ():
-            if shard.name in failed and shard.identity == ledger[shard.name]["identity"]:
+            if shard.name in left and shard.identity == ledger[shard.name]["identity"]:
                 by_name[shard.name] = shard
-    return list(by_name.values())
+    return list(by_name.values()), out_of_reach
+
+
+def _out_of_reach(urls: Mapping[str, str], roots: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the shards whose address in the ledger is not opened, by the reason with its way out."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for name, url in urls.items():
+        if not can_be_reopened(url):
+            by_reason[NOT_STORED].append(name)
+        elif not is_below(url, roots):
+            by_reason[NOT_TRUSTED].append(name)
+    return dict(by_reason)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from indexer.archive.reader import read_shard
-from indexer.archive.shards import changed_words
+from indexer.archive.roots import remember, state_file
+from indexer.archive.shards import changed_words, under_stored_names
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
@@ -19,7 +20,7 @@ from indexer.pipeline.report import bottleneck, plural, precision_warning, sprea
 from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.threads import Threads
-from indexer.store.table import EmbeddingStore
+from indexer.store.table import EmbeddingStore, identity_of
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
 from indexer.types import Encoder, RunReport, Shard, UInt8
@@ -63,15 +64,18 @@ def index(
     store.require(encoder.spec)
     start = time.perf_counter()
     with StoreWriter(store) as writer, recorded(store, options.command, _told(options, len(shards))) as record:
+        shards = under_stored_names(shards, writer.entries)
         plan = _plan(shards, writer.entries, options.changed)
+        trusted = remember(identity_of(store), {shard.url for shard in shards})
         report = run_engine(writer, plan, encoder, options, hooks, start=start, record=record)
         skipped = _skipped(shards, plan, writer.entries)
+        untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"
         recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
         report = replace(
             report,
             shards_skipped=len(skipped),
             shards_partial=report.shards_partial + sum(entry.status == "partial" for entry in skipped),
-            warnings=(*report.warnings, *([recovered] if writer.recovered else [])),
+            warnings=(*report.warnings, *([recovered] if writer.recovered else []), *([] if trusted else [untrusted])),
         )
         if record is not None:
             record.report = report

@@ -27,10 +27,16 @@ NO_ROWS = np.empty(0, np.int64)
 
 
 def answer(
-    searcher: Searcher, query: Query, options: SearchOptions = DEFAULT, *, pictures: bool = False
+    searcher: Searcher,
+    query: Query,
+    options: SearchOptions = DEFAULT,
+    *,
+    pictures: bool = False,
+    roots: Sequence[str] = (),
 ) -> SearchResult:
     """Hits, version, words and pictures, all of the table version that was searched.
 
+    Stored pictures come from below the folders that this user indexed the table from, and below `roots`.
     Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
     """
     _check(query, options, searcher)
@@ -42,7 +48,7 @@ def answer(
     found = _find(snapshot, vectors, options, searcher.allowed(snapshot, options.where), excluded)
     hits = _hits(snapshot, found, options)
     answers = [QueryHits(name, own_hits) for name, own_hits in zip(query.labels, hits, strict=True)]
-    drawn = pictures_of(snapshot.view, query, own, answers) if pictures else None
+    drawn = pictures_of(snapshot.view, query, own, answers, roots) if pictures else None
     return SearchResult(snapshot.view.name, snapshot.version, query.kind, snapshot.describe(), options, answers, drawn)
 
 

@@ -7,21 +7,28 @@ from dataclasses import replace
 
 import numpy as np
 
+from indexer.archive.roots import named, remembered
 from indexer.errors import IndexerError
 from indexer.search.queries import Query, QueryImage
 from indexer.search.results import Drawn, Pictures, QueryHits
-from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, identity_of, place_of
 from indexer.types import Int64, PixelSpec, Place
 
 SIDE = 224  # pixels of a picture's square
 
 
-def pictures_of(view: EmbeddingStore, query: Query, own: Int64, answers: Sequence[QueryHits]) -> Pictures:
-    """Read and decode the pictures of a result; `own` are the row ids of queries that are keys."""
+def pictures_of(
+    view: EmbeddingStore, query: Query, own: Int64, answers: Sequence[QueryHits], roots: Sequence[str] = ()
+) -> Pictures:
+    """Read and decode the pictures of a result; `own` are the row ids of queries that are keys.
+
+    Stored pictures are read from below the roots that this user indexed the table from (`archive.roots`), and `roots`.
+    """
     # The table's own decoding, but the whole image: what the encoder's crop cuts away is seen too.
     spec = replace(view.spec.pixels, size=SIDE, resize=SIDE, fit="pad")
     row_ids = np.unique(np.array([hit.row_id for a in answers for hit in a.hits], np.int64))
-    stored = _stored(view, np.union1d(row_ids, own).astype(np.int64), spec)
+    allowed = (*remembered(identity_of(view)), *named(roots))
+    stored = _stored(view, np.union1d(row_ids, own).astype(np.int64), spec, allowed)
     queries = [Drawn(None, label) for label in query.labels]
     if query.images:
         queries = [_query_image(image, spec) for image in query.images]
@@ -30,24 +37,24 @@ def pictures_of(view: EmbeddingStore, query: Query, own: Int64, answers: Sequenc
     return Pictures(queries, {int(row_id): stored[int(row_id)] for row_id in row_ids})
 
 
-def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec) -> dict[int, Drawn]:
+def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec, roots: Sequence[str]) -> dict[int, Drawn]:
     urls = view.urls()
     found, rows = view.take(row_ids, [*PLACE_COLUMNS, "content"])
     out = {int(row_id): Drawn(None, "row is gone") for row_id in row_ids[~found]}
     for row in rows.to_pylist():
         place = place_of(row)
-        out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec)
+        out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec, roots)
     return out
 
 
-def _place(url: str | None, place: Place, content: str, spec: PixelSpec) -> Drawn:
+def _place(url: str | None, place: Place, content: str, spec: PixelSpec, roots: Sequence[str]) -> Drawn:
     from indexer.archive.reader import read_place
     from indexer.pixels import decode_part
 
     if url is None:
         return Drawn(None, f"shard {place.shard} is not in the ledger")
     try:
-        return Drawn(decode_part(read_place(url, place, content), place.suffix, spec, place.part).pixels)
+        return Drawn(decode_part(read_place(url, place, content, roots=roots), place.suffix, spec, place.part).pixels)
     except IndexerError as error:
         return Drawn(None, str(error))
 

@@ -409,6 +409,12 @@ def check_table_name(name: str) -> None:
         raise InputError(f"{name!r} cannot name a table: use letters, digits, '-', '_' and inner dots.")
 
 
+def identity_of(store: EmbeddingStore) -> str:
+    """A name of the table that no other has: its identity, or, in format 1, its address."""
+    address = store.uri if is_remote(store.uri) else str(Path(store.uri).resolve())
+    return store.state.identity or join(address, store.name)
+
+
 def quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

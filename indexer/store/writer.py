@@ -29,7 +29,7 @@ import pyarrow as pa
 from indexer.addresses import join
 from indexer.disk import DiskSync
 from indexer.errors import StoreError
-from indexer.redact import redacted
+from indexer.redact import stored_address
 from indexer.store.lance_calls import append, chunks, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, taken_back
@@ -224,7 +224,9 @@ class StoreWriter:
             version = self.store.version
             self._ledger.put(
                 {
-                    r.shard.name: LedgerEntry(redacted(r.shard.url), r.shard.identity, BEGUN, table_version=version)
+                    r.shard.name: LedgerEntry(
+                        stored_address(r.shard.url), r.shard.identity, BEGUN, table_version=version
+                    )
                     for r in (*known, *parts)
                 }
             )
@@ -313,7 +315,7 @@ class StoreWriter:
                 del self._open[name]
             status = "partial" if r.partial else "done"
             done[name] = LedgerEntry(
-                redacted(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version
+                stored_address(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version
             )
         if done:
             self._ledger.put(done)

@@ -1,0 +1,102 @@
+"""The folders and URLs that this user indexed each table from: only from there are its pictures read back.
+
+A table may come from somebody else, and its ledger may name any file of this machine. So which addresses are trusted is
+kept outside it, in the user's own state directory ($XDG_STATE_HOME/embedding-indexer/roots.json, mode 600).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from indexer.addresses import is_remote
+from indexer.redact import PIPE, can_be_reopened, stored_address
+
+
+def state_file() -> Path:
+    """Where the roots are kept."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(home) if Path(home).is_absolute() else Path("~/.local/state").expanduser()
+    return folder / "embedding-indexer" / "roots.json"
+
+
+def remember(table: str, addresses: Iterable[str]) -> bool:
+    """Add the roots of these shard addresses to those of a table. False where the state directory cannot be written."""
+    new = {root for address in addresses if (root := _root_of(address))}
+    try:
+        with _locked(state_file()) as file:
+            tables = _read(file)
+            known = set(tables.get(table, ()))
+            if not new <= known:
+                tables[table] = sorted(known | new)
+                _write(file, tables)
+    except OSError:
+        return False
+    return True
+
+
+def remembered(table: str) -> tuple[str, ...]:
+    """The roots that this user indexed a table from."""
+    return tuple(_read(state_file()).get(table, ()))
+
+
+def named(roots: Iterable[str]) -> tuple[str, ...]:
+    """Roots as the user names them, made absolute."""
+    return tuple(root if is_remote(root) else str(Path(root).expanduser().resolve()) for root in roots)
+
+
+def is_below(address: str, roots: Sequence[str]) -> bool:
+    """Whether a stored address, links resolved, is one of the roots or lies below one. A command never does."""
+    if address.startswith(PIPE):
+        return False
+    if is_remote(address):
+        climbs = ".." in address.replace("%2e", ".").replace("%2E", ".").split("/")
+        return not climbs and any(address == root or address.startswith(f"{root.rstrip('/')}/") for root in roots)
+    path = Path(address).resolve()
+    return any(path.is_relative_to(root) for root in roots if not is_remote(root))
+
+
+def _root_of(address: str) -> str:
+    """A folder itself, the folder of a file, a URL up to its last slash; "" for what cannot be opened again."""
+    if is_remote(address):
+        stored = stored_address(address)
+        return stored.rpartition("/")[0] if can_be_reopened(stored) else ""
+    path = Path(address).resolve()
+    return str(path if path.is_dir() else path.parent)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[Path]:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(lock)
+
+
+def _read(file: Path) -> dict[str, list[str]]:
+    """What is kept; nothing where there is no such file, or a damaged one: pictures then need --pictures-from."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {
+        table: [r for r in roots if isinstance(r, str)] for table, roots in content.items() if isinstance(roots, list)
+    }
+
+
+def _write(file: Path, tables: dict[str, list[str]]) -> None:
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as out:
+        json.dump(tables, out, indent=1)
+    new.replace(file)
