@@ -114,7 +114,7 @@ def _measure(scratch: Path, data: str, cases: Sequence[Case], args: argparse.Nam
     own = [case for case in cases if case.data == data]
     if not own:
         return []
-    sizes = [DATA[data].base // args.shrink * times for times in TIMES]
+    sizes = [max(DATA[data].base // args.shrink, 2 * DATA[data].warm) * times for times in TIMES]
     folders = [scratch / f"{data}-{n}" for n in (DATA[data].warm, *sizes)]
     for folder, n in zip(folders, (DATA[data].warm, *sizes), strict=True):
         make(data, folder, n)

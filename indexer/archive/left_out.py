@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from indexer.archive.samples import plain_name
 
@@ -27,8 +28,10 @@ class LeftOut:
 
     def words(self) -> list[str]:
         """One phrase for each reason, the most frequent first."""
-        return [f"{reason}, {count:,}: {self._named(reason, count)}" for reason, count in self._counts.most_common()]
+        return [f"{reason}, {counted(self._examples[reason], count)}" for reason, count in self._counts.most_common()]
 
-    def _named(self, reason: str, count: int) -> str:
-        more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
-        return ", ".join(self._examples[reason]) + more
+
+def counted(names: Sequence[str], count: int) -> str:
+    """The count of some names, of which the first are at hand, and the first few of them."""
+    more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
+    return f"{count:,}: {', '.join(names[:EXAMPLES])}{more}"

@@ -1,1 +1,1 @@
-"""What this machine can decode, compute and reach: each thing tried, none assumed."""
+"""What this machine can decode, compute and reach, by trial."""

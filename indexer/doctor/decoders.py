@@ -1,4 +1,4 @@
-"""Which image formats and DICOM transfer syntaxes this machine decodes: each is tried on a tiny file of its own."""
+"""Which image formats and DICOM transfer syntaxes this machine decodes: each is tried on a small specimen file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from indexer.types import PixelSpec
 DICOM_EXTRA = "pip install 'embedding-indexer[dicom]'"
 NIFTI_EXTRA = "pip install 'embedding-indexer[nifti]'"
 _SPEC = PixelSpec(SIDE, SIDE, fit="squash", window="minmax")
-_PACKAGES = {  # by whom a kind is decoded first; what is not named here is Pillow's
+_PACKAGES = {  # the package that decodes a kind first; other kinds are decoded by Pillow
     "JPEG": "simplejpeg",
     "TIFF 8 bit": "tifffile",
     "TIFF 16 bit": "tifffile",
@@ -95,7 +95,7 @@ def _decoder(syntax: Syntax) -> str:
 
 
 def trouble(data: bytes, suffix: str, tolerance: int) -> str:
-    """Empty where the file decodes to the picture it holds; else what is wrong, in the decoder's words."""
+    """Empty where the file decodes to the picture that was written; else what differs, or the decoder's message."""
     try:
         (picture,) = decode(data, suffix, _SPEC)
     except PixelError as error:

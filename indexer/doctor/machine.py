@@ -1,4 +1,4 @@
-"""What this machine computes with, and what it has room for."""
+"""Processors with their measured speed, main memory and free disk space."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Disk:
-    """Room in one place that a run writes to."""
+    """Free space in one place that a run writes to."""
 
     what: str
     path: str
@@ -54,7 +54,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts, none of them from memory."""
+    """What was measured on this machine."""
 
     system: str
     python: str
@@ -66,7 +66,7 @@ class Machine:
 
 
 def look(places: Iterable[tuple[str, Path]]) -> Machine:
-    """Measure this machine; `places` are (what, path) whose free room is told. Takes about a second."""
+    """Measure this machine; `places` are (what, path) whose free space is reported. Takes about a second."""
     from indexer.cores import cores
     from indexer.encoders.backends.device import devices
 
@@ -94,7 +94,7 @@ def usual_places() -> list[tuple[str, Path]]:
 
 
 def hidden_gpu() -> str:
-    """Words for a GPU that is plugged in and that torch does not see; empty where there is none."""
+    """A message about a GPU that is installed and that torch does not see; empty where there is none."""
     import torch
 
     if torch.cuda.is_available() or not Path("/dev/nvidia0").exists():
@@ -135,7 +135,7 @@ def _speeds(device: str, precisions: Iterable[str]) -> dict[str, float]:
 
 
 def _gflops(matrix: torch.Tensor) -> float:
-    """Of the quickest of a few products: a busy machine slows some of them."""
+    """The rate of the quickest of a few products, because other load slows some of them."""
     quickest = float("inf")
     for _ in range(_ROUNDS):
         started = time.perf_counter()
@@ -168,7 +168,7 @@ def _version(package: str) -> str | None:
 
 
 def _disk(what: str, path: Path) -> Disk | None:
-    """The room where `path` lies or will lie; None where not even a parent of it can be asked."""
+    """The free space where `path` is or will be; None where no parent of it can be examined."""
     path = path.absolute()
     there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
     if there is None:

@@ -1,4 +1,4 @@
-"""All that `indexer doctor` finds in one record, and what of it is worth doing something about."""
+"""The findings of `indexer doctor` in one record, and the problems among them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LITTLE_ROOM = 5 << 30  # bytes; a million vectors of 768 dimensions are 1.5 GB, 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """`problems` says what is wrong, each with its way out; the rest is what was found."""
+    """`problems` are messages, each with a remedy; the other fields are findings."""
 
     machine: Machine
     formats: tuple[Tried, ...]

@@ -1,4 +1,4 @@
-"""A few hundred images of the user's own shards: what each stage takes, and what a whole run may be expected to do."""
+"""Times each stage on a few hundred images of the user's shards and predicts the rate of a whole run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from indexer.pixels import decode
 from indexer.types import Encoder, Failure, Sample, Shard, UInt8
 
 IMAGES = 200
-SHARDS = 10  # spread over the archive, so that its first day does not speak for all
+SHARDS = 10  # spread over the archive, because its first shards may not be typical
 MODEL_SECONDS = 3.0
 _MILLION = 1_000_000
 
@@ -81,7 +81,7 @@ def trial(shards: Sequence[Shard], encoder: Encoder, images: int = IMAGES) -> Tr
 
 
 def _expected(read: float, decoded: float, model: float, device: str) -> float:
-    """On a CPU decoding and the model share the cores, so their times add up; a GPU computes beside them."""
+    """On a CPU decoding and the model share the cores, so their times add up; a GPU computes concurrently."""
     both = 1 / (1 / decoded + 1 / model) if device == "cpu" else min(decoded, model)
     return min(read, both)
 
@@ -102,7 +102,7 @@ def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[s
 
 
 def _read_some(shards: Sequence[Shard], images: int, samples: list[Sample], reasons: Counter[str]) -> None:
-    """Add to `samples` and `reasons` until they are `images`, or these shards are at their end."""
+    """Add to `samples` and `reasons` until they are `images` together, or the shards end."""
     streams = [_stream(shard) for shard in shards]
     share = -(-images // len(streams))
     while streams and len(samples) + sum(reasons.values()) < images:
@@ -151,12 +151,12 @@ def _decode(samples: Sequence[Sample], encoder: Encoder, images: int, reasons: C
 
 
 def _first_of_each_kind(samples: Sequence[Sample], encoder: Encoder) -> None:
-    """Libraries are imported and decoder processes started before the clock is."""
+    """Imports libraries and starts decoder processes before anything is timed."""
     for sample in {sample.suffix: sample for sample in samples}.values():
         try:
             next(decode(sample.image, sample.suffix, encoder.spec.pixels), None)
         except PixelError:
-            continue  # it will be counted when its turn comes
+            continue  # the timed run counts its failure
 
 
 def _model_rate(pictures: UInt8, encoder: Encoder) -> float:

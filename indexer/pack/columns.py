@@ -34,7 +34,7 @@ class Columns:
 
 def read_columns(path: Path, on: str | None, hashed: Sequence[str], keyed: KeyedHash | None) -> Columns:
     """Raises InputError where the table cannot be read, names a path twice, or lacks a column that was named."""
-    if not path.exists() or path.is_dir():  # a pipe is welcome
+    if not path.exists() or path.is_dir():  # a named pipe may be read
         raise InputError(f"--csv {path}: there is no such file.")
     if path.suffix.lower() in (".parquet", ".pq"):
         names, records = _parquet(path)
@@ -97,7 +97,7 @@ def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _scalar(value: Any) -> Any:
-    """What JSON knows; dates as ISO text, numbers that are none as missing."""
+    """A value that JSON can hold: dates as ISO text, NaN and infinity as missing."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

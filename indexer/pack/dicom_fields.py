@@ -1,6 +1,6 @@
 """The metadata of a DICOM file that may leave the archive: an allow-list, identifiers as keyed hashes.
 
-Never names, birth dates, accession numbers, full dates, free text, private elements. What is not listed here stays out.
+Elements that are not listed are left out: names, birth dates, accession numbers, full dates, free text, private ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indexer.pack.secret import KeyedHash
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 
 DICOMDIR = "1.2.840.10008.1.3.10"
-OLDEST = 90  # years; ages above are told as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
+OLDEST = 90  # years; greater ages are stored as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # VR CS, PS3.5 section 6.2: no room for a name in lower case or with a comma
 _AGE = re.compile(r"(\d{3})([DWMY])")
 _DIRECT = 0.8  # cosine of a plane's normal to a patient axis from which the plane is named after it
@@ -52,7 +52,7 @@ def read_header(file: BinaryIO) -> Any | None:
 
 
 def is_directory(header: Any) -> bool:
-    """Is this a DICOMDIR, by whatever name it goes."""
+    """Whether the file is a DICOMDIR, whatever its name."""
     meta = getattr(header, "file_meta", None) or {}
     return str(meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR
 
@@ -99,7 +99,7 @@ def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
     if patient:
         issuer = _text(header, "IssuerOfPatientID") or site
         return {"patient": keyed("patient", f"{issuer}\\{patient}"), "patient_from": "patient id"} | found
-    for kind, uid in uids.items():  # the nearest thing to a person: rows of one study are never told apart
+    for kind, uid in uids.items():  # without a patient, rows of one study (or series) form the group
         if uid:
             return {"patient": keyed(kind, uid), "patient_from": kind} | found
     return found

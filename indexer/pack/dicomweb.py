@@ -1,4 +1,4 @@
-"""A DICOMweb server as a source: QIDO-RS finds the instances, WADO-RS gives each as it is stored (PS3.18)."""
+"""A DICOMweb server as a source: QIDO-RS finds the instances, WADO-RS retrieves each as it is stored (PS3.18)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class DicomWeb:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause: what wraps it repeats the URL three times."""
+    """The innermost cause: the errors that wrap it repeat the URL."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
@@ -146,7 +146,7 @@ def _root(error: BaseException) -> str:
 
 @lru_cache(maxsize=1)
 def _session() -> Any:
-    """One connection pool a process; asks again, more slowly, while a server is overloaded."""
+    """One connection pool a process; retries with growing delays while the server answers 429, 502, 503 or 504."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -159,7 +159,7 @@ def _session() -> Any:
 
 
 def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
-    """Raises InputError for a name that is no DICOM keyword: servers ignore those, and would give the whole archive."""
+    """Raises InputError for a name that is no DICOM keyword: a server ignores it and lists the whole archive."""
     try:
         from pydicom.datadict import DicomDictionary, tag_for_keyword
     except ImportError as error:
@@ -172,7 +172,7 @@ def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
 
 
 def _nbytes(match: dict[str, Any]) -> int:
-    """Bytes of an instance's pixels before compression, by which shards are cut; 0 where the server does not tell."""
+    """Bytes of an instance's pixels before compression, by which shards are cut; 0 where the server does not say."""
     rows, columns = _number(match, _ROWS, 0), _number(match, _COLUMNS, 0)
     return max(0, rows * columns * _number(match, _BITS, 16) // 8 * _number(match, _FRAMES, 1))
 

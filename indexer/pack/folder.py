@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
+from indexer.archive.samples import IMAGE_ENDINGS, image_suffix, sidecar_of
 from indexer.archive.walk import Found, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.sniff import sniff
-from indexer.types import IMAGE_SUFFIXES
 
 HEAD = 1024  # bytes that tell a file's kind
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
@@ -72,23 +71,17 @@ def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanne
 
 
 def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
-    """(kind, suffix in the shard, why it is left out). A file named like an image is one, whatever its bytes are:
-    it goes into a shard, so that `indexer index` names it among its failures instead of nobody ever hearing of it.
+    """(kind, suffix in the shard, reason to leave it out).
+
+    A file with the name of an image is packed whatever its bytes are, so that `indexer index` reports its failure.
     """
-    suffix = known_suffix(path)
-    kind = sniff(head, suffix or "")
+    suffix = image_suffix(path) or ""
+    kind = sniff(head, suffix)
     if kind:
         return kind, suffix if suffix and _fits(kind, suffix) else _SUFFIX_OF[kind], ""
     if suffix:
         return "", suffix, ""
     return "", "", "not an image"
-
-
-def known_suffix(path: str) -> str:
-    """The image suffix a name ends with, "" where it has none."""
-    name = path.rpartition("/")[2].lower()
-    endings = [suffix for suffix in IMAGE_SUFFIXES if name.endswith("." + suffix) and len(name) > len(suffix) + 1]
-    return max(endings, key=len, default="")
 
 
 def _fits(kind: str, suffix: str) -> bool:

@@ -6,9 +6,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from indexer.archive.left_out import counted
 from indexer.archive.samples import image_suffix
-
-EXAMPLES = 3
 
 
 def _name(path: str) -> str:
@@ -60,10 +59,10 @@ class Joined:
         """Sentences on what was forgiven and on what joined nothing, each with its count and examples."""
         found = []
         if self.forgiven:
-            pairs = _examples([f"{row} → {path}" for row, path in self.forgiven])
+            pairs = counted([f"{row} → {path}" for row, path in self.forgiven], len(self.forgiven))
             found.append(f"rows joined without regard to ending, letter case or Unicode form: {pairs}")
         if self.rows_unused:
-            found.append(f"rows that no file answers to: {_examples(self.rows_unused)}")
+            found.append(f"rows that no file answers to: {counted(self.rows_unused, len(self.rows_unused))}")
         return found
 
 
@@ -102,8 +101,3 @@ def _by_rule(rows: Iterable[str], rule: Callable[[str], str]) -> dict[str, _Answ
         answers = table.setdefault(rule(row), _Answers(row, 0))
         answers.rows += 1
     return table
-
-
-def _examples(names: Sequence[str]) -> str:
-    more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
-    return f"{len(names):,}: {', '.join(names[:EXAMPLES])}{more}"

@@ -1,4 +1,4 @@
-"""From the files found to keys and shards: the same files give the same plan, in whatever order they were found."""
+"""Assigns keys and shards to the files found. The plan depends on the files alone, not on the order of the listing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def entries(catalogue: Catalogue, rows: Rows, plan: ShardPlan | None = None) -> 
 
 
 def is_dicom(item: Scanned) -> bool:
-    """Also a file that only calls itself one: its path is as private as its neighbours'."""
+    """Whether a file is DICOM by its bytes or by its suffix alone: in both cases its path may hold names."""
     return item.kind == "dicom" or item.suffix in ("dcm", "dicom")
 
 

@@ -1,4 +1,4 @@
-"""What a run of `pack` says of itself: counts that add up, and a line for every file."""
+"""The report of a run of `pack`, and the CSV with a line for every file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pack`: list, look at every header, plan, write in several processes, report. Run again after a kill, it goes on."""
+"""`pack`: list, read headers, plan, write shards in several processes, report. A run that was killed is resumed."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom
 
 @contextmanager
 def _alone(destination: Path) -> Iterator[None]:
-    """Hold the destination: two runs would write the same names."""
+    """Locks the destination, because two runs would write the same names."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
         (destination / PACK_STATE).mkdir(mode=0o700, exist_ok=True)
@@ -232,7 +232,7 @@ def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -
 
 
 def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace: bool) -> None:
-    """Other shards in the destination are an error, or go with --replace: no mixture of two runs is left behind."""
+    """Raises InputError for shards of another run in the destination; with --replace they are deleted."""
     planned = {plan.name for plan in plans}
     surplus = [path for path in sorted(writer.destination.glob("*.tar")) if path.name not in planned]
     others = [plan.name for plan in plans if writer.differs(plan)] + [path.name for path in surplus]

@@ -1,4 +1,4 @@
-"""Keyed hashes of identifiers, and the user's secret that makes them useless to anybody else."""
+"""Keyed hashes of identifiers, and the user's secret that they are made with."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class KeyedHash:
-    """HMAC-SHA256 under the user's secret: a plain hash of a record number can be reversed by trying them all."""
+    """HMAC-SHA256 under the user's secret: a plain hash of a record number can be reversed by enumeration."""
 
     secret: bytes
 
     def __call__(self, kind: str, identifier: str) -> str:
-        """32 hex digits. `kind` keeps a patient's number and an equal study number apart."""
+        """32 hex digits. `kind` separates equal identifiers of a patient and of a study."""
         message = f"{kind}:{identifier}".encode("utf-8", "surrogateescape")
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[: 2 * NBYTES]
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether two runs used one secret, and nothing about it."""
+        """Equal for runs with the same secret; reveals nothing about it."""
         return self("fingerprint", "")[:8]
 
     def __repr__(self) -> str:  # a traceback or a log must not show the secret

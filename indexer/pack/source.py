@@ -22,7 +22,7 @@ class Scanned:
 
 
 class Source(Protocol):
-    """What `pack` reads from. Picklable: worker processes read through their own copy."""
+    """What `pack` reads from. Picklable: each worker process reads through its own copy."""
 
     def list(self) -> Iterator[Found]: ...
 

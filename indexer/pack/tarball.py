@@ -1,4 +1,4 @@
-"""Shards that depend on their content alone: no times, no owners, one order."""
+"""Writes reproducible shards: no times, no owners, a fixed order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One shard: read its files, take their metadata, write the tar and, beside it, what became of each file."""
+"""Writes one shard: reads its files and metadata, writes the tar and a record of the outcome of each file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """What every shard of a run is written with. Picklable."""
+    """The settings that all shards of a run share. Picklable."""
 
     source: Source
     destination: Path
@@ -70,11 +70,11 @@ class ShardWriter:
         return None
 
     def differs(self, plan: ShardPlan) -> bool:
-        """Is there a whole shard of that name by another plan."""
+        """Whether a whole shard of that name by another plan exists."""
         return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
 
     def other_secret(self, shards: Sequence[str]) -> bool:
-        """Was one of these shards written with another secret than this run's."""
+        """Whether one of these shards was written with another secret than this run's."""
         for name in shards:
             try:
                 secret = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())["secret"]
