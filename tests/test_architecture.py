@@ -224,6 +224,12 @@ def test_everything_raised_is_of_the_tree_or_of_a_kind_that_a_caller_turns_into_
     makers: dict[str, dict[str, str]] = {}  # functions that make an exception: name → module → what they return
     for path, node in nodes(ast.FunctionDef):
         makers.setdefault(node.name, {})[path] = ast.unparse(node.returns) if node.returns else ""
+    sources = {
+        (path, alias.asname or alias.name): str(MODULES[node.module].relative_to(ROOT))
+        for path, node in nodes(ast.ImportFrom)
+        if node.module in MODULES
+        for alias in node.names
+    }
     wrong = []
     for path, node in nodes(ast.Raise):
         if not isinstance(node.exc, ast.Call):  # a class by its name, or one that was caught and is raised again
@@ -232,7 +238,8 @@ def test_everything_raised_is_of_the_tree_or_of_a_kind_that_a_caller_turns_into_
         else:
             raised, again = ast.unparse(node.exc.func), False
             named = makers.get(raised.rpartition(".")[2], {})
-            raised = named.get(path) or " | ".join(sorted(set(named.values()))) or raised
+            home = sources.get((path, raised), path)  # where the function is defined that makes it
+            raised = named.get(home) or " | ".join(sorted(set(named.values()))) or raised
         if not again and not set(raised.split(" | ")) <= allowed:
             wrong.append(f"{path}:{node.lineno} raises {raised}")
     assert wrong == []
