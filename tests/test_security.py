@@ -197,7 +197,7 @@ def test_the_pack_secret_is_private_and_in_no_output_and_no_file(tmp_path):
     secret = tmp_path / "secret"
     old = os.umask(0)
     try:
-        done = call("indexer", "pack", source, tmp_path / "out", "--secret", secret, "--json")
+        done = call("indexer", "pack", source, tmp_path / "out", "--secret", secret, "--new-secret", "--json")
     finally:
         os.umask(old)
     assert done.code == 0, done.err
