@@ -33,7 +33,8 @@ def root(tmp_path_factory):
     (root / "dicom" / "letter.dcm").write_bytes(b"Dear colleague, " * 20)
     for i in range(5):
         Image.fromarray((grey(i) * 255).round().astype(np.uint8)).save(root / f"q{i}.png")
-    assert call("indexer", "pack", root / "dicom", root / "shards", "--secret", root / "secret").code == 0
+    secret = ("--secret", root / "secret", "--new-secret")
+    assert call("indexer", "pack", root / "dicom", root / "shards", *secret).code == 0
     done = call("indexer", "index", root / "shards", root / "db", "--json")
     assert done.code == 0, done.err
     assert (done.json["embedded"], done.json["failed"]) == (40, 2)

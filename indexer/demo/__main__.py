@@ -45,7 +45,8 @@ def demo(out: Path, seed: int) -> None:
     click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed queries")
 
     db = str(out / "db")
-    _step("indexer", "pack", str(out / "dicom"), str(out / "shards"), "--secret", str(out / "secret"))
+    secret = ("--secret", str(out / "secret"), "--new-secret")
+    _step("indexer", "pack", str(out / "dicom"), str(out / "shards"), *secret)
     _step("indexer", "index", str(out / "shards"), db)
     _step("indexer", "failures", db)
     _step("indexer", "build-ann", db)
