@@ -11,7 +11,8 @@ from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreError
 from indexer.search.searcher import MEMORY_BYTES, Searcher
 from indexer.search.snapshot import Snapshot
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
 
 MANY_FRAGMENTS = 100  # scans slow down past it

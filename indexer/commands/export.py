@@ -42,7 +42,7 @@ def _npy(view: EmbeddingStore, dest: Path, where: str | None) -> int:
     import numpy as np
 
     from indexer.output_file import written_whole
-    from indexer.store.table import vector_block
+    from indexer.store.rows import vector_block
 
     rows = view.count(where)
     header = {"descr": "<f2", "fortran_order": False, "shape": (rows, view.dim)}

@@ -38,7 +38,8 @@ def command(
     `probes zero-shot` scores the stored images with them, without the model. A set of the same name is replaced.
     """
     from indexer.encoders.prompts import class_vectors, read_prompts
-    from indexer.store.table import EmbeddingStore, TextVectors
+    from indexer.store.rows import TextVectors
+    from indexer.store.table import EmbeddingStore
     from indexer.store.text import write_text
 
     classes = read_prompts(prompts)

@@ -16,7 +16,8 @@ from indexer.archive.reader import read_place
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
 from indexer.pixels import decode_part
-from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.store.rows import PLACE_COLUMNS, place_of
+from indexer.store.table import EmbeddingStore
 from indexer.types import UInt8
 from probes.reporting import plots
 from probes.reporting.page import STYLE as PROBES_STYLE

@@ -20,7 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from indexer.duplicates.options import NearOptions
 from indexer.duplicates.pairs import Pairs, close_pairs
 from indexer.errors import InputError
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Int64
 
 NOT_NEAR = -1

@@ -17,7 +17,8 @@ from indexer.search.pictures import pictures_of
 from indexer.search.queries import Query, QueryImage, image_vectors, unit
 from indexer.search.results import QueryHits, SearchResult
 from indexer.search.snapshot import Snapshot
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Hit, Int64
 
 if TYPE_CHECKING:

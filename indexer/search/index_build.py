@@ -24,7 +24,8 @@ from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
 from indexer.errors import StoreError
 from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
 from indexer.store.lock import WriterLock
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 
 TAG = "faiss-"
 # Of the rows at the build. benchmarks/refresh: rows like the old ones cost nothing even at 100 %; rows unlike them

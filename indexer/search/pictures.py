@@ -11,7 +11,8 @@ from indexer.archive.roots import named, remembered
 from indexer.errors import IndexerError
 from indexer.search.queries import Query, QueryImage
 from indexer.search.results import Drawn, Pictures, QueryHits
-from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, identity_of, place_of
+from indexer.store.rows import PLACE_COLUMNS, place_of
+from indexer.store.table import EmbeddingStore, identity_of
 from indexer.types import Int64, PixelSpec, Place
 
 SIDE = 224  # pixels of a picture's square

@@ -13,7 +13,8 @@ from indexer.ann.index import Allowed, VectorIndex, scan
 from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import HeldRows, KeyedBlock, KeyedRows, gathered
 from indexer.errors import IndexFileError, StoreError
-from indexer.store.table import Delta, EmbeddingStore, vector_block
+from indexer.store.rows import Delta, vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Bool, Float16, Float64, Int64
 
 MOST_ROWS, FEWEST_ROWS = 65_536, 1_024  # taken from the table at once, as the memory allows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +22,11 @@ from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
 from indexer.store.opened import Opened, TableState, is_newest, open_side, open_version, part_of
+from indexer.store.rows import Delta, TextVectors, VectorRows, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
-from indexer.types import EncoderSpec, Float16, Float32, Int64, Place
+from indexer.types import EncoderSpec, Int64
 
 SIDE_TABLES = ("shards", "failures", "text")
-PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "part")
-
-
-@dataclass(frozen=True)
-class VectorRows:
-    """One read of one version: row i of every field is the same image."""
-
-    row_ids: Int64  # (n,) stable row ids
-    vectors: Float16  # (n, dim) unit rows
-    columns: pa.Table  # (n rows) the columns asked for
-    version: int
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Row ids that changed between two versions. `updated` rows may differ in any column, a label import's too."""
-
-    inserted: Int64
-    updated: Int64
-    deleted: Int64
-
-
-@dataclass(frozen=True)
-class TextVectors:
-    """Class-text vectors of one task, unit rows, by the same encoder as the table."""
-
-    classes: tuple[str, ...]
-    vectors: Float32  # (c, dim)
-    logit_scale: float
-    logit_bias: float | None
 
 
 def table_names(uri: str) -> list[str]:
@@ -311,9 +282,9 @@ class EmbeddingStore:
             return Delta(none, none, none)
         delta = held.dataset.delta(compared_against=since)
         return Delta(
-            _row_ids(delta.get_inserted_rows()),
-            _row_ids(delta.get_updated_rows()),
-            _row_ids(delta.get_deleted_row_ids()),
+            row_ids_read(delta.get_inserted_rows()),
+            row_ids_read(delta.get_updated_rows()),
+            row_ids_read(delta.get_deletedrow_ids_read()),
         )
 
     def tag(self, name: str, version: int) -> None:
@@ -418,20 +389,3 @@ def identity_of(store: EmbeddingStore) -> str:
 def quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def vector_block(batch: pa.RecordBatch) -> Float16:
-    """The batch's vectors (n, dim), without a copy."""
-    column = batch.column("vector")
-    flat: Float16 = column.flatten().to_numpy(zero_copy_only=True)
-    return flat.reshape(batch.num_rows, -1) if batch.num_rows else flat.reshape(0, column.type.list_size)
-
-
-def place_of(row: dict[str, Any]) -> Place:
-    """The Place in a row that has PLACE_COLUMNS."""
-    return Place(**{name: row[name] for name in PLACE_COLUMNS})
-
-
-def _row_ids(reader: Any) -> Int64:
-    parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in reader]  # whole rows: never all at once
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -16,8 +16,9 @@ from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
 from indexer.store.migrate import migrate
+from indexer.store.rows import TextVectors
 from indexer.store.schema import completed, side_schema
-from indexer.store.table import EmbeddingStore, TextVectors, quoted
+from indexer.store.table import EmbeddingStore, quoted
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.errors import ProbeError
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Int64
 from probes.cohort.cache import cached_vectors
 from probes.cohort.scaling import BLOCK, Vectors

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from indexer.children import environment, python_command
 from indexer.errors import EncoderMismatch, ProbeError
-from indexer.store.table import EmbeddingStore, vector_block
+from indexer.store.rows import vector_block
+from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Float32, Float64, Int64
 from probes.cohort.load import word
 from probes.cohort.scaling import scale

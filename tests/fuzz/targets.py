@@ -132,7 +132,8 @@ def _indexed(folder: Path) -> Callable[[list[tuple[bytes, bytes]], int], str]:
     from indexer.archive.reader import read_place
     from indexer.pipeline.options import RunOptions
     from indexer.pipeline.run import index
-    from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
+    from indexer.store.rows import PLACE_COLUMNS, place_of
+    from indexer.store.table import EmbeddingStore
     from tests.fakes import FakeEncoder
 
     encoder, number = FakeEncoder(), [0]

@@ -76,10 +76,10 @@ def test_a_tokenizer_with_code_of_its_own_is_refused_without_asking(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"text_cfg": TEXT | {"tokenizer_kwargs": {"cache_dir": "/tmp"}}},
+        {"text_cfg": TEXT | {"tokenizer_kwargs": {"cache_dir": "elsewhere"}}},
         {"text_cfg": TEXT | {"unheard_of": 1}},
         {"vision_cfg": VISION | {"timm_model_name": "hf-hub:nobody/nothing"}},
-        {"vision_cfg": VISION | {"checkpoint_path": "/tmp/w.pt"}},
+        {"vision_cfg": VISION | {"checkpoint_path": "w.pt"}},
         {"pretrained": True},
     ],
 )

@@ -23,7 +23,8 @@ from indexer.pipeline.run import index
 from indexer.store import migrate, schema
 from indexer.store.format import FORMAT, METADATA_KEY
 from indexer.store.labels import add_columns
-from indexer.store.table import EmbeddingStore, TextVectors
+from indexer.store.rows import TextVectors
+from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing import side_tables

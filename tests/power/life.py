@@ -25,7 +25,8 @@ from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, Progress, index
 from indexer.search.index_build import build_index, refresh_index
 from indexer.store.labels import add_columns
-from indexer.store.table import EmbeddingStore, TextVectors
+from indexer.store.rows import TextVectors
+from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text
 from indexer.store.writing import compaction
 from indexer.types import Float32

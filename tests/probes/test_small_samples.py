@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from indexer.store.table import EmbeddingStore, TextVectors
+from indexer.store.rows import TextVectors
+from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text
 from probes.cohort.positive import is_absence
 from probes.cohort.truth import class_truth

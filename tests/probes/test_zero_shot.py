@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sk
 
-from indexer.store.table import EmbeddingStore, TextVectors
+from indexer.store.rows import TextVectors
+from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text
 from tests.commands import call
 from tests.probes.cohort import FINDINGS, make_cohort, make_rows, rows_of
