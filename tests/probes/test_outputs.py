@@ -133,7 +133,7 @@ def test_an_out_that_is_no_folder_is_refused_before_the_work(db, tmp_path):
     [
         (("--label", "patient", "--group", "patient"), "patient is both --label and --group"),
         (("--label", "a,patient", "--multilabel", "--group", "patient"), "patient is both --label and --group"),
-        (("--label", "part", "--group", "patient", "--split", "part"), "part is both --label and --split"),
+        (("--label", "side", "--group", "patient", "--split", "side"), "side is both --label and --split"),
     ],
 )
 @pytest.mark.parametrize("kind", ["linear", "knn"])

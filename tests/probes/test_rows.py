@@ -96,7 +96,7 @@ def test_rows_with_a_null_or_nan_label_are_left_out_and_counted(tmp_path):
         ((*ILL, "--where", "ill = 0"), "holds one class only (0)"),
         ((*ILL, "--where", "ill = 7"), "no rows in table t match --where"),
         ((*ILL, "--where", "patient = 'patient 003'"), "one class only"),
-        (("--label", "patient", "--group", "patient", "--ordinal"), "ordinal grades must be numbers"),
+        (("--label", "finding", "--group", "patient", "--ordinal"), "ordinal grades must be numbers"),
         (("--label", "ill,grade", "--multilabel", "--group", "patient"), "a label of --multilabel holds 0, 1 or null"),
         (("--label", "ill,sex", "--multilabel", "--group", "patient"), "column sex is string"),
     ],

@@ -96,9 +96,9 @@ def test_a_specificity_that_the_test_rows_miss_is_said(tmp_path):
     x, y = weak(0)
     part = np.array([("train", "train", "val", "test")[i % 4] for i in range(600)])
     x[(part == "test") & (y == 0), :3] += 1.5  # another site: its negatives score higher
-    rows = [{"patient": f"p{i}", "state": ("ok", "defective")[v], "part": part[i]} for i, v in enumerate(y)]
+    rows = [{"patient": f"p{i}", "state": ("ok", "defective")[v], "side": part[i]} for i, v in enumerate(y)]
     make_rows(tmp_path, x, rows)
-    found = probe("linear", str(tmp_path), *STATE, "--split", "part")
+    found = probe("linear", str(tmp_path), *STATE, "--split", "side")
     specificity = found["operating"][0]["rates"]["specificity"]
     assert specificity["high"] < 0.9
     said = next(text for text in found["warnings"] if "misses its specificity" in text)
@@ -136,9 +136,9 @@ def test_one_patient_of_a_class_in_train_is_enough_to_fit(tmp_path, kind, option
         options = ()
     rng = np.random.default_rng(0)
     ill = [int(i // 4 in (0, 21, 22)) for i in range(100)]
-    rows = [{"p": f"p{i // 4:02d}", "y": v, "part": "train" if i < 80 else "test"} for i, v in enumerate(ill)]
+    rows = [{"p": f"p{i // 4:02d}", "y": v, "side": "train" if i < 80 else "test"} for i, v in enumerate(ill)]
     make_rows(tmp_path, rng.standard_normal((100, 8)) + 2 * np.array(ill)[:, None], rows)
-    found = probe(kind, tmp_path, "--label", "y", "--group", "p", "--split", "part", *options)
+    found = probe(kind, tmp_path, "--label", "y", "--group", "p", "--split", "side", *options)
     assert found["test"]["metrics"]["auc_macro"]["value"] > 0.9
     if kind in ("linear", "svm", "mlp") and not options:
         assert found["selection"]["inner"] == UNCHOSEN
