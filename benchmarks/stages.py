@@ -164,8 +164,8 @@ def products_alone(settings: Settings) -> dict[str, Any]:
     from indexer.encoders.loading import find
     from indexer.encoders.rewritings.packed import can_pack, packed_linears
 
-    recipe = find(settings.encoder, parse(settings.weights))
-    towers, size = recipe.build(), recipe.spec.pixels.size
+    definition = find(settings.encoder, parse(settings.weights))
+    towers, size = definition.build(), definition.spec.pixels.size
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         towers.image(torch.zeros(1, 3, size, size))

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import Literal
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
-Kind = Literal["int", "float", "bool", "text"]
+ColumnType = Literal["int", "float", "bool", "text"]
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")  # fits int64; a leading zero ("007") makes it an identifier
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def kind_of(texts: Iterable[str]) -> Kind:
+def column_type(texts: Iterable[str]) -> ColumnType:
     """The narrowest type that fits all values of a column, ignoring MISSING ones."""
     values = {text for text in texts if text not in MISSING}
     if all(map(_WHOLE.fullmatch, values)):

@@ -13,6 +13,6 @@ from indexer.encoders.families.catalogue import catalogue
 from indexer.encoders.loading import load, load_spec, precision_check
 
 if TYPE_CHECKING:
-    from indexer.encoders.encoder import Encoder as Encoder
+    from indexer.encoders.encoder import LoadedEncoder as LoadedEncoder
 
 __all__ = ["catalogue", "load", "load_spec", "precision_check"]

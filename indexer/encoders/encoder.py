@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from indexer.encoders.backends.cpu import CpuBackend
-from indexer.encoders.families.recipe import Recipe, Tokenizer, Towers
+from indexer.encoders.families.definition import EncoderDefinition, Tokenizer, Towers
 from indexer.errors import EncoderError, NoTextTower
 from indexer.types import EncoderSpec, Float32, UInt8
 
@@ -28,14 +28,14 @@ class Backend(Protocol):
     def embed(self, pictures: UInt8) -> Float32: ...
 
 
-class Encoder:
+class LoadedEncoder:
     """Implements `types.Encoder`, and embeds text. The network is frozen and in eval mode. Thread-safe."""
 
-    def __init__(self, recipe: Recipe, spec: EncoderSpec, towers: Towers, backend: Backend) -> None:
+    def __init__(self, definition: EncoderDefinition, spec: EncoderSpec, towers: Towers, backend: Backend) -> None:
         self.spec = spec
-        self.text = recipe.text
+        self.text = definition.text
         self.parameter_bytes = sum(t.nbytes for t in (*towers.module.parameters(), *towers.module.buffers()))
-        self._recipe, self._towers, self._backend = recipe, towers, backend
+        self._definition, self._towers, self._backend = definition, towers, backend
         self._tokenizer: Tokenizer | None = None
         self._lock = threading.Lock()
 
@@ -98,13 +98,15 @@ class Encoder:
                 vectors[start : start + len(tokens)] = self._towers.text(tokens).float().cpu().numpy()
         return vectors
 
-    def in_plane(self, plane: str) -> Encoder:
+    def in_plane(self, plane: str) -> LoadedEncoder:
         """The same weights for NIfTI slices of another plane (axial | coronal | sagittal); the fingerprint differs."""
         spec = replace(self.spec, pixels=replace(self.spec.pixels, plane=plane))
-        return Encoder(self._recipe, spec, self._towers, self._backend)
+        return LoadedEncoder(self._definition, spec, self._towers, self._backend)
 
-    def in_fp32(self) -> Encoder:
+    def in_fp32(self) -> LoadedEncoder:
         """The same encoder in fp32 on the CPU. Reads the weights again from their source."""
-        towers = self._recipe.build()
+        towers = self._definition.build()
         spec = replace(self.spec, precision="fp32", backend="torch")
-        return Encoder(self._recipe, spec, towers, CpuBackend(towers, spec, convolutional=self._recipe.convolutional))
+        return LoadedEncoder(
+            self._definition, spec, towers, CpuBackend(towers, spec, convolutional=self._definition.convolutional)
+        )

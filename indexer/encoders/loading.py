@@ -12,8 +12,8 @@ from indexer.errors import EncoderError, EncoderMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, UInt8
 
 if TYPE_CHECKING:
-    from indexer.encoders.encoder import Encoder
-    from indexer.encoders.families.recipe import Recipe
+    from indexer.encoders.encoder import LoadedEncoder
+    from indexer.encoders.families.definition import EncoderDefinition
     from indexer.encoders.families.weights import WeightsRequest
 
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -31,7 +31,7 @@ def load(
     window: str = "file",
     decoder: str = "cpu",
     compiled: bool = True,
-) -> Encoder:
+) -> LoadedEncoder:
     """Load the encoder `name` onto a device. Downloads published weights that are not on this machine.
 
     `weights`: None (the name's default), a published tag, a weights file, or "random:<seed>" ("random" is seed 0).
@@ -41,26 +41,26 @@ def load(
     Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
     """
     from indexer.encoders.backends.device import OPENVINO, require_decoder
-    from indexer.encoders.families.recipe import fitted
+    from indexer.encoders.families.definition import fitted
     from indexer.encoders.families.weights import parse
 
     if precision not in PRECISIONS:
         raise EncoderError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}.")
     require_decoder(decoder, device)
     request = parse(weights)
-    recipe = find(name, request)
-    pixels = fitted(recipe.spec.pixels, fit, window)
+    definition = find(name, request)
+    pixels = fitted(definition.spec.pixels, fit, window)
     pixels = replace(pixels, decoder=GPU_DECODER) if decoder == "gpu" else pixels
-    backend = OPENVINO if device == OPENVINO else recipe.spec.backend
-    spec = replace(recipe.spec, precision=precision, pixels=pixels, backend=backend)
+    backend = OPENVINO if device == OPENVINO else definition.spec.backend
+    spec = replace(definition.spec, precision=precision, pixels=pixels, backend=backend)
     if request.kind == "file" or name.startswith("local-dir:"):
         spec = replace(spec, source=request.value if request.kind == "file" else name.removeprefix("local-dir:"))
-    return _ready(recipe, spec, device, compiled=compiled)
+    return _ready(definition, spec, device, compiled=compiled)
 
 
 def load_spec(
     spec: EncoderSpec, *, weights: str | None = None, device: str = "auto", download: bool = False
-) -> Encoder:
+) -> LoadedEncoder:
     """Load the encoder that a table's `spec` describes, with the same fingerprint. Not compiled: queries are few.
 
     `weights`: the file or directory, where the spec holds its hash and it is no longer at the path stored there.
@@ -68,24 +68,24 @@ def load_spec(
     which somebody else may have made. Raises WeightsNotFound, EncoderMismatch where the weights found are others.
     """
     from indexer.encoders.backends.device import OPENVINO
-    from indexer.encoders.families.recipe import fitted
+    from indexer.encoders.families.definition import fitted
     from indexer.encoders.families.weights import parse
 
-    recipe = find(spec.name, parse(_stored_weights(spec, weights), download=download))
-    fit = None if recipe.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
-    pixels = replace(fitted(recipe.spec.pixels, fit, spec.pixels.window), plane=spec.pixels.plane)
+    definition = find(spec.name, parse(_stored_weights(spec, weights), download=download))
+    fit = None if definition.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
+    pixels = replace(fitted(definition.spec.pixels, fit, spec.pixels.window), plane=spec.pixels.plane)
     if spec.pixels.decoder == GPU_DECODER:
         pixels = replace(pixels, decoder=GPU_DECODER)
-    backend = OPENVINO if OPENVINO in (device, spec.backend) else recipe.spec.backend
-    found = replace(recipe.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source)
+    backend = OPENVINO if OPENVINO in (device, spec.backend) else definition.spec.backend
+    found = replace(definition.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source)
     if found.fingerprint != spec.fingerprint:
         raise EncoderMismatch(
             stored=f"{spec.name} {spec.fingerprint}", given=f"{found.fingerprint} ({spec.differences(found)})"
         )
-    return _ready(recipe, found, device, compiled=False)
+    return _ready(definition, found, device, compiled=False)
 
 
-def precision_check(encoder: Encoder, pictures: UInt8) -> float:
+def precision_check(encoder: LoadedEncoder, pictures: UInt8) -> float:
     """Lowest cosine similarity, over `pictures` (n, size, size, 3), between this encoder's vectors and fp32 ones."""
     reference = encoder.in_fp32()
     a, b = (e.embed(pictures).astype(np.float64) for e in (encoder, reference))
@@ -93,7 +93,7 @@ def precision_check(encoder: Encoder, pictures: UInt8) -> float:
     return float(np.min(np.einsum("ij,ij->i", a, b) / norms))
 
 
-def find(name: str, request: WeightsRequest) -> Recipe:
+def find(name: str, request: WeightsRequest) -> EncoderDefinition:
     """The facts of an encoder, without reading its weights. Raises UnknownEncoder with the nearest names."""
     from indexer.encoders.families import weights
 
@@ -105,35 +105,35 @@ def find(name: str, request: WeightsRequest) -> Recipe:
     if name == BUNDLED or family == "timm":
         from indexer.encoders.families import timm_models
 
-        return timm_models.bundled(request) if name == BUNDLED else timm_models.recipe(rest, request)
+        return timm_models.bundled(request) if name == BUNDLED else timm_models.definition(rest, request)
     if family == "torchvision":
         from indexer.encoders.families import torchvision_resnets
 
-        return torchvision_resnets.recipe(rest, request)
+        return torchvision_resnets.definition(rest, request)
     if family == "open_clip":
         from indexer.encoders.families import openclip
 
-        return openclip.recipe(rest, request)
+        return openclip.definition(rest, request)
     if family in ("hf-hub", "local-dir"):
         from indexer.encoders.families import repositories
 
-        chosen = repositories.hub_recipe if family == "hf-hub" else repositories.directory_recipe
+        chosen = repositories.hub_definition if family == "hf-hub" else repositories.directory_definition
         return chosen(rest, request)
     return _bare(name, request)
 
 
-def _bare(name: str, request: WeightsRequest) -> Recipe:
+def _bare(name: str, request: WeightsRequest) -> EncoderDefinition:
     """A model named as its library names it, without the family prefix."""
-    from indexer.encoders.families import openclip, recipe, timm_models, torchvision_resnets
+    from indexer.encoders.families import definition, openclip, timm_models, torchvision_resnets
 
     if name in torchvision_resnets.known():
-        return torchvision_resnets.recipe(name, request)
+        return torchvision_resnets.definition(name, request)
     if openclip.registered(name):
-        return openclip.recipe(name, request)
+        return openclip.definition(name, request)
     if timm_models.known(name):
-        return timm_models.recipe(name, request)
+        return timm_models.definition(name, request)
     names = [e.alias for e in ENTRIES] + [*torchvision_resnets.known(), *openclip.known(), *timm_models.names()]
-    raise recipe.unknown(name, names, way_out="`indexer encoders` lists them.")
+    raise definition.unknown(name, names, way_out="`indexer encoders` lists them.")
 
 
 def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
@@ -148,36 +148,38 @@ def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
     return given
 
 
-def _ready(recipe: Recipe, spec: EncoderSpec, device: str, *, compiled: bool) -> Encoder:
+def _ready(definition: EncoderDefinition, spec: EncoderSpec, device: str, *, compiled: bool) -> LoadedEncoder:
     from indexer.encoders.backends.cpu import CpuBackend
     from indexer.encoders.backends.device import OPENVINO, devices
-    from indexer.encoders.encoder import Encoder
+    from indexer.encoders.encoder import LoadedEncoder
 
     chosen = devices(device)
     if spec.backend == OPENVINO:
-        return _by_openvino(recipe, spec, device)
-    towers = recipe.build()
+        return _by_openvino(definition, spec, device)
+    towers = definition.build()
     if not chosen:
-        return Encoder(recipe, spec, towers, CpuBackend(towers, spec, convolutional=recipe.convolutional))
+        return LoadedEncoder(definition, spec, towers, CpuBackend(towers, spec, convolutional=definition.convolutional))
     from indexer.encoders.backends.cuda import CudaLane
     from indexer.encoders.backends.slots import SlottedBackend, largest_batch
 
-    replicas = [towers, *(recipe.build() for _ in chosen[1:])]
+    replicas = [towers, *(definition.build() for _ in chosen[1:])]
     lanes = [
-        CudaLane(t, spec, gpu, channels_last=recipe.convolutional, compiled=compiled)
+        CudaLane(t, spec, gpu, channels_last=definition.convolutional, compiled=compiled)
         for t, gpu in zip(replicas, chosen, strict=True)
     ]
-    return Encoder(recipe, spec, towers, SlottedBackend(lanes, dim=spec.dim, largest=largest_batch(spec.pixels.size)))
+    return LoadedEncoder(
+        definition, spec, towers, SlottedBackend(lanes, dim=spec.dim, largest=largest_batch(spec.pixels.size))
+    )
 
 
-def _by_openvino(recipe: Recipe, spec: EncoderSpec, device: str) -> Encoder:
+def _by_openvino(definition: EncoderDefinition, spec: EncoderSpec, device: str) -> LoadedEncoder:
     from indexer.encoders.backends.openvino_cpu import OpenVinoBackend, imported
-    from indexer.encoders.encoder import Encoder
+    from indexer.encoders.encoder import LoadedEncoder
 
     if device.startswith("cuda"):
         raise EncoderError(
             f"this table's vectors were computed by OpenVINO on a CPU, not on {device}. Use --device auto."
         )
     imported()  # reports a missing package before the weights are read
-    towers = recipe.build()
-    return Encoder(recipe, spec, towers, OpenVinoBackend(towers, spec))
+    towers = definition.build()
+    return LoadedEncoder(definition, spec, towers, OpenVinoBackend(towers, spec))

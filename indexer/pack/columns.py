@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.column_types import MISSING, Kind, kind_of
+from indexer.column_types import MISSING, ColumnType, column_type
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
 
-CONVERT: Mapping[Kind, Callable[[str], Any]] = {
+CONVERT: Mapping[ColumnType, Callable[[str], Any]] = {
     "int": int, "float": float, "bool": lambda text: text.lower() == "true", "text": str,
 }  # fmt: skip
 
@@ -77,7 +77,7 @@ def _csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     if any("" in record for record in records) or len(set(names)) != len(names) or "" in names:
         raise InputError(f"{path}: a row is longer than the header, or a column has no name of its own.")
     for name in names:
-        convert = CONVERT[kind_of(record[name].strip() for record in records)]
+        convert = CONVERT[column_type(record[name].strip() for record in records)]
         for record in records:
             text = record[name].strip()
             record[name] = None if text in MISSING else convert(text)

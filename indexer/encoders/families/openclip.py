@@ -24,8 +24,8 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from indexer.encoders.families.catalogue import WEIGHT_FILES, Listed, is_cached, licence_of
 from indexer.encoders.families.configuration import open_clip_configuration, refuse_own_code
+from indexer.encoders.families.definition import EncoderDefinition, Towers, triple, unknown
 from indexer.encoders.families.hub import fetch, require_network
-from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, not_plain, refuse_code
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.encoders.rewritings.clip_attention import clip_attention
@@ -76,7 +76,7 @@ class _Checkpoint:
     download: bool  # whether files of the text tower may be downloaded
 
 
-def recipe(model: str, request: WeightsRequest) -> Recipe:
+def definition(model: str, request: WeightsRequest) -> EncoderDefinition:
     """An open_clip model with the weights of `request`; "default" needs a model that has exactly one tag."""
     base = model.removesuffix(QUICK)
     if not registered(model):
@@ -92,17 +92,17 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
     full = f"{FAMILY}:{name}"
     licence = licence_of(full, weights)
     checkpoint = _Checkpoint(full, weights, licence, config, preprocess, source, request.download)
-    return _recipe(checkpoint, request, lambda: _file(published, request, name))
+    return _definition(checkpoint, request, lambda: _file(published, request, name))
 
 
 def from_directory(
     directory: Path, state_file: Callable[[], Path], name: str, weights: str, licence: str, *, download: bool
-) -> Recipe:
+) -> EncoderDefinition:
     """A directory (or hub snapshot) with an open_clip_config.json. Raises EncoderError for a configuration refused."""
     config, preprocess_cfg = open_clip_configuration(directory / CONFIG)
     size = {"size": config["vision_cfg"]["image_size"]}
     preprocess = merge_preprocess_dict(PreprocessCfg(), preprocess_cfg | size)
-    return _recipe(
+    return _definition(
         _Checkpoint(name, weights, licence, config, preprocess, f"local-dir:{directory}", download),
         WeightsRequest("file", str(directory)),
         state_file,
@@ -177,7 +177,7 @@ def _file(published: Mapping[str, Any], request: WeightsRequest, name: str) -> P
         raise WeightsNotFound(words) from error
 
 
-def _recipe(checkpoint: _Checkpoint, request: WeightsRequest, state_file: Callable[[], Path]) -> Recipe:
+def _definition(checkpoint: _Checkpoint, request: WeightsRequest, state_file: Callable[[], Path]) -> EncoderDefinition:
     spec = EncoderSpec(
         checkpoint.name,
         checkpoint.weights,
@@ -203,7 +203,7 @@ def _recipe(checkpoint: _Checkpoint, request: WeightsRequest, state_file: Callab
 
     vision = checkpoint.config["vision_cfg"]
     convolutional = not isinstance(vision.get("layers", 0), int) or "convnext" in vision.get("timm_model_name", "")
-    return Recipe(spec, build, text=True, convolutional=convolutional)
+    return EncoderDefinition(spec, build, text=True, convolutional=convolutional)
 
 
 def _pixels(checkpoint: _Checkpoint) -> PixelSpec:

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from indexer.encoders.families.catalogue import WEIGHT_FILES, licence_of
+from indexer.encoders.families.definition import EncoderDefinition
 from indexer.encoders.families.hub import commit_of, fetch
-from indexer.encoders.families.recipe import Recipe
 from indexer.encoders.families.weights import WeightsRequest, sha256
 from indexer.errors import EncoderError, WeightsNotFound
 
@@ -18,7 +18,7 @@ TIMM_CONFIG = "config.json"
 REVISION = "revision:"
 
 
-def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
+def hub_definition(repository: str, request: WeightsRequest) -> EncoderDefinition:
     """A hub repository at the commit in `request`, else at the cached or, without one, the newest commit."""
     if request.kind in ("file", "random"):
         raise EncoderError(
@@ -44,7 +44,7 @@ def hub_recipe(repository: str, request: WeightsRequest) -> Recipe:
     return timm_models.from_config(config, state_file, timm_models.Facts(name, weights, licence_of(name, "")))
 
 
-def directory_recipe(path: str, request: WeightsRequest) -> Recipe:
+def directory_definition(path: str, request: WeightsRequest) -> EncoderDefinition:
     """A directory with a configuration and a weights file.
 
     Its name in the spec is the directory's last component, its identity the hash of both files, so the directory may

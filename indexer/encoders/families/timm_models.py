@@ -17,8 +17,8 @@ from timm.data import resolve_data_config
 
 from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
 from indexer.encoders.families.configuration import check_model_arguments, timm_configuration
+from indexer.encoders.families.definition import EncoderDefinition, Towers, triple, unknown
 from indexer.encoders.families.hub import fetch
-from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, read, verified
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.encoders.rewritings.timm_class_token import timm_class_token
@@ -66,7 +66,7 @@ def _tagged(model: str) -> bool:
     return not dot or model in timm.list_pretrained(f"{architecture}.*")
 
 
-def recipe(model: str, request: WeightsRequest) -> Recipe:
+def definition(model: str, request: WeightsRequest) -> EncoderDefinition:
     """A timm model; `model` may include a tag after a dot (resnet50.a1_in1k), which `--weights TAG` overrides."""
     if not known(model):
         raise unknown(model, timm.list_models(), what="timm model", way_out="`indexer encoders` lists the short names.")
@@ -88,10 +88,10 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
         return read(fetch(default.hf_hub_id, files, download=request.download))
 
     facts = Facts(name, identity(request, default.tag or NO_TAG), default.license or licence_of(name, ""))
-    return _recipe(_Model(full, {}, {}), facts, request, state)
+    return _definition(_Model(full, {}, {}), facts, request, state)
 
 
-def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts) -> Recipe:
+def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts) -> EncoderDefinition:
     """A model from a timm `config.json` (of a hub repository or a directory) and a weights file.
 
     Raises EncoderError for a configuration refused.
@@ -103,10 +103,10 @@ def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts)
         plain = timm.create_model(architecture)
     check_model_arguments(arguments, type(plain), config_file)
     model = _Model(architecture, arguments, overlay)
-    return _recipe(model, facts, WeightsRequest("file", facts.name), lambda: read(state_file()))
+    return _definition(model, facts, WeightsRequest("file", facts.name), lambda: read(state_file()))
 
 
-def bundled(request: WeightsRequest) -> Recipe:
+def bundled(request: WeightsRequest) -> EncoderDefinition:
     """EfficientNet-Lite0 with ImageNet weights from an installed Python package; needs no model hub."""
     tag = entry(BUNDLED)
     if tag is None or (request.kind == "tag" and request.value != tag.weights):
@@ -129,7 +129,7 @@ def bundled(request: WeightsRequest) -> Recipe:
         return dict(zip(ours, theirs.values(), strict=True))
 
     facts = Facts(BUNDLED, identity(request, tag.weights), tag.licence)
-    return _recipe(_Model(BUNDLED_ARCHITECTURE, {}, {}), facts, request, state)
+    return _definition(_Model(BUNDLED_ARCHITECTURE, {}, {}), facts, request, state)
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,9 @@ class _Model:
         )
 
 
-def _recipe(
+def _definition(
     model: _Model, facts: Facts, request: WeightsRequest, state: Callable[[], dict[str, torch.Tensor]]
-) -> Recipe:
+) -> EncoderDefinition:
     with torch.device("meta"):  # shapes only
         shape = model.create()
     data = resolve_data_config({}, model=shape)
@@ -190,7 +190,7 @@ def _recipe(
         network = rewritten(network, spec.pixels.size, timm_class_token)
         return Towers(network, network, network)
 
-    return Recipe(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))
+    return EncoderDefinition(spec, build, text=False, convolutional=not hasattr(shape, "patch_embed"))
 
 
 def _pooling(model: Any) -> str:

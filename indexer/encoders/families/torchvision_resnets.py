@@ -10,8 +10,8 @@ import torch
 from torchvision import models
 
 from indexer.encoders.families.catalogue import Listed, licence_of, torch_checkpoint
+from indexer.encoders.families.definition import EncoderDefinition, Towers, triple, unknown
 from indexer.encoders.families.hub import require_network
-from indexer.encoders.families.recipe import Recipe, Towers, triple, unknown
 from indexer.encoders.families.weights import WeightsRequest, drawn_from, fill, identity, read, verified
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.errors import WeightsNotFound, sentence
@@ -37,7 +37,7 @@ def listed() -> list[Listed]:
     ]
 
 
-def recipe(model: str, request: WeightsRequest) -> Recipe:
+def definition(model: str, request: WeightsRequest) -> EncoderDefinition:
     """A ResNet with a member of its weights enum, a file with its state_dict, or random weights, as in `request`."""
     if model not in known():
         raise unknown(model, known(), what="torchvision ResNet", way_out="`indexer encoders` lists the short names.")
@@ -70,7 +70,7 @@ def recipe(model: str, request: WeightsRequest) -> Recipe:
         network = rewritten(network, pixels.size)
         return Towers(network, network, network)
 
-    return Recipe(spec, build, text=False, convolutional=True)
+    return EncoderDefinition(spec, build, text=False, convolutional=True)
 
 
 def _published(model: str, enum: Any, request: WeightsRequest) -> Any:

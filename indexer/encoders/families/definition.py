@@ -30,7 +30,7 @@ class Towers:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EncoderDefinition:
     """An encoder before its weights are read. In `spec`, precision, window and fit are still the defaults."""
 
     spec: EncoderSpec
