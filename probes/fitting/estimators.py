@@ -23,7 +23,7 @@ from probes.fitting.models import ABSENT, Model
 Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
 
 SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # of the objective's root: within 1e-6 of the minimum, relative to itself
-FINAL_TOL, FINAL_ITERATIONS = 1e-7, 5000  # in float64
+FINAL_TOL, FINAL_ITERATIONS = 1e-6, 5000  # in float64: within 1e-12 of the minimum
 HIDDEN_UNITS = 256
 SMALL = 4_000_000  # numbers of a matrix whose products one thread does in a few milliseconds
 KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the rows

@@ -28,7 +28,7 @@ from indexer.types import Float64, Int64
 from probes.compute.threads import block_threads
 
 BLOCK_BYTES = 4 * 2**20  # of a block of rows: read once from memory and once from the processor's cache
-SAMPLE_ROWS = 20_000  # rows the Hessian is estimated from; at least SAMPLE_PER_DIM for each feature
+SAMPLE_ROWS = 8_000  # rows the Hessian is estimated from; at least SAMPLE_PER_DIM for each feature
 SAMPLE_PER_DIM = 8
 LINE_SEARCH = 50  # evaluations in one iteration at most, as in scikit-learn
 MEMORY = 30  # pairs that L-BFGS keeps: cheap beside a pass over the rows
@@ -120,7 +120,7 @@ def _descents(
         if found.passes == 1:
             return replace(found, passes=passes), True
         if not found.reached:
-            if isinstance(task.x, _Double) or task.x[:1].dtype == np.float64:
+            if _is_double(task.x):
                 if not found.value < before.value * (1 - STALLED):
                     break
             else:
@@ -139,9 +139,15 @@ def _descent(
     evaluate(flat)
     if evaluate.excess <= tol**2:
         return Found(start, evaluate.value, reached=True, passes=1)
-    flat = _polish(evaluate, _descend(evaluate, flat, tol, iterations), tol)
+    flat = _descend(evaluate, flat, tol, iterations)
+    if _is_double(task.x):  # single precision has reached its own limit: float64 goes on from there
+        flat = _polish(evaluate, flat, tol)
     evaluate(flat)
     return Found(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
+
+
+def _is_double(x: Rows) -> bool:
+    return bool(x[0:1].dtype == np.float64)
 
 
 def _descend(evaluate: _Evaluation, flat: Float64, tol: float, iterations: int) -> Float64:
