@@ -30,7 +30,7 @@ NEIGHBOURS = 4
 SIDE = 150  # pixels of a picture on the page
 HITS = Mapping[str, Sequence[Mapping[str, Any]]]
 
-SHOWN_METRICS = ("auc_macro", "ap_macro", "balanced_accuracy", "f1_macro", "ece")
+SHOWN_METRICS = ("auc_macro", "ap_macro", "balanced_accuracy", "f1_macro", "ece_debiased")
 STYLE = """
 .row { display: flex; flex-wrap: wrap; gap: 10px; margin: 10px 0; background: #fff; padding: 10px; border-radius: 6px }
 .row figure { margin: 0; padding: 0; width: 150px }
