@@ -284,7 +284,7 @@ class EmbeddingStore:
         return Delta(
             row_ids_read(delta.get_inserted_rows()),
             row_ids_read(delta.get_updated_rows()),
-            row_ids_read(delta.get_deletedrow_ids_read()),
+            row_ids_read(delta.get_deleted_row_ids()),
         )
 
     def tag(self, name: str, version: int) -> None:
