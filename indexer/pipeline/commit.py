@@ -24,6 +24,7 @@ class Totals:
     partial: int = 0  # shards that broke off
     empty: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
     labels_lost: int = 0  # labelled rows of replaced shards without a new row of the same key and content
     skipped: Counter[str] = field(default_factory=Counter)  # metadata values that stayed in `meta`, by field and cause
 
@@ -64,6 +65,7 @@ class Committer:
         totals.embedded += written.embedded
         totals.reasons.update(f.reason for f in written.failures)
         totals.skipped.update(written.columns_skipped)
+        totals.labels_kept += written.labels_kept
         totals.labels_lost += written.labels_lost
         for result in self._group:
             totals.reused += result.reused

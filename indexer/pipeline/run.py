@@ -152,6 +152,8 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
     times = stage_times(tally.busy, workers=engine.workers)
     failed = sum(totals.reasons.values())
     notes = [f"{url} holds no sample" for url in totals.empty]
+    if totals.labels_kept:
+        notes.append(f"labels of {totals.labels_kept} {plural('row', totals.labels_kept)} of changed shards were kept")
     if totals.labels_lost:
         notes.append(
             f"the labels of {totals.labels_lost} {plural('row', totals.labels_lost)} were lost: the changed shards no "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 DICOM_SUFFIXES = ("dcm", "dicom", "")
-NIFTI_SUFFIXES = ("nii", "nii.gz")
 PREAMBLE = 128  # bytes before DICM, PS3.10 section 7.1
 _IMPLICIT_OR_KNOWN_VR = frozenset({b"UI", b"UL", b"CS", b"DA", b"TM", b"SH", b"LO", b"OB", b"US", b"DT", b"IS", b"UN"})
 

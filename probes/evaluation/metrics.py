@@ -18,7 +18,6 @@ CLIP = 1e-12  # of probabilities in a log-loss
 ECE_BINS = 15
 Values = dict[str, Float64]  # metric → (b,), or (b, c) for per-class ones
 
-PER_CLASS = ("auc", "ap")
 HEADLINE = (
     "auc_macro", "auc_weighted", "ap_macro", "balanced_accuracy", "f1_macro", "accuracy", "kappa_quadratic",
     "brier", "log_loss", "ece_debiased",
