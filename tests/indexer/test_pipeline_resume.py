@@ -63,7 +63,7 @@ def test_a_large_shard_is_committed_in_parts_and_equals_one_commit(archive, tmp_
     seen = []
     hooks = Hooks(on_progress=lambda _: seen.append(EmbeddingStore.open(str(tmp_path / "parts")).count()))
     report = run(archive, tmp_path / "parts", hooks=hooks)
-    assert len(set(seen)) > 2  # it grows while the one shard is read
+    assert any(0 < count < seen[-1] for count in seen)  # it grows while the one shard is read
     run(archive, tmp_path / "whole", part=10_000)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     rows, failures, ledger = content(tmp_path / "parts")
