@@ -12,7 +12,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 from indexer.pack.source import Scanned
 
 PAGE = 1000  # rows read at once
@@ -44,7 +44,7 @@ class Catalogue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._db.close()
 
-    def add(self, files: Iterable[Found]) -> int:
+    def add(self, files: Iterable[ListedFile]) -> int:
         """Add files; one that a source lists twice is kept once. Returns how many there are."""
         insert = "INSERT OR IGNORE INTO files (path, nbytes, modified, left_out) VALUES (?, ?, ?, ?)"
         self._db.execute("BEGIN")
@@ -52,10 +52,10 @@ class Catalogue:
         self._db.execute("COMMIT")
         return self.count("1")
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[ListedFile]:
         """All files in path order, as they were added."""
         for path, *facts in self._pages("path, nbytes, modified, left_out", "1"):
-            yield Found(_text(path), *facts)
+            yield ListedFile(_text(path), *facts)
 
     def record(self, scanned: Iterable[Scanned], stem_of: Callable[[Scanned], str | None], *, refuse: str) -> None:
         """What a look at the files' headers gave. `refuse` is the reason to leave out burned-in text, "" to keep it."""
@@ -83,7 +83,7 @@ class Catalogue:
         for path, nbytes, modified, kind, suffix, instance, burned_in, key, same in self._pages(
             _KEPT, "left_out = ''", first, last
         ):
-            found = Found(_text(path), nbytes, modified)
+            found = ListedFile(_text(path), nbytes, modified)
             yield Scanned(found, kind, suffix, "", instance or "", bool(burned_in)), key or "", same or ""
 
     def stem_is_shared(self, stem: str) -> bool:

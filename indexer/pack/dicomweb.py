@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import MAX_BYTES
@@ -48,14 +48,14 @@ class DicomWeb:
         base = urlunsplit((parts.scheme.partition("+")[2], parts.netloc, parts.path.rstrip("/"), "", ""))
         return cls(base, filters)
 
-    def list(self) -> Iterator[Found]:
+    def list(self) -> Iterator[ListedFile]:
         for series in self._search("/series", self.filters):
             study, uid = _value(series, _STUDY), _value(series, _SERIES)
             below = f"/studies/{study}/series/{uid}/instances"
             for instance in self._search(below, (), expected=_number(series, _INSTANCES, 0)):
-                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _nbytes(instance))
+                yield ListedFile(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _nbytes(instance))
 
-    def scan(self, found: Found) -> Scanned:
+    def scan(self, found: ListedFile) -> Scanned:
         return Scanned(found, "dicom", "dcm", "", found.path.rpartition("/")[2])
 
     def read(self, path: str) -> bytes:

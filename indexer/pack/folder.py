@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from indexer.archive.samples import IMAGE_ENDINGS, image_suffix, sidecar_of
-from indexer.archive.walk import Found, walk
+from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
@@ -26,10 +26,10 @@ class Folder:
 
     root: Path
 
-    def list(self) -> Iterator[Found]:
+    def list(self) -> Iterator[ListedFile]:
         return walk(self.root)
 
-    def scan(self, found: Found) -> Scanned:
+    def scan(self, found: ListedFile) -> Scanned:
         if found.left_out:
             return Scanned(found, left_out=found.left_out)
         try:
@@ -60,7 +60,7 @@ def _other(path: Path, reason: str) -> str:
     return "metadata beside an image" if beside else reason
 
 
-def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:
+def _with_header(found: ListedFile, kind: str, suffix: str, file: BinaryIO) -> Scanned:
     file.seek(0)
     header = read_header(file)
     if header is None:

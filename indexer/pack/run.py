@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from indexer.archive.walk import PACK_STATE, Found
+from indexer.archive.walk import PACK_STATE, ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
@@ -119,7 +119,7 @@ def _scan(
         progress("looking at headers", done, files)
 
 
-def _scan_chunk(source: Source, found: Sequence[Found]) -> list[Scanned]:
+def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
     return [source.scan(item) for item in found]
 
 

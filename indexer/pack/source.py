@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 
 
 @dataclass(frozen=True)
 class Scanned:
     """A file after a look at its header."""
 
-    found: Found
+    found: ListedFile
     kind: str = ""  # as `indexer.pixels.sniff` names it; "" where the bytes are no image and only the name says so
     suffix: str = ""
     left_out: str = ""
@@ -24,9 +24,9 @@ class Scanned:
 class Source(Protocol):
     """What `pack` reads from. Picklable: each worker process reads through its own copy."""
 
-    def list(self) -> Iterator[Found]: ...
+    def list(self) -> Iterator[ListedFile]: ...
 
-    def scan(self, found: Found) -> Scanned: ...
+    def scan(self, found: ListedFile) -> Scanned: ...
 
     def read(self, path: str) -> bytes: ...
 
