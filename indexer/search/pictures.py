@@ -1,4 +1,4 @@
-"""Pictures of queries and hits, read back from the shards. One that cannot be read says so in its place."""
+"""Pictures of queries and hits, read back from the shards; a reason in place of each that cannot be read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def pictures_of(
 ) -> Pictures:
     """Read and decode the pictures of a result; `own` are the row ids of queries that are keys.
 
-    Stored pictures are read from below the roots that this user indexed the table from (`archive.roots`), and `roots`.
+    Stored images are read only from the roots from which this user indexed the table (`archive.roots`), and `roots`.
     """
-    # The table's own decoding, but the whole image: what the encoder's crop cuts away is seen too.
+    # Decoded as for the table, but without the encoder's crop, so that the whole image is shown.
     spec = replace(view.spec.pixels, size=SIDE, resize=SIDE, fit="pad")
     row_ids = np.unique(np.array([hit.row_id for a in answers for hit in a.hits], np.int64))
     allowed = (*remembered(identity_of(view)), *named(roots))
