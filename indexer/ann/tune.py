@@ -117,7 +117,7 @@ def _recalls(over: Searchable, truth: Truth, width: int, depths: list[int]) -> l
 def _hits(truth: Truth, rows: Rows, ids: Int64) -> Bool:
     positions = rows.positions(ids)
     scores = rescore(rows.vectors, positions, truth.queries).astype(np.float64)
-    # A row that scores as high as the 10th true neighbour counts as a hit: ties are equally right.
+    # A row that ties with the 10th true neighbour is a hit too. Scores close to its own are recomputed in float64.
     close = (positions >= 0) & (np.abs(scores - truth.kth[:, None]) <= rounding_of(rows.dim))
     scores[close] = cosines(rows.vectors, positions[close], truth.queries, np.nonzero(close)[0])
     hits: Bool = (scores >= truth.kth[:, None]) & (positions >= 0) & (ids != truth.own[:, None])
