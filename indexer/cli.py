@@ -1,4 +1,4 @@
-"""`indexer …`: the group alone. Each command lives in `indexer/commands/` and is imported when it is asked for."""
+"""The command group `indexer`. Each command is a module in `indexer/commands/`, imported when it is called."""
 
 from __future__ import annotations
 
