@@ -1,4 +1,4 @@
-"""`indexer doctor`: what this machine can decode, compute and reach."""
+"""`indexer doctor`: tests what this machine can decode, compute and reach."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def command(
     if shards:
         from indexer.archive.shards import find_shards
 
-        found = find_shards(shards)  # before the slow part: a typo is told at once
+        found = find_shards(shards)  # before the slow part, so that a typo is reported at once
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
         plan = found.shards

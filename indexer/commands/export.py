@@ -1,4 +1,4 @@
-"""`indexer export`: the vectors as .npy or Parquet, for other programs."""
+"""`indexer export`: writes the vectors as .npy or Parquet, for other programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(db: str, dest: Path, table: str | None, where: str | None, as_json: 
 
 
 def _npy(view: EmbeddingStore, dest: Path, where: str | None) -> int:
-    """The header first, then the rows as they are read."""
+    """Write the .npy header, then the rows as they are read; returns their number."""
     import numpy as np
 
     from indexer.output_file import written_whole

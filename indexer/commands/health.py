@@ -1,4 +1,4 @@
-"""`indexer health`: is this table, and its index, sound?"""
+"""`indexer health`: checks a table and its index."""
 
 from __future__ import annotations
 

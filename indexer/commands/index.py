@@ -1,4 +1,4 @@
-"""`indexer index`: embed shards into a table."""
+"""`indexer index`: embeds shards into a table."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def command(
     from indexer.archive.shards import find_shards
     from indexer.pixels.window import parse_window
 
-    parse_window(window)  # raises for a typing error, before a table of that name is made
-    found = find_shards(sources[:-1], hash_content=hash_content)  # before the slow imports: a typo is told at once
+    parse_window(window)  # raises for a typing error, before a table is created
+    found = find_shards(sources[:-1], hash_content=hash_content)  # before slow imports: reports a typo at once
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
@@ -148,24 +148,24 @@ def command(
 
 
 def tell(report: RunReport, *, as_json: bool) -> None:
-    """The report, and how a stopped run goes on."""
+    """Print the report, and how to resume a stopped run."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
         click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
 
 
 def command_line() -> tuple[str, ...]:
-    """What the user typed, for the run's record."""
+    """The command line as typed, for the run's record."""
     return (Path(sys.argv[0]).name, *sys.argv[1:])
 
 
 def table_name(encoder: str) -> str:
-    """The default table of an encoder: its registry name in the characters a table may have."""
+    """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
 
 
 def report_text(report: RunReport) -> str:
-    """The report as a person reads it."""
+    """The report as text."""
     lines = [
         f"{counted(report.embedded, 'image')} embedded, {report.failed:,} failed, in {report.seconds:.1f} s "
         f"({report.images_per_second:.1f} images/s)",
@@ -195,7 +195,7 @@ def report_text(report: RunReport) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
-    """A rich bar on stderr where it is a terminal; nothing where it is a file."""
+    """A progress bar on stderr where it is a terminal; else None."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""`indexer labels`: join label columns to the rows."""
+"""`indexer labels`: joins label columns to the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`indexer near-duplicates`: near-equal images, across patients and splits."""
+"""`indexer near-duplicates`: finds near-duplicate images, also across patients and splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`indexer optimize`: compact a table and drop versions that nothing needs."""
+"""`indexer optimize`: compacts a table and drops unused versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from indexer.options import emit, json_option, table_option
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """A table before and after."""
+    """Counts of a table before and after."""
 
     table: str
     rows: int
@@ -20,7 +20,7 @@ class OptimizeReport:
     versions_before: int
     versions: int
     index: str
-    renamed: dict[str, str]  # columns by names that Lance has for its own: old name → new
+    renamed: dict[str, str]  # columns with names that Lance reserves: old name → new
 
 
 @click.command("optimize", short_help="Compact the table and clean up old versions.")

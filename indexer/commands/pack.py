@@ -1,4 +1,4 @@
-"""`indexer pack`: an archive → WebDataset shards."""
+"""`indexer pack`: packs an archive into WebDataset shards."""
 
 from __future__ import annotations
 

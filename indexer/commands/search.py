@@ -1,4 +1,4 @@
-"""`indexer search`: the images most like a query."""
+"""`indexer search`: finds the images most similar to a query."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def command(
     elif sys.stdout.isatty():
         _print_tables(result)
     else:
-        heads = "\t".join(("query", "rank", "score", "key", *names))  # also above no hits: a reader needs it
+        # Also without hits, for programs that read the header
+        heads = "\t".join(("query", "rank", "score", "key", *names))
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
         _tell_empty(result)
 

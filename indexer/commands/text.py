@@ -1,4 +1,4 @@
-"""`indexer text`: class-text vectors for zero-shot probes, stored beside the table."""
+"""`indexer text`: stores class-text vectors for zero-shot probes beside the table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def command(
 
     classes = read_prompts(prompts)
     store = EmbeddingStore.open(db, table)
-    from indexer.encoders import load_spec  # after the checks that need no torch
+    from indexer.encoders import load_spec  # imports torch, so after the other checks
 
     encoder = load_spec(store.spec, weights=weights, device=device, download=download)
     vectors = class_vectors(encoder, classes)

@@ -1,4 +1,4 @@
-"""`make demo`: every step is a command that a user could type; this module only prepares, counts and draws."""
+"""`make demo`: runs the command lines on real images; this module only prepares, counts and draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHAT = (
     "photographs; there are no disease labels. The numbers show that the machinery works, nothing clinical."
 )
 BANDS = 8  # anatomical levels along the axial axis
-SLABS_PER_BAND = 5  # contiguous slabs: neighbouring slices never stand on both sides of a split
+SLABS_PER_BAND = 5  # contiguous slabs, used as groups: neighbouring slices are on the same side of a split
 MARKER = ".indexer-demo"
 
 
@@ -78,13 +78,13 @@ def _clean(out: Path) -> None:
 
 
 def _step(program: str, *arguments: str, capture: bool = False) -> str:
-    """Run one of our commands in a process of its own, as a user would, and show it."""
+    """Run one of this package's commands in a child process, and print it."""
     shown = " ".join(
         a if a.replace("/", "").replace("-", "").replace(".", "").isalnum() else f'"{a}"' for a in arguments
     )
     if not capture:
         click.secho(f"\n$ {program} {shown}", bold=True)
-    done = subprocess.run(  # our own commands, no shell
+    done = subprocess.run(  # commands of this package, no shell
         python_command(program, *arguments),
         env=environment(),
         stdout=subprocess.PIPE if capture else None,
@@ -97,7 +97,7 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
 
 
 def _search(db: str, paths: Sequence[str], k: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """Query file → its hits. One query is shown, all are asked in one command."""
+    """Query file → its hits. The printed command shows one query; all are searched by one command."""
     columns = "image_orientation,slice_location"
     _step("indexer", "search", db, paths[len(paths) // 2], "-k", str(k), "--columns", columns)
     answer = json.loads(
@@ -115,7 +115,7 @@ def _print_shares(embedding: dict[str, Share], raw: dict[str, Share], luck: dict
 
 
 def _write_labels(db: str, path: Path) -> None:
-    """Eight bands of the axial axis as classes, contiguous slabs as groups; keys as the table has them."""
+    """Write labels by key: eight bands of the axial axis as classes, contiguous slabs as groups."""
     from indexer.store.table import EmbeddingStore
 
     rows = [
