@@ -1,4 +1,4 @@
-"""The option decorators that the probing commands share. click only."""
+"""Option decorators shared by the probe commands. Imports click only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Command = Callable[..., Any]
 
 
 def default_of(field: str, probe: str = "") -> str:
-    """The end of an option's help: the default as the request, or what it is for one probe, has it."""
+    """The end of an option's help text: the default of the request, or that of one probe."""
     given = SCALING.get(probe) if field == "scaling" else None
     value = given or next(f.default for f in dataclasses.fields(ProbeRequest) if f.name == field)
     return f"Default: {value}."
 
 
-# Defaults stand in `ProbeRequest` alone; an option that is not given is not passed on.
+# Defaults are defined in `ProbeRequest` only; an option that is not given is not passed on.
 _DATA = [
     click.argument("db"),
     table_option,
@@ -79,7 +79,7 @@ class_weight_option = click.option(
 
 
 def probe_options(command: Command) -> Command:
-    """Everything that all probes take, and --json."""
+    """The options of all probes, and --json."""
     return _all([*_DATA, *_SPLIT, *_SCORE, json_option], command)
 
 
@@ -92,9 +92,9 @@ def _all(decorators: Sequence[Callable[[Command], Command]], command: Command) -
 
 
 def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
-    """A request from click's values; what was not given keeps the record's default. An unknown name is a TypeError.
+    """A request from click's values; options not given keep the record's defaults.
 
-    Raises UsageError for options that exclude each other.
+    Raises UsageError for options that exclude each other, TypeError for an unknown name.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")
