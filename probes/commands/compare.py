@@ -1,4 +1,4 @@
-"""`probes compare`: is one encoder better than another on these images?"""
+"""`probes compare`: compares the same probe on several tables."""
 
 from __future__ import annotations
 

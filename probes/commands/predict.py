@@ -1,4 +1,4 @@
-"""`probes predict`: a fitted probe on rows of a table or on new images."""
+"""`probes predict`: applies a fitted probe to rows of a table or to new images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def command(
     from probes.runs.bundle import read_bundle
     from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions
 
-    if write is not None:  # before the work, not after it
+    if write is not None:  # before the work
         check_column_name(write)
     probe = read_bundle(bundle)
     store = EmbeddingStore.open(db, table)

@@ -1,4 +1,4 @@
-"""`probes report`: a result as one HTML page."""
+"""`probes report`: writes a result as one HTML page."""
 
 from __future__ import annotations
 

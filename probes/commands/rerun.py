@@ -1,4 +1,4 @@
-"""`probes rerun`: is a result reproduced?"""
+"""`probes rerun`: runs a result again and compares."""
 
 from __future__ import annotations
 

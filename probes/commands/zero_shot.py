@@ -1,4 +1,4 @@
-"""`probes zero-shot`: stored images against stored class texts."""
+"""`probes zero-shot`: scores stored images by stored class texts."""
 
 from __future__ import annotations
 
