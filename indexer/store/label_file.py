@@ -75,7 +75,7 @@ def _trimmed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _kind(column: pa.ChunkedArray) -> ColumnType:
-    """The narrowest kind that all values have, found chunk by chunk."""
+    """The narrowest type of all values, determined chunk by chunk."""
     kinds = {column_type(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
     if len(kinds) < 2:
         return next(iter(kinds), "int")

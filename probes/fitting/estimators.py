@@ -22,7 +22,7 @@ from probes.fitting.models import ABSENT, Model
 
 Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
 
-SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # of the objective's root: within 1e-6 of the minimum, relative to itself
+SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # tol² bounds the relative excess of the objective: 1e-6
 FINAL_TOL, FINAL_ITERATIONS = 1e-6, 5000  # in float64: within 1e-12 of the minimum
 HIDDEN_UNITS = 256
 SMALL = 4_000_000  # matrix elements; one thread multiplies so many in a few milliseconds

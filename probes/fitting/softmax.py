@@ -27,8 +27,8 @@ import numpy.typing as npt
 from indexer.types import Float64, Int64
 from probes.compute.threads import block_threads
 
-BLOCK_BYTES = 4 * 2**20  # of a block of rows: read once from memory and once from the processor's cache
-SAMPLE_ROWS = 8_000  # rows the Hessian is estimated from; at least SAMPLE_PER_DIM for each feature
+BLOCK_BYTES = 4 * 2**20  # of a block of rows, which is read twice, the second time from the processor's cache
+SAMPLE_ROWS = 8_000  # rows from which the Hessian is estimated; at least SAMPLE_PER_DIM for each feature
 SAMPLE_PER_DIM = 8
 LINE_SEARCH = 50  # most evaluations in one iteration, as in scikit-learn
 MEMORY = 30  # correction pairs of L-BFGS; their cost is small beside a pass over the rows
