@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.choose import Choice, block_rows
-from indexer.ann.engines import ENGINES, Engine, float_blocks
+from indexer.ann.engines import ENGINES, IndexEngine, float_blocks
 from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable
 from indexer.ann.manifest import Measured, Settings
@@ -23,7 +23,7 @@ class Built:
     """A finished index and its measurements on all rows."""
 
     index: Any
-    engine: Engine
+    engine: IndexEngine
     nlist: int
     settings: Settings
     measured: Measured

@@ -13,7 +13,7 @@ from indexer.ann.engines import (
     EXACT,
     KMEANS_ROUNDS,
     POINTS_PER_CENTROID,
-    Engine,
+    IndexEngine,
     K,
     Trained,
     float_blocks,
@@ -147,7 +147,7 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
     )  # fmt: skip
 
 
-def _measure_lists(engine: Engine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
+def _measure_lists(engine: IndexEngine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
     """Inverted lists: recall over the sample with the build's own centroids, speed with lists of their full length."""
     index = engine.build(sample.dim, trained)
     started = time.perf_counter()
@@ -163,7 +163,7 @@ def _measure_lists(engine: Engine, n: int, sample: Rows, truth: Truth, trained: 
 
 
 def _list_speed(
-    engine: Engine, n: int, sample: Rows, queries: Float64, trained: Trained, settings: Settings
+    engine: IndexEngine, n: int, sample: Rows, queries: Float64, trained: Trained, settings: Settings
 ) -> tuple[float, float]:
     """Predicted milliseconds of a query alone and in a batch at n rows.
 
@@ -181,7 +181,7 @@ def _list_speed(
     return alone[0] + max(alone[1] - alone[0], 0.0) * lists, batch[0] + max(batch[1] - batch[0], 0.0) * lists
 
 
-def _measure_graph(engine: Engine, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
+def _measure_graph(engine: IndexEngine, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
     """A graph, built over fewer rows: its width and its time grow with the logarithm of the rows."""
     part = part_of(sample, np.arange(0, len(sample), max(1, len(sample) // GRAPH_ROWS)))
     answers = truth_of(part, truth.queries, truth.own)

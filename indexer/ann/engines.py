@@ -44,7 +44,7 @@ class Neighbours:
     known: Bool  # (q, K); False where a query has fewer neighbours
 
 
-class Engine(Protocol):
+class IndexEngine(Protocol):
     """A method that proposes rows near a query. Its candidates are re-ranked by the stored vectors."""
 
     @property
@@ -229,10 +229,10 @@ class Graph(_Faiss):
         return self._search(index, queries, k, faiss.SearchParametersHNSW(efSearch=max(width, k), **_selector(bitmap)))
 
 
-EXACT: Engine = Flat("exact", "SQfp16", 2, 8, removes=True)
+EXACT: IndexEngine = Flat("exact", "SQfp16", 2, 8, removes=True)
 # FastScan packs 32 entries to a block. Adding after a removal ORs new bits over those of the removed entry (FAISS
 # 1.15), so nothing is removed: entries without a row are dropped in re-ranking and counted as stale.
-CANDIDATES: tuple[Engine, ...] = (
+CANDIDATES: tuple[IndexEngine, ...] = (
     Lists("ivf-fp16", "SQfp16", 2, 8, removes=True),
     Lists("ivf-sq8", "SQ8", 1, 8, removes=True),
     Lists("ivf-rabitq", "RaBitQfs", 1 / 8, 28, removes=False),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.ann.engines import ENGINES, Engine
+from indexer.ann.engines import ENGINES, IndexEngine
 from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import Manifest, Settings, read_manifest
@@ -36,7 +36,7 @@ class Searchable:
     """An engine's index and the rows that its ids refer to."""
 
     index: Any
-    engine: Engine
+    engine: IndexEngine
     rows: Rows
     stale: bool = False  # has entries whose row was deleted or updated
 

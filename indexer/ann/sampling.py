@@ -16,7 +16,7 @@ SAMPLE_ROWS = 8_192  # random rows on which candidates are built; the queries' n
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnRows:
     """Positions of the drawn rows. Sample and training rows contain none of the queries."""
 
     queries: Int64  # ascending
@@ -24,7 +24,7 @@ class Drawn:
     training: Int64
 
 
-def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> Drawn:
+def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> DrawnRows:
     """Draw positions: at most a quarter of the rows is held out; sample and training rows each fill at most a quarter
     of the memory.
     """
@@ -34,7 +34,7 @@ def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> Drawn:
     room = max(memory_bytes // 4 // (4 * dim), 4 * HELD_OUT)
     sizes = (SAMPLE_ROWS, POINTS_PER_CENTROID * lists_for(rows))
     sample, training = (np.sort(rng.choice(others, min(n, room, len(others)), replace=False)) for n in sizes)
-    return Drawn(queries, sample, training)
+    return DrawnRows(queries, sample, training)
 
 
 def part_of(rows: Rows, positions: Int64) -> Rows:

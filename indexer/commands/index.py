@@ -15,7 +15,7 @@ from indexer.options import counted, device_option, emit, frames_option, json_op
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from indexer.pipeline.run import Progress
+    from indexer.pipeline.run import RunProgress
     from indexer.types import RunReport
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
@@ -194,7 +194,7 @@ def report_text(report: RunReport) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar() -> Iterator[Callable[[RunProgress], None] | None]:
     """A progress bar on stderr where it is a terminal; else None."""
     if not sys.stderr.isatty():
         yield None
@@ -210,7 +210,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
         task = bar.add_task("index", images=0, failed=0, rate=0.0)
         start = last = time.monotonic()
 
-        def show(progress: Progress) -> None:
+        def show(progress: RunProgress) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last < REFRESH_SECONDS and progress.shards_done < progress.shards:

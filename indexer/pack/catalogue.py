@@ -109,7 +109,7 @@ class Catalogue:
         return self._db
 
     def set_outcomes(self, outcomes: Iterable[Any]) -> None:
-        """Store the outcomes (`write.Outcome`) of a shard's files."""
+        """Store the outcomes (`write.FileOutcome`) of a shard's files."""
         update = "UPDATE files SET read_bytes = ?, sha256 = ?, dropped = ?, note = ? WHERE path = ?"
         self._many(update, [(o.nbytes, o.sha256 or None, o.left_out, o.note, _bytes(o.path)) for o in outcomes])
 

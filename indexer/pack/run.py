@@ -25,7 +25,7 @@ from indexer.pack.report import PackReport, list_files
 from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
-from indexer.pack.write import BURNED_IN, Outcome, ShardWriter
+from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
 
 _CHUNK = 256  # files scanned by a worker in one task
 
@@ -228,7 +228,7 @@ def _write(
     return kept
 
 
-def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -> list[Outcome]:
+def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -> list[FileOutcome]:
     return writer.write(*work)
 
 

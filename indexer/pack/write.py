@@ -23,7 +23,7 @@ BAD_METADATA = "bad metadata"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileOutcome:
     """The outcome of one file."""
 
     path: str
@@ -44,9 +44,9 @@ class ShardWriter:
     site: str
     refuse_burned_in: bool
 
-    def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[Outcome]:
+    def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[FileOutcome]:
         """Write the shard, then its record; a shard without a record is written again by the next run."""
-        outcomes: list[Outcome] = []
+        outcomes: list[FileOutcome] = []
         record = self._record(plan)
         record.unlink(missing_ok=True)
         nbytes = write_shard(self.destination / plan.name, self._samples(entries, outcomes))
@@ -58,13 +58,13 @@ class ShardWriter:
         partial.replace(record)
         return outcomes
 
-    def done(self, plan: ShardPlan) -> list[Outcome] | None:
+    def done(self, plan: ShardPlan) -> list[FileOutcome] | None:
         """The outcomes of an existing shard of the same plan; None where it must be written."""
         shard, record = self.destination / plan.name, self._record(plan)
         try:
             found = json.loads(record.read_text())
             if found["plan"] == plan.digest and found["bytes"] == shard.stat().st_size:
-                return [Outcome(**file) for file in found["files"]]
+                return [FileOutcome(**file) for file in found["files"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None  # no record, or a damaged one: the shard is written again
         return None
@@ -88,23 +88,23 @@ class ShardWriter:
         return self.destination / PACK_STATE / f"{plan.name}.json"
 
     def _samples(
-        self, entries: Sequence[Entry], outcomes: list[Outcome]
+        self, entries: Sequence[Entry], outcomes: list[FileOutcome]
     ) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
         for entry in entries:
             try:
                 data = self.source.read(entry.path)
             except OSError as error:
                 note = error.strerror or type(error).__name__
-                outcomes.append(Outcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
+                outcomes.append(FileOutcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
                 continue
             metadata, note = self._metadata(entry, data)
             if metadata is None:  # as in `indexer index`: the patient of the image is unknown
-                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
+                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
                 continue
             if self.refuse_burned_in and metadata.get("burned_in"):  # instances of a server were not scanned before
-                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BURNED_IN))
+                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BURNED_IN))
                 continue
-            outcomes.append(Outcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
+            outcomes.append(FileOutcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
             yield entry.key, entry.suffix, data, metadata
 
     def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any] | None, str]:

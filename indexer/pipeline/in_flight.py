@@ -33,7 +33,7 @@ class Planned:
 
 
 @dataclass
-class Outcome:
+class SampleOutcome:
     """The rows and failures of one sample so far."""
 
     rows: list[EmbeddedRow] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Job:
         self.read = self.partial = False  # read to its end; ended early (truncated or damaged)
         self._replaces = plan.replaces
         self._given = self._low = 0  # samples dispatched; all below `_low` are settled
-        self._open: dict[int, Outcome] = {}
+        self._open: dict[int, SampleOutcome] = {}
         self._rows: list[EmbeddedRow] = []  # settled but not taken yet
         self._failures: list[Failure] = []
         self._reused = 0
@@ -62,7 +62,7 @@ class Job:
     def give(self) -> int:
         """Register one more sample; returns its position in the shard's order."""
         self._given += 1
-        self._open[self._given - 1] = Outcome()
+        self._open[self._given - 1] = SampleOutcome()
         return self._given - 1
 
     def settle(

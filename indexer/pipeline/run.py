@@ -29,7 +29,7 @@ FAILURE_GRACE = 1000  # images before --max-failures may stop a run
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """The state of a run, passed to `on_progress` a few times a second."""
 
     shards: int
@@ -42,7 +42,7 @@ class Progress:
 class Hooks:
     """Callbacks of the caller during a run."""
 
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[RunProgress], None] | None = None
     precision_check: Callable[[UInt8], float] | None = None  # (n, size, size, 3) → lowest cosine against fp32
 
 
@@ -232,7 +232,7 @@ def _drive(
             cosine = hooks.precision_check(np.stack(tally.sample_pictures))
         if hooks.on_progress:
             done = totals.done + totals.partial
-            hooks.on_progress(Progress(len(plan), done, tally.resolved + tally.kept, tally.failed))
+            hooks.on_progress(RunProgress(len(plan), done, tally.resolved + tally.kept, tally.failed))
         if tally.resolved >= FAILURE_GRACE and tally.failed > options.max_failures * tally.resolved:
             engine.stop.set()
             committer.commit()

@@ -16,13 +16,13 @@ from indexer.pixels.sniff import sniff
 from indexer.types import Part, Picture, PixelSpec
 
 
-class Opened:
+class OpenedImage:
     """An image whose header was read. A context manager, since it may hold a decoder process."""
 
     def __init__(self, reader: Reader, spec: PixelSpec) -> None:
         self._reader, self._spec = reader, spec
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> OpenedImage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -56,7 +56,7 @@ class Opened:
         return picture
 
 
-def open_image(data: bytes, suffix: str, spec: PixelSpec) -> Opened:
+def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     """Read the header of an image.
 
     The kind is detected from the bytes, and from `suffix` (lower case, no dot) only where they are ambiguous. Raises
@@ -70,16 +70,16 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> Opened:
     if kind == "jpeg":
         from indexer.pixels.jpeg import JpegReader
 
-        return Opened(JpegReader(data, spec), spec)
+        return OpenedImage(JpegReader(data, spec), spec)
     if kind:
-        return Opened(open_kind(kind, data, rendering), spec)
+        return OpenedImage(open_kind(kind, data, rendering), spec)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
 
 
 def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all") -> Iterator[Picture]:
     """The selected parts (all, first, middle), windowed and fitted to (size, size, 3) RGB.
 
-    Equal bytes and spec give equal pixels in every thread. Raises as `open_image` and `Opened.pictures` do.
+    Equal bytes and spec give equal pixels in every thread. Raises as `open_image` and `OpenedImage.pictures` do.
     """
     for item in decode_missing(data, suffix, spec, frames=frames, stored=_never):
         assert isinstance(item, Picture)

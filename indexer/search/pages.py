@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from indexer.search.pictures import SIDE
-from indexer.search.results import Drawn, Pictures, QueryHits, SearchResult
+from indexer.search.results import Pictures, QueryHits, SearchResult, Thumbnail
 from indexer.types import Hit, UInt8
 
 MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: gap, line height, font size
@@ -79,12 +79,12 @@ def contact_sheet(result: SearchResult) -> Image.Image:
 def _pictures(result: SearchResult) -> Pictures:
     if result.pictures is not None:
         return result.pictures
-    none = Drawn(None, "no picture was asked for")
+    none = Thumbnail(None, "no picture was asked for")
     hits = {hit.row_id: none for answer in result.queries for hit in answer.hits}
     return Pictures([none] * len(result.queries), hits)
 
 
-def _cells(answer: QueryHits, query: Drawn, pictures: Pictures, font: Any) -> Iterable[tuple[Drawn, list[str]]]:
+def _cells(answer: QueryHits, query: Thumbnail, pictures: Pictures, font: Any) -> Iterable[tuple[Thumbnail, list[str]]]:
     """Each picture with the lines below it."""
     yield query, ["query", fitted(answer.query, font, SIDE)]
     for hit in answer.hits:
@@ -106,7 +106,7 @@ def fitted(text: str, font: Any, width: int) -> str:
     return "…" + plain
 
 
-def _figure(drawn: Drawn, name: str, caption: str, css: str = "") -> str:
+def _figure(drawn: Thumbnail, name: str, caption: str, css: str = "") -> str:
     if drawn.pixels is None:
         inner = f'<div class="none">{html.escape(drawn.missing)}</div>'
     else:

@@ -12,7 +12,7 @@ from indexer.types import Hit, UInt8
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Thumbnail:
     """One picture (side, side, 3), or the reason why there is none."""
 
     pixels: UInt8 | None
@@ -23,8 +23,8 @@ class Drawn:
 class Pictures:
     """Pictures of a search: of the queries, in order, and of the hits, by row id."""
 
-    queries: list[Drawn]
-    hits: dict[int, Drawn]
+    queries: list[Thumbnail]
+    hits: dict[int, Thumbnail]
 
 
 @dataclass(frozen=True)

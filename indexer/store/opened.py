@@ -39,7 +39,7 @@ class TableState:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedTable:
     """One version of a table, and a Lance handle of it that is never modified, so that threads may share it."""
 
     dataset: Any
@@ -59,7 +59,7 @@ class Opened:
         return ["frame" if name == "part" and "part" not in known else name for name in names]
 
 
-def open_version(path: str, table: str, version: int | None = None) -> Opened:
+def open_version(path: str, table: str, version: int | None = None) -> OpenedTable:
     """The table at `path`, at its newest version or at the one given. Raises StoreError, NewerFormat.
 
     Lance's own errors pass through. Each call makes a new Lance session: a shared one would cache the manifests of
@@ -77,10 +77,10 @@ def open_version(path: str, table: str, version: int | None = None) -> Opened:
             f"table {table} at {path} names an encoder that this version does not understand ({first_line(error)})."
         ) from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
-    return Opened(dataset, facts, spec, state, stamp)
+    return OpenedTable(dataset, facts, spec, state, stamp)
 
 
-def open_side(main: Opened, path: str, name: str) -> Any:
+def open_side(main: OpenedTable, path: str, name: str) -> Any:
     """The Lance handle of a side table beside `main`. Raises StoreError, NewerFormat.
 
     A ledger or failure table with another identity was left by a dropped table of the same name. Text vectors belong
@@ -110,14 +110,14 @@ def commit_of(dataset: Any) -> str:
     return str(dataset.get_version()["timestamp"].isoformat())
 
 
-def is_newest(opened: Opened, path: str) -> bool:
+def is_newest(opened: OpenedTable, path: str) -> bool:
     """Whether `opened` is still the table's newest version and the same commit. Cheap for a local table."""
     same = opened.dataset.latest_version == opened.state.version
     return bool(same and opened.stamp is not None and _stamp(path, opened.state.version) == opened.stamp)
 
 
 def part_of(data: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordBatch | pa.Table:
-    """Stored rows (`Opened.stored`) with the requested columns: for format 1, `part` is computed from `frame`.
+    """Stored rows (`OpenedTable.stored`) with the requested columns: for format 1, `part` is computed from `frame`.
 
     The part's name is the frame's number, and "" for the first frame, since tables of format 1 do not record whether
     an image had other frames. `indexer.store.migrate` computes the same.

@@ -21,7 +21,7 @@ from indexer.store.filters import expression
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
-from indexer.store.opened import Opened, TableState, is_newest, open_side, open_version, part_of
+from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, TextVectors, VectorRows, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
 from indexer.types import EncoderSpec, Int64
@@ -50,7 +50,7 @@ class EmbeddingStore:
     while another thread refreshes.
     """
 
-    def __init__(self, uri: str, name: str, opened: Opened) -> None:
+    def __init__(self, uri: str, name: str, opened: OpenedTable) -> None:
         self.uri, self.name, self.spec = uri, name, opened.spec
         self._opened = opened
         self._refreshing = threading.Lock()
@@ -187,7 +187,7 @@ class EmbeddingStore:
         """A store held at the present version, for several consistent reads while another thread refreshes."""
         return EmbeddingStore(self.uri, self.name, self._opened)
 
-    def require_readable(self) -> Opened:
+    def require_readable(self) -> OpenedTable:
         """The held version. Raises StoreError where Lance cannot read it because of column names it reserves."""
         held = self._opened
         if held.unreadable:
@@ -364,7 +364,7 @@ class EmbeddingStore:
     def _side(self, kind: str) -> Any:
         return open_side(self._opened, join(self.uri, f"{self.name}.{kind}.lance"), f"{self.name}.{kind}")
 
-    def _columns_with(self, held: Opened, columns: Sequence[str], *, vectors: bool) -> list[str]:
+    def _columns_with(self, held: OpenedTable, columns: Sequence[str], *, vectors: bool) -> list[str]:
         names = [c for c in dict.fromkeys(columns) if c != "_rowid"]
         if vectors and "vector" not in names:
             names.append("vector")

@@ -80,7 +80,7 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class Found:
+class Descent:
     """The result of a descent."""
 
     point: tuple[Float64, Float64]  # W, b
@@ -111,9 +111,9 @@ def minimise(task: Task, start: tuple[Float64, Float64] | None, *, tol: float, i
 
 def _descents(
     task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
-) -> tuple[Found, bool]:
+) -> tuple[Descent, bool]:
     """Descents until one starts at the minimum, or one in float64 makes no progress."""
-    found, passes = Found(start, math.inf, reached=False, passes=0), 0
+    found, passes = Descent(start, math.inf, reached=False, passes=0), 0
     for _ in range(ATTEMPTS):
         before = found
         found = _descent(task, before.point, goal, run)
@@ -131,7 +131,7 @@ def _descents(
 
 def _descent(
     task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
-) -> Found:
+) -> Descent:
     """One descent in the coordinates of its start; takes one pass where the start is the minimum."""
     tol, iterations = goal
     coordinates = _precondition(task, start)
@@ -139,12 +139,12 @@ def _descent(
     flat = coordinates.inside(*start)
     evaluate(flat)
     if evaluate.excess <= tol**2:
-        return Found(start, evaluate.value, reached=True, passes=1)
+        return Descent(start, evaluate.value, reached=True, passes=1)
     flat = _descend(evaluate, flat, tol, iterations)
     if _is_double(task.x):  # single precision has reached its own limit: float64 goes on from there
         flat = _polish(evaluate, flat, tol)
     evaluate(flat)
-    return Found(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
+    return Descent(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
 
 
 def _is_double(x: Rows) -> bool:
