@@ -193,7 +193,7 @@ def _side_counts(view: EmbeddingStore, problems: list[str]) -> tuple[int, int, i
     if begun:
         problems.append(f"{begun} shards are stored in part, since a run was stopped: index again to go on with them.")
     if partial:
-        problems.append(f"{partial} shards were cut or damaged and are stored in part: mend them and index again.")
+        problems.append(f"{partial} shards were cut or damaged and are stored in part: repair them and index again.")
     return len(ledger), partial, failures
 
 

@@ -38,7 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             partial.replace(path)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written: {error.strerror or sentence(error)}. Mend the cause, or name another file."
+            f"{path} cannot be written: {error.strerror or sentence(error)}. Fix the cause, or name another file."
         ) from error
     finally:
         if not special:

@@ -33,12 +33,12 @@ _DATA = [
         "--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."
     ),
     click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
-    click.option("--positive", metavar="CLASS", help="Of two classes the one to detect. Default: told by its name."),
+    click.option("--positive", metavar="CLASS", help="Of two classes the one to detect. Default: by its name."),
     click.option(
         "--group",
         required=True,
         metavar="COLUMN",
-        help='What must not stand on two sides, e.g. patient; "none" splits by image.',
+        help='What must not be on two sides, e.g. patient; "none" splits by image.',
     ),
     click.option(
         "--split",

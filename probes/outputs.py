@@ -54,7 +54,7 @@ def check_folder(out: Path, request: ProbeRequest, *, replace: bool, tables: Seq
     """
     there = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ProbeError(f"{there} is no folder that can be written. Name another one with --out.")
+        raise ProbeError(f"{there} is not a writable folder. Name another one with --out.")
     if not out.exists() or not any(out.iterdir()):
         return
     found = [name for name in (RESULT, COMPARISON) if (out / name).exists()]

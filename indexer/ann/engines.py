@@ -131,7 +131,7 @@ class _Faiss:
             try:
                 faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
             except RuntimeError as error:
-                raise IndexFileError(f"{path} cannot be written ({error}). Mend the cause, build it again.") from error
+                raise IndexFileError(f"{path} cannot be written ({error}). Fix the cause, build it again.") from error
 
     def load(self, path: Path, *, writable: bool = False) -> Any:
         return faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC)

@@ -148,4 +148,4 @@ def read_manifest(directory: Path) -> Manifest | None:
         raise IndexFileError(f"{directory / NAME} is damaged ({error}). {WAY_OUT}") from error
 
 
-WAY_OUT = "Build it anew with `indexer build-ann`, or search without it (`indexer search --exact`)."
+WAY_OUT = "Build it again with `indexer build-ann`, or search without it (`indexer search --exact`)."

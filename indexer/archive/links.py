@@ -69,5 +69,5 @@ def read_scattered(url: str, member: str) -> bytes:
     with tarfile.open(url) as archive:
         file = archive.extractfile(archive.getmember(member))
         if file is None:
-            raise ReadError(f"{member} in {url} is no file any more")
+            raise ReadError(f"{member} in {url} is not a file any more")
         return file.read()

@@ -142,5 +142,5 @@ def lasting_name(path: Path) -> str:
     """The absolute path, by which tables name the shard. Raises InputError where it is not UTF-8."""
     name = str(path.resolve())
     if SURROGATES.search(name):
-        raise InputError(f"the name {plain_name(name)} is no UTF-8 and cannot name a shard. Rename it.")
+        raise InputError(f"the name {plain_name(name)} is not UTF-8 and cannot name a shard. Rename it.")
     return name

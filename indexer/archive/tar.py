@@ -88,7 +88,7 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
     except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an empty archive
-        raise _read_error(error, url, NotATar(f"{stored_address(url)} is no tar archive: {error}")) from error
+        raise _read_error(error, url, NotATar(f"{stored_address(url)} is not a tar archive: {error}")) from error
     links = Links(url)
     try:
         for header in archive:

@@ -33,7 +33,7 @@ def walk(root: Path) -> Iterator[ListedFile]:
     is not a folder or cannot be listed.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is no folder. Name the folder that holds the images.")
+        raise InputError(f"{root} is not a folder. Name the folder that holds the images.")
     try:
         yield from _below(root, "")
     except PermissionError as error:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     metavar="KIND",
     help="Build this one: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
 )
-@click.option("--refresh", is_flag=True, help="Bring the index up to date instead of building it anew.")
+@click.option("--refresh", is_flag=True, help="Bring the index up to date instead of rebuilding it.")
 @click.option("--seed", default=0, show_default=True, help="Of the samples and of k-means.")
 @json_option
 def command(

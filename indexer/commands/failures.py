@@ -32,7 +32,7 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 @table_option
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
-@click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file is now.")
 @pictures_option
 @download_option
 @frames_option(RunOptions.frames)

@@ -151,7 +151,7 @@ def tell(report: RunReport, *, as_json: bool) -> None:
     """Print the report, and how to resume a stopped run."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
-        click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
+        click.echo("stopped; finished work is stored. Run the same command again to continue.", err=True)
 
 
 def command_line() -> tuple[str, ...]:

@@ -35,7 +35,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores, at most 8]")
 @click.option("--refuse-burned-in", is_flag=True, help="Leave out files that say BurnedInAnnotation YES.")
-@click.option("--replace", is_flag=True, help="Write anew what another run left in DEST.")
+@click.option("--replace", is_flag=True, help="Overwrite shards of another run in DEST.")
 @click.option("--dry-run", is_flag=True, help="Count what would be done, write nothing.")
 @json_option
 def command(

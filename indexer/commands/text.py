@@ -18,7 +18,7 @@ from indexer.options import device_option, download_option, emit, json_option, t
     help='JSON {"class": ["prompt", …]}, or a CSV with the columns class and prompt.',
 )
 @click.option("--task", metavar="NAME", help="Name of this set of classes. Default: the file's name.")
-@click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@click.option("--weights", metavar="FILE", help="Where the encoder's weights file is now.")
 @download_option
 @table_option
 @device_option

@@ -42,7 +42,7 @@ def demo(out: Path, seed: int) -> None:
     cuts = list(slices())
     kept = write_archive(cuts, out / "dicom")
     queries = write_queries(cuts, out / "queries", seed=seed)
-    click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed queries")
+    click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is not an image; {len(queries)} queries")
 
     db = str(out / "db")
     secret = ("--secret", str(out / "secret"), "--new-secret")
@@ -92,7 +92,7 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
         check=False,
     )
     if done.returncode:
-        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; its own words stand above.")
+        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; see its message above.")
     return done.stdout or ""
 
 

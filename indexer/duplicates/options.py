@@ -20,4 +20,4 @@ class NearOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold:g} is no cosine above 0 and up to 1.")
+            raise InputError(f"--threshold {self.threshold:g} is not a cosine above 0 and up to 1.")

@@ -103,7 +103,7 @@ class DicomWeb:
         except ValueError as error:
             raise InputError(f"{self.url}{path} answers no DICOM JSON. Is this the root of DICOMweb?") from error
         if not isinstance(matches, list):
-            raise InputError(f"{self.url}{path} answers JSON that is no list of matches.")
+            raise InputError(f"{self.url}{path} answers JSON that is not a list of matches.")
         return matches, bool(warning)
 
     def _body(self, answer: Any) -> bytes:
@@ -168,7 +168,7 @@ def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
         if tag_for_keyword(name) is None and not re.fullmatch(r"[0-9A-Fa-f]{8}", name):
             near = difflib.get_close_matches(name, (entry[4] for entry in DicomDictionary.values()), 3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
-            raise InputError(f"{name} is no DICOM keyword, and a server may ignore it.{hint}")
+            raise InputError(f"{name} is not a DICOM keyword, and a server may ignore it.{hint}")
 
 
 def _nbytes(match: dict[str, Any]) -> int:

@@ -103,8 +103,8 @@ def _check_local(destination: Path) -> None:
     scheme = destination.parts[0] if destination.parts else ""
     if len(scheme) > 2 and scheme.endswith(":") and not destination.exists():
         raise InputError(
-            f"{scheme}//{'/'.join(destination.parts[1:])} is no local folder, and shards are written to a local folder "
-            "alone. Name one, and copy the shards afterwards."
+            f"{scheme}//{'/'.join(destination.parts[1:])} is not a local folder, and shards are written to local "
+            "folders only. Name one, and copy the shards afterwards."
         )
 
 
@@ -191,7 +191,7 @@ def _written_to(destination: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename or destination} cannot be written: {error.strerror}"
-        raise InputError(f"{where}. Mend that and run again: shards that are whole are kept.") from error
+        raise InputError(f"{where}. Fix that and run again: complete shards are kept.") from error
 
 
 def _write(
@@ -223,7 +223,7 @@ def _write(
     except BrokenExecutor as error:
         raise ReadError(
             "a worker process was ended from outside, perhaps for want of memory. Run again with fewer --processes: "
-            "shards that are whole are kept."
+            "complete shards are kept."
         ) from error
     return kept
 
@@ -240,12 +240,12 @@ def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace:
     if others and not replace and writer.other_secret(others):
         raise InputError(
             f"{writer.destination} was packed with another secret: its hashes would not match. Find that file and name "
-            "it with --secret, write all shards anew with --replace, or name an empty folder."
+            "it with --secret, overwrite all shards with --replace, or name an empty folder."
         )
     if others and not replace:
         raise InputError(
             f"{writer.destination} holds shards of another run or of files that changed since ({others[0]}). "
-            "Write them anew with --replace, or name an empty folder."
+            "Overwrite them with --replace, or name an empty folder."
         )
     for path in surplus:
         path.unlink()

@@ -81,7 +81,7 @@ def _read(path: Path) -> KeyedHash:
         secret = bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} holds no secret of ours: {sentence(error)}. Name another file with --secret."
+            f"{path} does not hold a secret of this program: {sentence(error)}. Name another file with --secret."
         ) from error
     if len(secret) < _SECRET_BYTES:
         raise InputError(f"the secret in {path} is shorter than {_SECRET_BYTES} bytes. Name another with --secret.")

@@ -150,7 +150,7 @@ def _inflated(data: bytes) -> bytes:
         if unpacker.unconsumed_tail or room <= 0:
             raise PixelError("file too large", f"over {MAX_INFLATED:,} bytes unpacked")
         if not unpacker.eof:
-            raise PixelError("truncated", "NIfTI: the gzip stream breaks off")
+            raise PixelError("truncated", "NIfTI: the gzip stream is truncated")
         data = unpacker.unused_data
     return b"".join(blocks)
 

@@ -90,7 +90,7 @@ def refresh_index(
             return _build(store, directory, goal, seed, watch, action="built", why="there was no index to refresh")
         goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
         if changes:
-            why = f"another index is asked for: {', '.join(changes)}"
+            why = f"another index was requested: {', '.join(changes)}"
             return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
         store.refresh()
         view = store.at(store.version)

@@ -79,7 +79,7 @@ def contact_sheet(result: SearchResult) -> Image.Image:
 def _pictures(result: SearchResult) -> Pictures:
     if result.pictures is not None:
         return result.pictures
-    none = Thumbnail(None, "no picture was asked for")
+    none = Thumbnail(None, "no picture was requested")
     hits = {hit.row_id: none for answer in result.queries for hit in answer.hits}
     return Pictures([none] * len(result.queries), hits)
 

@@ -93,7 +93,7 @@ def load_vectors(path: Path, dim: int) -> Float64:
         raise InputError(f"--vectors {path} cannot be read: {error.strerror or sentence(error)}.") from error
     except ValueError as error:  # numpy's message advises unpickling, which would run code of the file
         raise InputError(
-            f"--vectors {path} is no .npy file of numbers, or a cut one. numpy.save(FILE, vectors) writes one."
+            f"--vectors {path} is not a .npy file of numbers, or is truncated. numpy.save(FILE, vectors) writes one."
         ) from error
     if raw.ndim == 1:
         raw = raw[None]

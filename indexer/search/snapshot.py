@@ -140,7 +140,7 @@ def changes_since(index: VectorIndex, view: EmbeddingStore) -> Delta:
     except StoreError as error:
         raise IndexFileError(
             f"the index of table {view.name} cannot be brought up to date: {error} "
-            "Build it anew with `indexer build-ann`, or search with --exact."
+            "Build it again with `indexer build-ann`, or search with --exact."
         ) from error
 
 
@@ -189,12 +189,12 @@ def _check(index: VectorIndex, view: EmbeddingStore) -> None:
     if manifest.fingerprint != view.spec.fingerprint or manifest.table != view.name:
         raise IndexFileError(
             f"the index beside table {view.name} was built for {manifest.table} ({manifest.fingerprint}), "
-            f"this table's encoder is {view.spec.fingerprint}. Build it anew with `indexer build-ann`."
+            f"this table's encoder is {view.spec.fingerprint}. Build it again with `indexer build-ann`."
         )
     if view.tags().get(manifest.tag) != manifest.version:
         raise IndexFileError(
             f"the index beside table {view.name} is of version {manifest.version}, which this table no longer has "
-            f"(tag {manifest.tag}). Build it anew with `indexer build-ann`, or search with --exact."
+            f"(tag {manifest.tag}). Build it again with `indexer build-ann`, or search with --exact."
         )
 
 

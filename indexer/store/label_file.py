@@ -62,7 +62,7 @@ def _csv(file: Path, on: str) -> pa.Table:
             text = pa.schema([(f"{i}", pa.string()) for i in range(len(names))])  # a header may repeat a name
             trimmed = _mapped(text, (_trimmed(batch, text) for batch in source))
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is no CSV table in UTF-8: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{file} is not a CSV table in UTF-8: {str(error).splitlines()[0]}") from error
     kinds = ["text" if name == on else _kind(trimmed.column(i)) for i, name in enumerate(names)]
     typed = pa.schema([(name, TYPES[kind]) for name, kind in zip(names, kinds, strict=True)])
     return _mapped(typed, (_typed(batch, typed) for batch in trimmed.to_batches()))

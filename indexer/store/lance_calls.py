@@ -48,7 +48,7 @@ def require_whole(path: Path, whole: set[str] | None = None) -> None:
         mend(path)
         raise StoreError(
             f"{path} could not be written whole ({cause}): no space left on the disk, or a limit of file size? "
-            "Mend the cause and run the same command again; what is stored stays."
+            "Fix the cause and run the same command again; what is stored stays."
         )
 
 

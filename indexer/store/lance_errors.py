@@ -51,7 +51,7 @@ def writing(what: str) -> Iterator[None]:
         stop_if_interrupted(error)
         cause = first_line(error)
         full = "No space left" in str(error) or "os error 28" in str(error)
-        way_out = "Free some space" if full else "Mend the cause"
+        way_out = "Free some space" if full else "Fix the cause"
         raise StoreError(
             f"{what} cannot be written ({'no space left on the disk' if full else cause}). {way_out} and run the same "
             "command again; what is stored stays."

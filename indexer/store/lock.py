@@ -74,12 +74,12 @@ class WriterLock:
             raise self._refused(f"cannot be opened for writing ({os.strerror(error.errno or 0)})") from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise self._refused("is no regular file")
+            raise self._refused("is not a regular file")
         return fd
 
     def _refused(self, why: str) -> StoreError:
         return StoreError(
-            f"{self._what} cannot be written: its lock file {self._path} {why}. Remove that file, or mend its "
+            f"{self._what} cannot be written: its lock file {self._path} {why}. Remove that file, or correct its "
             "permissions, and run the same command again."
         )
 

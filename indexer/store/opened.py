@@ -94,7 +94,7 @@ def open_side(main: OpenedTable, path: str, name: str) -> Any:
     migrated = main.facts.format == FORMAT  # before and during the migration the side tables are marked one by one
     if migrated and facts.identity != main.state.identity and not name.endswith(".text"):
         raise StoreError(
-            f"{name} is of another table of that name, which was dropped. Run `indexer index`: it makes it anew."
+            f"{name} is of another table of that name, which was dropped. Run `indexer index`, which creates it again."
         )
     return dataset
 

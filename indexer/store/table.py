@@ -153,7 +153,7 @@ class EmbeddingStore:
             if not is_newest(self._opened, self._address):
                 fresh = open_version(self._address, self.name)
                 if fresh.state.fingerprint != self.spec.fingerprint:
-                    raise StoreError(f"table {self.name} was made anew by another encoder. Open it again.")
+                    raise StoreError(f"table {self.name} was created again with another encoder. Open it again.")
                 self._opened = fresh
         return self.version
 
@@ -165,7 +165,7 @@ class EmbeddingStore:
         """
         held = self._opened
         if identity and held.state.identity and identity != held.state.identity:
-            raise StoreError(f"table {self.name} was dropped and made anew since: its version {version} is another.")
+            raise StoreError(f"table {self.name} was dropped and created again since: version {version} is another.")
         opened = held
         if version != held.state.version:
             try:

@@ -115,7 +115,7 @@ def split_facts(request: ProbeRequest, data: ProbeData, split: Split) -> SplitFa
 def statement(request: ProbeRequest, data: ProbeData) -> str:
     if data.level == "image":
         return IMAGE_LEVEL
-    return f"{request.group}-level split: no {request.group} stands on two sides ({data.flow.groups} in all)"
+    return f"{request.group}-level split: no {request.group} is on two sides ({data.flow.groups} in all)"
 
 
 def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:

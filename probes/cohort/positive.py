@@ -37,7 +37,7 @@ def positive_class(classes: Sequence[str], asked: str | None) -> Positive | None
         return None
     if asked is not None:
         if asked not in classes:
-            raise ProbeError(f"--positive {asked} is no class of the label; there are: {', '.join(classes)}.")
+            raise ProbeError(f"--positive {asked} is not a class of the label; there are: {', '.join(classes)}.")
         return Positive(asked, "asked")
     named = [name for name in classes if not is_absence(name)]
     return Positive(named[0], "absence") if len(named) == 1 else Positive(classes[-1], "order")

@@ -115,8 +115,8 @@ def check_groups(split: Split, groups: Int64, names: Sequence[str]) -> None:
         if len(both):
             examples = ", ".join(names[g] for g in both[:3])
             raise ProbeError(
-                f"{len(both)} groups stand in both {one} and {other} (e.g. {examples}): the result would be inflated. "
-                "Mend the split column, or use --split hash."
+                f"{len(both)} groups are in both {one} and {other} (e.g. {examples}): the result would be inflated. "
+                "Correct the split column, or use --split hash."
             )
     for name in ("train", "test"):
         if not len(getattr(split, name)):

@@ -11,7 +11,7 @@ from indexer.options import emit, json_option
 
 @click.command("rerun", short_help="Run a result again and say whether it is reproduced.")
 @click.argument("result", type=click.Path(exists=True, path_type=Path))
-@click.option("--db", metavar="DB", help="Where the database lies now. Default: where it lay.")
+@click.option("--db", metavar="DB", help="Where the database is now. Default: where it was.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> None:

@@ -21,5 +21,5 @@ def limits(result: ProbeResult) -> tuple[str, ...]:
             f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
         )
     if result.split.level == "image":
-        own.append("Rows of one patient may stand on both sides of the split, and intervals take rows as independent.")
+        own.append("Rows of one patient may be on both sides of the split, and intervals take rows as independent.")
     return (*LIMITS, *own)

@@ -212,9 +212,9 @@ def _warnings(
         (bool(named), f"a fold has no fitted or no held-out row of: {named}; their metrics are NaN in that fold"),
         (found.flagged > 0, f"{found.flagged} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the "
                             "fitted rows"),
-        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes stand among the held-out rows"),
+        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes occur among the held-out rows"),
         (any(fold.unchosen for fold in outer), "in a fold no inner rows show both classes: the penalty is the default"),
-        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
+        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty is at the edge of the search"),
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
     own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # unique, in order

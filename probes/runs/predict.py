@@ -87,7 +87,7 @@ def predict_images(
         try:
             facts = json.loads(done.stdout)
         except ValueError as error:
-            raise ProbeError("the images were not embedded; the words of `indexer embed` stand above.") from error
+            raise ProbeError("the images were not embedded; see the message of `indexer embed` above.") from error
         raw = np.load(out, allow_pickle=False).astype(np.float64)
     norms = np.linalg.norm(raw, axis=1)
     unit = (raw / np.maximum(norms, 1e-12)[:, None]).astype(np.float16)  # as stored in a table
@@ -128,7 +128,7 @@ def check_column_name(name: str) -> None:
     """Raise ProbeError unless the name has only letters, digits and "_", which need no quotes in a filter."""
     if not re.fullmatch(r"\w+", name, flags=re.ASCII):
         raise ProbeError(
-            f"--write {name!r} is no plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
+            f"--write {name!r} is not a plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
         )
 
 

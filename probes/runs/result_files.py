@@ -56,13 +56,13 @@ def _read(kind: Any, path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
-            raise ProbeError(f"{path} is no probe result. Name the {RESULT} of a probe's --out.")
+            raise ProbeError(f"{path} is not a probe result. Name the {RESULT} of a probe's --out.")
         check_format(value["format"], path)
         return decode(kind, value)
     except FileNotFoundError as error:
         raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ProbeError(f"{path} is no probe result ({error}). Name the {RESULT} of a probe's --out.") from error
+        raise ProbeError(f"{path} is not a probe result ({error}). Name the {RESULT} of a probe's --out.") from error
 
 
 def decode(kind: Any, value: Any) -> Any:

@@ -209,14 +209,14 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
         (bool(val.rows) and not experiment.val_chooses, "val shows one class only: train rows choose in its place"),
         (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
-        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
+        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes occur in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
         (
             selection.inner == UNCHOSEN,
             f"nothing could choose {selection.parameter}: no inner rows show both classes; "
             f"{selection.parameter} = {selection.value:g} is the default",
         ),
-        (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
+        (selection.at_edge, f"the best {selection.parameter} is at the edge of the search"),
         (not trained.converged, "the final fit did not reach its tolerance"),
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
     )
@@ -261,7 +261,7 @@ def warnings_of_temperature(temperature: float) -> tuple[str, ...]:
     """A warning where D8's temperature is at a bound of its search."""
     if not at_bound(temperature):
         return ()
-    return (f"the temperature stands at the bound of its search ({temperature:.3g}): it calibrates nothing",)
+    return (f"the temperature is at the bound of its search ({temperature:.3g}): it calibrates nothing",)
 
 
 def _named(classes: list[str], most: int = 4) -> str:

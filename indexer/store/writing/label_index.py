@@ -88,7 +88,7 @@ class LabelIndex:
                 break
         if repeated:
             raise InputError(
-                f"column {self._on!r} of the labels must name each row once: {few(list(repeated))} stands there twice."
+                f"column {self._on!r} of the labels must name each row once: {few(list(repeated))} occurs twice."
             )
 
 
