@@ -39,10 +39,10 @@ def command(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Try every decoder on a tiny file of its own, multiply matrices on every device, look for room and the hub.
+    """Test every decoder with a tiny file, measure every device, and check free disk space and the model hub.
 
-    With SHARDS (as `indexer index` takes them), also read, decode and embed a few hundred of their images, spread
-    over the archive, and say how fast a whole run would be and what it would wait for. Nothing is written.
+    With SHARDS (as for `indexer index`), also read, decode and embed a few hundred of their images, spread over the
+    archive, and predict the time of a whole run and its bottleneck. Nothing is written.
     """
     plan: tuple[Shard, ...] = ()
     if shards:

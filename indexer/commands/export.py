@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @json_option
 def command(db: str, dest: Path, table: str | None, where: str | None, as_json: bool) -> None:
     """Write the rows of DB to DEST: `x.parquet` holds keys, columns and vectors; `x.npy` the unit vectors
-    (n, dim) float16, with their keys in `x.keys.txt`, row by row. A file appears whole or not at all.
+    (n, dim) float16, with their keys in `x.keys.txt`, row by row. Files are written completely or not at all.
     """
     from indexer.output_file import require_writable
     from indexer.store.table import EmbeddingStore

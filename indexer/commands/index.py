@@ -26,7 +26,7 @@ REFRESH_SECONDS = 0.2
 @click.argument("sources", nargs=-1, required=True, metavar="SHARDS... DB")
 @click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="See `indexer encoders`.")
 @click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
-@click.option("--seed", type=int, metavar="N", help="Of --weights random. Default: 0.")
+@click.option("--seed", type=int, metavar="N", help="Seed of --weights random. Default: 0.")
 @click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
 @device_option
 @click.option(
@@ -34,12 +34,12 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["cpu", "gpu"]),
     default="cpu",
     show_default=True,
-    help="Of JPEG files. gpu needs CUDA and torchcodec; the table then holds no vector of the other way.",
+    help="Decoder of JPEG files. gpu needs CUDA and torchcodec, and a table of its own.",
 )
-@click.option("--no-compile", is_flag=True, help="On a GPU: start at once, run slower.")
+@click.option("--no-compile", is_flag=True, help="On a GPU: do not compile the model. Starts at once, runs slower.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
 @click.option(
-    "--fit", type=click.Choice(["crop", "squash", "pad"]), help="To the encoder's square. Default: its published way."
+    "--fit", type=click.Choice(["crop", "squash", "pad"]), help="Fit to the encoder's square. Default: as published."
 )
 @click.option(
     "--window", default="file", show_default=True, help="Grey values: file, percentile, minmax, full, C,W or a preset."
@@ -49,7 +49,7 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["axial", "coronal", "sagittal"]),
     default="axial",
     show_default=True,
-    help="Across which NIfTI volumes are cut.",
+    help="Plane of the slices of NIfTI volumes.",
 )
 @frames_option(RunOptions.frames)
 @click.option(
@@ -57,9 +57,9 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["error", "replace"]),
     default=RunOptions.changed,
     show_default=True,
-    help="A shard whose content changed since it was indexed.",
+    help="For a shard whose content changed since it was indexed.",
 )
-@click.option("--hash-content", is_flag=True, help="Tell a changed shard by its bytes, not by size and time.")
+@click.option("--hash-content", is_flag=True, help="Detect changed shards by their bytes, not by size and time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
 @click.option(
     "--max-failures",
@@ -74,7 +74,7 @@ REFRESH_SECONDS = 0.2
     default=RunOptions.commit_rows,
     show_default=True,
     metavar="N",
-    help="Commit once N rows are embedded: with fewer a crash costs less, and a run more.",
+    help="Commit once N rows are embedded. Fewer: a crash loses less, a run takes longer.",
 )
 @json_option
 @click.pass_context
@@ -104,7 +104,7 @@ def command(
     """Embed SHARDS into the table of database DB, each readable image once.
 
     SHARDS: tar files, folders, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). A folder of
-    images is read as it is. Run the same command again after a stop: what is done is skipped.
+    images is read as it is. After a stop, run the same command again: finished work is skipped.
     """
     if seed is not None and weights != "random":
         raise click.UsageError("--seed draws random weights: give it with --weights random")

@@ -28,9 +28,9 @@ class OptimizeReport:
 @table_option
 @json_option
 def command(*, database: str, table: str | None, as_json: bool) -> None:
-    """Merge small fragments and drop versions older than a day that no index is bound to.
+    """Merge small fragments and drop versions older than a day that no index uses.
 
-    Rows keep their ids, so an index stays valid. A table of an older format is brought to today's.
+    Rows keep their ids, so an index stays valid. A table of an older format is migrated.
     """
     from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter

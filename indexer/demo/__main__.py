@@ -33,7 +33,7 @@ MARKER = ".indexer-demo"
 
 @click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Of the queries' changes and the probes' splits.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the queries' changes and the probes' splits.")
 def demo(out: Path, seed: int) -> None:
     """Real images to vectors, an index, search results and a probe, in one folder."""
     start = time.monotonic()

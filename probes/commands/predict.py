@@ -36,7 +36,7 @@ def command(
     table: str | None,
     as_json: bool,
 ) -> None:
-    """Apply the probe in folder BUNDLE to DB's rows, or to --images, which another process embeds.
+    """Apply the probe in folder BUNDLE to DB's rows, or to --images, which a child process embeds.
 
     Only a table of the same encoder fingerprint is accepted. Not for clinical use.
     """

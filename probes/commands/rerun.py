@@ -17,7 +17,7 @@ from indexer.options import emit, json_option
 def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> None:
     """Run the request in RESULT (a result.json, a comparison.json, or the folder of one) again on the same versions.
 
-    Reproduced is: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
+    Reproduced means: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
     """
     from probes.progress import Stages
     from probes.runs.bundle import SPEC
