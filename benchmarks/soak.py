@@ -23,7 +23,7 @@ import psutil
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.run import Hooks, Progress, index
+from indexer.pipeline.run import Hooks, RunProgress, index
 from indexer.store import mend as durable
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
@@ -71,7 +71,7 @@ class Watch:
     peaks: list[int] = field(default_factory=lambda: [0] * TENTHS)  # RSS by tenth
     passed: list[float] = field(default_factory=lambda: [0.0] * (TENTHS + 1))  # seconds when a tenth was full
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RunProgress) -> None:
         tenth = min(progress.images * TENTHS // self.rows, TENTHS)
         self.passed[tenth] = self.passed[tenth] or time.perf_counter() - self.start
         at = min(tenth, TENTHS - 1)

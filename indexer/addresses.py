@@ -1,7 +1,7 @@
-"""Addresses of shards, files and databases: which are remote, and their bytes, uncompressed.
+"""Addresses of shards, files and databases: whether they are remote, their identity, and their uncompressed bytes.
 
-A remote address is a URL or `pipe:` with a command for the shell. Commands run in a process group of their own, so that
-whatever they start ends with them.
+A remote address is a URL or `pipe:` with a shell command. Commands run in a process group of their own, so that all
+processes they start end with them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from urllib.parse import urlsplit
 from indexer.errors import ReadError, ShardNotFound
 from indexer.redact import stored_address
 
-# the compressions' own beside tar's, and tarfile's ValueError of a number in an extended header that is none
+# errors of the decompressors and of tarfile, with its ValueError for a malformed number in an extended header
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 HEAD_SECONDS = 5
-WEB_SECONDS = 30  # without a byte from a server
+WEB_SECONDS = 30  # timeout while a server sends nothing
 POLL_SECONDS = 0.005
-END_SECONDS = 5.0  # for a command to end once nobody reads it, and again once it was asked to
-BROKEN_PIPE = {-signal.SIGPIPE, 128 + signal.SIGPIPE, 23}  # exit codes of programs whose reader left; 23 is curl's
+END_SECONDS = 5.0  # for a command to end after its output was closed, and again after SIGTERM
+# Exit codes of programs whose reader closed the pipe; 23 is curl's
+BROKEN_PIPE = {-signal.SIGPIPE, 128 + signal.SIGPIPE, 23}
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is no local path: a URL or a `pipe:` command."""
+    """Whether an address is a URL or a `pipe:` command, not a local path."""
     return "://" in address or address.startswith("pipe:")
 
 
@@ -49,9 +50,9 @@ def join(uri: str, name: str) -> str:
 
 
 def identity(address: str, name: str, *, hash_content: bool = False) -> str | None:
-    """What changes when the content may have changed: size and time of change, a server's ETag, or a content hash.
+    """A text that changes when the content may have changed: size and modification time, a server's ETag, or a hash.
 
-    None where nothing can be asked without reading it all. `name` stands for the address in messages. Raises OSError
+    None where only reading all of the content would show a change. `name` is the address in messages. Raises OSError
     for a local file, ShardNotFound where a server does not answer.
     """
     if not is_remote(address):
@@ -81,7 +82,7 @@ def stat_identity(nbytes: int, modified_ns: int) -> str:
 def read_range(address: str, offset: int, nbytes: int) -> bytes:
     """`nbytes` bytes from `offset` of the uncompressed content. Raises one of DAMAGE, or ReadError.
 
-    The address may be one that a table holds: a redirection to another host is not followed.
+    The address may come from a table, so redirections to another host are not followed.
     """
     web = address.startswith(("http://", "https://"))
     with _web_stream(address) if web else open_stream(address) as stream:
@@ -94,7 +95,7 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 
 @contextmanager
 def open_stream(address: str) -> Iterator[IO[bytes]]:
-    """The uncompressed bytes: of a local file, of a command, or of a URL that webdataset's gopen takes."""
+    """The uncompressed bytes of a local file, of a command's output, or of a URL that webdataset's gopen supports."""
     raw: Any
     stream: Any
     try:
@@ -105,7 +106,7 @@ def open_stream(address: str) -> Iterator[IO[bytes]]:
 
             raw = stream = gopen(address, "rb")
         else:
-            raw = Path(address).open("rb")  # noqa: SIM115 - closed below, whatever wraps it
+            raw = Path(address).open("rb")  # noqa: SIM115 - closed below
             stream = _decompressed(raw)
     except (OSError, ValueError) as error:
         raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
@@ -117,7 +118,7 @@ def open_stream(address: str) -> Iterator[IO[bytes]]:
         raise
     try:
         raw.close()
-    except OSError as error:  # a command says only at its end that it failed
+    except OSError as error:  # a command's failure is known only at its end
         raise ReadError(f"{stored_address(address)} broke off: {error}") from error
 
 
@@ -149,7 +150,7 @@ _running: set[_Command] = set()  # of this process
 
 
 class _Command:
-    """A shell command's output. Whatever it started ends with it, also where it hangs."""
+    """A shell command's output. All processes it started are ended with it, also hung ones."""
 
     def __init__(self, command: str) -> None:
         self._process = subprocess.Popen(
@@ -164,7 +165,7 @@ class _Command:
         return data
 
     def close(self) -> None:
-        """Raises OSError where the command ended with an error of its own."""
+        """Close. Raises OSError where the command failed for another reason than the closed pipe."""
         assert self._process.stdout is not None
         if self in _running:
             self._process.stdout.close()
@@ -174,7 +175,7 @@ class _Command:
                 raise OSError(f"its command ended with exit code {code}")
 
     def end(self) -> int:
-        """End the command's process group, which its number names until the command itself is waited for."""
+        """End the command's process group, whose id stays valid until the command itself is reaped."""
         with self._lock:
             if self._process.returncode is None:
                 if not self._ended(0):
@@ -187,7 +188,7 @@ class _Command:
             return self._process.returncode or 0
 
     def _ended(self, seconds: float) -> bool:
-        """Whether the command ends within that time. It is not waited for: its number stays taken."""
+        """Whether the command ends within that time. It is not reaped, so that its process id stays valid."""
         until = time.monotonic() + seconds
         while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() >= until:
@@ -197,7 +198,7 @@ class _Command:
 
 
 def end_commands() -> None:
-    """End every `pipe:` command of this process that still runs. Whoever reads from one finds its end."""
+    """End every running `pipe:` command of this process; their readers get end of file."""
     for command in list(_running):
         command.end()
 
@@ -206,7 +207,7 @@ atexit.register(end_commands)
 
 
 def _decompressed(raw: IO[bytes]) -> Any:
-    """Shards are best stored as plain tar (bytes are found again by offset); compressed ones are read too."""
+    """The decompressed stream of a plain or compressed file, detected by its first bytes."""
     magic = raw.read(6)
     raw.seek(0)
     if magic[:2] == b"\x1f\x8b":

@@ -1,4 +1,4 @@
-"""`indexer …`: the group alone. Each command lives in `indexer/commands/` and is imported when it is asked for."""
+"""The command group `indexer`. Each command is a module in `indexer/commands/`, imported when it is called."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ COMMANDS = {
     "labels": "Join label columns from CSV or Parquet to the rows.",
     "info": "What a table holds and which encoder made it.",
     "failures": "What could not be embedded, and why; --retry reads just those again.",
-    "health": "Is this table and its index sound? Measured, not assumed.",
-    "near-duplicates": "Pairs and clusters of near-equal images, across groups and splits.",
+    "health": "Check a table and its index by measuring them.",
+    "near-duplicates": "Pairs and clusters of near-duplicate images, across groups and splits.",
     "optimize": "Compact the table and clean up old versions.",
     "embed": "Embed image files with a table's encoder, without storing them.",
     "export": "Write the vectors as .npy or Parquet.",

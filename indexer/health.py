@@ -1,4 +1,4 @@
-"""Checks that a table and its index are sound, by measuring them now instead of trusting what a build recorded."""
+"""Checks a table and its index by measuring them anew, independently of what a build recorded."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
 
-MANY_FRAGMENTS = 100  # scans slow down past it
-COLLAPSED = 0.995  # mean cosine of random pairs: above it the encoder tells images hardly apart
+MANY_FRAGMENTS = 100  # more fragments slow scans down
+COLLAPSED = 0.995  # mean cosine of random pairs above which the encoder hardly distinguishes images
 UNIT_TOLERANCE = 2e-3  # float16 rows of length 1
 QUERIES = 256
 SAMPLE = 2_000
 RECALL_TOLERANCE = 0.005
-COMPARED = 1 << 14  # hashes at once
+COMPARED = 1 << 14  # hashes compared at once
 
 
 @dataclass(frozen=True)
 class IndexHealth:
-    """The index against the table as it is now."""
+    """The state of the index relative to the table's present version."""
 
     kind: str
     version: int  # of the table it was built from
     rows_in_index: int
     rows_not_in_index: int  # newer or updated; searches scan them
-    rows_gone: int  # in the index, deleted or updated since; searches leave them out
-    stale_entries: int  # cannot be removed from this kind; a rebuild drops them
-    recall_at_10: float  # of searches on this table now, against exact search
+    rows_gone: int  # in the index, but deleted or updated since; searches skip them
+    stale_entries: int  # outdated entries that this kind cannot remove; a rebuild drops them
+    recall_at_10: float  # of searches in the present version, against exact search
     recall_target: float
     queries: int
 
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What was found, and in `problems` what is wrong, each with its way out.
+    """Measurements of a table; `problems` lists defects, each with its remedy.
 
-    Failures are counted, not a problem of the table: each is recorded, and `indexer failures` lists them.
+    Failures are counted but are not problems of the table; `indexer failures` lists them.
     """
 
     table: str
@@ -57,7 +57,7 @@ class HealthReport:
     failures: int
     zero_or_not_finite: int
     not_unit: int
-    duplicate_content: int  # rows whose image bytes another row has too
+    duplicate_content: int  # rows with the same image bytes as another row
     duplicate_keys: int
     mean_cosine: float | None  # of random pairs; near 1 means a collapsed encoder
     index: IndexHealth | None
@@ -66,7 +66,7 @@ class HealthReport:
 
 @dataclass
 class _Scan:
-    """Counts of one pass over all rows."""
+    """Counts from one pass over all rows."""
 
     rows: int = 0
     zero_or_not_finite: int = 0
@@ -76,7 +76,7 @@ class _Scan:
 
 
 def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_BYTES) -> HealthReport:
-    """Reads every row once, and searches with some of them. Raises StoreError where the table cannot be read."""
+    """Read every row once, and search with a sample of them. Raises StoreError where the table cannot be read."""
     store.refresh()
     view = store.at(store.version)
     if view.unreadable_columns:
@@ -123,7 +123,7 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
 
 
 def _unreadable(view: EmbeddingStore) -> HealthReport:
-    """Of a table whose rows cannot be read: nothing is counted but what the ledger says."""
+    """The report on a table whose rows cannot be read: only the counts of the ledger."""
     problems = [
         f"Lance has columns named {', '.join(view.unreadable_columns)} of its own, so no row can be read: run "
         f"`indexer optimize {view.uri} --table {view.name}`, which renames the table's."
@@ -156,7 +156,7 @@ def _scan(view: EmbeddingStore) -> _Scan:
 
 
 def _repeats(hashes: Int64) -> int:
-    """How many of the hashes (n,) another one before them has; sorts them in place, to hold no second copy."""
+    """The number of hashes (n,) that repeat another one. Sorts them in place, to save a copy."""
     hashes.sort()
     steps = range(0, len(hashes), COMPARED)
     return sum(int(np.count_nonzero(np.diff(hashes[at : at + COMPARED + 1]) == 0)) for at in steps)
@@ -182,7 +182,7 @@ def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
 
 
 def _side_counts(view: EmbeddingStore, problems: list[str]) -> tuple[int, int, int]:
-    """Shards, partial shards and failures; what is wrong with them goes to `problems`."""
+    """Numbers of shards, partial shards and failures; defects are added to `problems`."""
     try:
         ledger, failures = view.ledger(), view.count_failures()
     except StoreError as error:
@@ -193,12 +193,12 @@ def _side_counts(view: EmbeddingStore, problems: list[str]) -> tuple[int, int, i
     if begun:
         problems.append(f"{begun} shards are stored in part, since a run was stopped: index again to go on with them.")
     if partial:
-        problems.append(f"{partial} shards were cut or damaged and are stored in part: mend them and index again.")
+        problems.append(f"{partial} shards were cut or damaged and are stored in part: repair them and index again.")
     return len(ledger), partial, failures
 
 
 def _mean_cosine(view: EmbeddingStore, rows: int, seed: int) -> float | None:
-    """Over all pairs of a sample; None below two rows."""
+    """Mean cosine over all pairs of a sample of rows; None for fewer than two rows."""
     vectors = _sample(view, rows, seed, SAMPLE)[1]
     n = len(vectors)
     if n < 2:
@@ -208,7 +208,7 @@ def _mean_cosine(view: EmbeddingStore, rows: int, seed: int) -> float | None:
 
 
 def _sample(view: EmbeddingStore, rows: int, seed: int, n: int) -> tuple[Int64, Float64]:
-    """Row ids and unit vectors of sound rows, drawn over the whole table in one pass."""
+    """Row ids and unit vectors of a random sample of valid rows of the whole table, from one pass."""
     wanted = (
         np.sort(np.random.default_rng(seed).choice(rows, min(n, rows), replace=False)) if rows else np.empty(0, int)
     )
@@ -245,7 +245,7 @@ def _index_health(snapshot: Snapshot, seed: int) -> IndexHealth | None:
 
 
 def _recall(snapshot: Snapshot, row_ids: Int64, queries: Float64) -> float:
-    """Recall@10 of a search against a full scan; a query's own row counts on neither side."""
+    """Recall@10 of a search against a full scan; a query's own row is excluded from both."""
     if not len(queries):
         return 1.0
     truth, found = (_others(f, row_ids) for f in (snapshot.scan(queries, 11), snapshot.search(queries, 11, None)))

@@ -1,4 +1,4 @@
-"""Records as what JSON knows, for every way of showing one: a command line, a page, an API, a file."""
+"""Converts records to JSON types, for the command line, pages, APIs and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def jsonable(value: Any) -> Any:
-    """Records, mappings, sequences, numpy scalars and dates as what JSON knows; NaN and the infinities are null."""
+    """Records, mappings, sequences, numpy scalars and dates as JSON types; NaN and infinities become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

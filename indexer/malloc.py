@@ -1,4 +1,4 @@
-"""Sets glibc's malloc thresholds so that freed picture buffers are reused, and returns freed memory to the kernel."""
+"""Sets glibc's malloc thresholds so that freed image buffers are reused, and returns freed memory to the kernel."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MAPPED_BYTES = 32 << 20  # size from which a block is mapped by itself and unmap
 def keep_freed_memory() -> None:
     """Raise malloc's thresholds for this process. No effect without glibc, or where a MALLOC_* variable is set.
 
-    With glibc's defaults large blocks are unmapped when freed, and the arrays of each picture are mapped and zeroed
-    again: 230 page faults a picture and up to 5 % of the CPU time (glibc adapts its thresholds to the sizes freed
+    With glibc's defaults large blocks are unmapped when freed, and the arrays of each image are mapped and zeroed
+    again: 230 page faults an image and up to 5 % of the CPU time (glibc adapts its thresholds to the sizes freed
     first, so the cost varies from run to run).
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):

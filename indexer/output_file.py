@@ -1,4 +1,4 @@
-"""Files that a command was told to write: whole or not at all, and refused in one line where they cannot be."""
+"""Output files of commands: checked before the work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from indexer.errors import InputError, sentence
 
 
 def require_writable(path: Path, option: str = "") -> None:
-    """Raise InputError where no file of this name can be: called before the work, so that none is lost."""
+    """Raise InputError where this file cannot be written. To be called before the work."""
     named = f"{option} {path}".strip()
     if path.is_dir():
         raise InputError(f"{named} is a folder. Name a file in it.")
@@ -25,9 +25,9 @@ def require_writable(path: Path, option: str = "") -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives the name to write to; what stood at `path` stays until all is written, and for good where that fails.
+    """Yields the path to write to; an existing file at `path` is replaced only once writing has succeeded.
 
-    Raises InputError for an OSError while writing. A device or pipe is written to as it is.
+    Raises InputError for an OSError while writing. A device or pipe is written to directly.
     """
     special = path.exists() and not path.is_file() and not path.is_dir()
     partial = path if special else path.parent / f".{secrets.token_hex(6)}.partial"
@@ -38,7 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             partial.replace(path)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written: {error.strerror or sentence(error)}. Mend the cause, or name another file."
+            f"{path} cannot be written: {error.strerror or sentence(error)}. Fix the cause, or name another file."
         ) from error
     finally:
         if not special:

@@ -1,4 +1,4 @@
-"""The frozen records that flow between the stages, and the few constants they share. numpy only."""
+"""Records and protocols shared by the stages, and their constants. Imports numpy only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Bool = npt.NDArray[np.bool_]
 Stage = Literal["read", "decode", "encode", "store"]
 Fact = int | float | str
 
-# A member with another ending is metadata, or an image without an ending (DICOM trees have many).
+# Members with other suffixes are metadata, or images without a suffix (common in DICOM trees).
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm",
     "dcm", "dicom", "nii", "nii.gz",
@@ -32,15 +32,15 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """How bytes become the encoder's uint8 RGB square; every field can change a pixel."""
+    """How image bytes become the encoder's uint8 RGB square; every field can change a pixel."""
 
-    size: int  # side of the square the encoder sees
-    resize: int  # shorter side after resizing, before the centre crop; = size where nothing is cut away
+    size: int  # side of the encoder's square
+    resize: int  # shorter side after resizing, before the centre crop; = size without a crop
     interpolation: str = "bicubic"  # bicubic | bilinear, both antialiased
     fit: str = "crop"  # crop | squash | pad
     window: str = "file"  # file | percentile | minmax | full | C,W | preset, or three of them joined by ";"
     plane: str = "axial"  # of NIfTI volumes: axial | coronal | sagittal
-    decoder: str = "cpu-2"  # the decode path and its version: two paths never mix in one table
+    decoder: str = "cpu-2"  # decode path and its version; a table has one only
 
 
 _NOT_IN_FINGERPRINT = ("licence", "source")
@@ -48,7 +48,7 @@ _NOT_IN_FINGERPRINT = ("licence", "source")
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Everything that can change a vector."""
+    """Everything that determines a vector."""
 
     name: str  # registry name, e.g. "efficientnet-lite0", "open_clip:ViT-B-32", "torchvision:resnet50"
     weights: str  # a published tag, "sha256:<hex>" of a weights file, or "random:<seed>"
@@ -59,18 +59,18 @@ class EncoderSpec:
     precision: str  # bf16 | fp16 | fp32
     pixels: PixelSpec
     licence: str = "unknown"  # of the weights; not part of the fingerprint
-    source: str = ""  # where a weights file lay, so that a query finds it again; its hash says if it is the same
-    backend: str = "torch"  # torch | openvino: their sums round otherwise
+    source: str = ""  # path of a weights file, so that a query finds it; checked by its hash
+    backend: str = "torch"  # torch | openvino, which round differently
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over every field but those that cannot change a vector."""
+        """16 hex digits of a hash over all fields that can change a vector."""
         facts = {k: v for k, v in asdict(self).items() if k not in _NOT_IN_FINGERPRINT}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def random(self) -> bool:
-        """True where the weights were drawn, not trained: the vectors mean nothing clinically."""
+        """Whether the weights are random and not trained, so that the vectors have no meaning."""
         return self.weights.startswith("random:")
 
     def to_json(self) -> str:
@@ -101,8 +101,8 @@ def _flat(spec: EncoderSpec) -> dict[str, Any]:
 class Shard:
     """One unit of work and of commit."""
 
-    url: str  # where it is opened now: a local path, or what webdataset's gopen takes (pipe:, http:, s3:, gs:)
-    name: str  # its lasting name in the tables; the url under which it was first indexed
+    url: str  # address to open: a local path, or one that webdataset's gopen supports (pipe:, http:, s3:, gs:)
+    name: str  # its permanent name in the tables: the url under which it was first indexed
     identity: str  # changes when the content may have changed: bytes + mtime, etag, or a content hash
     kind: str = "tar"  # the name of one of indexer.archive.kinds
     files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
@@ -110,16 +110,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it lies in the archive, with what was written beside it."""
+    """One image of the archive, undecoded, with the metadata beside it."""
 
     shard: str  # Shard.name
     key: str
     suffix: str  # lower case, no dot; "" where the name has none
     image: bytes
-    offset: int  # of the image's first byte in the uncompressed shard; 0 in a file of its own
+    offset: int  # of the image's first byte in the uncompressed shard; 0 for a loose file
     nbytes: int
     metadata: dict[str, Any] = field(default_factory=dict)
-    member: str = ""  # the image's own name inside the shard
+    member: str = ""  # the image's name inside the shard
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,12 @@ FIRST_PART = ("", "0")  # names of an image's first part: the only one, or the f
 
 
 def part_key(key: str, part: str) -> str:
-    """The row's key: the sample's own for its first part, `key#part` for every other."""
+    """The row's key: the sample's key for its first part, `key#part` for every other."""
     return key if part in FIRST_PART else f"{key}#{part}"
 
 
 def part_order(name: str) -> tuple[str | int, ...]:
-    """Sorts the names of an image's parts: digits as numbers, so that "10" comes after "9"."""
+    """Sort key of the names of an image's parts, with digits as numbers: "10" after "9"."""
     return tuple(int(text) if number % 2 else text for number, text in enumerate(re.split(r"(\d+)", name)))
 
 
@@ -161,7 +161,7 @@ class Failure:
     stage: Stage
     reason: str
     detail: str = ""
-    offset: int = -1  # where the image's bytes are, so that a retry reads just those; -1 where unknown
+    offset: int = -1  # offset of the image's bytes, for a retry; -1 where unknown
     nbytes: int = 0
     suffix: str = ""
     member: str = ""
@@ -169,7 +169,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image's bytes lie, and which part of it a row is of, so that they are read back and never copied."""
+    """The location of an image's bytes, and the part of it that a row is of. Images are not copied into the table."""
 
     shard: str
     member: str
@@ -181,7 +181,7 @@ class Place:
 
 @dataclass(frozen=True)
 class EmbeddingRow:
-    """What the pipeline hands to the store for one part of an image; the vector stands in its batch."""
+    """A row for one part of an image, passed from the pipeline to the store; its vector is in the batch."""
 
     key: str  # of `part_key`
     place: Place
@@ -192,7 +192,7 @@ class EmbeddingRow:
 
 @dataclass(frozen=True)
 class EmbeddingBatch:
-    """Rows and their vectors, in one order. The encoder's raw vector is `vectors[i] * norms[i]`."""
+    """Rows and their vectors, in the same order. The encoder's raw vector is `vectors[i] * norms[i]`."""
 
     rows: tuple[EmbeddingRow, ...]
     vectors: Float16  # (n, dim) unit rows, finite
@@ -201,17 +201,17 @@ class EmbeddingBatch:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A shard, or a part of one, worked through: what the store writes in one commit.
+    """The result of a shard, or of a part of one, which the store writes in one commit.
 
-    A large shard comes in several parts, in order; all but the last have `more`.
+    A large shard has several parts, in order; all but the last have `more`.
     """
 
     shard: Shard
     batches: tuple[EmbeddingBatch, ...]
     failures: tuple[Failure, ...]
-    samples: int  # whole ones read from the shard so far, those that a resumed shard passes over included
-    partial: bool = False  # cut or damaged: stored as far as it goes, and not "done"
-    replaces: bool = False  # rows of the shard's former content go first; read at the shard's first part only
+    samples: int  # whole samples read from the shard so far, including skipped ones of a resumed shard
+    partial: bool = False  # truncated or damaged: its whole samples are stored, and it is not "done"
+    replaces: bool = False  # delete the rows of the shard's former content first; read from the first part only
     reused: int = 0  # rows whose vector was kept from the former content
     more: bool = False  # further parts of this shard follow
 
@@ -224,7 +224,7 @@ class Hit:
     key: str
     score: float  # cosine
     row_id: int
-    columns: dict[str, Any]  # the table's scalar columns asked for
+    columns: dict[str, Any]  # the requested scalar columns
 
 
 @dataclass(frozen=True)
@@ -238,36 +238,36 @@ class StageTime:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What one `index` run did."""
+    """The result of one `index` run."""
 
     table: str
     encoder: str  # EncoderSpec.name
     fingerprint: str
     shards_done: int
-    shards_skipped: int  # were done before
-    shards_partial: int  # cut or damaged: their whole samples are stored, and they are not "done"
+    shards_skipped: int  # done by earlier runs
+    shards_partial: int  # truncated or damaged: their whole samples are stored, and they are not "done"
     images: int  # embedded + failed, always
     embedded: int
-    reused: int  # of embedded: same bytes as before under a changed shard, vector kept
+    reused: int  # of embedded: unchanged images of changed shards, whose vector was kept
     failed: int
     reasons: dict[str, int]  # failures by reason
-    flags: dict[str, int]  # pictures by flag
+    flags: dict[str, int]  # decoded images by flag
     columns_skipped: dict[str, int]  # metadata values that stayed in `meta` only, by field and cause
     seconds: float
     images_per_second: float
     stages: tuple[StageTime, ...]
-    bottleneck: str  # in words, with one thing to do about it
+    bottleneck: str  # one line with a remedy
     precision_cosine: float | None  # lowest cosine of the reduced-precision vectors against fp32 on a sample
     interrupted: bool
     warnings: tuple[str, ...] = ()
-    decoder_difference: float | None = None  # of --decoder gpu from the CPU's way on a sample: grey levels, the most
+    decoder_difference: float | None = None  # largest of --decoder gpu to the CPU's pixels on a sample, in grey levels
 
 
 class Progress(Protocol):
-    """How a long call reports: stages one after the other, and how much of the one that runs is done."""
+    """Progress callbacks of a long call: consecutive stages, and the steps done of the current one."""
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[object]:
-        """Begins a stage of `total` steps (None: unknown), and ends it with the block."""
+        """A context manager for a stage of `total` steps (None: unknown)."""
         ...
 
     def advance(self, n: int = 1) -> None:
@@ -276,7 +276,7 @@ class Progress(Protocol):
 
 
 class Encoder(Protocol):
-    """What embeds pictures; `indexer.encoders.load` gives one."""
+    """Embeds decoded images; made by `indexer.encoders.load`."""
 
     @property
     def spec(self) -> EncoderSpec: ...
@@ -289,7 +289,7 @@ class Encoder(Protocol):
 
     @property
     def workers(self) -> int:
-        """Threads that may call `embed` at once with profit."""
+        """The useful number of threads that call `embed` concurrently."""
         ...
 
     def embed(self, pictures: UInt8) -> Float32:

@@ -10,9 +10,9 @@ from indexer.types import Bool, Float16, Float32
 
 
 class Spread:
-    """Running mean pairwise cosine of unit vectors; near 1 it reveals a collapsed encoder. Thread-safe.
+    """Running mean pairwise cosine of unit vectors, near 1 for a collapsed encoder. Thread-safe.
 
-    Needs the sum s of the n vectors only: the mean over pairs of different vectors is (|s|² − n) / (n (n − 1)).
+    Keeps only the sum s of the n vectors: the mean over pairs of different vectors is (|s|² − n) / (n (n − 1)).
     """
 
     def __init__(self, dim: int) -> None:
@@ -34,7 +34,7 @@ class Spread:
 def unit_rows(raw: Float32) -> tuple[Float16, Float32, Bool]:
     """Raw vectors (n, dim) → unit rows (n, dim) float16, norms (n,), and a mask (n,) of the valid rows.
 
-    A row is valid where its norm is positive, finite and within float32; an invalid row comes out as zeros.
+    A row is valid where its norm is positive, finite and within float32; an invalid row becomes zeros.
     """
     raw = np.asarray(raw, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

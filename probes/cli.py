@@ -1,4 +1,4 @@
-"""`probes …`: the group alone. Each command lives in `probes/commands/` and is imported when it is asked for."""
+"""The command group `probes`. Each command is a module in `probes/commands/`, imported when it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The option decorators that the probing commands share. click only."""
+"""Option decorators shared by the probe commands. Imports click only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Command = Callable[..., Any]
 
 
 def default_of(field: str, probe: str = "") -> str:
-    """The end of an option's help: the default as the request, or what it is for one probe, has it."""
+    """The end of an option's help text: the default of the request, or that of one probe."""
     given = SCALING.get(probe) if field == "scaling" else None
     value = given or next(f.default for f in dataclasses.fields(ProbeRequest) if f.name == field)
     return f"Default: {value}."
 
 
-# Defaults stand in `ProbeRequest` alone; an option that is not given is not passed on.
+# Defaults are defined in `ProbeRequest` only; an option that is not given is not passed on.
 _DATA = [
     click.argument("db"),
     table_option,
@@ -33,12 +33,12 @@ _DATA = [
         "--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."
     ),
     click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
-    click.option("--positive", metavar="CLASS", help="Of two classes the one to detect. Default: told by its name."),
+    click.option("--positive", metavar="CLASS", help="The class to detect, of two. Default: by its name."),
     click.option(
         "--group",
         required=True,
         metavar="COLUMN",
-        help='What must not stand on two sides, e.g. patient; "none" splits by image.',
+        help='Column of groups that a split keeps together, e.g. patient; "none" splits by image.',
     ),
     click.option(
         "--split",
@@ -48,17 +48,19 @@ _DATA = [
     where_option,
 ]
 _SPLIT = [
-    click.option("--salt", help="Of the hash split: another salt, another split."),
-    click.option("--seed", type=int, help=f"Of splits, draws and fits. {default_of('seed')}"),
+    click.option("--salt", help="Salt of the hash split: another salt gives another split."),
+    click.option("--seed", type=int, help=f"Seed of splits, draws and fits. {default_of('seed')}"),
 ]
 _SCORE = [
-    click.option("--subgroup", metavar="A,B", help="Columns whose values are reported one by one."),
+    click.option("--subgroup", metavar="A,B", help="Columns whose values are reported as subgroups."),
     click.option("--tau", type=click.FloatRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}"),
     click.option(
-        "--specificity", type=click.FloatRange(0, 1), help=f"Of the operating point. {default_of('specificity')}"
+        "--specificity", type=click.FloatRange(0, 1), help=f"Target of the operating point. {default_of('specificity')}"
     ),
     click.option("--prevalence", type=click.FloatRange(0, 1), help="Also the PPV at this prevalence."),
-    click.option("--pooling", type=click.Choice(["mean", "max"]), help=f"Of a patient's rows. {default_of('pooling')}"),
+    click.option(
+        "--pooling", type=click.Choice(["mean", "max"]), help=f"Pooling of a patient's rows. {default_of('pooling')}"
+    ),
     click.option("--replicates", type=click.IntRange(1), help=f"Bootstrap replicates. {default_of('replicates')}"),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
@@ -74,12 +76,12 @@ _FIT = [
     shuffle_option,
 ]
 class_weight_option = click.option(
-    "--class-weight", type=click.Choice(["balanced"]), help="Weigh classes alike. Default: by row."
+    "--class-weight", type=click.Choice(["balanced"]), help="Weight classes equally. Default: by row."
 )
 
 
 def probe_options(command: Command) -> Command:
-    """Everything that all probes take, and --json."""
+    """The options of all probes, and --json."""
     return _all([*_DATA, *_SPLIT, *_SCORE, json_option], command)
 
 
@@ -92,9 +94,9 @@ def _all(decorators: Sequence[Callable[[Command], Command]], command: Command) -
 
 
 def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
-    """A request from click's values; what was not given keeps the record's default. An unknown name is a TypeError.
+    """A request from click's values; options not given keep the record's defaults.
 
-    Raises UsageError for options that exclude each other.
+    Raises UsageError for options that exclude each other, TypeError for an unknown name.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")

@@ -1,4 +1,4 @@
-"""A request from a command line → the result printed, and written where it was asked for, whole or not at all."""
+"""Runs a command line's request, prints the result, and writes its folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_r
 from probes.runs.run import Outcome, run
 
 REPORT, PREDICTIONS = "report.html", "predictions.parquet"
-FILES = (REPORT, PREDICTIONS, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # all that a result folder of ours holds
-SAME = ("probe", "labels", "multilabel", "ordinal", "positive", "group", "preset", "task")  # what makes it one probe
+FILES = (REPORT, PREDICTIONS, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # the files of a result folder
+# Fields that identify a probe
+SAME = ("probe", "labels", "multilabel", "ordinal", "positive", "group", "preset", "task")
 
 
 def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: bool) -> None:
@@ -49,11 +50,11 @@ def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: b
 def check_folder(out: Path, request: ProbeRequest, *, replace: bool, tables: Sequence[str] = ()) -> None:
     """Raise ProbeError where `out` cannot be written, holds other files, or (without `replace`) another probe's result.
 
-    `tables` are those of a comparison. The former result of the same probe is replaced without a word.
+    `tables` are those of a comparison. An earlier result of the same probe is replaced without --replace.
     """
     there = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ProbeError(f"{there} is no folder that can be written. Name another one with --out.")
+        raise ProbeError(f"{there} is not a writable folder. Name another one with --out.")
     if not out.exists() or not any(out.iterdir()):
         return
     found = [name for name in (RESULT, COMPARISON) if (out / name).exists()]
@@ -77,7 +78,7 @@ def _same_probe(out: Path, request: ProbeRequest, tables: Sequence[str]) -> bool
 
 
 def write_outcome(outcome: Outcome, out: Path) -> None:
-    """The result, its report, the test rows' probabilities, and the bundle."""
+    """Write the result, its report, the test rows' probabilities, and the bundle."""
     from probes.runs.bundle import bundle_of, write_bundle
 
     def write(folder: Path) -> None:
@@ -89,7 +90,7 @@ def write_outcome(outcome: Outcome, out: Path) -> None:
 
 
 def write_comparison(found: Comparison, out: Path) -> None:
-    """comparison.json and comparison.html."""
+    """Write comparison.json and comparison.html."""
     from probes.reporting.comparison import comparison_html
 
     def write(folder: Path) -> None:
@@ -100,7 +101,7 @@ def write_comparison(found: Comparison, out: Path) -> None:
 
 
 def write_page(path: Path, page: str) -> None:
-    """One file, whole or not at all. Raises ProbeError where it cannot be written."""
+    """Write one file, completely or not at all. Raises ProbeError where it cannot be written."""
     if not path.parent.is_dir():
         raise ProbeError(f"there is no folder {path.parent}. Make it, or name another place with --html.")
     try:
@@ -118,9 +119,9 @@ def _write_result_files(result: ProbeResult, folder: Path) -> None:
 
 
 def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder inside `out`, then move its files into place: a full disk leaves what was there.
+    """Let `write` fill a folder inside `out`, then move its files into place: a full disk leaves the earlier result.
 
-    Files of a former result that the new one lacks are removed; files of others are left alone.
+    Files of an earlier result that the new one lacks are removed; other files are kept.
     """
     made = not out.exists()
     part = out / f".part.{os.getpid()}"
@@ -143,7 +144,7 @@ def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
 
 
 def _write_predictions(outcome: Outcome, path: Path) -> None:
-    """One row a test image: key, group, truth and probability of each class."""
+    """Write one row for each test image: key, group, truth and probability of each class."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""Published protocols as changes to a request; a preset fixes what it names.
+"""Presets: published protocols as fixed fields of a request.
 
-`dino`: D6 as Caron 2021 votes, on unit rows. `medmnist`: Doerrich 2025, the vote of scikit-learn's classifier on raw
-features. `uni`: Chen 2024, on centred unit rows. `clip`: Radford 2021 A.3, raw features and C by halving; the
+`dino`: D6 with the vote of Caron 2021, on unit rows. `medmnist`: Doerrich 2025, the vote of scikit-learn's classifier
+on raw features. `uni`: Chen 2024, on centred unit rows. `clip`: Radford 2021 A.3, raw features and C by halving; the
 criterion is D5's inner AUC.
 """
 
@@ -15,4 +15,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "uni": {"scaling": "center_l2", "metric": "cosine", "vote": "uniform", "k": 20},
     "clip": {"scaling": "raw", "search": "halving"},
 }
-SCALING = {"knn": "none", "prototype": "center_l2", "zero-shot": "none"}  # where it is not the record's default
+SCALING = {"knn": "none", "prototype": "center_l2", "zero-shot": "none"}  # where it differs from the record's default

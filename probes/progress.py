@@ -1,4 +1,4 @@
-"""A bar on stderr for stages over two seconds, and the seconds that each stage took."""
+"""A progress bar on stderr for stages over two seconds, and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ QUIET_SECONDS = 2.0
 
 
 class Stages:
-    """The terminal's `indexer.types.Progress`. Draws nothing where stderr is no terminal."""
+    """Implements `indexer.types.Progress` for a terminal. Draws nothing where stderr is not a terminal."""
 
     def __init__(self, *, shown: bool | None = None) -> None:
         self._shown = sys.stderr.isatty() if shown is None else shown
         self._part, self._name = "", ""
         self._done: int = 0
         self._total: int | None = None
-        self._stage = 0  # the number of the one that runs; a late timer of an ended one draws nothing
-        self._lock = threading.Lock()  # the bar is begun by a timer and moved by the caller
+        self._stage = 0  # number of the current stage; the timer of an ended stage draws nothing
+        self._lock = threading.Lock()  # a timer starts the bar, the caller advances it
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self.seconds: dict[str, float] = {}
 
     def name(self, part: str) -> None:
-        """What the stages that follow belong to, e.g. a fold or a table."""
+        """Set the prefix of the following stages, e.g. a fold or a table."""
         self._part = f"{part}: "
 
     @contextmanager
@@ -53,7 +53,7 @@ class Stages:
             self._end()
 
     def advance(self, n: int = 1) -> None:
-        """`n` more steps of the stage are done."""
+        """Add `n` completed steps."""
         with self._lock:
             self._done += n
             self._draw()

@@ -1,4 +1,4 @@
-"""What a probe is asked for."""
+"""The record of a probe's settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TEMPERATURE = 0.07  # of the neighbours' votes (D6)
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """Everything that decides a result, beside the table itself."""
+    """All settings that determine a result, beside the table itself."""
 
     db: str
     probe: str  # linear | svm | svm-rbf | mlp | prototype | knn | zero-shot
@@ -18,7 +18,7 @@ class ProbeRequest:
     version: int | None = None  # of the table; None: the newest
     multilabel: bool = False
     ordinal: bool = False
-    positive: str | None = None  # of two classes; None: told by their names
+    positive: str | None = None  # of two classes; None: chosen by their names
     group: str = "none"
     split: str = "hash"  # hash | stratified | nested | the name of a column
     salt: str = ""

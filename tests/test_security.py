@@ -241,7 +241,7 @@ def test_an_npy_of_objects_is_refused_as_a_query(tmp_path):
     np.save(tmp_path / "q.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     done = call("indexer", "search", store.uri, "--vectors", tmp_path / "q.npy")
     assert (done.code, done.out) == (1, "")
-    assert f"{tmp_path / 'q.npy'} is no .npy file of numbers" in done.err
+    assert f"{tmp_path / 'q.npy'} is not a .npy file of numbers" in done.err
     assert done.err.count("\n") == 1
 
 

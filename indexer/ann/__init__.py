@@ -1,4 +1,4 @@
-"""FAISS indexes over a table's vectors: choose, build, tune, refresh, load. Alone imports faiss.
+"""FAISS indexes over a table's vectors: choose, build, tune, refresh, load. The only package that imports faiss.
 
-Nothing here knows the table: it works on row ids (n,) int64 and unit vectors (n, dim) float16.
+Independent of the table: input is row ids (n,) int64 and unit vectors (n, dim) float16.
 """

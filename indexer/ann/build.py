@@ -1,4 +1,4 @@
-"""Builds the chosen index over all rows, and tunes and measures it on them."""
+"""Builds the chosen index over all rows, then tunes and measures it on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.choose import Choice, block_rows
-from indexer.ann.engines import ENGINES, Engine, float_blocks
+from indexer.ann.engines import ENGINES, IndexEngine, float_blocks
 from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable
 from indexer.ann.manifest import Measured, Settings
@@ -20,17 +20,17 @@ from indexer.ann.vectors import Rows
 
 @dataclass(frozen=True)
 class Built:
-    """A finished index and how it was measured on all rows."""
+    """A finished index and its measurements on all rows."""
 
     index: Any
-    engine: Engine
+    engine: IndexEngine
     nlist: int
     settings: Settings
     measured: Measured
 
 
 def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Callable[[int], None] | None = None) -> Built:
-    """Build the chosen kind over all rows; tune it again on them, and measure it with queries not tuned on."""
+    """Build the chosen kind over all rows, tune it again on them, and measure it with queries not used for tuning."""
     engine = ENGINES[choice.chosen.kind]
     trained = choice.trained if engine.routed else None
     index = engine.build(rows.dim, trained)
@@ -43,7 +43,7 @@ def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Callable[[int], N
 
 
 def retune(over: Searchable, recall: float, seed: int = 0) -> tuple[Settings, Measured]:
-    """Settings chosen on one half of some rows as queries, figures from the other half."""
+    """Settings and measurements with sampled rows as queries: one half to choose, the other to measure."""
     rows = over.rows
     picked = np.sort(np.random.default_rng(seed + 1).choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
     own, queries = queries_of(rows, picked)
@@ -51,7 +51,7 @@ def retune(over: Searchable, recall: float, seed: int = 0) -> tuple[Settings, Me
 
 
 def _tuned(over: Searchable, truth: Truth, recall: float) -> tuple[Settings, Measured]:
-    if not len(truth.queries):  # too few rows to hold one out: every list is looked into
+    if not len(truth.queries):  # too few rows to hold one out: every list is searched
         return Settings(1 + len(over.rows), 10), Measured(1.0, 0.0, 0.0, 0)
     settings = tune(over, truth.half(0), recall)
     return settings, measure(over, truth.half(1) if len(truth.queries) > 1 else truth, settings)

@@ -13,7 +13,7 @@ from indexer.ann.engines import (
     EXACT,
     KMEANS_ROUNDS,
     POINTS_PER_CENTROID,
-    Engine,
+    IndexEngine,
     K,
     Trained,
     float_blocks,
@@ -28,12 +28,12 @@ from indexer.ann.tune import Truth, measure, recall_at_10, speed, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.types import Float64
 
-EXACT_ROWS = 16_384  # timed to say what a scan of all rows takes
-GRAPH_ROWS = 8_000  # a graph's links cost a hundred times an inverted list's entry
-SMALL_ROWS = 2_000  # below this nothing needs measuring: a scan is under a tenth of a millisecond a thousand rows
-RANGE_POINTS = 8_192  # set the ranges of 8-bit codes; more moved them by less than a code
-NEAR = 32  # rows about a query that the sample holds: its neighbours, and those that codes take for them
-CLOCK = time.thread_time  # what else the machine does now must not change the choice
+EXACT_ROWS = 16_384  # rows timed to predict a scan of all rows
+GRAPH_ROWS = 8_000  # sample of a graph: adding a row takes a hundred times as long as to an inverted list
+SMALL_ROWS = 2_000  # fewer are not measured: a scan takes under a tenth of a millisecond a thousand rows
+RANGE_POINTS = 8_192  # rows that set the ranges of 8-bit codes; more changed them by less than one code
+NEAR = 32  # nearest rows of each query in the sample: its neighbours, and rows with similar codes
+CLOCK = time.thread_time  # CPU time, so that other load on the machine does not change the choice
 SIMILAR_BUILD = 2.0  # builds within this factor of the quickest count as equally cheap; the quicker search decides
 
 
@@ -47,28 +47,28 @@ class Candidate:
     p50_ms: float  # predicted
     queries_per_second: float  # predicted
     nbytes: int  # predicted, of the index file
-    build_seconds: float  # predicted, what is still to be done
+    build_seconds: float  # predicted, of the remaining build
     reason: str = ""
     chosen: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured, and what follows from it."""
+    """The measured candidates and the one chosen."""
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate
-    verdict: str  # in words
-    truth: Truth  # of held-out queries over all rows, for tuning what is built
+    verdict: str  # one sentence for the user
+    truth: Truth  # of held-out queries over all rows, to tune the built index
     trained: Trained | None  # None where the index is exact
     sample_rows: int
 
 
 def predicted_seconds(rows: int, dim: int) -> float:
-    """What a whole build will take on this machine, from a tenth of a second of its arithmetic and its hashing.
+    """Predicted seconds of a whole build on this machine, from a tenth of a second of matrix products and hashing.
 
-    The arithmetic is that of routing: k-means passes over the training points, every row against every centroid, and
-    the held-out queries against every row for the truth. The bytes are read, written and hashed.
+    Counted are the products for routing (k-means passes over the training points, every row against every centroid),
+    those for the exact truth (held-out queries against every row), and reading, writing and hashing of the bytes.
     """
     nlist, n = lists_for(rows), 4_096
     rng = np.random.default_rng(0)
@@ -91,13 +91,14 @@ def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
     truth = truth_of(rows, queries, own, NEAR)
     exact = _exact_candidate(rows, goal)
     small = len(rows) <= SMALL_ROWS or exact.p50_ms <= goal.latency_ms
-    too_few = len(queries) < 2  # to choose settings by one and report by another: exact whatever was asked
+    # One to choose settings and one to report are needed: without, exact whatever was requested
+    too_few = len(queries) < 2
     if goal.kind == EXACT.name or too_few or (goal.kind is None and small):
         verdict = f"{len(rows)} rows are scanned exactly in {exact.p50_ms:.2g} ms a query: no approximation pays."
         exact = replace(exact, reason=verdict, chosen=True)
         return Choice((exact,), exact, verdict, truth, None, 0)
-    # Fewer rows lie further apart, so a sample alone would ask for lists that the whole table does not need: the
-    # queries' true neighbours, and what lies about them, are put into it.
+    # Sampled rows are further apart than all rows, so that more lists would have to be searched than in the whole
+    # table. The queries' nearest rows are therefore added to the sample.
     near = np.unique(rows.positions(truth.ids[truth.ids >= 0]))
     sample = part_of(rows, np.union1d(drawn.sample, near))
     started = time.perf_counter()
@@ -114,7 +115,7 @@ def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
         if engine.routed:
             measured.append(_measure_lists(engine, len(rows), sample, truth, trained, goal))
         elif goal.kind is not None or all(_fault(c, goal) for c in measured):
-            # A graph's links take ten times as long to build as lists that meet the goal.
+            # A graph takes ten times as long to build as lists that meet the goal.
             measured.append(_measure_graph(engine, len(rows), sample, truth, goal))
     candidates, chosen = _pick(measured, goal)
     verdict = f"{chosen.kind}: {chosen.reason}. Routing was trained in {seconds:.1f} s and is used for the whole build."
@@ -146,8 +147,8 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
     )  # fmt: skip
 
 
-def _measure_lists(engine: Engine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
-    """Inverted lists: recall over the sample with the build's own routing, speed with lists of their full length."""
+def _measure_lists(engine: IndexEngine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
+    """Inverted lists: recall over the sample with the build's own centroids, speed with lists of their full length."""
     index = engine.build(sample.dim, trained)
     started = time.perf_counter()
     engine.add(index, float_blocks(sample, block_rows(sample.dim, goal.memory_bytes)))
@@ -162,12 +163,12 @@ def _measure_lists(engine: Engine, n: int, sample: Rows, truth: Truth, trained: 
 
 
 def _list_speed(
-    engine: Engine, n: int, sample: Rows, queries: Float64, trained: Trained, settings: Settings
+    engine: IndexEngine, n: int, sample: Rows, queries: Float64, trained: Trained, settings: Settings
 ) -> tuple[float, float]:
-    """Milliseconds of a query alone and in a batch at n rows.
+    """Predicted milliseconds of a query alone and in a batch at n rows.
 
-    The sample is laid out over so few lists that each is as long as it will be: what a list costs has a part that
-    grows with its rows and a part that does not, and the two differ by kind.
+    The sample is distributed over so few lists that each has its final length: searching a list has a fixed cost and a
+    cost for each row, and both differ by kind.
     """
     nlist = len(trained.centroids)
     few = int(np.clip(round(nlist * len(sample) / n), min(2, nlist), nlist))
@@ -180,8 +181,8 @@ def _list_speed(
     return alone[0] + max(alone[1] - alone[0], 0.0) * lists, batch[0] + max(batch[1] - batch[0], 0.0) * lists
 
 
-def _measure_graph(engine: Engine, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
-    """A graph over fewer rows: its width and its time grow with the logarithm of the rows."""
+def _measure_graph(engine: IndexEngine, n: int, sample: Rows, truth: Truth, goal: Goal) -> Candidate:
+    """A graph, built over fewer rows: its width and its time grow with the logarithm of the rows."""
     part = part_of(sample, np.arange(0, len(sample), max(1, len(sample) // GRAPH_ROWS)))
     answers = truth_of(part, truth.queries, truth.own)
     index = engine.build(part.dim, None)
@@ -200,7 +201,7 @@ def _measure_graph(engine: Engine, n: int, sample: Rows, truth: Truth, goal: Goa
 
 
 def _pick(measured: list[Candidate], goal: Goal) -> tuple[list[Candidate], Candidate]:
-    """Reasons for every candidate, and the one to build."""
+    """The candidates with their reasons, and the one to build."""
     faults = {c.kind: _fault(c, goal) for c in measured}
     fit = [c for c in measured if not faults[c.kind]]
     if goal.kind is not None:
@@ -224,7 +225,7 @@ def _pick(measured: list[Candidate], goal: Goal) -> tuple[list[Candidate], Candi
 def _fault(c: Candidate, goal: Goal) -> str:
     if c.nbytes > goal.memory_bytes:
         return f"needs {c.nbytes / 2**30:.2g} GiB, more than --memory"
-    if c.recall_at_10 < goal.recall - 0.005:  # its settings reached the target on the other half of the queries
+    if c.recall_at_10 < goal.recall - 0.005:  # tolerance: the settings were chosen on the other half of the queries
         return f"recall {c.recall_at_10:.3f} is below {goal.recall:g}"
     if c.p50_ms > goal.latency_ms:
         return f"{c.p50_ms:.3g} ms a query is over {goal.latency_ms:g}"

@@ -1,4 +1,4 @@
-"""The index engines: FAISS's flat codes, inverted lists and graph. An engine names candidates; ranking is ours."""
+"""Index engines: FAISS's flat codes, inverted lists and HNSW. They propose candidates, which are re-ranked outside."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from indexer.ann.vectors import Rows
 from indexer.errors import IndexFileError
 from indexer.types import Bool, Float32, Float64, Int64, UInt8
 
-# Twice the rounds on a quarter more points took three times as long and moved recall at equal lists looked into by
-# less than its standard error: 200,000 rows of either data kind of benchmarks/vectors.
+# Measured on 200,000 rows of either data kind of benchmarks/vectors: twice the iterations on a quarter more points took
+# three times as long and changed recall at equal nprobe by less than its standard error.
 KMEANS_ROUNDS = 5
 POINTS_PER_CENTROID = 32
-K = 10  # settings are chosen for so many neighbours
-DEPTHS = (40, 80, 160, 320)  # candidates re-ranked for a result of 10; a search fetches 36 at least
+K = 10  # neighbours for which settings are chosen
+DEPTHS = (40, 80, 160, 320)  # candidates re-ranked for a result of 10; a search fetches at least 36
 GRAPH_WIDTH = 512
 
 FloatBlock = tuple[Int64, Float32]  # row ids (m,), unit vectors (m, dim)
@@ -29,7 +29,7 @@ FloatBlock = tuple[Int64, Float32]  # row ids (m,), unit vectors (m, dim)
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training points gave, for the candidates and for the build."""
+    """Results of training, used for measuring the candidates and for the build."""
 
     centroids: Float32  # (nlist, dim)
     ranges: Float32  # (m, dim) points that set the ranges of 8-bit codes
@@ -37,37 +37,37 @@ class Trained:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Queries whose true nearest rows are known."""
+    """Queries and the vectors of their true nearest rows."""
 
     queries: Float64  # (q, dim) unit rows
     vectors: Float32  # (q, K, dim) unit rows, nearest first
     known: Bool  # (q, K); False where a query has fewer neighbours
 
 
-class Engine(Protocol):
-    """One way to find rows that may be near a query. What it finds is ranked by the stored vectors."""
+class IndexEngine(Protocol):
+    """A method that proposes rows near a query. Its candidates are re-ranked by the stored vectors."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def routed(self) -> bool:
-        """Whether `build` needs trained centroids. What does not takes far longer to build, unless it is exact."""
+        """Whether `build` needs trained centroids. Engines that do not build far slower, unless they are exact."""
         ...
 
     @property
     def removes(self) -> bool:
-        """Whether `remove` works; if not, a refresh leaves entries without a row, which ranking drops."""
+        """Whether `remove` works; if not, a refresh leaves entries without a row, which re-ranking drops."""
         ...
 
     @property
     def error(self) -> float | None:
-        """The most its scores differ from the cosine; None where rows may be missed whatever their score."""
+        """Upper bound on the difference of its scores from the cosine; None where it may miss rows of any score."""
         ...
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """How many candidates tuning tries to rank for a result of 10, ascending."""
+        """Numbers of candidates for a result of 10 that tuning tries, ascending."""
         ...
 
     def factory(self, nlist: int) -> str:
@@ -77,19 +77,19 @@ class Engine(Protocol):
     def bytes_per_vector(self, dim: int) -> float: ...
 
     def build(self, dim: int, trained: Trained | None) -> Any:
-        """An index without rows."""
+        """An empty index."""
         ...
 
     def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:
-        """The ladder of widths that tuning climbs: each searches more of the index than the one before."""
+        """Widths that tuning tries, ascending: each searches more of the index than the one before."""
         ...
 
     def candidates(
         self, index: Any, queries: Float64, k: int, width: int, bitmap: UInt8 | None = None
     ) -> tuple[Float32, Int64]:
-        """The engine's own scores (q, k) and row ids (q, k), best first, -1 where fewer were found.
+        """The engine's scores (q, k) and row ids (q, k), best first, -1 where fewer were found.
 
-        `bitmap` has bit `row id` set for each row that may be found.
+        `bitmap` has bit `row id` set for each row that is allowed.
         """
         ...
 
@@ -100,16 +100,16 @@ class Engine(Protocol):
     def save(self, index: Any, path: Path) -> None: ...
 
     def load(self, path: Path, *, writable: bool = False) -> Any:
-        """Memory-mapped unless `writable`. The caller has checked the file's hash: FAISS loads damaged files too."""
+        """Memory-mapped unless `writable`. The caller must check the file's hash first: FAISS loads damaged files."""
         ...
 
 
 @dataclass(frozen=True)
 class _Faiss:
-    """What all engines share. An index keeps row ids, so that another program finds rows of the table with it."""
+    """Code shared by all engines. An index stores row ids, so that other programs find rows of the table with it."""
 
     name: str
-    code: str  # FAISS factory string of the code that one vector becomes
+    code: str  # FAISS factory string of the vector code
     code_bytes: float  # per dimension
     overhead_bytes: int  # per entry beside the code: id, links
     removes: bool
@@ -126,12 +126,12 @@ class _Faiss:
             index.remove_ids(row_ids)
 
     def save(self, index: Any, path: Path) -> None:
-        # Written through a Python file: FAISS's own writer ignores a failed write of the last block (a full disk).
+        # Through a Python file: FAISS's own writer ignores a failed write of the last block (a full disk).
         with path.open("wb") as file:
             try:
                 faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
             except RuntimeError as error:
-                raise IndexFileError(f"{path} cannot be written ({error}). Mend the cause, build it again.") from error
+                raise IndexFileError(f"{path} cannot be written ({error}). Fix the cause, build it again.") from error
 
     def load(self, path: Path, *, writable: bool = False) -> Any:
         return faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC)
@@ -147,7 +147,7 @@ class _Faiss:
 
 @dataclass(frozen=True)
 class Flat(_Faiss):
-    """Every row as float16, all of them scanned."""
+    """Exact: all rows as float16, scanned completely."""
 
     routed: ClassVar[bool] = False
     error: ClassVar[float | None] = ROUNDING
@@ -159,7 +159,7 @@ class Flat(_Faiss):
     def build(self, dim: int, trained: Trained | None) -> Any:  # noqa: ARG002 - nothing to train
         return self._new(dim, self.factory(0))
 
-    def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:  # noqa: ARG002 - one way only
+    def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:  # noqa: ARG002 - one width only
         return [0]
 
     def candidates(
@@ -167,7 +167,7 @@ class Flat(_Faiss):
         index: Any,
         queries: Float64,
         k: int,
-        width: int,  # noqa: ARG002 - it always looks at all rows
+        width: int,  # noqa: ARG002 - always scans all rows
         bitmap: UInt8 | None = None,
     ) -> tuple[Float32, Int64]:
         return self._search(index, queries, k, faiss.SearchParameters(**_selector(bitmap)))
@@ -175,7 +175,7 @@ class Flat(_Faiss):
 
 @dataclass(frozen=True)
 class Lists(_Faiss):
-    """Inverted lists about k-means centroids: a query looks into the `width` nearest."""
+    """Inverted lists by k-means centroid (IVF): a query searches the lists of the `width` nearest centroids."""
 
     routed: ClassVar[bool] = True
     error: ClassVar[float | None] = None
@@ -188,14 +188,14 @@ class Lists(_Faiss):
         if trained is None:
             raise ValueError(f"{self.name} needs centroids")
         index = self._new(dim, self.factory(len(trained.centroids)))
-        index.quantizer.add(trained.centroids)  # a full quantizer is taken as trained
+        index.quantizer.add(trained.centroids)  # FAISS treats a filled quantizer as trained
         if self.code == "SQfp16":
             index.by_residual = False  # the code is then the float16 row itself, and needs no addition to score
         index.train(trained.ranges)
         return index
 
     def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:
-        """From the fewest lists that hold enough of the true neighbours: recall is at most their share."""
+        """From the smallest nprobe whose lists hold the target share of the true neighbours, which bounds recall."""
         needed = lists_needed(index, neighbours)
         enough = (p for p in _ladder(1, index.nlist) if sure((needed <= p).mean(1)) >= target)
         return _ladder(next(enough, index.nlist), index.nlist)
@@ -208,11 +208,11 @@ class Lists(_Faiss):
 
 @dataclass(frozen=True)
 class Graph(_Faiss):
-    """HNSW: links between near rows, searched with a queue of `width`."""
+    """HNSW (Malkov and Yashunin 2018): a graph of near rows, searched with a queue of `width` (efSearch)."""
 
     routed: ClassVar[bool] = False
     error: ClassVar[float | None] = None
-    depths: ClassVar[tuple[int, ...]] = (2 * K,)  # its width is at least what is fetched: no deeper search tells more
+    depths: ClassVar[tuple[int, ...]] = (2 * K,)  # efSearch is at least the number fetched: more candidates add nothing
 
     def factory(self, nlist: int) -> str:  # noqa: ARG002 - no lists here
         return f"IDMap2,{self.code}"
@@ -220,7 +220,7 @@ class Graph(_Faiss):
     def build(self, dim: int, trained: Trained | None) -> Any:  # noqa: ARG002 - nothing to train
         return self._new(dim, self.factory(0))
 
-    def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:  # noqa: ARG002 - always all
+    def widths(self, index: Any, neighbours: Neighbours, target: float) -> list[int]:  # noqa: ARG002 - independent of the neighbours
         return _ladder(1, GRAPH_WIDTH)
 
     def candidates(
@@ -229,10 +229,10 @@ class Graph(_Faiss):
         return self._search(index, queries, k, faiss.SearchParametersHNSW(efSearch=max(width, k), **_selector(bitmap)))
 
 
-EXACT: Engine = Flat("exact", "SQfp16", 2, 8, removes=True)
-# FastScan packs 32 entries to a block. Adding after a removal ORs new bits over the removed entry's (FAISS 1.15), so
-# we never remove from it: entries without a row are dropped in re-ranking and counted as stale.
-CANDIDATES: tuple[Engine, ...] = (
+EXACT: IndexEngine = Flat("exact", "SQfp16", 2, 8, removes=True)
+# FastScan packs 32 entries to a block. Adding after a removal ORs new bits over those of the removed entry (FAISS
+# 1.15), so nothing is removed: entries without a row are dropped in re-ranking and counted as stale.
+CANDIDATES: tuple[IndexEngine, ...] = (
     Lists("ivf-fp16", "SQfp16", 2, 8, removes=True),
     Lists("ivf-sq8", "SQ8", 1, 8, removes=True),
     Lists("ivf-rabitq", "RaBitQfs", 1 / 8, 28, removes=False),
@@ -242,23 +242,23 @@ ENGINES = {engine.name: engine for engine in (EXACT, *CANDIDATES)}
 
 
 def lists_for(rows: int) -> int:
-    """How many inverted lists: √rows.
+    """The number of inverted lists: √rows.
 
-    Twice as many halve the rows scanned at equal recall, but double the time that routing every row takes, which is
-    most of a build.
+    Twice as many halve the rows scanned at equal recall, but double the time of assigning every row to a list, which
+    is most of a build.
     """
     return max(1, round(math.sqrt(rows)))
 
 
 def train_centroids(points: Float32, nlist: int, seed: int = 0) -> Float32:
-    """Spherical k-means (nlist, dim) over points (n, dim), on a GPU where this FAISS has one."""
+    """Centroids (nlist, dim) of spherical k-means over points (n, dim), on a GPU where FAISS has one."""
     gpu = bool(faiss.get_num_gpus())
     kmeans = faiss.Kmeans(
         points.shape[1],
         nlist,
         niter=KMEANS_ROUNDS,
         spherical=True,
-        seed=seed + 1,  # FAISS takes 0 for "from the clock"
+        seed=seed + 1,  # 0 makes FAISS seed from the clock
         gpu=gpu,
         min_points_per_centroid=1,
         max_points_per_centroid=POINTS_PER_CENTROID,
@@ -269,7 +269,7 @@ def train_centroids(points: Float32, nlist: int, seed: int = 0) -> Float32:
 
 
 def lists_needed(index: Any, neighbours: Neighbours) -> Int64:
-    """How many lists (q, K) a query must look into to meet each of its neighbours; 0 where there is no neighbour."""
+    """The smallest nprobe (q, K) at which each neighbour's list is searched; 0 where there is no neighbour."""
     quantizer, nlist = index.quantizer, index.nlist
     q, k, dim = neighbours.vectors.shape
     lists = quantizer.assign(neighbours.vectors.reshape(q * k, dim), 1).reshape(q, k)
@@ -281,14 +281,14 @@ def lists_needed(index: Any, neighbours: Neighbours) -> Int64:
 
 
 def float_blocks(rows: Rows, block_rows: int) -> Iterator[FloatBlock]:
-    """All rows as unit float32 vectors in blocks; one without direction is zero, and never a candidate of worth."""
+    """All rows as unit float32 vectors in blocks; a row without direction is zero and ranks last."""
     for start in range(0, len(rows), block_rows):
         part = slice(start, start + block_rows)
         yield rows.row_ids[part], unit_floats(rows.vectors[part], 0.0)
 
 
 def sure(each: Float64) -> float:
-    """Mean less two standard errors: what the recall of other queries will hardly fall below."""
+    """Mean minus two standard errors: a lower confidence bound of the recall of other queries."""
     return float(each.mean() - 2 * each.std() / np.sqrt(len(each)))
 
 
@@ -302,7 +302,7 @@ def _selector(bitmap: UInt8 | None) -> dict[str, Any]:
 
 
 def _ladder(bottom: int, top: int) -> list[int]:
-    """From bottom to top in steps of about a fifth."""
+    """Integers from bottom to top in steps of about a fifth."""
     steps = [bottom]
     while steps[-1] < top:
         steps.append(min(max(steps[-1] + 1, round(steps[-1] * 1.2)), top))

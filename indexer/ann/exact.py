@@ -1,9 +1,9 @@
-"""Exact cosine search over float16 rows in bounded memory, and the order every search result has.
+"""Exact cosine search over float16 rows in bounded memory, and the order of every search result.
 
 A stored row is a unit vector rounded to float16, so its length is 1 only to about 5e-4. A score is always the cosine:
 the product with the stored row, divided by that row's length, in float64, rounded to 1e-12 so that equal rows tie.
-Equal scores are ordered by row id. Scans in float32 only name candidates; an upper bound on the cosine of every row
-they passed over tells for which queries a block must be searched densely.
+Equal scores are ordered by row id. Scans in float32 only propose candidates; an upper bound on the cosines of all other
+rows decides for which queries a block must be searched densely.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from indexer.types import Bool, Float16, Float32, Float64, Int64
 BLOCK_ROWS = 16_384
 SMALL = 65_536  # numbers: below this FAISS's threads cost more than they save
 FEW_QUERIES = 4
-GEMM_QUERIES = 64  # from here on decoding a block to float32 and one BLAS product beat the SIMD float16 scan
+GEMM_QUERIES = 64  # from so many on, a block in float32 and one BLAS product beat FAISS's float16 scan
 DENSE_QUERIES = 64  # queries whose scores with a whole block are held at once
 PAIRS = 8_192  # rows converted to float64 at once
-DECIMALS = 12  # float64 products of unit vectors agree to some 1e-15 whatever the order of their sums
-ROUNDING = 2.0**-10  # twice what rounding to float16 can change the length of a unit row by
+DECIMALS = 12  # float64 products of unit vectors agree to about 1e-15 whatever the order of summation
+ROUNDING = 2.0**-10  # twice the largest change of a unit row's length by rounding to float16
 
 Block = tuple[Int64, Float16]  # row ids (m,), vectors (m, dim)
 Found = tuple[Float64, Int64]  # scores (q, ≤ k), row ids (q, ≤ k), best first; id -1 and score -inf where fewer exist
 
 
 def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float | None = None) -> Found:
-    """The k best rows of all blocks for each unit query (q, dim), in as many columns as there are rows, at most k.
+    """The k best rows of all blocks for each unit query (q, dim); the result has min(k, rows) columns.
 
-    `slack` is the most by which a row's length differs from 1; None where that is not known, which is slower.
+    `slack` is an upper bound on the difference of a row's length from 1; None where it is unknown, which is slower.
     """
     found = no_hits(len(queries), 0)
     codec = None if slack is None or len(queries) >= GEMM_QUERIES else _codec(queries.shape[1])
@@ -45,7 +45,7 @@ def exact_topk(blocks: Iterable[Block], queries: Float64, k: int, slack: float |
 
 
 def no_hits(q: int, k: int) -> Found:
-    """A result of k empty columns for q queries."""
+    """An empty result (q, k)."""
     return np.full((q, k), -np.inf), np.full((q, k), -1, np.int64)
 
 
@@ -58,7 +58,7 @@ def merge(one: Found, other: Found, k: int) -> Found:
 
 
 def best(scores: Float64, ids: Int64, k: int) -> Found:
-    """Sorted by score, then row id, cut to k columns. What has no score has no id, and the other way round."""
+    """Sorted by score, then row id, cut to k columns. An entry without score (-inf) gets id -1, and vice versa."""
     known = (ids >= 0) & (scores > -np.inf)
     scores, ids = np.where(known, scores, -np.inf), np.where(known, ids, -1)
     order = np.lexsort((ids, -scores), axis=1)[:, :k]
@@ -66,7 +66,7 @@ def best(scores: Float64, ids: Int64, k: int) -> Found:
 
 
 def padded(found: Found, k: int) -> Found:
-    """The same in at least k columns."""
+    """`found`, padded with empty entries to at least k columns."""
     if found[1].shape[1] >= k:
         return found
     room = ((0, 0), (0, k - found[1].shape[1]))
@@ -82,13 +82,13 @@ def replaced(found: Found, which: Bool, others: Found) -> Found:
 
 
 def kth_score(found: Found, k: int) -> Float64:
-    """Each query's k-th best score (q,): what another row must reach; -inf where fewer than k were found."""
+    """Each query's k-th best score (q,), which another row must reach; -inf where fewer than k were found."""
     scores: Float64 = found[0][:, k - 1] if found[0].shape[1] >= k else np.full(len(found[0]), -np.inf)
     return scores
 
 
 def spare(k: int) -> int:
-    """How many candidates to fetch for k, so that the bound on the others seldom asks for a second look."""
+    """Candidates to fetch for k hits, so that the bound on the other rows seldom requires a dense search."""
     return 2 * k + 16
 
 
@@ -114,7 +114,7 @@ def cosines(vectors: Float16, positions: Int64, queries: Float64, which: Int64) 
 
 
 def rank(vectors: Float16, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
-    """The k best of each unit query's own candidates: positions and row ids (q, r), -1 where there are fewer."""
+    """The k best of each unit query's candidates, given as positions and row ids (q, r), -1 where there are fewer."""
     scores = rescore(vectors, positions, queries)
     if scores.shape[1] > k:
         bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k] - 2 * rounding_of(vectors.shape[1])
@@ -169,7 +169,7 @@ def slack_of(vectors: Float16) -> float:
 
 
 def rounding_of(dim: int) -> float:
-    """What float32 sums over `dim` products of unit vectors may be wrong by, with some room."""
+    """Upper bound on the error of a float32 sum over `dim` products of unit vectors, with a margin."""
     return 2.0**-24 * (64 + dim / 2)
 
 
@@ -182,17 +182,17 @@ def to_float32(vectors: Float16) -> Float32:
 
 
 def codes_of(vectors: Float16) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The rows' bytes (n, 2·dim), which are FAISS's own float16 codes."""
+    """The rows' bytes (n, 2·dim), which are FAISS's float16 codes."""
     flat = np.ascontiguousarray(vectors)
     return flat.view(np.uint8).reshape(len(flat), 2 * flat.shape[1])
 
 
 @contextmanager
 def threads_for(q: int) -> Iterator[None]:
-    """FAISS's threads for this call: one where there are few queries.
+    """Sets the number of FAISS's threads inside the context: one where there are few queries.
 
-    FAISS shares queries out, not rows, so more threads only wait for each other, milliseconds on a busy machine.
-    OpenMP keeps the number for each calling thread, so callers do not disturb one another.
+    FAISS divides the queries among threads, not the rows, so further threads only add waiting, milliseconds on a busy
+    machine. OpenMP keeps the number for each calling thread, so callers do not affect one another.
     """
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(before if q >= FEW_QUERIES else 1)
@@ -203,7 +203,7 @@ def threads_for(q: int) -> Iterator[None]:
 
 
 class Resident:
-    """Rows held in memory, ready to be scanned by many calls without being copied for each."""
+    """Rows held in memory for many scans, without a copy for each."""
 
     def __init__(self, row_ids: Int64, vectors: Float16) -> None:
         self.row_ids = row_ids
@@ -230,10 +230,10 @@ class Resident:
 def settle(
     found: Found, block: Block, fetched: tuple[Float32, Int64], queries: Float64, k: int, slack: float
 ) -> tuple[Found, Bool]:
-    """`found` with the best of a block's candidates, and for which queries (q,) the block may hold better ones.
+    """`found` merged with a block's candidates, and a mask (q,) of queries for which the block may hold better rows.
 
-    `fetched` holds each query's highest float32 products (q, m), best first, and where in the block they stand. The
-    cosine of a row is its product divided by its length, which is 1 ± slack: that bounds all the others from above.
+    `fetched` holds each query's highest float32 products (q, m), best first, and their positions in the block. The
+    cosine of a row is its product divided by its length, which is 1 ± slack: that bounds all other rows from above.
     """
     (row_ids, vectors), (products, spots) = block, fetched
     high, low = _bounds(products, slack, rounding_of(vectors.shape[1]))
@@ -244,14 +244,14 @@ def settle(
     scores = np.full(products.shape, -np.inf)
     scores[keep] = cosines(vectors, spots[keep], queries, np.nonzero(keep)[0])
     merged = merge(found, best(scores, row_ids[spots], k), k)
-    left: Bool = (keep & (scores == -np.inf)).any(1)  # a row without a cosine may have raised the bar
+    left: Bool = (keep & (scores == -np.inf)).any(1)  # a row without a cosine may have displaced others
     if products.shape[1] < len(vectors):
         left |= (spots[:, -1] >= 0) & ~(high[:, -1] < kth_score(merged, k))
     return merged, left
 
 
 def _bounds(products: Float32, slack: float, rounding: float) -> tuple[Float64, Float64]:
-    """Upper and lower bounds (q, m) of the cosines behind float32 products with rows of length 1 ± slack."""
+    """Upper and lower bounds (q, m) of the cosines, from float32 products with rows of length 1 ± slack."""
     p = products.astype(np.float64)
     with np.errstate(all="ignore"):
         longest, shortest = p / (1 + slack), p / (1 - slack) if slack < 1 else np.sign(p) * np.inf
@@ -259,7 +259,7 @@ def _bounds(products: Float32, slack: float, rounding: float) -> tuple[Float64, 
 
 
 def _with_block(found: Found, block: Block, queries: Float64, k: int, codec: Any | None, slack: float) -> Found:
-    """`found` with the best of one block's rows. `codec` scans them as they are; without it they are made unit."""
+    """`found` merged with the best rows of one block. `codec` scans them as stored; without it they are normalised."""
     vectors = block[1]
     floats = queries.astype(np.float32)
     m = min(spare(k), len(vectors))
@@ -287,7 +287,7 @@ def _with_block(found: Found, block: Block, queries: Float64, k: int, codec: Any
 
 
 def _dense(found: Found, block: Block, scores: Float32, query: Float64, k: int) -> Found:
-    """One query's result (1, ≤ k) with a block of which all float32 cosines (m,) are known."""
+    """One query's result (1, ≤ k) merged with a block, from the float32 cosines (m,) of all its rows."""
     row_ids, vectors = block
     bar = kth_score(found, k)[0]
     if len(scores) >= k:

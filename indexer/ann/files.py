@@ -22,7 +22,7 @@ def vector_paths(directory: Path, generation: str) -> VectorPaths:
 
 
 def facts_of(directory: Path, generation: str) -> dict[str, FileFact]:
-    """Sizes and hashes of a generation's files, after they have reached the disk."""
+    """Sizes and hashes of a generation's files, after an fsync of each."""
     paths = vector_paths(directory, generation)
     named = {
         "index": index_path(directory, generation),
@@ -36,7 +36,7 @@ def facts_of(directory: Path, generation: str) -> dict[str, FileFact]:
 
 
 def publish(directory: Path, manifest: Manifest) -> None:
-    """Make this generation the current one. A crash before the last line leaves the former one in force."""
+    """Make this generation the current one. A crash before the last line leaves the previous one current."""
     text = directory / f"{NAME}.{manifest.generation}"
     text.write_text(manifest.to_json())
     fsync(text)
@@ -50,7 +50,7 @@ def publish(directory: Path, manifest: Manifest) -> None:
 
 
 def sweep(directory: Path, keep: str) -> None:
-    """Remove files of other generations. Who has them mapped keeps reading them."""
+    """Remove files of other generations. Processes that have them mapped can still read them."""
     for path in directory.iterdir():
         ours = path.name.startswith(
             ("index-", "vectors-", "row_ids-", "keys-", NOTES.split("{")[0], f"{NAME}.", f"{LINK}.")
@@ -60,7 +60,7 @@ def sweep(directory: Path, keep: str) -> None:
 
 
 def verify(directory: Path, manifest: Manifest, *, whole: bool = False) -> None:
-    """Raise IndexFileError unless every file is, byte for byte, what the manifest says.
+    """Raise IndexFileError unless every file has the size and hash of the manifest.
 
     A file that was hashed before and has not changed since is not read again, unless `whole`.
     """

@@ -1,4 +1,4 @@
-"""A loaded index: its engine names candidates, which are ranked by their stored vectors."""
+"""A loaded index: its engine proposes candidates, which are re-ranked by their stored vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.ann.engines import ENGINES, Engine
+from indexer.ann.engines import ENGINES, IndexEngine
 from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import Manifest, Settings, read_manifest
@@ -19,30 +19,30 @@ from indexer.ann.vectors import Rows, VectorFile
 from indexer.errors import IndexFileError
 from indexer.types import Float64, Int64
 
-EXACT_SCAN_ROWS = 50_000  # so few allowed rows are scanned in about 10 ms at 512 dimensions, with recall 1
-MAX_INDEX_K = 2_048  # beyond this the index's heaps cost more than a scan
+EXACT_SCAN_ROWS = 50_000  # up to so many allowed rows are scanned exactly: about 10 ms at 512 dimensions
+MAX_INDEX_K = 2_048  # for larger k the index's heaps cost more than a scan
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The rows of an index that may be found."""
+    """The rows of an index that a search may return."""
 
     rows: RowSet
-    count: int  # of the index's rows that are among them
+    count: int  # of rows of the index among them
 
 
 @dataclass(frozen=True)
 class Searchable:
-    """An engine's index and the rows its ids stand for."""
+    """An engine's index and the rows that its ids refer to."""
 
     index: Any
-    engine: Engine
+    engine: IndexEngine
     rows: Rows
-    stale: bool = False  # it has entries whose row is gone or was updated
+    stale: bool = False  # has entries whose row was deleted or updated
 
 
 class VectorIndex:
-    """Immutable once loaded: threads may search it at once."""
+    """A loaded index. Immutable: threads may search it concurrently."""
 
     def __init__(self, manifest: Manifest, index: Any, rows: VectorFile) -> None:
         self.manifest, self.rows = manifest, rows
@@ -54,17 +54,17 @@ class VectorIndex:
 
     @cached_property
     def row_set(self) -> RowSet:
-        """The ids of its rows."""
+        """The ids of the index's rows."""
         ids = self.rows.row_ids
         return RowSet.of(ids[start : start + 65_536] for start in range(0, len(ids), 65_536))
 
     def allow(self, rows: RowSet) -> Allowed:
-        """Those of the rows that are in the index."""
+        """The given rows that are in the index."""
         inside = rows & self.row_set
         return Allowed(inside, len(inside))
 
     def search(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
-        """The k best allowed rows of each unit query (q, dim), exact scores, id -1 where fewer are allowed."""
+        """The k best allowed rows of each unit query (q, dim) with exact scores; id -1 where fewer are allowed."""
         n = len(self.rows) if allowed is None else allowed.count
         k = min(k, n)
         if not k or not len(queries):
@@ -73,33 +73,33 @@ class VectorIndex:
             return self.scan(queries, k, allowed)
         found = answer(self._searchable, queries, k, self.manifest.settings, allowed)
         short = (found[1] >= 0).sum(1) < k
-        if short.any():  # the lists looked into held too few; k rows are owed wherever k rows match
+        if short.any():  # the searched lists held too few rows, though k rows are allowed
             found = replaced(found, short, self.scan(queries[short], k, allowed))
         return found
 
     def scan(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
-        """The same, exactly, from every allowed row's stored vector."""
+        """`search` without the index: an exact scan of every allowed row's stored vector."""
         return scan(self.rows, queries, k, allowed)
 
 
 def scan(rows: Rows, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
-    """Exact search of the allowed rows."""
+    """Exact search over the allowed rows."""
     blocks = iter([(rows.row_ids, rows.vectors)]) if allowed is None else blocks_of(rows, allowed.rows)
     return exact_topk(blocks, queries, k, rows.slack)
 
 
 def blocks_of(rows: Rows, chosen: RowSet) -> Iterator[Block]:
-    """The chosen ones of the rows, in bounded memory."""
+    """Blocks of the chosen rows, in bounded memory."""
     for ids in chosen.ids():
         positions = rows.positions(ids)
         yield from gather(rows.row_ids, rows.vectors, positions[positions >= 0])
 
 
 def answer(over: Searchable, queries: Float64, k: int, settings: Settings, allowed: Allowed | None = None) -> Found:
-    """Candidates of the index, ranked exactly by its rows. May find fewer than k: the lists it looks into are few.
+    """Candidates of the index, re-ranked exactly by the stored rows. May find fewer than k in the searched lists.
 
-    Where only a share of the rows is allowed, as many more lists are looked into, so that as many allowed rows
-    are scored as without a filter.
+    Where only a share of the rows is allowed, nprobe is raised in proportion, so that as many allowed rows are scored
+    as without a filter.
     """
     rows, engine = over.rows, over.engine
     fetch = min(max(spare(k), settings.rerank * k // 10), len(rows))
@@ -129,7 +129,7 @@ def load(directory: Path, *, whole: bool = False) -> VectorIndex | None:
             current = read_manifest(directory)
             if current is None or current.generation == manifest.generation:
                 raise
-            manifest = current  # a builder replaced it, and removed its files, while we were reading
+            manifest = current  # a builder replaced the index and removed its files during the read
     return None
 
 
@@ -142,7 +142,7 @@ def _load(directory: Path, manifest: Manifest, *, whole: bool) -> VectorIndex:
 
 
 def _once(ids: Int64) -> Int64:
-    """Each row's ids with repeats set to -1: an updated row has two entries where the old one cannot be removed."""
+    """Ids with repeats in each row set to -1: an updated row has two entries where the old one cannot be removed."""
     order = np.argsort(ids, axis=1, kind="stable")
     ordered = np.take_along_axis(ids, order, 1)
     ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1

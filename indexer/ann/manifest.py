@@ -44,30 +44,30 @@ class FileFact:
 
 @dataclass(frozen=True)
 class Measured:
-    """How the finished index answers queries that were not used to choose its settings."""
+    """Recall and speed of the finished index, by queries that were not used to choose its settings."""
 
     recall_at_10: float  # against exact search on the same rows; a query's own row counts on neither side
     p50_ms: float  # one query at a time, re-ranking included
     queries_per_second: float  # many at once
-    queries: int  # how many the figures stand on
+    queries: int  # number of queries measured
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Search-time settings that reach the recall asked for."""
+    """Search-time settings that reach the requested recall."""
 
-    nprobe: int  # inverted lists looked into, or efSearch of a graph; 0 where the index is exact
+    nprobe: int  # inverted lists searched, or efSearch of a graph; 0 where the index is exact
     rerank: int  # candidates re-ranked from stored vectors for a result of 10
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole content of manifest.json."""
+    """The content of manifest.json."""
 
     table: str
     fingerprint: str  # EncoderSpec.fingerprint of the vectors
     version: int  # of the table
-    tag: str  # keeps that version from clean-up
+    tag: str  # Lance tag that protects that version from clean-up
     generation: str  # part of every file name; a new build never overwrites files in use
     rows: int
     dim: int
@@ -76,19 +76,19 @@ class Manifest:
     nlist: int
     settings: Settings
     recall_target: float
-    latency_ms: float  # asked for
+    latency_ms: float  # requested
     measured: Measured
     build_seconds: float
-    rows_at_build: int  # when the index was trained; what came later was added by refreshes
+    rows_at_build: int  # when the index was trained; later rows were added by refreshes
     refreshed_rows: int  # inserted, updated and deleted by refreshes since
-    stale: int  # entries in the index whose row is gone or has another vector; searches drop them
+    stale: int  # entries of the index whose row was deleted or has another vector; searches drop them
     built_at: str  # ISO 8601, UTC
     faiss_version: str
     files: dict[str, FileFact]  # index, vectors, row_ids, keys
     identity: str = ""  # of the table; "" in format 1, and where the table is of format 1
     commit: str = ""  # that made `version`; "" in format 1
-    kind_asked: str | None = None  # of the goal: the kind that was asked for; None where measuring chose it
-    slack: float = ROUNDING  # the most by which the length of a stored row differs from 1
+    kind_asked: str | None = None  # the kind requested by the goal; None where it was chosen by measurement
+    slack: float = ROUNDING  # upper bound on the difference of a stored row's length from 1
     ids: str = "Lance stable row ids"
     metric: str = "cosine"  # entries are unit rows; ranking divides by the stored rows' own lengths
     format: int = FORMAT
@@ -109,7 +109,7 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        """Types, names and sizes. No name in it may lead out of the directory: generations are ours to name."""
+        """Check types, names and sizes; names must not lead out of the directory. Raises ValueError, TypeError."""
         _check_types(self)
         _check_types(self.settings)
         _check_types(self.measured)
@@ -139,7 +139,7 @@ def _check_types(record: Any) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """None where no index was ever built. Raises IndexFileError where the manifest cannot be understood."""
+    """The current manifest; None where no index was built. Raises IndexFileError where it is damaged."""
     try:
         return Manifest.from_json((directory / NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -148,4 +148,4 @@ def read_manifest(directory: Path) -> Manifest | None:
         raise IndexFileError(f"{directory / NAME} is damaged ({error}). {WAY_OUT}") from error
 
 
-WAY_OUT = "Build it anew with `indexer build-ann`, or search without it (`indexer search --exact`)."
+WAY_OUT = "Build it again with `indexer build-ann`, or search without it (`indexer search --exact`)."

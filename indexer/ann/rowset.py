@@ -1,4 +1,4 @@
-"""Sets of row ids in one bit an id: the rows a filter lets through, the rows of a patient, the rows of an index."""
+"""Sets of row ids as bitmaps: e.g. the rows that match a filter, the rows of a patient, the rows of an index."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from indexer.types import Bool, Int64, UInt8
 
 CHUNK = 1 << 17  # bytes of the bitmap unpacked at once
-SPARSE = 64  # ids spread over more than so many bits each are set one by one
+SPARSE = 64  # bits for each id; sparser blocks are set id by id
 
 
 @dataclass(frozen=True)
 class RowSet:
     """Immutable. Stable row ids are dense, so a table of 100 million rows takes 12.5 MB."""
 
-    bits: UInt8  # bit i, little end first as FAISS reads it, is set where row id i is in the set
+    bits: UInt8  # bit i (little-endian, as in FAISS) is set where row id i is in the set
 
     @classmethod
     def of(cls, blocks: Iterable[Int64]) -> RowSet:

@@ -12,31 +12,33 @@ from indexer.ann.vectors import Rows
 from indexer.types import Float32, Float64, Int64
 
 HELD_OUT = 256  # queries: one half chooses settings, the other reports
-SAMPLE_ROWS = 8_192  # candidates are built on so many rows, and on those nearest to the queries
+SAMPLE_ROWS = 8_192  # random rows on which candidates are built; the queries' nearest rows are added
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Positions in the rows. The sample and the training points hold none of the queries."""
+class DrawnRows:
+    """Positions of the drawn rows. Sample and training rows contain none of the queries."""
 
     queries: Int64  # ascending
     sample: Int64
     training: Int64
 
 
-def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> Drawn:
-    """A quarter of the rows at most is held out; sample and training points each take a quarter of the memory."""
+def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> DrawnRows:
+    """Draw positions: at most a quarter of the rows is held out; sample and training rows each fill at most a quarter
+    of the memory.
+    """
     rng = np.random.default_rng(seed)
     queries = np.sort(rng.choice(rows, min(HELD_OUT, rows // 4), replace=False)).astype(np.int64)
     others = np.delete(np.arange(rows, dtype=np.int64), queries)
     room = max(memory_bytes // 4 // (4 * dim), 4 * HELD_OUT)
     sizes = (SAMPLE_ROWS, POINTS_PER_CENTROID * lists_for(rows))
     sample, training = (np.sort(rng.choice(others, min(n, room, len(others)), replace=False)) for n in sizes)
-    return Drawn(queries, sample, training)
+    return DrawnRows(queries, sample, training)
 
 
 def part_of(rows: Rows, positions: Int64) -> Rows:
-    """Those rows alone, in memory."""
+    """The rows at these positions, in memory."""
     return Rows(rows.row_ids[positions], rows.vectors[positions], rows.slack)
 
 
@@ -46,7 +48,7 @@ def floats_of(rows: Rows, positions: Int64) -> Float32:
 
 
 def queries_of(rows: Rows, positions: Int64) -> tuple[Int64, Float64]:
-    """Row ids (p,) and unit vectors (p, dim) of those of the rows that have a direction."""
+    """Row ids (p,) and unit vectors (p, dim) of the rows at these positions, without rows of no direction."""
     vectors = to_float32(rows.vectors[positions]).astype(np.float64)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(vectors, axis=1)

@@ -1,4 +1,4 @@
-"""Settings that reach a recall, found on held-out queries against exact truth, and what they cost in time."""
+"""Finds settings that reach a target recall on held-out queries against exact search, and measures their speed."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from indexer.ann.manifest import Measured, Settings
 from indexer.ann.vectors import Rows
 from indexer.types import Bool, Float64, Int64
 
-SINGLE_QUERIES = 32  # timed one at a time
+SINGLE_QUERIES = 32  # queries timed one at a time
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Queries with their exact answer over the same rows."""
+    """Queries with their exact nearest rows."""
 
     queries: Float64  # (q, dim) unit rows
-    own: Int64  # (q,) the query's own row id, which counts neither as hit nor as neighbour; -1 where it has none
+    own: Int64  # (q,) the query's own row id, excluded from hits and neighbours; -1 where it has none
     ids: Int64  # (q, 10 or more) row ids of the nearest rows, best first; -1 where there are fewer
     kth: Float64  # (q,) score of the 10th neighbour, or of the last where there are fewer
     neighbours: int  # min(10, rows that are not the query's own)
 
     def half(self, which: int) -> Truth:
-        """Every second query: settings are chosen on one half and reported on the other."""
+        """Every second query: settings are chosen on one half and measured on the other."""
         part = slice(which, None, 2)
         return Truth(self.queries[part], self.own[part], self.ids[part], self.kth[part], self.neighbours)
 
 
 def truth_of(rows: Rows, queries: Float64, own: Int64, near: int = K) -> Truth:
-    """One pass over all rows; `near` (at least 10) is how many of the nearest are named."""
+    """Exact nearest rows, by one pass over all rows; `near` (at least 10) is how many."""
     scores, ids = exact_topk([(rows.row_ids, rows.vectors)] if len(queries) else [], queries, near + 1, rows.slack)
     neighbours = min(K, len(rows) - int((own >= 0).any()))
     scores, ids = padded(best(scores, np.where(ids == own[:, None], -1, ids), near), near)
@@ -44,12 +44,12 @@ def truth_of(rows: Rows, queries: Float64, own: Int64, near: int = K) -> Truth:
 
 
 def recall_at_10(truth: Truth, rows: Rows, found_ids: Int64) -> Float64:
-    """Each query's share of its true neighbours among the ids found (q, k ≥ 11 where queries are rows)."""
+    """Recall@10 (q,) of found ids (q, k); k ≥ 11 where queries are rows, since their own id does not count."""
     return _shares(truth, _hits(truth, rows, found_ids))
 
 
 def tune(over: Searchable, truth: Truth, target: float) -> Settings:
-    """The quickest settings whose recall, less two standard errors, reaches the target; else those with the best."""
+    """The fastest settings whose recall minus two standard errors reaches the target; else those of the best recall."""
     widths = over.engine.widths(over.index, neighbours_of(over.rows, truth), target)
     depths = [d for d in over.engine.depths if d <= max(len(over.rows), over.engine.depths[0])]
     if len(widths) == len(depths) == 1:
@@ -70,7 +70,7 @@ def tune(over: Searchable, truth: Truth, target: float) -> Settings:
 
 
 def neighbours_of(rows: Rows, truth: Truth) -> Neighbours:
-    """The true neighbours' vectors, for an engine that asks where in its index they lie."""
+    """The true neighbours' vectors, from which an engine computes its widths."""
     positions = rows.positions(truth.ids[:, :K])
     if not len(rows):
         return Neighbours(truth.queries, np.zeros((*positions.shape, rows.dim), np.float32), positions >= 0)
@@ -81,7 +81,7 @@ def neighbours_of(rows: Rows, truth: Truth) -> Neighbours:
 def measure(
     over: Searchable, truth: Truth, settings: Settings, clock: Callable[[], float] = time.perf_counter
 ) -> Measured:
-    """Recall and time with these settings."""
+    """Recall and speed with these settings."""
     k = K + 1 if (truth.own >= 0).any() else K
     found = answer(over, truth.queries, k, settings)[1]
     recall = float(recall_at_10(truth, over.rows, found).mean())
@@ -92,16 +92,16 @@ def measure(
 def speed(
     over: Searchable, queries: Float64, settings: Settings, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
-    """Median milliseconds by `clock` of a query alone, and queries a second when all come at once.
+    """Median milliseconds by `clock` of a query alone, and queries per second in one batch.
 
-    A query alone runs on one thread, so `time.thread_time` tells what it costs however busy the machine is.
+    A query alone runs on one thread, so `time.thread_time` measures its cost independently of other load.
     """
     times = [_timed(partial(answer, over, q[None], K, settings), clock) for q in queries[:SINGLE_QUERIES]]
     return 1e3 * float(np.median(times)), len(queries) / batch_seconds(over, queries, settings)
 
 
 def batch_seconds(over: Searchable, queries: Float64, settings: Settings) -> float:
-    """Best of two runs over all queries at once."""
+    """Seconds for all queries in one batch, the better of two runs."""
     return min(_timed(lambda: answer(over, queries, K, settings)) for _ in range(2))
 
 
@@ -117,7 +117,7 @@ def _recalls(over: Searchable, truth: Truth, width: int, depths: list[int]) -> l
 def _hits(truth: Truth, rows: Rows, ids: Int64) -> Bool:
     positions = rows.positions(ids)
     scores = rescore(rows.vectors, positions, truth.queries).astype(np.float64)
-    # A row that scores like the 10th true neighbour is as right as it; float32 cannot tell which of the nearest do.
+    # A row that ties with the 10th true neighbour is a hit too. Scores close to its own are recomputed in float64.
     close = (positions >= 0) & (np.abs(scores - truth.kth[:, None]) <= rounding_of(rows.dim))
     scores[close] = cosines(rows.vectors, positions[close], truth.queries, np.nonzero(close)[0])
     hits: Bool = (scores >= truth.kth[:, None]) & (positions >= 0) & (ids != truth.own[:, None])

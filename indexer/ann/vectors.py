@@ -1,7 +1,7 @@
-"""The vectors of one table version as plain files beside the index, memory-mapped: re-ranking reads rows from here.
+"""The vectors of one table version as memory-mapped files beside the index, from which candidates are re-ranked.
 
-Taking 100 rows from Lance costs more than a millisecond, from a mapped file some microseconds. Opening the files reads
-none of them whole, so it takes the same memory for any number of rows.
+Reading 100 rows from Lance takes more than a millisecond, from a mapped file some microseconds. Opening the files
+takes the same memory for any number of rows.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from indexer.errors import IndexFileError
 from indexer.types import Float16, Int64
 
 COPY_ROWS = 65_536
-FEW_KEYS = 64  # are read one by one, more by chunks of the file
+FEW_KEYS = 64  # up to so many keys are read one by one, more by chunks of the file
 
 KeyedBlock = tuple[Int64, Float16, Any]  # row ids (m,), vectors (m, dim), keys as an Arrow string array
 
 
 @dataclass(frozen=True)
 class VectorPaths:
-    """Where the three parallel files of one generation lie."""
+    """Paths of the three parallel files of one generation."""
 
     vectors: Path  # raw float16 rows (n, dim)
     row_ids: Path  # raw int64 (n,)
@@ -37,11 +37,11 @@ class VectorPaths:
 
 
 class Rows:
-    """Vectors (n, dim) float16 with their row ids (n,), and the way from an id to its place."""
+    """Vectors (n, dim) float16 with their row ids (n,), and the lookup of positions by id."""
 
     def __init__(self, row_ids: Int64, vectors: Float16, slack: float | None = None) -> None:
         self.row_ids, self.vectors = row_ids, vectors
-        self.slack = slack  # the most by which a row's length differs from 1; None where nobody measured it
+        self.slack = slack  # upper bound on the difference of a row's length from 1; None where unknown
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -51,7 +51,7 @@ class Rows:
         return int(self.vectors.shape[1])
 
     def positions(self, row_ids: Int64) -> Int64:
-        """Where these ids (any shape) stand; -1 for an id that is not here."""
+        """Positions of these ids (any shape); -1 for an id that is not among the rows."""
         if not len(self):
             return np.full(row_ids.shape, -1, np.int64)
         spots = np.minimum(np.searchsorted(self.row_ids, row_ids, sorter=self._order), len(self) - 1)
@@ -60,7 +60,7 @@ class Rows:
 
     @cached_property
     def _order(self) -> Int64 | None:
-        """None where the ids ascend, which is the usual case: then there is no order array to hold."""
+        """The sorting permutation of the ids; None where they ascend, as usual, which saves its memory."""
         for start in range(0, len(self), COPY_ROWS):
             if not (np.diff(self.row_ids[start : start + COPY_ROWS + 1]) > 0).all():
                 return np.argsort(self.row_ids)
@@ -83,7 +83,7 @@ class KeyedRows(Rows, ABC):
 
 
 class HeldRows(KeyedRows):
-    """Keyed rows in memory, ready to be scanned."""
+    """Keyed rows in memory."""
 
     def __init__(self, row_ids: Int64, vectors: Float16, keys: Any) -> None:
         self.resident = Resident(row_ids, vectors)
@@ -124,14 +124,14 @@ class VectorFile(KeyedRows):
         return out
 
     def _chunk(self, number: int) -> Any:
-        if number not in self._checked:  # offsets that lead out of the file would crash the process
+        if number not in self._checked:  # offsets outside the file would crash the process
             self._chunks[number].validate(full=True)
             self._checked.add(number)
         return self._chunks[number]
 
 
 def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
-    """Stream the blocks into the files. Returns the most by which a row's length differs from 1."""
+    """Stream the blocks into the files. Returns the largest difference of a row's length from 1."""
     slack = 0.0
     schema = pa.schema([pa.field("key", pa.large_string())])
     with (
@@ -141,7 +141,7 @@ def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
         pa.ipc.new_file(keys_out, schema) as keys_writer,
     ):
         for row_ids, vectors, keys in batches:
-            ids_out.write(np.ascontiguousarray(row_ids, np.int64).data)  # tofile hides the system's error
+            ids_out.write(np.ascontiguousarray(row_ids, np.int64).data)  # tofile hides the operating system's error
             vectors_out.write(np.ascontiguousarray(vectors, np.float16).data)
             keys_writer.write_batch(pa.record_batch([keys.cast(pa.large_string())], schema=schema))
             slack = max(slack, slack_of(vectors))
@@ -149,7 +149,7 @@ def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
 
 
 def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> KeyedRows:
-    """The blocks' rows: in memory where they fit, else mapped from a temporary file, which is unlinked already."""
+    """The blocks' rows: in memory where they fit, else mapped from an unlinked temporary file."""
     ids, vectors, keys = [np.empty(0, np.int64)], [np.empty((0, dim), np.float16)], [pa.array([], pa.large_string())]
     nbytes, rest = 0, iter(blocks)
     for block in rest:
@@ -165,11 +165,11 @@ def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> Keyed
         paths = VectorPaths(*(Path(folder) / name for name in ("vectors", "row_ids", "keys")))
         held = zip(ids, vectors, keys, strict=True)
         slack = write_vectors(paths, (block for part in (held, rest) for block in part))
-        return VectorFile(paths, dim, slack)  # mapped: the disk's space is free when the last map is
+        return VectorFile(paths, dim, slack)  # mapped and unlinked: the disk space is freed with the last map
 
 
 def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> Any:
     if not path.stat().st_size:
         return np.empty(0, kind).reshape(0, *shape[1:])
-    # A memory map is an ndarray subclass whose every slice costs microseconds more than a plain view's.
+    # A memory map is an ndarray subclass; each slice of it takes microseconds longer than of a plain view.
     return np.memmap(path, kind, "r").view(np.ndarray).reshape(shape)

@@ -1,8 +1,8 @@
-"""Remembers which files of an index were hashed, so that a search does not read the whole index at its start.
+"""Records which files of an index were hashed, so that a search does not hash the whole index at its start.
 
-A file counts as the one that was hashed while device, inode, size, mtime and ctime are the same. File times are coarse:
-a file that changed less than SETTLED_SECONDS before it was hashed is not remembered. The notes lie beside the index,
-or in the user's cache directory where that cannot be written.
+A file counts as unchanged while its device, inode, size, mtime and ctime are the same. File times are coarse: a file
+that changed less than SETTLED_SECONDS before it was hashed is not recorded. The record lies beside the index, or in the
+user's cache directory where that is not writable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from indexer.disk import replace_file
 
-NOTES = "verified-{}.json"  # beside the index, by generation
+NOTES = "verified-{}.json"  # by generation
 MOST_BYTES = 1 << 16
 SETTLED_SECONDS = 2.0
 
@@ -25,13 +25,13 @@ State = tuple[int, int, int, int, int]  # device, inode, bytes, mtime_ns, ctime_
 
 
 def state_of(path: Path) -> State:
-    """Raises FileNotFoundError."""
+    """The state of a file. Raises FileNotFoundError."""
     s = path.stat()
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 class Verified:
-    """The notes of one generation of an index."""
+    """The recorded hashes of one generation of an index."""
 
     def __init__(self, directory: Path, generation: str) -> None:
         self._places = [directory / NOTES.format(generation), _cache_place(directory, generation)]
@@ -41,18 +41,18 @@ class Verified:
         self._new = False
 
     def knows(self, path: Path, state: State, sha256: str) -> bool:
-        """Whether the file, in this state, was found to have this hash."""
+        """Whether the file is recorded with this state and hash."""
         return self._known.get(path.name) == (state, sha256)
 
     def note(self, path: Path, before: State, sha256: str) -> None:
-        """The file had this hash; `before` is its state from before it was read."""
+        """Record the file's hash; `before` is its state before it was read."""
         newest = max(before[3:]) / 1e9
         if state_of(path) == before and abs(time.time() - newest) > SETTLED_SECONDS:
             self._known[path.name] = (before, sha256)
             self._new = True
 
     def save(self) -> None:
-        """Write what was noted, to the first place that can be written. Without any the next search hashes again."""
+        """Write the record to the first writable place. Where there is none, the next search hashes again."""
         if not self._new:
             return
         text = json.dumps({name: {"state": state, "sha256": sha} for name, (state, sha) in self._known.items()})
@@ -71,7 +71,7 @@ def _cache_place(directory: Path, generation: str) -> Path:
 
 
 def _read(place: Path) -> dict[str, tuple[State, str]]:
-    """The notes in a file; none where it is missing, not a small regular file, or malformed."""
+    """The records in a file; none where it is missing, not a small regular file, or malformed."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

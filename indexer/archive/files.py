@@ -27,16 +27,16 @@ from indexer.archive.samples import (
     split_name,
 )
 from indexer.archive.spool import Spool
-from indexer.archive.walk import Found, walk
+from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
 
-BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
+BUCKETS = 256  # shards into which a folder of images is divided; fixed, so that a file keeps its shard
 UNKNOWN = "neither image nor shard"
 
 
 class Files:
-    """Implements `kind.ShardKind`: a folder of images, worked through in buckets."""
+    """Implements `kind.ShardKind`: a folder of images, divided into buckets."""
 
     name = "files"
     suffixes: tuple[str, ...] = ()
@@ -49,12 +49,12 @@ class Files:
         return not is_remote(address) and Path(address).is_dir()
 
     def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
-        """Buckets of the folder's images, or the shards that lie in it; a note for each reason to pass files over."""
+        """Buckets of the folder's images, or the shards inside it; `notes` gets a line for each reason of omission."""
         root = Path(address)
         archives: list[tuple[Path, ShardKind]] = []
         left_out = LeftOut()
         buckets = _Buckets(root, hash_content=hash_content)
-        last = ""  # the path without its suffix of the image before
+        last = ""  # path without suffix of the previous image
         for found in walk(root):
             kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
             if found.left_out:
@@ -93,7 +93,7 @@ class Files:
                 continue
             parent = PurePosixPath(name).parent.as_posix()
             if parent != ".":
-                group.metadata.setdefault("folder", parent)  # a folder-per-class tree keeps its classes
+                group.metadata.setdefault("folder", parent)  # the class, in a folder-per-class tree
             group.add(name, image_suffix(name) or "", 0, data)
             yield from group.close()
 
@@ -101,15 +101,15 @@ class Files:
         path = named_file(Path(url), place.member).resolve()
         if not is_below(str(path), named([url] if roots is None else roots)):
             raise ReadError(f"{place.member} leads out of the folder: it is not read")
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             raise ReadError(f"{place.member} in {url} is no file")
         return path.read_bytes()
 
 
 class _Buckets:
-    """A folder's images, dealt out to shards as they are found.
+    """A folder's images, assigned to shards as they are found.
 
-    A file's bucket depends on its own path alone: a growing folder changes few shards, and none loses a file.
+    A file's bucket depends on its own path alone: a growing folder changes few shards, and no file moves to another.
     """
 
     def __init__(self, root: Path, *, hash_content: bool) -> None:
@@ -119,20 +119,20 @@ class _Buckets:
         self._facts = [hashlib.sha256() for _ in range(BUCKETS)]
         self._counts = [0] * BUCKETS
 
-    def add(self, found: Found) -> None:
+    def add(self, found: ListedFile) -> None:
         number = _bucket(found.path)
         self._spool.append(number, found.path)
         self._facts[number].update(os.fsencode(f"{found.path}\0{self._identity(found)}\0"))
         self._counts[number] += 1
         self.files += 1
 
-    def _identity(self, found: Found) -> str | None:
+    def _identity(self, found: ListedFile) -> str | None:
         if not self._hash_content:
             return stat_identity(found.nbytes, found.modified)
         try:
             return identity(str(self._root / found.path), found.path, hash_content=True)
         except OSError:
-            return None  # reading the shard gives the failure
+            return None  # reading the shard reports the failure
 
     def shards(self) -> Iterator[Shard]:
         if not self.files:
@@ -145,10 +145,10 @@ class _Buckets:
 
 
 class Bucket:
-    """The names of a shard's files, read from the listing's spool; in another process, from a listing of its own."""
+    """The names of a shard's files, read from the listing's spool; another process lists the folder again."""
 
     def __init__(self, root: str, number: int, listing: str, spool: Spool | None = None) -> None:
-        """`listing` tells the listings of one folder apart."""
+        """`listing` identifies one of several listings of the same folder."""
         self._root, self._number, self._listing, self._spool = root, number, listing, spool
 
     def __iter__(self) -> Iterator[str]:
@@ -172,8 +172,8 @@ def _bucket(path: str) -> int:
     return hashlib.blake2b(os.fsencode(path), digest_size=1).digest()[0] % BUCKETS
 
 
-def _is_image(root: Path, found: Found) -> bool:
-    """By its name, or as DICOM under any other name (.IMA, .MR) by its first bytes."""
+def _is_image(root: Path, found: ListedFile) -> bool:
+    """Whether a file is an image: by its suffix, or, for DICOM of any name (.IMA, .MR), by its first bytes."""
     if image_suffix(found.path) is not None:
         return True
     if found.path.rpartition(".")[2].lower() in METADATA_SUFFIXES or found.nbytes < DICOM_HEAD:
@@ -185,8 +185,8 @@ def _is_image(root: Path, found: Found) -> bool:
         return False
 
 
-def _is_sidecar(root: Path, found: Found, last: str) -> bool:
-    """Whether a file is the JSON beside an image: mostly the one before it, `last`, in the order of names."""
+def _is_sidecar(root: Path, found: ListedFile, last: str) -> bool:
+    """Whether a file is the JSON beside an image: usually of the previous image, `last`, in the order of names."""
     stem, dot, suffix = found.path.rpartition(".")
     if not dot or suffix != "json":
         return False
@@ -194,6 +194,6 @@ def _is_sidecar(root: Path, found: Found, last: str) -> bool:
 
 
 def named_file(root: Path, member: str) -> Path:
-    """A folder's file by the name in the table, which may stand for bytes that are no UTF-8."""
+    """A folder's file by its name in the table, in which bytes that are not UTF-8 are escaped (`plain_name`)."""
     path = root / member
     return path if path.exists() else root / os.fsdecode(unquote_to_bytes(member))

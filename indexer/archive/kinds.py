@@ -1,4 +1,4 @@
-"""The kinds of archive that are read. A new one: a module with a class of `kind.ShardKind`, and a place in KINDS."""
+"""The supported kinds of archive. To add one, write a module with a `kind.ShardKind` class and list it in KINDS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from indexer.archive.kind import ShardKind
 from indexer.archive.tar import Tar
 
 TAR = Tar()
-KINDS: tuple[ShardKind, ...] = (Files(inside=(TAR,)), TAR)  # the first to claim an address has it; Tar claims the rest
+# The first that claims an address handles it; Tar claims all others
+KINDS: tuple[ShardKind, ...] = (Files(inside=(TAR,)), TAR)
 
 
 def kind_of(address: str) -> ShardKind:

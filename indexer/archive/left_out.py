@@ -1,4 +1,4 @@
-"""What is passed over: counted by reason, with a few examples of each."""
+"""Counts of files that are not read, by reason, with a few examples of each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from indexer.archive.samples import plain_name
 
-EXAMPLES = 3  # named for each reason; the others are counted
+EXAMPLES = 3  # names listed for each reason; the others are only counted
 
 
 class LeftOut:
-    """Counts by reason; memory depends on the number of reasons alone."""
+    """Counts by reason; memory grows with the number of reasons only."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -32,6 +32,6 @@ class LeftOut:
 
 
 def counted(names: Sequence[str], count: int) -> str:
-    """The count of some names, of which the first are at hand, and the first few of them."""
+    """A phrase with the number of names and the first few of them; `names` need hold no more than those."""
     more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
     return f"{count:,}: {', '.join(names[:EXAMPLES])}{more}"

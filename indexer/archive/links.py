@@ -1,4 +1,4 @@
-"""Members of a tar whose bytes do not lie behind their own header: links to other members, and sparse files."""
+"""Tar members whose bytes do not follow their own header: links to other members, and sparse files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from indexer.addresses import is_remote
 from indexer.errors import ReadError
 
-SCATTERED = -1  # the offset of a sparse member, whose bytes lie in several pieces
-STEPS = 8  # from link to link
+SCATTERED = -1  # the offset of a sparse member, whose bytes are stored in several pieces
+STEPS = 8  # most links followed in a chain
 
 
 @dataclass(frozen=True)
 class Target:
-    """A regular member that a link leads to."""
+    """The regular member that a link points to."""
 
     offset: int
     nbytes: int
@@ -28,10 +28,10 @@ class Links:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._members: dict[str, Target | str] | None = None  # a regular member, or where a link leads
+        self._members: dict[str, Target | str] | None = None  # a regular member, or the name a link points to
 
     def target(self, header: tarfile.TarInfo) -> Target | str:
-        """The regular member that a link leads to; in words, why there is none."""
+        """The regular member that a link points to, or the reason why there is none."""
         if is_remote(self._url):
             return "links of a remote shard cannot be followed"
         if self._members is None:
@@ -48,7 +48,7 @@ class Links:
 
 
 def _led(header: tarfile.TarInfo) -> str:
-    """A hard link names a member, a symbolic one a path from where it lies."""
+    """The member name a link points to: a hard link holds it, a symbolic link a path relative to its own folder."""
     return header.linkname if header.islnk() else posixpath.join(posixpath.dirname(header.name), header.linkname)
 
 
@@ -69,5 +69,5 @@ def read_scattered(url: str, member: str) -> bytes:
     with tarfile.open(url) as archive:
         file = archive.extractfile(archive.getmember(member))
         if file is None:
-            raise ReadError(f"{member} in {url} is no file any more")
+            raise ReadError(f"{member} in {url} is not a file any more")
         return file.read()

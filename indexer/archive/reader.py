@@ -1,4 +1,4 @@
-"""Shard → samples, and an image's bytes read back from its place."""
+"""Reads the samples of a shard, and reads back one image's bytes from its place."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from indexer.types import Failure, Place, Sample, Shard
 def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     """Samples in the shard's order; a Failure for each that has no usable image or metadata.
 
-    Only whole samples: where the archive breaks off, the last one begun is not given, and CutShard is raised
-    after those before it. Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
+    Yields whole samples only: in a truncated archive the incomplete last one is not yielded, and CutShard is raised
+    after the others. Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
     """
     return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
 
 
 def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | None = None) -> bytes:
-    """An image's bytes, read back from where they were when it was embedded. `url` and `place` are a table's.
+    """An image's bytes, read from the place where they were when it was embedded. `url` and `place` are a table's.
 
-    A stored command is never run. With `roots`, the bytes come from there (`archive.roots`) or not at all; without,
-    the caller vouches for the table. Raises ReadError, also where these are no longer the bytes whose sha256 is
-    `content`.
+    A stored command is never run. With `roots`, only addresses below them are read (`archive.roots`); without, the
+    caller trusts the table. Raises ReadError, also where the sha256 of the bytes is not `content`.
     """
     refuse_address(url, roots)
     try:
@@ -40,7 +39,9 @@ def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | N
 
 
 def refuse_address(url: str, roots: Sequence[str] | None) -> None:
-    """Raise ReadError for an address in a table that is not opened: a command, one cut short, one outside `roots`."""
+    """Raise ReadError for a table's address that must not be opened: a command, one stored without its query, or one
+    outside `roots`.
+    """
     if url.startswith(PIPE):
         raise ReadError(f"{stored_address(url)} is a command, and a command that a table names is never run")
     if not can_be_reopened(url):

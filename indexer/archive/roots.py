@@ -1,7 +1,8 @@
-"""The folders and URLs that this user indexed each table from: only from there are its pictures read back.
+"""The folders and URLs from which this user indexed each table: a table's images are read back only from there.
 
-A table may come from somebody else, and its ledger may name any file of this machine. So which addresses are trusted is
-kept outside it, in the user's own state directory ($XDG_STATE_HOME/embedding-indexer/roots.json, mode 600).
+A table may come from somebody else, and its ledger may name any file of this machine. The trusted addresses are
+therefore kept outside the table, in the user's state directory ($XDG_STATE_HOME/embedding-indexer/roots.json, mode
+600).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from indexer.redact import PIPE, can_be_reopened, stored_address
 
 
 def state_file() -> Path:
-    """Where the roots are kept."""
+    """The file that holds the roots."""
     home = os.environ.get("XDG_STATE_HOME", "")
     folder = Path(home) if Path(home).is_absolute() else Path("~/.local/state").expanduser()
     return folder / "embedding-indexer" / "roots.json"
@@ -45,12 +46,12 @@ def remembered(table: str) -> tuple[str, ...]:
 
 
 def named(roots: Iterable[str]) -> tuple[str, ...]:
-    """Roots as the user names them, made absolute."""
+    """Roots given by the user, made absolute."""
     return tuple(root if is_remote(root) else str(Path(root).expanduser().resolve()) for root in roots)
 
 
 def is_below(address: str, roots: Sequence[str]) -> bool:
-    """Whether a stored address, links resolved, is one of the roots or lies below one. A command never does."""
+    """Whether a stored address, with links resolved, is one of the roots or lies below one; False for a command."""
     if address.startswith(PIPE):
         return False
     if is_remote(address):
@@ -61,7 +62,9 @@ def is_below(address: str, roots: Sequence[str]) -> bool:
 
 
 def _root_of(address: str) -> str:
-    """A folder itself, the folder of a file, a URL up to its last slash; "" for what cannot be opened again."""
+    """The root of an address: a folder itself, the folder of a file, a URL up to its last slash; "" for an address
+    that cannot be opened again.
+    """
     if is_remote(address):
         stored = stored_address(address)
         return stored.rpartition("/")[0] if can_be_reopened(stored) else ""
@@ -81,7 +84,7 @@ def _locked(file: Path) -> Iterator[Path]:
 
 
 def _read(file: Path) -> dict[str, list[str]]:
-    """What is kept; nothing where there is no such file, or a damaged one: pictures then need --pictures-from."""
+    """Roots by table; none where the file is missing or damaged: images then need --pictures-from."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Members of a shard → samples: keys and suffixes of names, and an image gathered with the metadata beside it."""
+"""Groups the members of a shard into samples: splits names into key and suffix, joins images with their metadata."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 METADATA_SUFFIXES = ("json", "txt", "cls")
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
-SURROGATES = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a name that is no UTF-8
+# Surrogateescape: how Python represents the bytes of a name that is not UTF-8
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def plain_name(name: str) -> str:
-    """A file's or member's name as text: bytes that are no UTF-8 (old archives have them) are escaped as in URLs."""
+    """A file's or member's name as text: bytes that are not UTF-8 (in old archives) are percent-encoded."""
     return SURROGATES.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
 
 
 def image_suffix(name: str) -> str | None:
-    """The suffix of an image's file name, "" for a name without one (DICOM trees); None for anything else."""
+    """The suffix of an image's file name, "" for a name without one (as in DICOM trees); None for other files."""
     last = PurePosixPath(name).name.lower()
     if last.endswith(".nii.gz"):
         return "nii.gz"
@@ -36,7 +37,7 @@ def image_suffix(name: str) -> str | None:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(key, suffix) of a member: cut at the last dot, and only where a known suffix stands behind it.
+    """(key, suffix) of a member: split at the last dot, and only where a known suffix follows it.
 
     So `1.2.840.1.dcm` and `1.2.840.2.dcm` are two samples, and `1.2.840.3` keeps its whole name.
     """
@@ -55,12 +56,12 @@ def sidecar_of(name: str) -> str:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file of any name begins as DICOM does: scanners also write .IMA, .MR or .CT."""
+    """Whether the first bytes of a file are those of DICOM, whatever its name: scanners also write .IMA, .MR or .CT."""
     return head[DICOM_HEAD - 4 : DICOM_HEAD] == b"DICM"
 
 
 def sidecar_fields(data: bytes) -> dict[str, Any]:
-    """The fields of the JSON beside an image. Raises ValueError where it is no JSON object."""
+    """The fields of the JSON beside an image. Raises ValueError where it is not a JSON object."""
     try:
         fields = _json(data)
     except RecursionError as error:
@@ -71,7 +72,7 @@ def sidecar_fields(data: bytes) -> dict[str, Any]:
 
 
 class Group:
-    """The members of one sample, gathered until the key changes."""
+    """The members of one sample, collected until the key changes."""
 
     def __init__(self, shard: str, key: str) -> None:
         self.shard, self.key = shard, key
@@ -80,7 +81,7 @@ class Group:
         self.failures: list[Failure] = []
         self.bad_metadata = ""
         self.members: list[str] = []
-        self.suffixes: set[str] = set()  # a second member of one suffix begins another sample of the same key
+        self.suffixes: set[str] = set()  # a second member with the same suffix begins another sample of the same key
 
     def add(self, name: str, suffix: str, offset: int, data: bytes) -> None:
         self.members.append(name)
@@ -125,7 +126,7 @@ class Group:
 
 
 def _json(data: bytes) -> Any:
-    """JSON as a table can hold it: NaN and infinity become null, half of a surrogate pair a question mark."""
+    """Parsed JSON as a table can hold it: NaN and infinity become null, an unpaired surrogate a question mark."""
     fields = json.loads(data, parse_constant=lambda _: None)
     if data.isascii() and b"\\u" not in data:
         return fields
@@ -138,8 +139,8 @@ def _json(data: bytes) -> Any:
 
 
 def lasting_name(path: Path) -> str:
-    """The absolute path, which names the shard in the tables from now on."""
+    """The absolute path, by which tables name the shard. Raises InputError where it is not UTF-8."""
     name = str(path.resolve())
     if SURROGATES.search(name):
-        raise InputError(f"the name {plain_name(name)} is no UTF-8 and cannot name a shard. Rename it.")
+        raise InputError(f"the name {plain_name(name)} is not UTF-8 and cannot name a shard. Rename it.")
     return name

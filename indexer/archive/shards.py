@@ -1,4 +1,4 @@
-"""What the user names (folder, glob, braces, URLs) → ordered shards with an identity."""
+"""Expands the user's sources (folders, globs, brace patterns, URLs) into ordered shards, each with an identity."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from indexer.types import Shard
 
 @dataclass(frozen=True)
 class Sources:
-    """The shards in the order they will be read, and what was left out and why."""
+    """The shards in the order in which they are read, and notes on what was left out and why."""
 
     shards: tuple[Shard, ...]
     notes: tuple[str, ...]
 
 
 def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Sources:
-    """Expand what the user typed. Each source may be a tar, a folder of tars, a folder of images, a glob,
-    a brace pattern, or a URL that webdataset opens (pipe:, http:, s3:, gs:).
+    """Expand sources. Each may be a tar, a folder of tars, a folder of images, a glob, a brace pattern, or a URL that
+    webdataset opens (pipe:, http:, s3:, gs:).
 
-    `hash_content` makes the identity a hash of the bytes instead of size and time of change.
+    With `hash_content`, the identity is a hash of the bytes instead of size and modification time.
     Raises ShardNotFound, InputError.
     """
     shards: dict[str, Shard] = {}
@@ -75,7 +75,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 def under_stored_names(shards: Sequence[Shard], stored: Container[str]) -> list[Shard]:
-    """These shards by the names that a table has for them: of a remote one that may be the version before's."""
+    """These shards, named as in a table: an earlier version may have stored a remote shard under another name."""
     found = []
     for shard in shards:
         former = former_name(shard.url)
@@ -85,7 +85,7 @@ def under_stored_names(shards: Sequence[Shard], stored: Container[str]) -> list[
 
 
 def changed_words(shards: Sequence[Shard]) -> str:
-    """That these differ from what was indexed, as the user named them: he never heard of a folder's groups."""
+    """A sentence that these shards changed, in terms of what the user named: files and folders, not buckets."""
     first = shards[0]
     if first.kind != "files":
         more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""

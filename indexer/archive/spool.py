@@ -1,4 +1,4 @@
-"""Numbered lists of names in a temporary file, where holding them in memory would grow with the archive."""
+"""Numbered lists of names in a temporary file, so that memory does not grow with the archive."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ BLOCK = 128  # names compressed together; a list's last, unfinished block is hel
 
 
 class Spool:
-    """Lists that grow at their ends and are read whole, by any thread. The file goes with the object or the process.
+    """Append-only lists, read by any thread. The file is deleted with the object or the process.
 
     100 M names take about 1.5 GB of the temporary folder (TMPDIR) and 16 bytes of memory for each 128 names.
     """
 
     def __init__(self) -> None:
-        self._file: int | None = None  # made when it is first needed
+        self._file: int | None = None  # opened on first use
         self._end = 0
         self._places: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))  # offset, bytes, offset, bytes, …
         self._open: defaultdict[int, list[bytes]] = defaultdict(list)
 
     def append(self, number: int, name: str) -> None:
-        """Add a name, which holds no NUL character, to the end of a list."""
+        """Append a name, which must not contain NUL, to a list."""
         block = self._open[number]
         block.append(os.fsencode(name))
         if len(block) == BLOCK:
@@ -37,7 +37,7 @@ class Spool:
             block.clear()
 
     def read(self, number: int) -> Iterator[str]:
-        """The names of a list, in the order in which they were appended."""
+        """The names of a list, in the order of appending."""
         places = self._places.get(number, array("Q"))
         for offset, nbytes in zip(places[::2], places[1::2], strict=True):
             block = zlib.decompress(os.pread(self._descriptor(), nbytes, offset))
@@ -46,7 +46,7 @@ class Spool:
 
     def _descriptor(self) -> int:
         if self._file is None:
-            with tempfile.TemporaryFile() as file:  # has no name: nothing is left behind after a kill
+            with tempfile.TemporaryFile() as file:  # unlinked: nothing is left on the disk after a kill
                 self._file = os.dup(file.fileno())
             weakref.finalize(self, os.close, self._file)
         return self._file

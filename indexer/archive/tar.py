@@ -15,7 +15,7 @@ from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFou
 from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
 
-UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
+UNVERIFIED = "unverified"  # identity of a shard whose server gives neither size, time nor tag
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
@@ -30,7 +30,7 @@ class Tar:
 
     def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
         if is_remote(address):
-            name = stored_address(address)  # the address itself is used and forgotten
+            name = stored_address(address)  # the full address is used but not stored
             known = identity(address, name)
             if known is None:
                 notes.append(f"{name}: a change of its content cannot be seen from here")
@@ -69,7 +69,7 @@ class Tar:
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of the archive; without data, the reason why it has none."""
+    """A file of the archive, or the reason why its data are missing."""
 
     name: str
     offset: int
@@ -79,16 +79,16 @@ class _Member:
 
 
 def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
-    """Every member but directories. Raises NotATar, CutShard."""
+    """Every member except directories. Raises NotATar, CutShard."""
     end: list[str] = []  # how the last header read ended
     try:
-        # tarfile copies what is left of its buffer at each header: larger ones (and smaller ones) cost more
+        # tarfile copies the rest of its buffer at each header; both larger and smaller buffers were slower
         ending: Any = _Ending(stream)
         archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
     except DAMAGE as error:
         if "EOFHeaderError" in end:
-            return  # two blocks of zeros: an archive of nothing
-        raise _read_error(error, url, NotATar(f"{stored_address(url)} is no tar archive: {error}")) from error
+            return  # two blocks of zeros: an empty archive
+        raise _read_error(error, url, NotATar(f"{stored_address(url)} is not a tar archive: {error}")) from error
     links = Links(url)
     try:
         for header in archive:
@@ -126,7 +126,9 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url
 
 
 class _Ending:
-    """A stream that is read past its end a few times only: tarfile skips a member of 2^62 bytes block by block."""
+    """A stream that raises EOFError after a few reads past its end: tarfile skips even a member of 2^62 bytes block by
+    block.
+    """
 
     READS = 64
 
@@ -137,7 +139,7 @@ class _Ending:
         data = self._stream.read(nbytes) if self._left == self.READS else b""
         if not data:
             if self._left == self.READS:
-                self._stream.close()  # a pipe's program that failed says so here: what it gave was not all
+                self._stream.close()  # raises where a pipe's program failed, whose output is then incomplete
             self._left -= 1
             if self._left < 0:
                 raise EOFError("a member is longer than the archive")
@@ -145,16 +147,17 @@ class _Ending:
 
 
 def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError:
-    """`damaged`, unless it is the disk's or the network's error, which may pass.
+    """`damaged`, or a plain ReadError where the disk or the network failed, which may be temporary.
 
-    A damaged gzip has no errno; nor has a pipe's program that failed, and what comes from afar is not unpacked here.
+    An OSError of a damaged gzip has no errno. Neither has that of a pipe's program that failed, but remote shards are
+    not decompressed here.
     """
     trouble = isinstance(error, OSError) and (error.errno is not None or is_remote(url))
     return ReadError(f"{stored_address(url)} cannot be read: {error}") if trouble else damaged
 
 
 def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
-    """Python's tarfile ends in silence at a damaged header; this one writes down how the archive ended."""
+    """A header class that records in `end` how the archive ended: tarfile ends silently at a damaged header."""
 
     class Header(tarfile.TarInfo):
         @classmethod

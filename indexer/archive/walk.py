@@ -1,4 +1,4 @@
-"""All files below a folder, in one order, with what is passed over and why."""
+"""All files below a folder, in a fixed order, with what is left out and why."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from indexer.archive.spool import Spool
 from indexer.errors import InputError
 
 SORTED = 20_000  # names of one folder that are sorted in memory; a longer listing is merged from runs on disk
-PACK_STATE = ".pack"  # what `indexer pack` keeps beside its shards; neither source nor left out
+PACK_STATE = ".pack"  # state of `indexer pack` beside its shards; neither read nor counted as left out
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file as the walk saw it."""
+class ListedFile:
+    """A file of the listing."""
 
-    path: str  # below the root, "/" between its parts; bytes that are no UTF-8 as surrogates
+    path: str  # relative to the root, with "/"; bytes that are not UTF-8 as surrogates
     nbytes: int = 0
     modified: int = 0  # nanoseconds
     left_out: str = ""  # why it is not read
 
 
-def walk(root: Path) -> Iterator[Found]:
-    """All files in the order of their paths' parts, whatever the file system's order. Memory does not grow with them.
+def walk(root: Path) -> Iterator[ListedFile]:
+    """All files in the order of their paths' parts, whatever the file system's order. Memory is bounded.
 
-    Links to files are followed, links to folders are not: they may lead round in a circle. Raises InputError where
-    `root` is no folder or cannot be listed.
+    Links to files are followed; links to folders are not, since they may form a cycle. Raises InputError where `root`
+    is not a folder or cannot be listed.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is no folder. Name the folder that holds the images.")
+        raise InputError(f"{root} is not a folder. Name the folder that holds the images.")
     try:
         yield from _below(root, "")
     except PermissionError as error:
         raise InputError(f"{error.filename} cannot be listed: {error.strerror}.") from error
 
 
-def _below(folder: Path, prefix: str, hidden: bool = False) -> Iterator[Found]:
+def _below(folder: Path, prefix: str, hidden: bool = False) -> Iterator[ListedFile]:
     for name, kind in _sorted(folder):
         path = prefix + name
         dotted = hidden or name.startswith(".")
@@ -50,25 +50,25 @@ def _below(folder: Path, prefix: str, hidden: bool = False) -> Iterator[Found]:
             try:
                 yield from _below(folder / name, path + "/", dotted)
             except PermissionError:
-                yield Found(path + "/", left_out="folder that cannot be listed")
+                yield ListedFile(path + "/", left_out="folder that cannot be listed")
         else:
             yield _file(folder / name, path, hidden=dotted)
 
 
-def _file(file: Path, path: str, *, hidden: bool) -> Found:
+def _file(file: Path, path: str, *, hidden: bool) -> ListedFile:
     try:
         facts = file.stat()
     except OSError:
-        return Found(path, left_out="broken link")
+        return ListedFile(path, left_out="broken link")
     if stat.S_ISDIR(facts.st_mode):
-        return Found(path, left_out="link to a folder")
+        return ListedFile(path, left_out="link to a folder")
     if not stat.S_ISREG(facts.st_mode):
-        return Found(path, left_out="no regular file")
-    return Found(path, facts.st_size, facts.st_mtime_ns, "hidden file" if hidden else "")
+        return ListedFile(path, left_out="no regular file")
+    return ListedFile(path, facts.st_size, facts.st_mtime_ns, "hidden file" if hidden else "")
 
 
 def _sorted(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, "folder" or "") of a folder's items by name. Raises PermissionError."""
+    """(name, "folder" or "") of a folder's items, sorted by name. Raises PermissionError."""
     held: list[tuple[str, str]] = []
     runs = Spool()
     number = 0

@@ -1,1 +1,1 @@
-"""One module a command; `indexer.cli` imports the one that was asked for."""
+"""One module for each command; `indexer.cli` imports the one that is called."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--latency-ms",
     type=click.FloatRange(min=0.01),
-    help=f"For one query alone. Default: {Goal.latency_ms}; with --refresh, what it was built for.",
+    help=f"Time of one query alone. Default: {Goal.latency_ms}; with --refresh, what it was built for.",
 )
 @click.option(
     "--memory",
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 @click.option(
     "--kind",
     metavar="KIND",
-    help="Build this one: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
+    help="Build this kind: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
 )
-@click.option("--refresh", is_flag=True, help="Bring the index up to date instead of building it anew.")
-@click.option("--seed", default=0, show_default=True, help="Of the samples and of k-means.")
+@click.option("--refresh", is_flag=True, help="Bring the index up to date instead of rebuilding it.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the samples and of k-means.")
 @json_option
 def command(
     *,
@@ -61,10 +61,10 @@ def command(
 ) -> None:
     """Build the cheapest index that reaches --recall within --latency-ms, measured on this table's own vectors.
 
-    Candidates are built on a sample and tuned on queries held out of it; the table of what was measured goes to
-    stderr, the result to stdout. A table small enough to be scanned in time stays exact. A search always adds rows
-    newer than the index and leaves deleted ones out; --refresh brings the file itself up to date, for the recall,
-    latency and kind it was built for. One of these beside --refresh that differs rebuilds it.
+    Candidates are built on a sample and tuned on held-out queries; their measurements are printed to stderr, the
+    result to stdout. A table small enough to be scanned within the latency stays exact. Searches always add rows newer
+    than the index and skip deleted ones; --refresh updates the index itself, for the recall, latency and kind it was
+    built for. With a different one of these, --refresh rebuilds it.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

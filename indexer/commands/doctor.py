@@ -1,4 +1,4 @@
-"""`indexer doctor`: what this machine can decode, compute and reach."""
+"""`indexer doctor`: tests what this machine can decode, compute and reach."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def command(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Try every decoder on a tiny file of its own, multiply matrices on every device, look for room and the hub.
+    """Test every decoder with a tiny file, measure every device, and check free disk space and the model hub.
 
-    With SHARDS (as `indexer index` takes them), also read, decode and embed a few hundred of their images, spread
-    over the archive, and say how fast a whole run would be and what it would wait for. Nothing is written.
+    With SHARDS (as for `indexer index`), also read, decode and embed a few hundred of their images, spread over the
+    archive, and predict the time of a whole run and its bottleneck. Nothing is written.
     """
     plan: tuple[Shard, ...] = ()
     if shards:
         from indexer.archive.shards import find_shards
 
-        found = find_shards(shards)  # before the slow part: a typo is told at once
+        found = find_shards(shards)  # before the slow part, so that a typo is reported at once
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
         plan = found.shards

@@ -16,7 +16,7 @@ from indexer.options import device_option, download_option, emit, json_option, t
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.npy", help="Raw vectors (n, dim) float32."
 )
-@click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@click.option("--weights", metavar="FILE", help="Where the encoder's weights file is now.")
 @download_option
 @table_option
 @device_option

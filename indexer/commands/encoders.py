@@ -1,4 +1,4 @@
-"""`indexer encoders`: what can be named, and which weights are on this machine."""
+"""`indexer encoders`: lists the encoders, and which weights are on this machine."""
 
 from __future__ import annotations
 

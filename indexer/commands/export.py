@@ -1,4 +1,4 @@
-"""`indexer export`: the vectors as .npy or Parquet, for other programs."""
+"""`indexer export`: writes the vectors as .npy or Parquet, for other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @json_option
 def command(db: str, dest: Path, table: str | None, where: str | None, as_json: bool) -> None:
     """Write the rows of DB to DEST: `x.parquet` holds keys, columns and vectors; `x.npy` the unit vectors
-    (n, dim) float16, with their keys in `x.keys.txt`, row by row. A file appears whole or not at all.
+    (n, dim) float16, with their keys in `x.keys.txt`, row by row. Files are written completely or not at all.
     """
     from indexer.output_file import require_writable
     from indexer.store.table import EmbeddingStore
@@ -38,7 +38,7 @@ def command(db: str, dest: Path, table: str | None, where: str | None, as_json: 
 
 
 def _npy(view: EmbeddingStore, dest: Path, where: str | None) -> int:
-    """The header first, then the rows as they are read."""
+    """Write the .npy header, then the rows as they are read; returns their number."""
     import numpy as np
 
     from indexer.output_file import written_whole

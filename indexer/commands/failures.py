@@ -1,4 +1,4 @@
-"""`indexer failures`: what could not be embedded, and why."""
+"""`indexer failures`: lists the inputs that could not be embedded, with reasons; --retry reads them again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 @table_option
 @click.option("--summary", is_flag=True, help="Count by stage and reason.")
 @click.option("--retry", "again", is_flag=True, help="Decode and embed the failed samples again.")
-@click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file lies now.")
+@click.option("--weights", metavar="FILE", help="With --retry: where the encoder's weights file is now.")
 @pictures_option
 @download_option
 @frames_option(RunOptions.frames)
@@ -90,7 +90,7 @@ def command(
 
 
 def _counted(store: EmbeddingStore) -> list[dict[str, object]]:
-    """Failures by stage and reason, most first."""
+    """Numbers of failures by stage and reason, most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     for batch in store.scan_failures(["stage", "reason"]):
         counts.update(zip(batch.column("stage").to_pylist(), batch.column("reason").to_pylist(), strict=True))
@@ -98,7 +98,7 @@ def _counted(store: EmbeddingStore) -> list[dict[str, object]]:
 
 
 def _listed(store: EmbeddingStore, *, as_json: bool) -> None:
-    """Print each failure as it is read: there may be more than fit into memory."""
+    """Print each failure as it is read: all of them may not fit into memory."""
     printed = False
     for batch in store.scan_failures(LISTED):
         for row in batch.to_pylist():

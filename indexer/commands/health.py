@@ -1,4 +1,4 @@
-"""`indexer health`: is this table, and its index, sound?"""
+"""`indexer health`: checks a table and its index."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from indexer.health import HealthReport
 
 
-@click.command("health", short_help="Is this table and its index sound? Measured, not assumed.")
+@click.command("health", short_help="Check a table and its index by measuring them.")
 @click.argument("database", metavar="DB")
 @click.option("--strict", is_flag=True, help="Exit 1 if anything is wrong.")
-@click.option("--seed", default=0, show_default=True, help="Of the sampled rows.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the sampled rows.")
 @table_option
 @json_option
 def command(*, database: str, strict: bool, seed: int, table: str | None, as_json: bool) -> None:
     """Read every row once and search with some of them: counts, coverage of the index, recall against exact search.
 
-    What is wrong is listed with its way out. Nothing is changed.
+    Problems are listed with their remedies. Nothing is changed.
     """
     from indexer.health import health
     from indexer.store.table import EmbeddingStore

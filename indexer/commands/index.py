@@ -1,4 +1,4 @@
-"""`indexer index`: embed shards into a table."""
+"""`indexer index`: embeds shards into a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from indexer.options import counted, device_option, emit, frames_option, json_op
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from indexer.pipeline.run import Progress
+    from indexer.pipeline.run import RunProgress
     from indexer.types import RunReport
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
@@ -26,7 +26,7 @@ REFRESH_SECONDS = 0.2
 @click.argument("sources", nargs=-1, required=True, metavar="SHARDS... DB")
 @click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="See `indexer encoders`.")
 @click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
-@click.option("--seed", type=int, metavar="N", help="Of --weights random. Default: 0.")
+@click.option("--seed", type=int, metavar="N", help="Seed of --weights random. Default: 0.")
 @click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
 @device_option
 @click.option(
@@ -34,12 +34,12 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["cpu", "gpu"]),
     default="cpu",
     show_default=True,
-    help="Of JPEG files. gpu needs CUDA and torchcodec; the table then holds no vector of the other way.",
+    help="Decoder of JPEG files. gpu needs CUDA and torchcodec, and a table of its own.",
 )
-@click.option("--no-compile", is_flag=True, help="On a GPU: start at once, run slower.")
+@click.option("--no-compile", is_flag=True, help="On a GPU: do not compile the model. Starts at once, runs slower.")
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
 @click.option(
-    "--fit", type=click.Choice(["crop", "squash", "pad"]), help="To the encoder's square. Default: its published way."
+    "--fit", type=click.Choice(["crop", "squash", "pad"]), help="Fit to the encoder's square. Default: as published."
 )
 @click.option(
     "--window", default="file", show_default=True, help="Grey values: file, percentile, minmax, full, C,W or a preset."
@@ -49,7 +49,7 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["axial", "coronal", "sagittal"]),
     default="axial",
     show_default=True,
-    help="Across which NIfTI volumes are cut.",
+    help="Plane of the slices of NIfTI volumes.",
 )
 @frames_option(RunOptions.frames)
 @click.option(
@@ -57,9 +57,9 @@ REFRESH_SECONDS = 0.2
     type=click.Choice(["error", "replace"]),
     default=RunOptions.changed,
     show_default=True,
-    help="A shard whose content changed since it was indexed.",
+    help="For a shard whose content changed since it was indexed.",
 )
-@click.option("--hash-content", is_flag=True, help="Tell a changed shard by its bytes, not by size and time.")
+@click.option("--hash-content", is_flag=True, help="Detect changed shards by their bytes, not by size and time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
 @click.option(
     "--max-failures",
@@ -74,7 +74,7 @@ REFRESH_SECONDS = 0.2
     default=RunOptions.commit_rows,
     show_default=True,
     metavar="N",
-    help="Commit once N rows are embedded: with fewer a crash costs less, and a run more.",
+    help="Commit once N rows are embedded. Fewer: a crash loses less, a run takes longer.",
 )
 @json_option
 @click.pass_context
@@ -104,7 +104,7 @@ def command(
     """Embed SHARDS into the table of database DB, each readable image once.
 
     SHARDS: tar files, folders, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). A folder of
-    images is read as it is. Run the same command again after a stop: what is done is skipped.
+    images is read as it is. After a stop, run the same command again: finished work is skipped.
     """
     if seed is not None and weights != "random":
         raise click.UsageError("--seed draws random weights: give it with --weights random")
@@ -113,8 +113,8 @@ def command(
     from indexer.archive.shards import find_shards
     from indexer.pixels.window import parse_window
 
-    parse_window(window)  # raises for a typing error, before a table of that name is made
-    found = find_shards(sources[:-1], hash_content=hash_content)  # before the slow imports: a typo is told at once
+    parse_window(window)  # raises for a typing error, before a table is created
+    found = find_shards(sources[:-1], hash_content=hash_content)  # before slow imports: reports a typo at once
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
@@ -148,24 +148,24 @@ def command(
 
 
 def tell(report: RunReport, *, as_json: bool) -> None:
-    """The report, and how a stopped run goes on."""
+    """Print the report, and how to resume a stopped run."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
-        click.echo("stopped; what is done is stored. Run the same command again to go on.", err=True)
+        click.echo("stopped; finished work is stored. Run the same command again to continue.", err=True)
 
 
 def command_line() -> tuple[str, ...]:
-    """What the user typed, for the run's record."""
+    """The command line as typed, for the run's record."""
     return (Path(sys.argv[0]).name, *sys.argv[1:])
 
 
 def table_name(encoder: str) -> str:
-    """The default table of an encoder: its registry name in the characters a table may have."""
+    """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
 
 
 def report_text(report: RunReport) -> str:
-    """The report as a person reads it."""
+    """The report as text."""
     lines = [
         f"{counted(report.embedded, 'image')} embedded, {report.failed:,} failed, in {report.seconds:.1f} s "
         f"({report.images_per_second:.1f} images/s)",
@@ -194,8 +194,8 @@ def report_text(report: RunReport) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
-    """A rich bar on stderr where it is a terminal; nothing where it is a file."""
+def progress_bar() -> Iterator[Callable[[RunProgress], None] | None]:
+    """A progress bar on stderr where it is a terminal; else None."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -210,7 +210,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
         task = bar.add_task("index", images=0, failed=0, rate=0.0)
         start = last = time.monotonic()
 
-        def show(progress: Progress) -> None:
+        def show(progress: RunProgress) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last < REFRESH_SECONDS and progress.shards_done < progress.shards:

@@ -1,4 +1,4 @@
-"""`indexer info`: what a table holds and which encoder made it."""
+"""`indexer info`: prints what a table holds and which encoder made it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     stores = [EmbeddingStore.open(db, name) for name in names]
     facts = []
     for store in stores:
-        ledger = store.ledger()  # a row a shard
+        ledger = store.ledger()  # one row for each shard
         statuses = Counter(ledger.column("status").to_pylist())
         last = next(iter(runs(store)[::-1]), None)
         spec = store.spec

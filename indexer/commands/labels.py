@@ -1,4 +1,4 @@
-"""`indexer labels`: join label columns to the rows."""
+"""`indexer labels`: joins label columns to the rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from indexer.options import emit, json_option, table_option
 def command(db: str, file: Path, on: str, table: str | None, as_json: bool) -> None:
     """Join the columns of FILE (CSV or Parquet) to the rows of DB. No vector is rewritten.
 
-    With --on patient, every row of a patient gets the patient's labels. Rows that FILE does not name keep what
-    they had; an empty cell empties the row's value. A column keeps its type: text does not become a number's.
+    With --on patient, every row of a patient gets the patient's labels. Rows that FILE does not name keep their
+    values; an empty cell clears the row's value. A column keeps its type.
     """
     from indexer.store.label_file import read_labels
     from indexer.store.labels import add_columns

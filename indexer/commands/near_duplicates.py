@@ -1,4 +1,4 @@
-"""`indexer near-duplicates`: near-equal images, across patients and splits."""
+"""`indexer near-duplicates`: finds near-duplicate images, also across patients and splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from indexer.options import emit, json_option, plain, table_option, where_option
 FIRST = 10  # pairs listed on stdout
 
 
-@click.command("near-duplicates", short_help="Pairs and clusters of near-equal images, across groups and splits.")
+@click.command("near-duplicates", short_help="Pairs and clusters of near-duplicate images, across groups and splits.")
 @click.argument("database", metavar="DB")
 @click.option("--threshold", default=NearOptions.threshold, show_default=True, help="Lowest cosine of a pair.")
 @click.option("--group", metavar="COLUMN", help="Rows that belong together, e.g. the patient: counts pairs across.")

@@ -1,4 +1,4 @@
-"""`indexer optimize`: compact a table and drop versions that nothing needs."""
+"""`indexer optimize`: compacts a table and drops unused versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from indexer.options import emit, json_option, table_option
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """A table before and after."""
+    """Counts of a table before and after."""
 
     table: str
     rows: int
@@ -20,7 +20,7 @@ class OptimizeReport:
     versions_before: int
     versions: int
     index: str
-    renamed: dict[str, str]  # columns by names that Lance has for its own: old name → new
+    renamed: dict[str, str]  # columns with names that Lance reserves: old name → new
 
 
 @click.command("optimize", short_help="Compact the table and clean up old versions.")
@@ -28,9 +28,9 @@ class OptimizeReport:
 @table_option
 @json_option
 def command(*, database: str, table: str | None, as_json: bool) -> None:
-    """Merge small fragments and drop versions older than a day that no index is bound to.
+    """Merge small fragments and drop versions older than a day that no index uses.
 
-    Rows keep their ids, so an index stays valid. A table of an older format is brought to today's.
+    Rows keep their ids, so an index stays valid. A table of an older format is migrated.
     """
     from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter

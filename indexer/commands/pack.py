@@ -1,4 +1,4 @@
-"""`indexer pack`: an archive → WebDataset shards."""
+"""`indexer pack`: packs an archive into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _PATH = click.Path(path_type=Path)
 )
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DEST", type=_PATH)
-@click.option("--csv", type=_PATH, help="A CSV or Parquet file whose columns become metadata, one row a file.")
+@click.option("--csv", type=_PATH, help="A CSV or Parquet file whose columns become metadata, one row per file.")
 @click.option("--on", metavar="COLUMN", help="Its column of paths below SRC. Default: path, file, filename or image.")
 @click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
-@click.option("--new-secret", is_flag=True, help="Make the file of --secret where it is missing.")
-@click.option("--site", default="", metavar="NAME", help="Stands in for a missing IssuerOfPatientID.")
+@click.option("--new-secret", is_flag=True, help="Create the file of --secret if it is missing.")
+@click.option("--site", default="", metavar="NAME", help="Used for a missing IssuerOfPatientID.")
 @click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="A shard closes at this size.")
 @click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores, at most 8]")
 @click.option("--refuse-burned-in", is_flag=True, help="Leave out files that say BurnedInAnnotation YES.")
-@click.option("--replace", is_flag=True, help="Write anew what another run left in DEST.")
+@click.option("--replace", is_flag=True, help="Overwrite shards of another run in DEST.")
 @click.option("--dry-run", is_flag=True, help="Count what would be done, write nothing.")
 @json_option
 def command(

@@ -1,4 +1,4 @@
-"""`indexer search`: the images most like a query."""
+"""`indexer search`: finds the images most similar to a query."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @click.argument("database", metavar="DB")
 @click.argument("images", nargs=-1, metavar="[IMAGE]...", type=click.Path(path_type=Path))
 @click.option("--key", "keys", multiple=True, help="A stored image's key; its own row is not a hit. Repeatable.")
-@click.option("--text", "texts", multiple=True, help="Words, where the encoder has a text tower. Repeatable.")
-@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE.npy", help="Query vectors, one a row.")
+@click.option("--text", "texts", multiple=True, help="A text, for encoders with a text tower. Repeatable.")
+@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE.npy", help="Query vectors, one per row.")
 @click.option("--shards", multiple=True, metavar="SHARDS", help="Every image of these is a query; needs --out.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Where --shards writes its hits.")
 @click.option(
@@ -89,8 +89,9 @@ def command(
 ) -> None:
     """Find the stored images nearest to each query by cosine, in the table's newest version.
 
-    The query is one or more image files, --key, --text, --vectors or --shards. A filter holds before the search, so
-    k rows come back wherever k rows match. Without an index every row is scanned. Piped, it prints tab-separated rows.
+    The query is one or more image files, --key, --text, --vectors or --shards. Filters apply before the search, so
+    that k hits are returned where k rows match. Without an index every row is scanned. Piped, it prints
+    tab-separated rows.
     """
     if sum(map(bool, (images, keys, texts, vectors, shards))) != 1:
         raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
@@ -122,7 +123,8 @@ def command(
     elif sys.stdout.isatty():
         _print_tables(result)
     else:
-        heads = "\t".join(("query", "rank", "score", "key", *names))  # also above no hits: a reader needs it
+        # Also without hits, for programs that read the header
+        heads = "\t".join(("query", "rank", "score", "key", *names))
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
         _tell_empty(result)
 

@@ -1,4 +1,4 @@
-"""`indexer text`: class-text vectors for zero-shot probes, stored beside the table."""
+"""`indexer text`: stores class-text vectors for zero-shot probes beside the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from indexer.options import device_option, download_option, emit, json_option, t
     help='JSON {"class": ["prompt", …]}, or a CSV with the columns class and prompt.',
 )
 @click.option("--task", metavar="NAME", help="Name of this set of classes. Default: the file's name.")
-@click.option("--weights", metavar="FILE", help="Where the encoder's weights file lies now.")
+@click.option("--weights", metavar="FILE", help="Where the encoder's weights file is now.")
 @download_option
 @table_option
 @device_option
@@ -44,7 +44,7 @@ def command(
 
     classes = read_prompts(prompts)
     store = EmbeddingStore.open(db, table)
-    from indexer.encoders import load_spec  # after the checks that need no torch
+    from indexer.encoders import load_spec  # imports torch, so after the other checks
 
     encoder = load_spec(store.spec, weights=weights, device=device, download=download)
     vectors = class_vectors(encoder, classes)

@@ -1,1 +1,1 @@
-"""`python -m indexer.demo`: real images to vectors, an index, search results and a probe, by the real commands."""
+"""`python -m indexer.demo`: packs, indexes, searches and probes real images with the command lines."""

@@ -1,4 +1,4 @@
-"""`make demo`: every step is a command that a user could type; this module only prepares, counts and draws."""
+"""`make demo`: runs the command lines on real images; this module only prepares, counts and draws."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WHAT = (
     "photographs; there are no disease labels. The numbers show that the machinery works, nothing clinical."
 )
 BANDS = 8  # anatomical levels along the axial axis
-SLABS_PER_BAND = 5  # contiguous slabs: neighbouring slices never stand on both sides of a split
+SLABS_PER_BAND = 5  # contiguous slabs, used as groups: neighbouring slices are on the same side of a split
 MARKER = ".indexer-demo"
 
 
 @click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Of the queries' changes and the probes' splits.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the queries' changes and the probes' splits.")
 def demo(out: Path, seed: int) -> None:
     """Real images to vectors, an index, search results and a probe, in one folder."""
     start = time.monotonic()
@@ -42,7 +42,7 @@ def demo(out: Path, seed: int) -> None:
     cuts = list(slices())
     kept = write_archive(cuts, out / "dicom")
     queries = write_queries(cuts, out / "queries", seed=seed)
-    click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is no image; {len(queries)} changed queries")
+    click.echo(f"{len(kept)} DICOM slices, 1 truncated file, 1 file that is not an image; {len(queries)} queries")
 
     db = str(out / "db")
     secret = ("--secret", str(out / "secret"), "--new-secret")
@@ -78,13 +78,13 @@ def _clean(out: Path) -> None:
 
 
 def _step(program: str, *arguments: str, capture: bool = False) -> str:
-    """Run one of our commands in a process of its own, as a user would, and show it."""
+    """Run one of this package's commands in a child process, and print it."""
     shown = " ".join(
         a if a.replace("/", "").replace("-", "").replace(".", "").isalnum() else f'"{a}"' for a in arguments
     )
     if not capture:
         click.secho(f"\n$ {program} {shown}", bold=True)
-    done = subprocess.run(  # our own commands, no shell
+    done = subprocess.run(  # commands of this package, no shell
         python_command(program, *arguments),
         env=environment(),
         stdout=subprocess.PIPE if capture else None,
@@ -92,12 +92,12 @@ def _step(program: str, *arguments: str, capture: bool = False) -> str:
         check=False,
     )
     if done.returncode:
-        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; its own words stand above.")
+        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; see its message above.")
     return done.stdout or ""
 
 
 def _search(db: str, paths: Sequence[str], k: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """Query file → its hits. One query is shown, all are asked in one command."""
+    """Query file → its hits. The printed command shows one query; all are searched by one command."""
     columns = "image_orientation,slice_location"
     _step("indexer", "search", db, paths[len(paths) // 2], "-k", str(k), "--columns", columns)
     answer = json.loads(
@@ -115,7 +115,7 @@ def _print_shares(embedding: dict[str, Share], raw: dict[str, Share], luck: dict
 
 
 def _write_labels(db: str, path: Path) -> None:
-    """Eight bands of the axial axis as classes, contiguous slabs as groups; keys as the table has them."""
+    """Write labels by key: eight bands of the axial axis as classes, contiguous slabs as groups."""
     from indexer.store.table import EmbeddingStore
 
     rows = [

@@ -1,4 +1,4 @@
-"""The demo's one self-contained HTML page: pictures, numbers and curves inline, no network."""
+"""The demo's self-contained HTML page, with pictures, numbers and curves inline."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_page(
     shares: tuple[dict[str, Share], dict[str, Share], dict[str, float]],
     probes: Mapping[str, ProbeResult],
 ) -> Path:
-    """Write the page. The neighbours' pictures are read back from the shards by the places in the table.
+    """Write the page. The hits' pictures are read back from the shards.
 
     `probes` maps the folder of a result, relative to the page's, to the result.
     """
@@ -87,7 +87,7 @@ def _share_table(embedding: dict[str, Share], raw: dict[str, Share], luck: dict[
 
 
 def _probe(folder: str, result: ProbeResult) -> list[str]:
-    """A probe's split, its metrics beside the baselines, where it errs, and how it was chosen; the rest by a link."""
+    """A probe's split, its metrics beside the baselines, its errors and its selection, with a link to the report."""
     drawn = [figure(plots.confusion_matrix(result.confusion, [c.name for c in result.test.classes]), "Test slices.")]
     if result.few_shot:
         drawn.append(figure(plots.label_efficiency(result.few_shot), "Here a patient is a slab of the brain."))
@@ -135,7 +135,7 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
 
 
 def _stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
-    """The slice as the archive has it: whole, not cropped to the encoder's square."""
+    """The whole slice, not cropped to the encoder's square."""
     _, rows = store.take(np.array([row_id]), [*PLACE_COLUMNS, "content"])
     (row,) = rows.to_pylist()
     place = place_of(row)

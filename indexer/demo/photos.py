@@ -20,14 +20,14 @@ SIDE = 64  # pixels
 
 
 def picture(rng: np.random.Generator, colour: str) -> UInt8:
-    """Noise around one colour, (SIDE, SIDE, 3)."""
+    """Noise around one colour (SIDE, SIDE, 3)."""
     return np.clip(rng.normal(COLOURS[colour], 30, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
 
 
 def write_tour(folder: Path) -> None:
-    """`photos/im00.png` … `im89.png`, `labels.csv` (key, colour, patient) and `query.png`, the same in every call.
+    """Write `photos/im00.png` … `im89.png`, `labels.csv` (key, colour, patient) and `query.png`, equal in every call.
 
-    Raises InputError where the folder is there already.
+    Raises InputError where the folder exists already.
     """
     if folder.exists():
         raise InputError(f"{folder} exists. Remove it, or name another folder.")

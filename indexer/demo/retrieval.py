@@ -1,4 +1,4 @@
-"""How often the nearest slice is the right one: by embedding, by raw pixels, and by chance."""
+"""The share of queries whose nearest slice is right: by embedding, by raw pixels, and by chance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from indexer.demo.volume import PLANES, Slice
 from indexer.types import Float32
 
 CLOSE_MM = 6.0
-RAW_SIDE = 64  # raw-pixel rival: the picture at 64 x 64, mean removed, cosine
+RAW_SIDE = 64  # raw-pixel baseline: the image at 64 x 64, mean removed, by cosine
 
 Queries = Mapping[str, tuple[Slice, Float32]]
 
 
 @dataclass(frozen=True)
 class Share:
-    """Of `queries` queries, `close` found a slice of their plane within CLOSE_MM."""
+    """The first hit of `close` of `queries` queries was a slice of the same plane within CLOSE_MM."""
 
     queries: int
     close: int
@@ -30,7 +30,7 @@ class Share:
 
 
 def embedding_shares(hits: Mapping[str, Sequence[Mapping[str, Any]]], queries: Queries) -> dict[str, Share]:
-    """By plane; only the first hit counts."""
+    """Shares by plane; only the first hit counts."""
     right: dict[str, list[bool]] = {plane: [] for plane in PLANES}
     for path, (item, _) in queries.items():
         first = hits[path][0]["columns"]
@@ -39,7 +39,7 @@ def embedding_shares(hits: Mapping[str, Sequence[Mapping[str, Any]]], queries: Q
 
 
 def raw_pixel_shares(cuts: Sequence[Slice], queries: Queries) -> dict[str, Share]:
-    """The same count where the nearest slice is found by the pixels themselves."""
+    """Shares by plane, with the nearest slice found by raw pixels."""
     kept = [item for item in cuts if not item.query]
     archive = np.stack([_flat(item.pixels) for item in kept])
     right: dict[str, list[bool]] = {plane: [] for plane in PLANES}
@@ -49,7 +49,7 @@ def raw_pixel_shares(cuts: Sequence[Slice], queries: Queries) -> dict[str, Share
 
 
 def chance(cuts: Sequence[Slice], queries: Queries) -> dict[str, float]:
-    """The share that a blind draw from the archive would reach."""
+    """The expected share of a random draw from the archive."""
     kept = [item for item in cuts if not item.query]
     shares: dict[str, list[float]] = {plane: [] for plane in PLANES}
     for item, _ in queries.values():
@@ -58,10 +58,10 @@ def chance(cuts: Sequence[Slice], queries: Queries) -> dict[str, float]:
 
 
 def gap_mm(plane: str, millimetres: float, asked: Slice) -> float:
-    """How far a slice of the asked plane lies from the asked one.
+    """Distance in mm of a slice of plane `plane` from the query slice `asked`.
 
-    The template is left-right symmetric, so a sagittal slice and its mirror image are one picture: there the
-    distances from the midline are compared.
+    The template is left-right symmetric, so a sagittal slice equals its mirror image: there the distances from the
+    midline are compared.
     """
     if plane == asked.plane == "sagittal":
         return abs(abs(millimetres) - abs(asked.millimetres))
@@ -77,7 +77,7 @@ def _close(found: Slice, asked: Slice) -> bool:
 
 
 def _flat(pixels: Float32) -> Float32:
-    """(h, w) → unit vector of the mean-free picture at RAW_SIDE², padded to a square first."""
+    """(h, w) → unit vector of the image, padded to a square, at RAW_SIDE x RAW_SIDE, with its mean removed."""
     from PIL import Image
 
     side = max(pixels.shape)

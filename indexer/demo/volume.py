@@ -1,4 +1,4 @@
-"""The demo's data: one real brain volume as 16-bit DICOM slices with true geometry, and changed slices as queries."""
+"""The demo's data: one real brain volume as 16-bit DICOM slices with its geometry, and altered slices as queries."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def slices() -> Iterator[Slice]:
     from nilearn.datasets import load_mni152_template
 
     image = load_mni152_template(resolution=1)
-    volume = np.ascontiguousarray(image.dataobj, np.float32)  # np.take would copy all of it for each slice
+    volume = np.ascontiguousarray(image.dataobj, np.float32)  # otherwise np.take would copy all of it for each slice
     for axis, plane in enumerate(PLANES):
         for i in range(volume.shape[axis]):
             cut = np.take(volume, i, axis=axis)
             if (cut > 0.1).mean() < MIN_TISSUE:
                 continue
             millimetres = float(image.affine[axis, axis] * i + image.affine[axis, 3])
-            held_out = round(abs(millimetres)) % QUERY_EVERY == 1  # on both sides: the template is its own mirror image
+            held_out = round(abs(millimetres)) % QUERY_EVERY == 1  # on both sides: the template is symmetric
             yield Slice(plane, millimetres, np.ascontiguousarray(np.rot90(cut)), held_out)
 
 
 def write_dicom(item: Slice, path: Path) -> None:
-    """A 16-bit MR image with its position in millimetres; no patient, for there is none."""
+    """A 16-bit MR image with its position in millimetres, without a patient."""
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -65,7 +65,7 @@ def write_dicom(item: Slice, path: Path) -> None:
     ds.Rows, ds.Columns = item.pixels.shape
     ds.PixelSpacing, ds.SliceThickness = [1, 1], 1
     ds.ImageOrientationPatient = list(ORIENTATIONS[item.plane])
-    # only the coordinate along the slice's normal matters here; RAS x and y are minus DICOM's
+    # only the coordinate along the slice's normal is used; RAS x and y are minus DICOM's
     sign = 1 if item.plane == "axial" else -1
     position = [0.0, 0.0, 0.0]
     position[PLANES.index(item.plane)] = sign * item.millimetres
@@ -91,7 +91,7 @@ def changed(item: Slice, rng: np.random.Generator) -> Float32:
 
 
 def write_archive(cuts: Sequence[Slice], root: Path) -> dict[str, Slice]:
-    """The DICOM tree under `root`, with one truncated file and one that is no image; returns the archive's slices."""
+    """Write the DICOM tree, with one truncated file and one that is not an image; returns the archive's slices."""
     kept = {}
     for item in cuts:
         if item.query:
@@ -107,7 +107,7 @@ def write_archive(cuts: Sequence[Slice], root: Path) -> dict[str, Slice]:
 
 
 def write_queries(cuts: Sequence[Slice], root: Path, *, seed: int) -> dict[str, tuple[Slice, Float32]]:
-    """The held-out slices, changed, as 8-bit PNG files; returns path → (the unchanged slice, the changed pixels)."""
+    """Write the held-out slices, altered, as 8-bit PNG; returns path → (unaltered slice, altered pixels)."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)

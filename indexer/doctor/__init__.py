@@ -1,1 +1,1 @@
-"""What this machine can decode, compute and reach, by trial."""
+"""Tests what this machine can decode, compute and reach."""

@@ -1,4 +1,4 @@
-"""Which image formats and DICOM transfer syntaxes this machine decodes: each is tried on a small specimen file."""
+"""Tests which image formats and DICOM transfer syntaxes this machine decodes, each with a small specimen file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLUGIN_PACKAGES = {"gdcm": "python-gdcm", "gdcm itself": "python-gdcm", "pyjpeg
 
 @dataclass(frozen=True)
 class Tried:
-    """One format. `detail` says why it does not decode, and what to do."""
+    """The result for one format. `detail`: why it does not decode, and the remedy."""
 
     name: str
     works: bool
@@ -37,7 +37,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class TriedSyntax:
-    """One DICOM transfer syntax."""
+    """The result for one DICOM transfer syntax."""
 
     uid: str
     name: str
@@ -47,7 +47,7 @@ class TriedSyntax:
 
 
 def try_formats() -> tuple[Tried, ...]:
-    """Every kind of image file but DICOM."""
+    """Results for every kind of image file except DICOM."""
     return tuple(_format(specimen) for specimen in files())
 
 
@@ -58,14 +58,14 @@ def _format(specimen: Specimen) -> Tried:
     except ImportError:
         way_out = f": {NIFTI_EXTRA}" if package == "nibabel" else ""
         return Tried(specimen.name, False, "", f"{package} is not installed{way_out}")
-    except (OSError, KeyError, ValueError) as error:  # Pillow built without a codec cannot write it either
+    except (OSError, KeyError, ValueError) as error:  # a Pillow built without a codec cannot write it either
         return Tried(specimen.name, False, with_version(package), f"not in this build: {error}")
     problem = trouble(data, specimen.suffix, specimen.tolerance)
     return Tried(specimen.name, not problem, with_version(package), problem)
 
 
 def try_syntaxes() -> tuple[TriedSyntax, ...]:
-    """Every DICOM transfer syntax of still images; () without pydicom."""
+    """Results for every DICOM transfer syntax of still images; () without pydicom."""
     try:
         import pydicom  # noqa: F401 - is it here
     except ImportError:
@@ -87,7 +87,7 @@ def _decoder(syntax: Syntax) -> str:
     if not syntax.stream:
         return with_version("pydicom")
     plugins = available(syntax.uid)
-    if syntax.stream == "jpeg 12 bit":  # Pillow stands before it in the order, and does 8 bits only
+    if syntax.stream == "jpeg 12 bit":  # Pillow is tried before it, but decodes 8 bits only
         plugins = tuple(plugin for plugin in plugins if plugin != "pillow")
     if plugins[0] == "pylibjpeg":
         return with_version("pylibjpeg-libjpeg" if ".4.5" in syntax.uid else "pylibjpeg-openjpeg")
@@ -95,7 +95,7 @@ def _decoder(syntax: Syntax) -> str:
 
 
 def trouble(data: bytes, suffix: str, tolerance: int) -> str:
-    """Empty where the file decodes to the picture that was written; else what differs, or the decoder's message."""
+    """Empty where the file decodes to the image that was written; else the difference, or the decoder's message."""
     try:
         (picture,) = decode(data, suffix, _SPEC)
     except PixelError as error:
@@ -105,7 +105,7 @@ def trouble(data: bytes, suffix: str, tolerance: int) -> str:
 
 
 def with_version(package: str) -> str:
-    """`package 1.2.3`; the bare name where it is no installed package."""
+    """`package 1.2.3`; only the name where it is not an installed package."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:

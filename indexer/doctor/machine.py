@@ -32,19 +32,19 @@ _CONTAINER_LIMITS = (
 
 @dataclass(frozen=True)
 class Device:
-    """One processor, tried with matrix products. Speeds are billions of operations a second, by precision."""
+    """One processor, measured with matrix products. Speeds are in GFLOP/s, by precision."""
 
     name: str  # as --device names it
     model: str
     memory_bytes: int
     gflops: dict[str, float]
-    quickest: str  # precision; "" where nothing could be computed
+    quickest: str  # the fastest precision; "" where nothing could be computed
     trouble: str = ""  # why it cannot be used
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Free space in one place that a run writes to."""
+    """Free space at one path that a run writes to."""
 
     what: str
     path: str
@@ -54,19 +54,19 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on this machine."""
+    """The measurements of this machine."""
 
     system: str
     python: str
-    cores: int  # that this process may use
+    cores: int  # available to this process
     devices: tuple[Device, ...]
-    default_device: str  # what --device auto takes
+    default_device: str  # chosen by --device auto
     versions: dict[str, str | None]  # None: not installed
     disks: tuple[Disk, ...]
 
 
 def look(places: Iterable[tuple[str, Path]]) -> Machine:
-    """Measure this machine; `places` are (what, path) whose free space is reported. Takes about a second."""
+    """Measure this machine; `places` are (description, path) whose free space is reported. Takes about a second."""
     from indexer.cores import cores
     from indexer.encoders.backends.device import devices
 
@@ -84,7 +84,7 @@ def look(places: Iterable[tuple[str, Path]]) -> Machine:
 
 
 def usual_places() -> list[tuple[str, Path]]:
-    """Where any run writes: here, temporary files, and the cache that models are downloaded to."""
+    """The paths that any run writes to: current folder, temporary files, cache of downloaded models."""
     cache = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
     return [
         ("this folder", Path.cwd()),
@@ -94,7 +94,7 @@ def usual_places() -> list[tuple[str, Path]]:
 
 
 def hidden_gpu() -> str:
-    """A message about a GPU that is installed and that torch does not see; empty where there is none."""
+    """A message about an installed GPU that torch cannot use; empty where there is none."""
     import torch
 
     if torch.cuda.is_available() or not Path("/dev/nvidia0").exists():
@@ -121,7 +121,7 @@ def _gpu(number: int) -> Device:
 
 
 def quickest(gflops: dict[str, float]) -> str:
-    """The precision to use: fp32 unless another is clearly quicker."""
+    """The fastest precision: fp32 unless another is clearly faster."""
     best = max(gflops, key=lambda precision: gflops[precision], default="")
     return best if not best or gflops[best] > 1.1 * gflops["fp32"] else "fp32"
 
@@ -135,7 +135,7 @@ def _speeds(device: str, precisions: Iterable[str]) -> dict[str, float]:
 
 
 def _gflops(matrix: torch.Tensor) -> float:
-    """The rate of the quickest of a few products, because other load slows some of them."""
+    """The rate of the fastest of a few products, because other load slows some of them."""
     quickest = float("inf")
     for _ in range(_ROUNDS):
         started = time.perf_counter()
@@ -152,7 +152,7 @@ def _cpu_model() -> str:
 
 
 def _memory() -> int:
-    """Bytes of main memory, or a container's share of it."""
+    """Bytes of main memory, or a container's limit."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in map(Path, _CONTAINER_LIMITS):
         text = path.read_text().strip() if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""The findings of `indexer doctor` in one record, and the problems among them."""
+"""Collects the findings of `indexer doctor` in one record, and the problems among them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LITTLE_ROOM = 5 << 30  # bytes; a million vectors of 768 dimensions are 1.5 GB, 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """`problems` are messages, each with a remedy; the other fields are findings."""
+    """The findings; `problems` are messages, each with a remedy."""
 
     machine: Machine
     formats: tuple[Tried, ...]
@@ -27,7 +27,7 @@ class DoctorReport:
 
 
 def examine(places: list[tuple[str, Path]] | None = None) -> DoctorReport:
-    """Everything but the trial, which needs the user's images. Takes a few seconds, most of them for torch."""
+    """All findings except the trial, which needs the user's images. Takes a few seconds, mostly for importing torch."""
     from indexer.encoders import catalogue
     from indexer.encoders.families.hub import reach
 

@@ -1,4 +1,4 @@
-"""One tiny picture, the same in every format and transfer syntax: pixel (y, x) shows grey level 16 · y + x.
+"""One tiny image in every format and transfer syntax: pixel (y, x) has grey level 16 · y + x.
 
 The compressed streams are constants, so that a decoder can be tried on a machine that has no encoder for its format.
 """
@@ -17,13 +17,13 @@ from indexer.types import UInt8
 
 SIDE = 16
 LEVELS: UInt8 = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE)
-DEEP: npt.NDArray[np.uint16] = LEVELS.astype(np.uint16) * 16  # 12 bits; its least is black, its largest white
+DEEP: npt.NDArray[np.uint16] = LEVELS.astype(np.uint16) * 16  # 12 bits; the minimum is black, the maximum white
 EXACT, LOSSY = 0, 4  # grey levels by which a decoded specimen may differ
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """A file to try a decoder on. `make` raises ImportError where a library that writes it is missing."""
+    """A file to test a decoder with. `make` raises ImportError where a library that writes it is missing."""
 
     name: str
     suffix: str
@@ -33,7 +33,7 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Syntax:
-    """A DICOM transfer syntax and the stream it is tried with; `bits` are BitsStored, "" is an uncompressed one."""
+    """A DICOM transfer syntax and its test stream, "" for uncompressed; `bits` are BitsStored."""
 
     uid: str
     stream: str
@@ -62,7 +62,7 @@ SYNTAXES = (
 
 
 def files() -> tuple[Specimen, ...]:
-    """One of every kind that is no DICOM."""
+    """One specimen of every kind except DICOM."""
     return (
         Specimen("JPEG", "jpg", lambda: stream("jpeg"), LOSSY),
         Specimen("PNG 8 bit", "png", lambda: _pillow(LEVELS, "PNG")),
@@ -100,7 +100,7 @@ def _tiff(values: npt.NDArray[np.generic]) -> bytes:
 
 
 def _nifti() -> bytes:
-    """One axial slice, as it is shown: the patient's left on the right, the front above."""
+    """One axial slice in radiological convention: the patient's left on the right, anterior up."""
     import nibabel
 
     volume = DEEP.T[::-1, ::-1, None].astype(np.int16)
@@ -109,7 +109,7 @@ def _nifti() -> bytes:
 
 
 def dicom(syntax: Syntax) -> bytes:
-    """A DICOM file of the picture in this transfer syntax. Raises ImportError where pydicom is missing."""
+    """The image as a DICOM file in this transfer syntax. Raises ImportError where pydicom is missing."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID, SecondaryCaptureImageStorage

@@ -26,11 +26,11 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Trial:
-    """Rates are images a second: reading by one thread, decoding and the model by all that a run would use."""
+    """Rates in images a second: reading by one thread, decoding and the model by all threads of a run."""
 
     encoder: str
     device: str
-    images: int  # read, and decoded or failed; a file of several parts counts each of them
+    images: int  # read, and decoded or failed; each part of a file with several counts
     failed: int
     reasons: dict[str, int]
     nbytes: int  # of the files read
@@ -40,11 +40,11 @@ class Trial:
     model_per_second: float
     expected_per_second: float
     hours_a_million: float
-    bottleneck: str  # in words, with one thing to do about it
+    bottleneck: str  # one line with a remedy
 
 
 def trial(shards: Sequence[Shard], encoder: Encoder, images: int = IMAGES) -> Trial:
-    """Read, decode and embed about `images` images. Raises InputError where not one of them can be read or decoded."""
+    """Read, decode and embed about `images` images. Raises InputError where none can be read or decoded."""
     started = time.perf_counter()
     samples, reasons = _read(shards, images)
     read_seconds = time.perf_counter() - started
@@ -89,7 +89,7 @@ def _expected(read: float, decoded: float, model: float, device: str) -> float:
 def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:
     """Up to `images` samples, an equal number from each of a few shards spread over the archive.
 
-    Where these hold too few, as the groups of a small folder do, a few more of the others are taken.
+    Where these hold too few, as the buckets of a small folder do, further shards are read.
     """
     left = list(shards)
     samples: list[Sample] = []
@@ -102,7 +102,7 @@ def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[s
 
 
 def _read_some(shards: Sequence[Shard], images: int, samples: list[Sample], reasons: Counter[str]) -> None:
-    """Add to `samples` and `reasons` until they are `images` together, or the shards end."""
+    """Add to `samples` and `reasons` until they have `images` items in total, or the shards end."""
     streams = [_stream(shard) for shard in shards]
     share = -(-images // len(streams))
     while streams and len(samples) + sum(reasons.values()) < images:
@@ -122,7 +122,7 @@ def _stream(shard: Shard) -> Iterator[Sample | Failure]:
 
 
 def _decode(samples: Sequence[Sample], encoder: Encoder, images: int, reasons: Counter[str]) -> tuple[UInt8, float]:
-    """Pictures (n, size, size, 3), n at most about `images`, and the seconds that all threads together took."""
+    """Decoded images (n, size, size, 3), n at most about `images`, and the seconds until the last thread ended."""
     spec = encoder.spec.pixels
     pictures: list[UInt8] = []
     lock = threading.Lock()
@@ -160,7 +160,7 @@ def _first_of_each_kind(samples: Sequence[Sample], encoder: Encoder) -> None:
 
 
 def _model_rate(pictures: UInt8, encoder: Encoder) -> float:
-    """Images a second of full batches, as a long run sends them, by as many threads as the encoder takes."""
+    """Images a second in full batches, as in a long run, by as many threads as the encoder uses."""
     batch = np.resize(pictures, (encoder.batch_size, *pictures.shape[1:]))
     done = 0
     lock = threading.Lock()
@@ -176,19 +176,19 @@ def _model_rate(pictures: UInt8, encoder: Encoder) -> float:
             with lock:
                 done += len(batch)
 
-    _side_by_side(once, encoder.workers)  # what is compiled or allocated the first time
+    _side_by_side(once, encoder.workers)  # untimed: compiles and allocates
     seconds = _side_by_side(work, encoder.workers)
     return done / seconds
 
 
 def _side_by_side(work: Callable[[], None], threads: int) -> float:
-    """Run `work` in as many threads; the seconds until the last has ended. What one of them raises is raised here."""
+    """Run `work` in `threads` threads; returns the seconds until the last has ended. Raises an error of any of them."""
     errors: list[BaseException] = []
 
     def guarded() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - re-raised in the calling thread
             errors.append(error)
 
     running = [threading.Thread(target=guarded, daemon=True) for _ in range(threads)]

@@ -1,4 +1,4 @@
-"""The pairs as a file, written block by block: Parquet or CSV, as its name ends."""
+"""Writes pairs block by block to a Parquet or CSV file, by its suffix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDINGS = (".parquet", ".pq", ".csv")
 
 
 def require_pairs_file(path: Path) -> None:
-    """Raise InputError where pairs cannot be written there: called before they are looked for."""
+    """Raise InputError where pairs cannot be written to `path`. To be called before the search."""
     if path.suffix.lower() not in ENDINGS:
         raise InputError(
             f"--out {path}: pairs are written as Parquet or CSV. Give a name that ends in .parquet or .csv."
@@ -27,7 +27,7 @@ def require_pairs_file(path: Path) -> None:
 
 @contextmanager
 def pairs_file(path: Path) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends a block of pairs. The file appears when all is done. Raises InputError."""
+    """Yields a function that appends a block of pairs. The file appears once it is complete. Raises InputError."""
     with written_whole(path) as partial:
         writer: pq.ParquetWriter | pv.CSVWriter | None = None
 

@@ -1,4 +1,4 @@
-"""Near-equal images in a table: pairs, clusters, and whether they cross patients or splits (leakage)."""
+"""Finds near-duplicate images in a table: pairs, clusters, and pairs across patients or splits (leakage)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Int64
 
 NOT_NEAR = -1
-BLOCK_PAIRS = 1 << 18  # of which keys and columns are held at once
+BLOCK_PAIRS = 1 << 18  # pairs whose keys and columns are held at once
 TAKE_ROWS = 65_536
 
 
@@ -39,22 +39,22 @@ class NearReport:
     threshold: float
     pairs: int
     same_bytes: int  # pairs of images whose files are equal
-    clusters: int  # rows linked by pairs, directly or through others
+    clusters: int  # connected components of the pairs
     rows_in_clusters: int
     largest_cluster: int
     within_group: int | None  # None where no group column was named
     across_groups: int | None
     group_unknown: int | None  # pairs in which a row has no group
     across_splits: int | None
-    split_pairs: dict[str, int] | None  # "test / train" → pairs
-    leaked_rows: dict[str, int] | None  # split → its rows that have a near duplicate in another split
-    candidates: int  # pairs scored in full; all others were ruled out by a bound
+    split_pairs: dict[str, int] | None  # "test / train" → number of pairs
+    leaked_rows: dict[str, int] | None  # split → number of its rows with a near-duplicate in another split
+    candidates: int  # pairs scored in full; all others were excluded by a bound
     seconds: float
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows compared. Keys and columns are read of those in a pair only."""
+    """The compared rows. Keys and columns are read for rows in a pair only."""
 
     row_ids: Int64
     vectors: Float16
@@ -63,9 +63,9 @@ class _Rows:
 def find_near_duplicates(
     store: EmbeddingStore, options: NearOptions, *, progress: Callable[[int, int], None] | None = None
 ) -> tuple[NearReport, pa.Table]:
-    """The summary, and one row a pair: keys, score, cluster, and both rows' group and split where they were named.
+    """The summary, and one row for each pair: keys, score, cluster, and both rows' group and split where requested.
 
-    Exact: every pair over the threshold is found. `progress` gets (pairs looked at, of all).
+    Exact: every pair that reaches the threshold is found. `progress` gets (pairs examined, total).
     """
     blocks: list[pa.Table] = []
     report = stream_near_duplicates(store, options, blocks.append, progress=progress)
@@ -79,7 +79,7 @@ def stream_near_duplicates(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> NearReport:
-    """The same, the pairs given to `sink` in blocks, at least one: as many rows as there are need no memory at once."""
+    """As `find_near_duplicates`, but the pairs are passed to `sink` in blocks, at least one, in bounded memory."""
     started = time.perf_counter()
     view = store.at(store.version)
     columns = _columns(view, options)
@@ -141,7 +141,7 @@ def _pairs(vectors: Float16, options: NearOptions, folder: Path, progress: Calla
 
 
 def _array(shape: tuple[int, int], kind: npt.DTypeLike, path: Path, memory_bytes: int) -> Any:
-    """An array in memory, or mapped to a file where it is larger than the memory given."""
+    """An array in memory, or mapped to a file where it is larger than `memory_bytes`."""
     nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
     return np.empty(shape, kind) if nbytes <= memory_bytes else np.memmap(path, kind, "w+", shape=shape)
 
@@ -161,7 +161,7 @@ def _clusters(pairs: Pairs, n: int) -> Int64:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some of the pairs, and both rows of each by their place in the table read."""
+    """A block of pairs, with both rows of each as positions in the columns read."""
 
     a: Int64
     b: Int64
@@ -202,13 +202,13 @@ def _taken(view: EmbeddingStore, row_ids: Int64, columns: list[str]) -> pa.Table
 
 
 class _Counts:
-    """Counts of pairs within and across groups and splits, and of rows that leak, block by block."""
+    """Counts of pairs within and across groups and splits, and of leaking rows, accumulated by block."""
 
     def __init__(self, options: NearOptions, n: int) -> None:
         self._group, self._split = options.group, options.split
         self._same_bytes = 0
         self._groups, self._splits, self._leaked = Counter[Any](), Counter[str](), Counter[str]()
-        self._seen = np.zeros(n, bool)  # rows that were counted as leaking
+        self._seen = np.zeros(n, bool)  # rows already counted as leaking
 
     def add(self, block: _Block) -> None:
         table = block.table
@@ -231,7 +231,7 @@ class _Counts:
                 self._seen[row] = True
 
     def facts(self) -> dict[str, Any]:
-        """As NearReport has them; None for what was not asked."""
+        """The fields of NearReport; None for those not requested."""
         grouped, split = self._group is not None, self._split is not None
         return {
             "same_bytes": self._same_bytes,

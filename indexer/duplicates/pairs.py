@@ -1,9 +1,9 @@
-"""All pairs of rows over a cosine threshold, exactly, without an index.
+"""All pairs of rows that reach a cosine threshold, exactly, without an index.
 
-A score is the cosine: stored rows are of length 1 to 5e-4 only, so each is divided by its length.
-Rotate the rows so that their first d axes carry most of their length; the rest can add at most the product of the
-two remainders' lengths (Cauchy–Schwarz). With that length as one more axis a short product bounds every cosine from
-above, and only pairs whose bound reaches the threshold are scored in full. No pair is missed.
+A score is the cosine: the length of a stored row is 1 only to 5e-4, so each row is divided by its length.
+The rows are rotated so that their first d axes hold most of their length; the other axes can add at most the product
+of the two remainders' lengths (Cauchy–Schwarz). With that length as one more axis, a product over d + 1 axes bounds
+every cosine from above, and only pairs whose bound reaches the threshold are scored in full. No pair is missed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from indexer.cores import cores
 from indexer.errors import InputError
 from indexer.types import Float16, Float32, Float64, Int64
 
-LEFT, RIGHT = 1024, 2048  # rows a block: 8 MiB of products stay in the cache
-SAMPLE = 8_192  # rows for the rotation
-PROBE = 1_024  # rows whose pairs tell how many bounds reach the threshold
+LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into the cache
+SAMPLE = 8_192  # rows from which the rotation is computed
+PROBE = 1_024  # rows whose pairs estimate how many bounds reach the threshold
 AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
-SLACK = 1e-4  # float32 rounding; candidates are scored again
-# Nanoseconds on one core, measured: a product is 0.5 + 0.0125·d, a candidate's full score some 1500.
+SLACK = 1e-4  # margin for float32 rounding; candidates are scored again
+# Nanoseconds on one core, measured: a product takes 0.5 + 0.0125·d, a candidate's full score about 1500.
 PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
-DENSE = 0.004  # share of candidates in a block past which one full product is cheaper
+DENSE = 0.004  # share of candidates in a block above which one full product is faster
 
 Scored = tuple[Int64, Int64, Float64]  # positions a < b and the cosine of each pair
 NONE: Scored = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -40,7 +40,7 @@ class Pairs:
     a: Int64
     b: Int64
     scores: Float64  # rounded to 1e-12: equal rows score 1
-    axes: int  # of the bound; dim where the bound would not pay
+    axes: int  # of the bound; dim where a bound would not be faster
     candidates: int  # pairs scored in full
 
 
@@ -55,8 +55,8 @@ def close_pairs(
 ) -> Pairs:
     """Every pair of rows (n, dim) with cosine ≥ threshold.
 
-    `scratch(shape)` gives the float32 array for the rotated rows, in memory or mapped. `progress` is told how many
-    pairs were looked at, of how many. Raises InputError past `max_pairs`.
+    `scratch(shape)` returns the float32 array for the rotated rows, in memory or mapped. `progress` is called with the
+    number of pairs examined and their total. Raises InputError for more than `max_pairs`.
     """
     rotated, axes = _rotated(vectors, threshold, scratch)
     work = _Work(vectors, rotated, threshold)
@@ -88,7 +88,7 @@ class _Work:
 
     @property
     def size(self) -> int:
-        """Pairs that all blocks look at; blocks on the diagonal hold some twice."""
+        """The number of pairs in all blocks; blocks on the diagonal hold some pairs twice."""
         n = len(self.vectors)
         return sum(min(LEFT, n - left) * (n - left + left % RIGHT) for left in range(0, n, LEFT))
 
@@ -99,7 +99,7 @@ class _Work:
                 yield left, right
 
     def do(self, left: int, right: int) -> tuple[Scored, int, int]:
-        """Pairs of one block, pairs looked at, candidates scored."""
+        """Pairs found in one block, number of pairs examined, number of candidates scored."""
         rows, columns = self.rotated[left : left + LEFT], self.rotated[right : right + RIGHT]
         bounds = rows @ columns.T
         width = bounds.shape[1]
@@ -129,7 +129,7 @@ class _Work:
 
 
 def _units(vectors: Float16) -> Float64:
-    """Rows of length 1; zero for a row without direction, which is near to none."""
+    """Rows of length 1; zero for a row without direction, which is in no pair."""
     rows = to_float32(vectors).astype(np.float64)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(rows, axis=1)
@@ -140,7 +140,7 @@ def _units(vectors: Float16) -> Float64:
 
 
 def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[Scored, int, int]]:
-    """Results as they come; never more blocks in flight than the threads can chew, so memory stays bounded."""
+    """Results in order of completion; the number of submitted blocks is limited, so that memory is bounded."""
     pending: set[Future[tuple[Scored, int, int]]] = set()
     try:
         for left, right in work.blocks():
@@ -157,11 +157,11 @@ def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[Scored, in
 
 
 def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, int]], Float32]) -> tuple[Float32, int]:
-    """The rows on the axes that make the whole search cheapest, and how many axes."""
+    """The rotated rows on the number of axes that makes the search fastest, and that number."""
     n, dim = vectors.shape
     rng = np.random.default_rng(0)
     sample = unit_floats(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))], 0.0)
-    # Not centred: an inner product is bounded, not a covariance, and the common direction is part of it.
+    # Not centred, since an inner product is bounded and not a covariance: the mean is a part of it.
     _, basis = np.linalg.eigh(sample.T @ sample)
     basis = np.ascontiguousarray(basis[:, ::-1])
     axes = _best_axes(sample[:PROBE] @ basis, threshold)
@@ -179,7 +179,7 @@ def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, i
 
 
 def _best_axes(turned: Float32, threshold: float) -> int:
-    """How many axes cost least, by the share of sampled pairs whose bound reaches the threshold."""
+    """The fastest number of axes, by the share of sampled pairs whose bound reaches the threshold."""
     dim = turned.shape[1]
     costs: dict[int, float] = {dim: PRODUCT + PER_AXIS * dim}
     for axes in (a for a in AXES if a < dim):

@@ -1,1 +1,1 @@
-"""An archive as it lies on disk or behind DICOMweb → WebDataset shards with de-identified metadata."""
+"""Packs an archive on disk or on a DICOMweb server into WebDataset shards with de-identified metadata."""

@@ -1,7 +1,7 @@
-"""What is known of each file of a source, in a temporary SQLite database: memory does not grow with the archive.
+"""The state of each file of a source, in a temporary SQLite database, so that memory does not grow with the archive.
 
-Rows are kept in the order of their paths. A path is stored as its code points in UTF-8, surrogates included, so that
-SQLite sorts as Python does. The file has no name and goes with the process.
+Rows are in the order of their paths. A path is stored as its code points in UTF-8, surrogates included, so that SQLite
+sorts as Python does. The file is unlinked and ends with the process.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 from indexer.pack.source import Scanned
 
 PAGE = 1000  # rows read at once
-CACHE_KIB = 4096  # of SQLite's own; the kernel's page cache stands behind it
+CACHE_KIB = 4096  # SQLite's cache; small, since the kernel caches the file too
 _SCHEMA = """
 CREATE TABLE files (
     path BLOB PRIMARY KEY, nbytes INTEGER, modified INTEGER, left_out TEXT,
@@ -25,12 +25,12 @@ CREATE TABLE files (
     read_bytes INTEGER, sha256 TEXT, dropped TEXT, note TEXT
 ) WITHOUT ROWID
 """
-IS_DICOM = "kind = 'dicom' OR suffix IN ('dcm', 'dicom')"  # as `plan.is_dicom` has it
+IS_DICOM = "kind = 'dicom' OR suffix IN ('dcm', 'dicom')"  # equals `plan.is_dicom`
 _KEPT = "path, nbytes, modified, kind, suffix, instance, burned_in, key, same_instance"
 
 
 class Catalogue:
-    """A context manager; used by one thread."""
+    """The files of one run. A context manager for use by one thread."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # "": a temporary file
@@ -44,21 +44,21 @@ class Catalogue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._db.close()
 
-    def add(self, files: Iterable[Found]) -> int:
-        """Add files; one that a source lists twice is kept once. Returns how many there are."""
+    def add(self, files: Iterable[ListedFile]) -> int:
+        """Add files; a path that a source lists twice is stored once. Returns the number of files."""
         insert = "INSERT OR IGNORE INTO files (path, nbytes, modified, left_out) VALUES (?, ?, ?, ?)"
         self._db.execute("BEGIN")
         self._db.executemany(insert, ((_bytes(f.path), f.nbytes, f.modified, f.left_out) for f in files))
         self._db.execute("COMMIT")
         return self.count("1")
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[ListedFile]:
         """All files in path order, as they were added."""
         for path, *facts in self._pages("path, nbytes, modified, left_out", "1"):
-            yield Found(_text(path), *facts)
+            yield ListedFile(_text(path), *facts)
 
     def record(self, scanned: Iterable[Scanned], stem_of: Callable[[Scanned], str | None], *, refuse: str) -> None:
-        """What a look at the files' headers gave. `refuse` is the reason to leave out burned-in text, "" to keep it."""
+        """Store the facts from the files' headers. `refuse`: the reason to leave out burned-in text; "" keeps it."""
         update = (
             "UPDATE files SET left_out = ?, kind = ?, suffix = ?, instance = ?, burned_in = ?, stem = ? WHERE path = ?"
         )
@@ -77,13 +77,13 @@ class Catalogue:
         self._db.execute("CREATE UNIQUE INDEX keys ON files (key) WHERE key IS NOT NULL")
 
     def kept(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[Scanned, str, str]]:
-        """(file, key, key of the first file with its SOPInstanceUID) of files to pack, from one path through another;
-        the keys are "" until they are set.
+        """(file, key, key of the first file with its SOPInstanceUID) of files to pack, from path `first` to `last`
+        inclusive; keys are "" until they are set.
         """
         for path, nbytes, modified, kind, suffix, instance, burned_in, key, same in self._pages(
             _KEPT, "left_out = ''", first, last
         ):
-            found = Found(_text(path), nbytes, modified)
+            found = ListedFile(_text(path), nbytes, modified)
             yield Scanned(found, kind, suffix, "", instance or "", bool(burned_in)), key or "", same or ""
 
     def stem_is_shared(self, stem: str) -> bool:
@@ -104,12 +104,12 @@ class Catalogue:
         )
 
     def transaction(self) -> sqlite3.Connection:
-        """A context manager that writes what is set inside it at once."""
+        """A context manager that commits all changes made inside it in one transaction."""
         self._db.execute("BEGIN")
         return self._db
 
     def set_outcomes(self, outcomes: Iterable[Any]) -> None:
-        """What became of files (`write.Outcome`) that a shard was to hold."""
+        """Store the outcomes (`write.FileOutcome`) of a shard's files."""
         update = "UPDATE files SET read_bytes = ?, sha256 = ?, dropped = ?, note = ? WHERE path = ?"
         self._many(update, [(o.nbytes, o.sha256 or None, o.left_out, o.note, _bytes(o.path)) for o in outcomes])
 
@@ -123,20 +123,20 @@ class Catalogue:
             yield _text(path), key or "", nbytes, reason, instance or "", "" if copy == key else copy or "", note or ""
 
     def reasons(self) -> dict[str, int]:
-        """Files left out, by reason."""
+        """Numbers of files left out, by reason."""
         chosen = "CASE WHEN left_out != '' THEN left_out ELSE dropped END"
         return self._counts(chosen, f"{chosen} != ''")
 
     def kinds(self) -> dict[str, int]:
-        """Files to pack, by kind of image."""
+        """Numbers of files to pack, by kind of image."""
         return self._counts("CASE WHEN kind != '' THEN kind ELSE suffix || ' by name only' END", "left_out = ''")
 
     def count(self, where: str) -> int:
-        """Files for which an SQL condition of ours holds."""
+        """The number of files that match an SQL condition."""
         return int(self._db.execute(f"SELECT COUNT(*) FROM files WHERE {where}").fetchone()[0])
 
     def total(self, what: str) -> int:
-        """An SQL aggregate of ours over the files to pack, 0 where there is none."""
+        """An SQL aggregate over the files to pack, 0 where there are none."""
         return int(self._db.execute(f"SELECT {what} FROM files WHERE left_out = ''").fetchone()[0] or 0)
 
     def _counts(self, what: str, where: str) -> dict[str, int]:
@@ -151,7 +151,7 @@ class Catalogue:
     def _pages(
         self, columns: str, where: str, first: str | None = None, last: str | None = None
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows in path order, read in pages, so that rows may be changed between two of them."""
+        """Rows in path order, read in pages, so that rows may be changed while iterating."""
         bounds, values = "path >= ?", [_bytes(first) if first is not None else b""]
         end = " AND path <= ?" if last is not None else ""
         while True:

@@ -1,4 +1,4 @@
-"""The user's own table of metadata (CSV or Parquet), read and typed."""
+"""Reads the user's table of metadata (CSV or Parquet) and infers column types."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONVERT: Mapping[ColumnType, Callable[[str], Any]] = {
 
 @dataclass(frozen=True)
 class Columns:
-    """One row of metadata for each path named."""
+    """One row of metadata for each path in the table."""
 
     on: str
     rows: Mapping[str, Mapping[str, Any]]  # path as written in the table → its other columns, nulls left out
@@ -33,8 +33,8 @@ class Columns:
 
 
 def read_columns(path: Path, on: str | None, hashed: Sequence[str], keyed: KeyedHash | None) -> Columns:
-    """Raises InputError where the table cannot be read, names a path twice, or lacks a column that was named."""
-    if not path.exists() or path.is_dir():  # a named pipe may be read
+    """Read the table. Raises InputError where it is unreadable, names a path twice, or lacks a requested column."""
+    if not path.exists() or path.is_dir():  # not is_file: a named pipe may be read
         raise InputError(f"--csv {path}: there is no such file.")
     if path.suffix.lower() in (".parquet", ".pq"):
         names, records = _parquet(path)

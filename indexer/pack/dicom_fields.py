@@ -1,6 +1,6 @@
-"""The metadata of a DICOM file that may leave the archive: an allow-list, identifiers as keyed hashes.
+"""The DICOM metadata that are copied into shards: an allow-list, with identifiers as keyed hashes.
 
-Elements that are not listed are left out: names, birth dates, accession numbers, full dates, free text, private ones.
+All other elements are omitted: names, birth dates, accession numbers, full dates, free text, private elements.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from indexer.pixels.decoder_errors import dicom_errors, quiet
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 OLDEST = 90  # years; greater ages are stored as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
-_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # VR CS, PS3.5 section 6.2: no room for a name in lower case or with a comma
+_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # VR CS, PS3.5 section 6.2: excludes names in lower case or with a comma
 _AGE = re.compile(r"(\d{3})([DWMY])")
-_DIRECT = 0.8  # cosine of a plane's normal to a patient axis from which the plane is named after it
+_DIRECT = 0.8  # least cosine of a plane's normal to a patient axis for which the plane is named after that axis
 
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID",
@@ -44,7 +44,7 @@ def read_header(file: BinaryIO) -> Any | None:
     quiet()
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-        _ = [header.get(tag) for tag in _TAGS]  # values are parsed when they are asked for
+        _ = [header.get(tag) for tag in _TAGS]  # pydicom parses values on access
     except dicom_errors():
         return None
     known = any(word in header for word in ("SOPClassUID", "SOPInstanceUID", "Rows")) or is_directory(header)
@@ -63,7 +63,7 @@ def instance_of(header: Any) -> str:
 
 
 def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
-    """The allowed fields that the header gives, each a plain scalar; `site` stands in for a missing issuer."""
+    """The allowed fields present in the header, each a plain scalar; `site` is used for a missing issuer."""
     found: dict[str, Any] = {**_identity(header, keyed, site)}
     for field, words in (
         ("modality", ("Modality",)),
@@ -99,7 +99,7 @@ def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
     if patient:
         issuer = _text(header, "IssuerOfPatientID") or site
         return {"patient": keyed("patient", f"{issuer}\\{patient}"), "patient_from": "patient id"} | found
-    for kind, uid in uids.items():  # without a patient, rows of one study (or series) form the group
+    for kind, uid in uids.items():  # without a patient, the study or series is the group
         if uid:
             return {"patient": keyed(kind, uid), "patient_from": kind} | found
     return found
@@ -133,7 +133,7 @@ def _year(header: Any, word: str) -> int | None:
 
 
 def _age(header: Any) -> int | None:
-    """Whole years from PatientAge, or from the dates of birth and study, which themselves stay out."""
+    """Whole years from PatientAge, or from the dates of birth and study, which are not stored."""
     match = _AGE.fullmatch(_text(header, "PatientAge"))
     if match:
         count = int(match[1])

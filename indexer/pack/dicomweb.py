@@ -11,14 +11,14 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import MAX_BYTES
 
 SCHEMES = ("dicomweb+http", "dicomweb+https")
-PAGE = 500  # matches asked for at once
-TIMEOUT = (10, 120)  # seconds to connect, and between two bytes
+PAGE = 500  # matches requested at once
+TIMEOUT = (10, 120)  # seconds to connect, and to wait for more bytes
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _INSTANCES = "00201209"  # Number of Series Related Instances
 _ROWS, _COLUMNS, _BITS, _FRAMES = "00280010", "00280011", "00280100", "00280008"
@@ -48,18 +48,18 @@ class DicomWeb:
         base = urlunsplit((parts.scheme.partition("+")[2], parts.netloc, parts.path.rstrip("/"), "", ""))
         return cls(base, filters)
 
-    def list(self) -> Iterator[Found]:
+    def list(self) -> Iterator[ListedFile]:
         for series in self._search("/series", self.filters):
             study, uid = _value(series, _STUDY), _value(series, _SERIES)
             below = f"/studies/{study}/series/{uid}/instances"
             for instance in self._search(below, (), expected=_number(series, _INSTANCES, 0)):
-                yield Found(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _nbytes(instance))
+                yield ListedFile(f"{study}/{uid}/{_value(instance, _INSTANCE)}", _nbytes(instance))
 
-    def scan(self, found: Found) -> Scanned:
+    def scan(self, found: ListedFile) -> Scanned:
         return Scanned(found, "dicom", "dcm", "", found.path.rpartition("/")[2])
 
     def read(self, path: str) -> bytes:
-        """Raises OSError for an instance that the server refuses to give, ReadError where it does not answer."""
+        """The bytes of an instance. Raises OSError where the server refuses it, ReadError where it does not answer."""
         study, series, instance = path.split("/")
         url = f"{self.url}/studies/{study}/series/{series}/instances/{instance}"
         with self._get(url, (), _ACCEPT) as answer:
@@ -71,10 +71,10 @@ class DicomWeb:
         return b""
 
     def _search(self, path: str, filters: tuple[tuple[str, str], ...], expected: int = 0) -> Iterator[dict[str, Any]]:
-        """All matches, page by page. `expected`: how many there should be, 0 where that is not known.
+        """All matches, page by page. `expected`: their number, 0 where it is unknown.
 
-        A server may cap a page below the limit asked for, and then says in a Warning header that there are more
-        (PS3.18 section 8.3.4.4). Raises ReadError for a server that gives the same page at every offset.
+        A server may cap a page below the requested limit, and then announces further matches in a Warning header
+        (PS3.18 section 8.3.4.4). Raises ReadError for a server that returns the same page at every offset.
         """
         offset = 0
         before: Sequence[dict[str, Any]] = ()
@@ -92,7 +92,7 @@ class DicomWeb:
             before = matches
 
     def _page(self, path: str, query: tuple[tuple[str, str], ...]) -> tuple[Sequence[dict[str, Any]], bool]:
-        """The matches of one page, and whether the server says that there are more."""
+        """The matches of one page, and whether the server announces more."""
         with self._get(self.url + path, query, "application/dicom+json") as answer:
             status, body, warning = answer.status_code, self._body(answer), answer.headers.get("Warning", "")
         if status >= 400:
@@ -103,11 +103,11 @@ class DicomWeb:
         except ValueError as error:
             raise InputError(f"{self.url}{path} answers no DICOM JSON. Is this the root of DICOMweb?") from error
         if not isinstance(matches, list):
-            raise InputError(f"{self.url}{path} answers JSON that is no list of matches.")
+            raise InputError(f"{self.url}{path} answers JSON that is not a list of matches.")
         return matches, bool(warning)
 
     def _body(self, answer: Any) -> bytes:
-        """The answer's bytes, as long as they stay below the limit of one file. Raises OSError, ReadError."""
+        """The response body, up to the size limit of one file. Raises OSError, ReadError."""
         import requests
 
         blocks, nbytes = [], 0
@@ -138,7 +138,7 @@ class DicomWeb:
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause: the errors that wrap it repeat the URL."""
+    """The innermost cause; the exceptions around it only repeat the URL."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
@@ -146,7 +146,7 @@ def _root(error: BaseException) -> str:
 
 @lru_cache(maxsize=1)
 def _session() -> Any:
-    """One connection pool a process; retries with growing delays while the server answers 429, 502, 503 or 504."""
+    """One connection pool for each process; retries with growing delays on status 429, 502, 503 and 504."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -159,7 +159,7 @@ def _session() -> Any:
 
 
 def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
-    """Raises InputError for a name that is no DICOM keyword: a server ignores it and lists the whole archive."""
+    """Raise InputError for a name that is not a DICOM keyword: servers ignore it and list the whole archive."""
     try:
         from pydicom.datadict import DicomDictionary, tag_for_keyword
     except ImportError as error:
@@ -168,11 +168,11 @@ def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
         if tag_for_keyword(name) is None and not re.fullmatch(r"[0-9A-Fa-f]{8}", name):
             near = difflib.get_close_matches(name, (entry[4] for entry in DicomDictionary.values()), 3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
-            raise InputError(f"{name} is no DICOM keyword, and a server may ignore it.{hint}")
+            raise InputError(f"{name} is not a DICOM keyword, and a server may ignore it.{hint}")
 
 
 def _nbytes(match: dict[str, Any]) -> int:
-    """Bytes of an instance's pixels before compression, by which shards are cut; 0 where the server does not say."""
+    """Uncompressed bytes of an instance's pixels, used as its size in the plan; 0 where unknown."""
     rows, columns = _number(match, _ROWS, 0), _number(match, _COLUMNS, 0)
     return max(0, rows * columns * _number(match, _BITS, 16) // 8 * _number(match, _FRAMES, 1))
 
@@ -185,7 +185,9 @@ def _number(match: dict[str, Any], tag: str, default: int) -> int:
 
 
 def _value(match: dict[str, Any], tag: str) -> str:
-    """A UID from a QIDO-RS match. It becomes part of a URL: anything but digits and dots is refused."""
+    """A UID from a QIDO-RS match. It becomes part of a URL, so InputError is raised for other characters than digits
+    and dots.
+    """
     try:
         uid = str(match[tag]["Value"][0])
     except (KeyError, IndexError, TypeError) as error:
@@ -196,7 +198,7 @@ def _value(match: dict[str, Any], tag: str) -> str:
 
 
 def single_part(body: bytes, content_type: str) -> bytes:
-    """The one part of a multipart/related message (RFC 2387), or the body where it is none. Raises ReadError."""
+    """The only part of a multipart/related message (RFC 2387), or the body of another message. Raises ReadError."""
     if not content_type.lower().startswith("multipart/"):
         return body
     from email.message import Message

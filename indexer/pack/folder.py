@@ -1,4 +1,4 @@
-"""A tree of files as a source of `pack`."""
+"""A folder tree as a source of `pack`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 from indexer.archive.samples import IMAGE_ENDINGS, image_suffix, sidecar_of
-from indexer.archive.walk import Found, walk
+from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.sniff import sniff
 
-HEAD = 1024  # bytes that tell a file's kind
+HEAD = 1024  # bytes read to detect a file's kind
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
               "dicom": "dcm", "nifti": "nii"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A tree of files."""
+    """A folder tree; implements `source.Source`."""
 
     root: Path
 
-    def list(self) -> Iterator[Found]:
+    def list(self) -> Iterator[ListedFile]:
         return walk(self.root)
 
-    def scan(self, found: Found) -> Scanned:
+    def scan(self, found: ListedFile) -> Scanned:
         if found.left_out:
             return Scanned(found, left_out=found.left_out)
         try:
@@ -55,12 +55,12 @@ class Folder:
 
 
 def _other(path: Path, reason: str) -> str:
-    """A more exact reason for a file that is no image: JSON beside one."""
+    """The reason for a file that is not an image; more exact for JSON beside an image."""
     beside = path.suffix == ".json" and any(path.with_name(f"{path.stem}{ending}").exists() for ending in IMAGE_ENDINGS)
     return "metadata beside an image" if beside else reason
 
 
-def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanned:
+def _with_header(found: ListedFile, kind: str, suffix: str, file: BinaryIO) -> Scanned:
     file.seek(0)
     header = read_header(file)
     if header is None:
@@ -73,7 +73,7 @@ def _with_header(found: Found, kind: str, suffix: str, file: BinaryIO) -> Scanne
 def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
     """(kind, suffix in the shard, reason to leave it out).
 
-    A file with the name of an image is packed whatever its bytes are, so that `indexer index` reports its failure.
+    A file with an image's suffix is packed whatever its bytes are, so that `indexer index` reports its failure.
     """
     suffix = image_suffix(path) or ""
     kind = sniff(head, suffix)

@@ -1,4 +1,4 @@
-"""Rows of the user's table → files, by the names written in the table."""
+"""Joins rows of the user's table to files, by the names in the table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def _name(path: str) -> str:
 
 
 def _folded(path: str) -> str:
-    """Without regard to letter case and Unicode form: macOS writes names decomposed (NFD), most others composed."""
+    """Case-folded and in one Unicode form: macOS writes names decomposed (NFD), most other systems composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _bare(path: str) -> str:
-    """Also without the ending of an image."""
+    """`_folded`, without an image's suffix."""
     suffix = image_suffix(path)
     return _folded(path[: -len(suffix) - 1] if suffix else path)
 
 
-# How a row's name may answer to a file's path, the strictest first.
+# Rules by which a row's name matches a file's path, the strictest first.
 _RULES: Sequence[Callable[[str], str]] = (
     _name,
     _folded,
@@ -33,12 +33,12 @@ _RULES: Sequence[Callable[[str], str]] = (
     _bare,
     lambda path: _bare(_name(path)),
 )
-_FORGIVING = 1  # rules from here on leave something of the name aside
+_FORGIVING = 1  # index of the first rule that ignores a part of the name
 
 
 @dataclass
 class _Answers:
-    """What answers to a name under one rule: a row and a file, and whether there is more than one of either."""
+    """The row and the file that match a name under one rule, and whether there are several of either."""
 
     row: str
     rows: int = 1
@@ -48,15 +48,15 @@ class _Answers:
 
 @dataclass(frozen=True)
 class Joined:
-    """Which row belongs to which file."""
+    """The assignment of rows to files."""
 
-    row_of: Mapping[str, str] = field(default_factory=dict)  # a file's path → the name written in the table
-    forgiven: tuple[tuple[str, str], ...] = ()  # (name in the table, path) joined in spite of ending, case or form
+    row_of: Mapping[str, str] = field(default_factory=dict)  # a file's path → the name in the table
+    forgiven: tuple[tuple[str, str], ...] = ()  # (name in the table, path) that differ in suffix, case or Unicode form
     rows_unused: tuple[str, ...] = ()
     files_without_row: int = 0
 
     def notes(self) -> list[str]:
-        """Sentences on what was forgiven and on what joined nothing, each with its count and examples."""
+        """Messages about rows joined by a tolerant rule and rows without a file, with counts and examples."""
         found = []
         if self.forgiven:
             pairs = counted([f"{row} → {path}" for row, path in self.forgiven], len(self.forgiven))
@@ -67,8 +67,9 @@ class Joined:
 
 
 def join(rows: Iterable[str], paths: Iterable[str]) -> Joined:
-    """By the path below the source; else by the file name, then in spite of letter case and Unicode form, then of the
-    ending, each only where one row and one file alone answer. `paths` is read once; memory grows with the rows alone.
+    """Join by the path below the source, else by the file name, then ignoring letter case and Unicode form, then also
+    the suffix, each only where exactly one row and one file match. `paths` is read once; memory grows with the rows
+    only.
     """
     rows = set(rows)
     tables = [_by_rule(rows, rule) for rule in _RULES]

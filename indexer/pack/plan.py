@@ -1,4 +1,4 @@
-"""Assigns keys and shards to the files found. The plan depends on the files alone, not on the order of the listing."""
+"""Assigns keys and shards to the files. The plan depends on the files only, not on the order of the listing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from indexer.pack.secret import KeyedHash
 from indexer.pack.source import Scanned
 
 _ESCAPED = re.compile(r"[%\\]|//|(^|/)\.{0,2}(/|$)")  # what `safe` changes in a printable path
-FORMAT = 1  # of a shard's content: another number makes another plan
+FORMAT = 1  # of a shard's content; part of the plan's digest
 
-Rows = Mapping[str, Mapping[str, Any]]  # path of a file → the user's own columns
+Rows = Mapping[str, Mapping[str, Any]]  # path of a file → the columns of the user's table
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image to be packed."""
+    """One image to pack."""
 
     path: str
     nbytes: int
@@ -29,24 +29,24 @@ class Entry:
     kind: str
     suffix: str
     key: str
-    row: Mapping[str, Any]  # the user's own columns
+    row: Mapping[str, Any]  # the columns of the user's table
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Which files one shard will hold."""
+    """The files of one shard."""
 
     name: str
     first: str  # path; the shard holds all kept files from this one
-    last: str  # through this one
-    digest: str  # over everything that its bytes depend on
+    last: str  # to this one, inclusive
+    digest: str  # of everything that determines the shard's bytes
 
 
 def set_keys(catalogue: Catalogue, keyed: KeyedHash) -> None:
-    """Give each file to pack a key of its own, in path order.
+    """Assign a unique key to each file to pack, in path order.
 
-    A DICOM file's key is the keyed hash of its SOPInstanceUID (paths of archives carry names), or of its path where
-    it has none. Another file's key is its path without the suffix, or with it where two files would share it.
+    A DICOM file's key is the keyed hash of its SOPInstanceUID, since paths may contain names, or of its path where it
+    has none. Another file's key is its path without the suffix, or with it where two files would share the key.
     """
     catalogue.index_headers()
     with catalogue.transaction():
@@ -61,7 +61,7 @@ def set_keys(catalogue: Catalogue, keyed: KeyedHash) -> None:
 
 
 def stem_of(item: Scanned) -> str | None:
-    """The key of a file that is no DICOM, where no other file has the same: its path without the suffix."""
+    """The path without the suffix, which is the key of a file that is not DICOM if no other file has the same."""
     if is_dicom(item):
         return None
     path, ending = item.found.path, "." + item.suffix
@@ -69,7 +69,7 @@ def stem_of(item: Scanned) -> str | None:
 
 
 def entries(catalogue: Catalogue, rows: Rows, plan: ShardPlan | None = None) -> Iterator[Entry]:
-    """What a shard will hold, or all shards, in path order."""
+    """The images of one shard, or of all shards, in path order."""
     first, last = (plan.first, plan.last) if plan else (None, None)
     for item, key, _ in catalogue.kept(first, last):
         f = item.found
@@ -91,8 +91,8 @@ def _key(item: Scanned, catalogue: Catalogue, keyed: KeyedHash) -> str:
 
 
 def safe(path: str) -> str:
-    """A path as a tar member's name: every script survives; %, control characters, backslashes and bytes that are no
-    UTF-8 are escaped as in URLs, and so is a part that would lead out of a folder.
+    """A path as a tar member's name. Percent-encoded are %, control characters, backslashes, bytes that are not UTF-8,
+    and parts such as ".." that would lead out of a folder.
     """
     if path.isprintable() and not _ESCAPED.search(path):
         return path
@@ -105,15 +105,15 @@ def safe(path: str) -> str:
 
 def _escape(char: str) -> str:
     if char in "%\\" or not char.isprintable():
-        raw = "\udc80" <= char <= "\udcff"  # a byte of the name that is no UTF-8 (PEP 383)
+        raw = "\udc80" <= char <= "\udcff"  # a byte of the name that is not UTF-8 (PEP 383)
         return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape" if raw else "surrogatepass"))
     return char
 
 
 def shards_of(catalogue: Catalogue, rows: Rows, max_bytes: int, max_files: int, facts: str) -> list[ShardPlan]:
-    """Cut the entries, in order, into shards of at most `max_files` that close at `max_bytes`.
+    """Divide the entries, in order, into shards of at most `max_files`, each closed once it has `max_bytes`.
 
-    `facts`: what the bytes of every shard depend on beside its entries.
+    `facts`: other settings that determine the bytes of every shard.
     """
     shards: list[ShardPlan] = []
     cut: _Cut | None = None
@@ -127,7 +127,7 @@ def shards_of(catalogue: Catalogue, rows: Rows, max_bytes: int, max_files: int, 
 
 
 class _Cut:
-    """A shard while its entries are counted."""
+    """Accumulates the entries of one shard."""
 
     def __init__(self, first: str, facts: str) -> None:
         self.files = self.nbytes = 0

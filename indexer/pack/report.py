@@ -1,4 +1,4 @@
-"""The report of a run of `pack`, and the CSV with a line for every file."""
+"""The report of a run of `pack`, and a CSV with one line for every file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from indexer.pack.secret import private_file
 
 @dataclass(frozen=True)
 class PackReport:
-    """What one run did, or with `dry_run` would do. files = packed + left out, always."""
+    """The counts of one run, or with `dry_run` of the run that would be made. files = packed + left out."""
 
     source: str
     destination: str
@@ -25,23 +25,23 @@ class PackReport:
     left_out: dict[str, int]  # by reason
     kinds: dict[str, int]  # of the packed files
     shards: int
-    shards_kept: int  # were there already, from a run before
+    shards_kept: int  # existed already, from an earlier run
     nbytes: int  # of the images
-    same_instance: int  # files whose SOPInstanceUID an earlier file has
-    same_bytes: int  # files whose bytes an earlier file has; known once they were read
+    same_instance: int  # files with the SOPInstanceUID of an earlier file
+    same_bytes: int  # files with the bytes of an earlier file; known after reading
     burned_in: int  # packed, with BurnedInAnnotation YES
     without_header: int  # DICOM by name, without a readable header
     files_without_row: int  # in the user's table
     rows_without_file: int
-    secret: str  # where it lies; "" where none was needed
+    secret: str  # path; "" where none was needed
     secret_made: bool
-    list_of_files: str  # a CSV of every file, its key, and what became of it; "" in a dry run
+    list_of_files: str  # path of a CSV with every file, its key and its outcome; "" in a dry run
     seconds: float
     notes: tuple[str, ...] = ()
 
 
 def list_files(destination: Path, catalogue: Catalogue, plans: Sequence[ShardPlan]) -> Path:
-    """Write the list of files in path order, readable by its owner alone: it holds the archive's own paths."""
+    """Write the list of files in path order, readable by its owner only: it holds the archive's paths."""
     target = destination / PACK_STATE / "files.csv"
     partial = target.with_suffix(".partial")
     with private_file(partial) as file:

@@ -1,4 +1,4 @@
-"""`pack`: list, read headers, plan, write shards in several processes, report. A run that was killed is resumed."""
+"""`pack`: lists files, reads headers, plans, writes shards in several processes, reports. A killed run is resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from indexer.archive.walk import PACK_STATE, Found
+from indexer.archive.walk import PACK_STATE, ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
@@ -25,9 +25,9 @@ from indexer.pack.report import PackReport, list_files
 from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
-from indexer.pack.write import BURNED_IN, Outcome, ShardWriter
+from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
 
-_CHUNK = 256  # files a worker looks at before it answers
+_CHUNK = 256  # files scanned by a worker in one task
 
 Progress = Callable[[str, int, int], None]
 Tell = Callable[[str], None]
@@ -35,27 +35,27 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What the user asked for."""
+    """The options of `indexer pack`."""
 
     source: str
     destination: Path
-    secret: Path | None = None  # None: the default place, where one is made on first use
-    new_secret: bool = False  # make `secret` where it is missing
+    secret: Path | None = None  # None: the default path, created on first use
+    new_secret: bool = False  # create `secret` where it is missing
     csv: Path | None = None
     on: str | None = None  # the table's column of paths
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
-    site: str = ""  # stands in for a missing IssuerOfPatientID
+    site: str = ""  # used for a missing IssuerOfPatientID
     shard_bytes: int = 256 << 20
     shard_files: int = 10_000
     processes: int = 1
     refuse_burned_in: bool = False
-    replace: bool = False  # write shards anew that another plan made
+    replace: bool = False  # overwrite shards of another plan
     dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything decided before the first byte is written, beside what the catalogue knows of each file."""
+    """The plan of a run, beside the facts of each file in the catalogue."""
 
     files: int
     rows: Rows
@@ -67,9 +67,10 @@ class _Plan:
 
 
 def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Tell = lambda _: None) -> PackReport:
-    """Raises InputError for what the user must change; `progress` is called with (stage, done, of how many).
+    """Pack the source. Raises InputError for what the user must change.
 
-    `tell` is called at once with what the user must know even if the run fails later: that a secret was made.
+    `progress` is called with (stage, done, total). `tell` is called at once with messages that the user needs even if
+    the run fails later: that a new secret was created.
     """
     started = time.monotonic()
     _check_local(options.destination)
@@ -98,19 +99,19 @@ def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Te
 
 
 def _check_local(destination: Path) -> None:
-    """Raises InputError for a URL: as a path it would become a local folder named s3:."""
+    """Raise InputError for a URL, which as a path would become a local folder named s3:."""
     scheme = destination.parts[0] if destination.parts else ""
     if len(scheme) > 2 and scheme.endswith(":") and not destination.exists():
         raise InputError(
-            f"{scheme}//{'/'.join(destination.parts[1:])} is no local folder, and shards are written to a local folder "
-            "alone. Name one, and copy the shards afterwards."
+            f"{scheme}//{'/'.join(destination.parts[1:])} is not a local folder, and shards are written to local "
+            "folders only. Name one, and copy the shards afterwards."
         )
 
 
 def _scan(
     options: PackOptions, source: Source, catalogue: Catalogue, executor: Executor | None, progress: Progress
 ) -> None:
-    """Look at the header of every file."""
+    """Read the header of every file."""
     done, files = 0, catalogue.count("1")
     refuse = BURNED_IN if options.refuse_burned_in else ""
     for answer in mapped(executor, partial(_scan_chunk, source), paged(catalogue.found(), _CHUNK), options.processes):
@@ -119,7 +120,7 @@ def _scan(
         progress("looking at headers", done, files)
 
 
-def _scan_chunk(source: Source, found: Sequence[Found]) -> list[Scanned]:
+def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
     return [source.scan(item) for item in found]
 
 
@@ -134,7 +135,7 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
 
 
 def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:
-    """The keyed hash, where its secret lies, and whether that was made just now. No secret where nothing needs one."""
+    """The keyed hash, the path of its secret, and whether that was just created. No secret is used unless needed."""
     if not needed:
         return KeyedHash(b""), "", False
     path = options.secret or default_secret()
@@ -167,11 +168,11 @@ def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom
 
 @contextmanager
 def _alone(destination: Path) -> Iterator[None]:
-    """Locks the destination, because two runs would write the same names."""
+    """Locks the destination, since two runs would write the same names."""
     try:
         destination.mkdir(parents=True, exist_ok=True)
         (destination / PACK_STATE).mkdir(mode=0o700, exist_ok=True)
-        (destination / PACK_STATE).chmod(0o700)  # it may be there from before: its files hold the archive's own paths
+        (destination / PACK_STATE).chmod(0o700)  # also where it existed: its files hold the archive's paths
         opened = private_file(destination / PACK_STATE / "lock")
     except OSError as error:
         raise InputError(f"{destination} cannot be written to: {error.strerror}. Name another folder.") from error
@@ -185,12 +186,12 @@ def _alone(destination: Path) -> Iterator[None]:
 
 @contextmanager
 def _written_to(destination: Path) -> Iterator[None]:
-    """Raises InputError for an error of the destination; a file that cannot be read is an outcome, not an error."""
+    """Raises InputError for errors of the destination; an unreadable source file is an outcome, not an error."""
     try:
         yield
     except OSError as error:
         where = f"{error.filename or destination} cannot be written: {error.strerror}"
-        raise InputError(f"{where}. Mend that and run again: shards that are whole are kept.") from error
+        raise InputError(f"{where}. Fix that and run again: complete shards are kept.") from error
 
 
 def _write(
@@ -201,7 +202,7 @@ def _write(
     executor: Executor | None,
     progress: Progress,
 ) -> int:
-    """Write the shards that are not there yet, and tell the catalogue what became of each file; the shards kept."""
+    """Write the missing shards and store each file's outcome in the catalogue; returns how many shards were kept."""
     plans = plan.shards
     _check_destination(writer, plans, options.replace)
     todo: list[ShardPlan] = []
@@ -222,29 +223,29 @@ def _write(
     except BrokenExecutor as error:
         raise ReadError(
             "a worker process was ended from outside, perhaps for want of memory. Run again with fewer --processes: "
-            "shards that are whole are kept."
+            "complete shards are kept."
         ) from error
     return kept
 
 
-def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -> list[Outcome]:
+def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -> list[FileOutcome]:
     return writer.write(*work)
 
 
 def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace: bool) -> None:
-    """Raises InputError for shards of another run in the destination; with --replace they are deleted."""
+    """Raise InputError for shards of another run in the destination; with `replace` they are deleted."""
     planned = {plan.name for plan in plans}
     surplus = [path for path in sorted(writer.destination.glob("*.tar")) if path.name not in planned]
     others = [plan.name for plan in plans if writer.differs(plan)] + [path.name for path in surplus]
     if others and not replace and writer.other_secret(others):
         raise InputError(
             f"{writer.destination} was packed with another secret: its hashes would not match. Find that file and name "
-            "it with --secret, write all shards anew with --replace, or name an empty folder."
+            "it with --secret, overwrite all shards with --replace, or name an empty folder."
         )
     if others and not replace:
         raise InputError(
             f"{writer.destination} holds shards of another run or of files that changed since ({others[0]}). "
-            "Write them anew with --replace, or name an empty folder."
+            "Overwrite them with --replace, or name an empty folder."
         )
     for path in surplus:
         path.unlink()
@@ -283,9 +284,9 @@ def _report(
 
 
 def open_source(name: str) -> Source:
-    """The source that the user's first argument names. Raises InputError."""
+    """The source named by the first argument. Raises InputError."""
     if name.startswith("dicomweb+"):
-        from indexer.pack.dicomweb import DicomWeb  # needs an extra
+        from indexer.pack.dicomweb import DicomWeb  # requires an extra
 
         return DicomWeb.from_url(name)
     if "://" in name:

@@ -1,4 +1,4 @@
-"""Keyed hashes of identifiers, and the user's secret that they are made with."""
+"""Keyed hashes of identifiers, and the user's secret key for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 
 from indexer.errors import InputError, sentence
 
-NBYTES = 16  # of a hash that is stored
+NBYTES = 16  # of a stored hash
 _SECRET_BYTES = 32
 
 
@@ -29,7 +29,7 @@ class KeyedHash:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for runs with the same secret; reveals nothing about it."""
+        """A value that is equal for runs with the same secret and reveals nothing about it."""
         return self("fingerprint", "")[:8]
 
     def __repr__(self) -> str:  # a traceback or a log must not show the secret
@@ -37,22 +37,22 @@ class KeyedHash:
 
 
 def default_secret() -> Path:
-    """Where the secret lies when --secret is not given: in the user's configuration, far from any shard."""
+    """The path of the secret without --secret: in the user's configuration directory, apart from any shard."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "embedding-indexer" / "secret"
 
 
 def load_secret(path: Path, *, outside: Path, make: bool) -> tuple[KeyedHash, bool]:
-    """The secret in `path`, made there (mode 600) where there is none and `make` allows it; and whether it was made.
+    """The secret in `path`, created (mode 600) if it is missing and `make` is set; and whether it was created.
 
-    Raises InputError where there is none, where it lies below `outside` (it would travel with the shards), is no
-    secret, or can be read by others.
+    Raises InputError where it is missing, lies below `outside` (it would be copied with the shards), is not a secret,
+    or is readable by others.
     """
     if path.resolve().is_relative_to(outside.resolve()):
         raise InputError(f"the secret {path} lies inside {outside} and would be copied with the shards. Keep it apart.")
     if path.exists():
         return _read(path), False
-    if not make:  # a new secret by a typing error gives a patient of old shards another hash
+    if not make:  # a mistyped path must not create a secret: patients of older shards would get other hashes
         raise InputError(f"there is no secret {path}. Name the one of your other shards, or make one: --new-secret.")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,9 +68,9 @@ def load_secret(path: Path, *, outside: Path, make: bool) -> tuple[KeyedHash, bo
 
 
 def private_file(path: Path) -> TextIO:
-    """Opens a file for text that its owner alone may read, emptied; not through a link, whatever the umask is."""
+    """Open an empty text file that only its owner may read, whatever the umask; follows no link."""
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    os.fchmod(opened, 0o600)  # it may be there already
+    os.fchmod(opened, 0o600)  # it may exist already
     return os.fdopen(opened, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
@@ -81,7 +81,7 @@ def _read(path: Path) -> KeyedHash:
         secret = bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} holds no secret of ours: {sentence(error)}. Name another file with --secret."
+            f"{path} does not hold a secret of this program: {sentence(error)}. Name another file with --secret."
         ) from error
     if len(secret) < _SECRET_BYTES:
         raise InputError(f"the secret in {path} is shorter than {_SECRET_BYTES} bytes. Name another with --secret.")

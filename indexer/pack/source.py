@@ -1,4 +1,4 @@
-"""What `pack` reads from: the protocol of a source, and a file after a look at its header."""
+"""The protocol of `pack`'s sources, and the record of a scanned file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from indexer.archive.walk import Found
+from indexer.archive.walk import ListedFile
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A file after a look at its header."""
+    """A file and the facts from its header."""
 
-    found: Found
-    kind: str = ""  # as `indexer.pixels.sniff` names it; "" where the bytes are no image and only the name says so
+    found: ListedFile
+    kind: str = ""  # of `indexer.pixels.sniff`; "" where only the name is that of an image
     suffix: str = ""
     left_out: str = ""
     instance: str = ""  # SOPInstanceUID
@@ -22,14 +22,14 @@ class Scanned:
 
 
 class Source(Protocol):
-    """What `pack` reads from. Picklable: each worker process reads through its own copy."""
+    """A source of files. Picklable: each worker process reads through its own copy."""
 
-    def list(self) -> Iterator[Found]: ...
+    def list(self) -> Iterator[ListedFile]: ...
 
-    def scan(self, found: Found) -> Scanned: ...
+    def scan(self, found: ListedFile) -> Scanned: ...
 
     def read(self, path: str) -> bytes: ...
 
     def sidecar(self, path: str) -> bytes:
-        """The JSON that lies beside a file, empty where there is none."""
+        """The JSON beside a file, empty where there is none."""
         ...

@@ -1,4 +1,4 @@
-"""Writes reproducible shards: no times, no owners, a fixed order."""
+"""Writes reproducible tar shards: no times, no owners, a fixed order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, dict[str, Any]]]) -> int:
-    """Write (key, suffix, image, metadata) one after the other, `key.suffix` before `key.json`; the shard's bytes.
+    """Write samples (key, suffix, image, metadata), `key.suffix` before `key.json`; returns the shard's size in bytes.
 
-    The file appears under its name only when it is whole and on disk.
+    The file appears under its name only once it is complete and synced to the disk.
     """
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -32,11 +32,11 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, dict[str, A
 
 
 def json_bytes(metadata: dict[str, Any]) -> bytes:
-    """One line of JSON with sorted keys; NaN and infinity, which JSON does not know, are an error."""
+    """One line of JSON with sorted keys. Raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    header = tarfile.TarInfo(name)  # mtime 0, owner 0: as TarInfo is born
+    header = tarfile.TarInfo(name)  # TarInfo's defaults: mtime 0, owner 0
     header.size, header.mode = len(data), 0o644
     archive.addfile(header, io.BytesIO(data))

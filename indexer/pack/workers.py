@@ -1,4 +1,4 @@
-"""Worker processes, and work handed to them in order without holding all of it."""
+"""Worker processes, and an ordered map over them with bounded memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
-FEW = 512  # files: for fewer, starting other processes costs more than it saves
-AHEAD = 2  # items handed out for each process before the first is waited for
+FEW = 512  # files; for fewer, starting processes takes longer than it saves
+AHEAD = 2  # items submitted for each process before waiting for the first
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ def workers(processes: int, files: int) -> Iterator[Executor | None]:
 
 
 def mapped(executor: Executor | None, call: Callable[[T], R], items: Iterable[T], processes: int) -> Iterator[R]:
-    """`call` of each item, in order. Of the items a few more are held than there are workers."""
+    """`call` of each item, in order. Holds at most AHEAD items for each worker."""
     if executor is None:
         yield from map(call, items)
         return

@@ -1,4 +1,4 @@
-"""Writes one shard: reads its files and metadata, writes the tar and a record of the outcome of each file."""
+"""Writes one shard: reads its files and metadata, writes the tar and a record of each file's outcome."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BAD_METADATA = "bad metadata"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one file."""
+class FileOutcome:
+    """The outcome of one file."""
 
     path: str
     key: str
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """The settings that all shards of a run share. Picklable."""
+    """Writes shards with the settings of one run. Picklable."""
 
     source: Source
     destination: Path
@@ -44,9 +44,9 @@ class ShardWriter:
     site: str
     refuse_burned_in: bool
 
-    def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[Outcome]:
-        """Write the shard, then its record: a shard without a record is written again."""
-        outcomes: list[Outcome] = []
+    def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[FileOutcome]:
+        """Write the shard, then its record; a shard without a record is written again by the next run."""
+        outcomes: list[FileOutcome] = []
         record = self._record(plan)
         record.unlink(missing_ok=True)
         nbytes = write_shard(self.destination / plan.name, self._samples(entries, outcomes))
@@ -58,19 +58,19 @@ class ShardWriter:
         partial.replace(record)
         return outcomes
 
-    def done(self, plan: ShardPlan) -> list[Outcome] | None:
-        """The outcomes of a shard that is there already by the same plan; None where it must be written."""
+    def done(self, plan: ShardPlan) -> list[FileOutcome] | None:
+        """The outcomes of an existing shard of the same plan; None where it must be written."""
         shard, record = self.destination / plan.name, self._record(plan)
         try:
             found = json.loads(record.read_text())
             if found["plan"] == plan.digest and found["bytes"] == shard.stat().st_size:
-                return [Outcome(**file) for file in found["files"]]
+                return [FileOutcome(**file) for file in found["files"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None  # no record, or a damaged one: the shard is written again
         return None
 
     def differs(self, plan: ShardPlan) -> bool:
-        """Whether a whole shard of that name by another plan exists."""
+        """Whether a complete shard of that name and of another plan exists."""
         return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
 
     def other_secret(self, shards: Sequence[str]) -> bool:
@@ -79,7 +79,7 @@ class ShardWriter:
             try:
                 secret = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())["secret"]
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # not a shard of ours, or a record that was cut: nothing is known of its secret
+                continue  # not a shard of this program, or a damaged record: its secret is unknown
             if secret != self.keyed.fingerprint:
                 return True
         return False
@@ -88,27 +88,27 @@ class ShardWriter:
         return self.destination / PACK_STATE / f"{plan.name}.json"
 
     def _samples(
-        self, entries: Sequence[Entry], outcomes: list[Outcome]
+        self, entries: Sequence[Entry], outcomes: list[FileOutcome]
     ) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
         for entry in entries:
             try:
                 data = self.source.read(entry.path)
             except OSError as error:
                 note = error.strerror or type(error).__name__
-                outcomes.append(Outcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
+                outcomes.append(FileOutcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
                 continue
             metadata, note = self._metadata(entry, data)
-            if metadata is None:  # as `indexer index` has it: nobody knows to which patient the image belongs
-                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
+            if metadata is None:  # as in `indexer index`: the patient of the image is unknown
+                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
                 continue
-            if self.refuse_burned_in and metadata.get("burned_in"):  # a server's instances have not been looked at yet
-                outcomes.append(Outcome(entry.path, entry.key, len(data), "", BURNED_IN))
+            if self.refuse_burned_in and metadata.get("burned_in"):  # instances of a server were not scanned before
+                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BURNED_IN))
                 continue
-            outcomes.append(Outcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
+            outcomes.append(FileOutcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
             yield entry.key, entry.suffix, data, metadata
 
     def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any] | None, str]:
-        """The sample's JSON, and a note where something could not be read; None for damaged JSON beside an image."""
+        """The sample's metadata, and a note on what was unreadable; None for damaged JSON beside an image."""
         if entry.kind == "dicom" or entry.suffix in ("dcm", "dicom"):
             header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
             if header is None:
@@ -122,5 +122,5 @@ class ShardWriter:
         folder = entry.path.rpartition("/")[0].encode("utf-8", "replace").decode()
         if folder:
             metadata.setdefault("folder", folder)
-            metadata.setdefault("label", folder.rpartition("/")[2])  # a folder-per-class tree
+            metadata.setdefault("label", folder.rpartition("/")[2])  # in a folder-per-class tree
         return {**metadata, **entry.row}, ""

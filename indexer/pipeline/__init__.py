@@ -1,1 +1,1 @@
-"""index(): shards → rows, overlapped, bounded and resumed by shard. The door is `indexer.pipeline.run`."""
+"""Indexing: shards → rows, with overlapped stages, bounded memory and resume. Entry point: `indexer.pipeline.run`."""

@@ -1,4 +1,4 @@
-"""Groups results of an engine and commits them: the one place of a run that writes the table."""
+"""Groups the results of an engine and commits them. Nothing else in a run writes the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Totals:
     embedded: int = 0
     reused: int = 0
     done: int = 0  # shards
-    partial: int = 0  # shards that broke off
+    partial: int = 0  # shards that ended early (truncated or damaged)
     empty: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
@@ -30,7 +30,7 @@ class Totals:
 
 
 class Committer:
-    """Holds results until they are many or old enough for a commit."""
+    """Buffers results and commits them once there are `rows` of them or `seconds` have passed."""
 
     def __init__(self, writer: StoreWriter, commit: Commit, tally: Tally, *, rows: int, seconds: float) -> None:
         self.totals = Totals()
@@ -46,7 +46,7 @@ class Committer:
 
     @property
     def due(self) -> bool:
-        """Whether the group is large enough, or the last commit long ago."""
+        """Whether the group has `rows` rows, or the last commit was `seconds` ago."""
         return bool(self._group and self._rows >= self._most_rows) or self.late
 
     @property

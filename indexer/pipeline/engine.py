@@ -1,4 +1,4 @@
-"""What works through shards: threads of this process, or other processes and machines."""
+"""The protocol of engines, which process shards: with threads of this process, or on other processes and machines."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ Lookup = Callable[[Planned], tuple[Known, Stored]]  # vectors that a replaced sh
 
 
 class Engine(Protocol):
-    """Gives results; never writes a table. One committer, which holds the table's lock, writes them."""
+    """Yields results and never writes a table: one committer, which holds the table's lock, writes them."""
 
     tally: Tally
-    stop: threading.Event  # set by whoever wants the run to end
+    stop: threading.Event  # set to end the run
 
     def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
         """Results of all of `plan`, shards in any order, the parts of one shard in its own.
 
-        None every now and then while there is none, so that the caller can look at the clock. Ends early at `stop`.
+        Yields None from time to time while no result is ready, so that the caller can commit by time. Ends early at
+        `stop`.
         """
         ...
 
     def settled(self) -> list[ShardResult]:
-        """What is settled of the shards in progress, as parts: for a stop, or where a shard takes long."""
+        """The settled samples of the shards in progress, as parts: for a stop, or for a shard that takes long."""
         ...
 
     def close(self) -> None:
-        """End everything that was started. Raises the first error of its own threads or processes."""
+        """End all threads and processes of the engine. Raises the first error of any of them."""
         ...

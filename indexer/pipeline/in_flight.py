@@ -1,4 +1,4 @@
-"""Shards in progress: what became of their samples, in the shard's own order, whichever worker was faster."""
+"""Shards in progress: collects the outcomes of their samples and returns them in the shard's own order."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose row
 EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
-POLL_SECONDS = 0.1  # how soon a waiting thread notices that the run is to stop
+POLL_SECONDS = 0.1  # how often a waiting thread looks at the stop event
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A shard to work through."""
+    """A shard to process."""
 
     shard: Shard
-    replaces: bool = False  # rows of its former content are stored, and go
-    resumes: bool = False  # a former run stored a part of it, which is kept
+    replaces: bool = False  # rows of its former content are stored and will be deleted
+    resumes: bool = False  # an earlier run stored a part of it, which is kept
 
 
 @dataclass
-class Outcome:
-    """What became of one sample, so far."""
+class SampleOutcome:
+    """The rows and failures of one sample so far."""
 
     rows: list[EmbeddedRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -43,26 +43,26 @@ class Outcome:
 
 
 class Job:
-    """One shard in progress. Samples are given out in order and settled in any; results leave in order.
+    """One shard in progress. Samples are dispatched in order and settled in any order; results are taken in order.
 
-    A shard of many rows leaves in parts, so that its rows need not all be held, and a stop loses none that are settled.
+    A shard of many rows is taken in parts: its rows need not all be held, and a stop loses no settled sample.
     """
 
     def __init__(self, plan: Planned, known: Known | None = None, stored: Stored = ()) -> None:
         self.shard, self.known, self.stored = plan.shard, known or {}, stored
         self.samples = 0  # whole ones read
-        self.read = self.partial = False  # read to its end; which came too early
+        self.read = self.partial = False  # read to its end; ended early (truncated or damaged)
         self._replaces = plan.replaces
-        self._given = self._low = 0  # samples given out; all below `_low` are settled
-        self._open: dict[int, Outcome] = {}
-        self._rows: list[EmbeddedRow] = []  # settled, and not yet taken
+        self._given = self._low = 0  # samples dispatched; all below `_low` are settled
+        self._open: dict[int, SampleOutcome] = {}
+        self._rows: list[EmbeddedRow] = []  # settled but not taken yet
         self._failures: list[Failure] = []
         self._reused = 0
 
     def give(self) -> int:
-        """The place in the shard's order of one more sample that is on its way."""
+        """Register one more sample; returns its position in the shard's order."""
         self._given += 1
-        self._open[self._given - 1] = Outcome()
+        self._open[self._given - 1] = SampleOutcome()
         return self._given - 1
 
     def settle(
@@ -84,16 +84,16 @@ class Job:
 
     @property
     def resolved(self) -> bool:
-        """Read to its end, and nothing of it on its way."""
+        """Whether the shard was read to its end and all of its samples are settled."""
         return self.read and not self._open
 
     @property
     def settled(self) -> int:
-        """Rows and failures that could leave now."""
+        """The number of rows and failures that can be taken now."""
         return len(self._rows) + len(self._failures)
 
     def take(self) -> ShardResult:
-        """All that is settled and was not taken before; the last part once the shard is resolved."""
+        """All settled rows and failures not taken before; the last part once the shard is resolved."""
         batches: tuple[EmbeddingBatch, ...] = ()
         if self._rows:
             vectors = np.stack([vector for _, vector, _ in self._rows])
@@ -115,7 +115,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """One sample on its way, with its place in the shard's order."""
+    """One sample in progress, with its position in the shard's order."""
 
     job: Job
     order: int
@@ -127,31 +127,31 @@ class StopRun(Exception):
 
 
 class InFlight:
-    """What the threads of a run share: the shards in progress, and chunks of samples for whichever worker is free."""
+    """State shared by the threads of a run: the shards in progress, and a queue of chunks for the workers."""
 
     def __init__(self, tally: Tally, *, workers: int, part_rows: int) -> None:
-        """`part_rows`: a shard leaves in parts of about so many rows."""
+        """`part_rows`: a shard is taken in parts of about so many rows."""
         self.tally, self.stop = tally, threading.Event()
         self.room = threading.Semaphore(4 * workers + SPARE_JOBS)
         self._part_rows = max(part_rows, 1)
         self._lock = threading.Lock()
-        self._turned = threading.Condition(self._lock)  # the first shard may have something to take
+        self._turned = threading.Condition(self._lock)  # notified when the first shard may have a part to take
         self._jobs: deque[Job] = deque()
         self._chunks: queue.Queue[list[Task] | None] = queue.Queue(maxsize=workers + 1)
 
     def begin(self, job: Job) -> None:
-        """The next shard of the plan, of which samples will come."""
+        """Register the next shard of the plan."""
         with self._lock:
             self._jobs.append(job)
 
     def task(self, job: Job, sample: Sample) -> Task:
-        """One more sample of the shard is on its way."""
+        """Register one more sample of the shard."""
         with self._lock:
             job.samples += not job.partial
             return Task(job, job.give(), sample)
 
     def end(self, job: Job) -> None:
-        """The shard was read to its end."""
+        """Mark the shard as read to its end."""
         with self._turned:
             job.read = True
             self._turned.notify()
@@ -175,7 +175,7 @@ class InFlight:
             return self._take(self._jobs[0])
 
     def settled(self) -> list[ShardResult]:
-        """Whatever is settled of the shards in progress, in the plan's order."""
+        """The settled parts of the shards in progress, in the plan's order."""
         with self._turned:
             return [self._take(job) for job in list(self._jobs) if job.resolved or job.settled]
 
@@ -190,7 +190,7 @@ class InFlight:
         return result
 
     def give(self, chunk: list[Task] | None) -> None:
-        """Hand a chunk to whichever worker is free; None ends one worker. Raises StopRun."""
+        """Queue a chunk for the next free worker; None ends one worker. Raises StopRun."""
 
         def put() -> bool:
             try:
@@ -202,7 +202,7 @@ class InFlight:
         self.wait(put)
 
     def chunk(self) -> list[Task] | None:
-        """A worker's next chunk; an empty one where none came in time, None at the end. Raises StopRun."""
+        """A worker's next chunk; an empty one after a timeout, None at the end. Raises StopRun."""
         if self.stop.is_set():
             raise StopRun
         try:
@@ -211,7 +211,7 @@ class InFlight:
             return []
 
     def wait(self, attempt: Callable[[], bool]) -> None:
-        """Try until it succeeds. Raises StopRun at the run's stop."""
+        """Repeat `attempt` until it returns True. Raises StopRun at the run's stop."""
         while not self.stop.is_set():
             if attempt():
                 return

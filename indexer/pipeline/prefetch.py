@@ -1,7 +1,7 @@
-"""Remote shards are read ahead: while one is worked through, the next are on their way, each into bounded memory.
+"""Prefetching of remote shards: while one is processed, the next are downloaded, each into bounded memory.
 
-A local disk reads ahead by itself; over a network each shard begins with a wait, and one connection is rarely as fast
-as the line.
+The operating system reads ahead on a local disk. Over a network each shard begins with a latency, and one connection
+rarely uses the whole bandwidth.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from indexer.addresses import end_commands, is_remote
 from indexer.pipeline.in_flight import POLL_SECONDS, ReadShard, StopRun
 from indexer.types import Failure, Sample, Shard
 
-SHARDS = 4  # remote ones open at once
-SHARD_BYTES = 32 << 20  # of one shard's images in memory before its reader waits; one image more may lie there
-CLOSE_SECONDS = 2.0  # for a reader to notice that the run ends; one that hangs in the network is left behind
+SHARDS = 4  # remote shards open at once
+SHARD_BYTES = 32 << 20  # of images of one shard in memory before its reader waits; may be exceeded by one image
+CLOSE_SECONDS = 2.0  # for a reader thread to end with the run; a thread blocked in the network is abandoned
 
 
 class ReadAhead:
-    """The streams of `shards`, in order; as a context manager it ends the readers it has started."""
+    """The streams of `shards`, in order; a context manager that ends the reader threads on exit."""
 
     def __init__(self, shards: Sequence[Shard], read: ReadShard, stop: threading.Event) -> None:
         self._read, self._stop = read, stop
         self._coming = deque(shard for shard in shards if is_remote(shard.url))
-        self._pumps: deque[_Pump] = deque()  # the first one is being worked through
+        self._pumps: deque[_Pump] = deque()  # the first one is being processed
 
     def __enter__(self) -> ReadAhead:
         return self
@@ -37,10 +37,10 @@ class ReadAhead:
         for pump in self._pumps:
             pump.close()
         if not all([pump.join() for pump in self._pumps]):
-            end_commands()  # one of them hangs: what it waits for must not outlive the run
+            end_commands()  # a reader is blocked: the command it reads from must not outlive the run
 
     def stream(self, shard: Shard) -> Iterator[Sample | Failure]:
-        """What `read` gives for `shard`, the next one; raises what it raises, and StopRun at the run's stop."""
+        """The items that `read` yields for `shard`, the next one. Raises its errors, and StopRun at the run's stop."""
         if not is_remote(shard.url):
             return self._read(shard)
         if self._pumps:
@@ -51,7 +51,7 @@ class ReadAhead:
 
 
 class _Pump:
-    """One shard's reader in a thread of its own, at most SHARD_BYTES ahead."""
+    """Reads one shard in a thread of its own, at most SHARD_BYTES ahead of the consumer."""
 
     def __init__(self, shard: Shard, read: ReadShard) -> None:
         self._shard, self._read = shard, read
@@ -101,7 +101,7 @@ class _Pump:
                     self._items.append(item)
                     self._nbytes += _nbytes(item)
                     self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that takes the items, which raises it
+        except BaseException as error:  # noqa: BLE001 - re-raised in the consumer's thread
             self._error = error
         finally:
             with self._changed:

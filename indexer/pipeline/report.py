@@ -1,4 +1,4 @@
-"""What a run did, in a record and in words."""
+"""The texts of a run's report: its bottleneck and its warnings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from indexer.cores import cores
 from indexer.types import StageTime
 
 CPU_DECODER = "cpu-2"  # PixelSpec.decoder of every image that no GPU decoded
-LEAST_SHARE = 0.5  # the reader or the writer holds a run up only where it is busy for this much of it
-LEAST_USED = 0.95  # a GPU busy for this much is the bottleneck, however busy the cores are
-ALONE = {  # stages of one thread each, and what makes them faster
+LEAST_SHARE = 0.5  # of the run's time; the reader or the writer is the bottleneck only where it is busy for longer
+LEAST_USED = 0.95  # of the run's time; a GPU busy for longer is the bottleneck, however busy the cores are
+ALONE = {  # stages with one thread each, and the remedy for each
     "store": "put the database on a faster disk",
     "read": "put the shards on a faster disk or nearer",
 }
@@ -20,10 +20,11 @@ COLLAPSED_COSINE = 0.9999  # mean over all pairs; trained encoders stay well bel
 
 
 def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, decoder: str = CPU_DECODER) -> str:
-    """What the run waited for, and one thing to do about it.
+    """One line that names the run's bottleneck and a remedy.
 
-    `device` and `decoder` are the encoder's and its PixelSpec's. A stage's share is of the time its own threads had:
-    the reader and the writer have one each, decoding and a model on the CPU the workers', a GPU its own.
+    `device` is the encoder's, `decoder` its PixelSpec's. A stage's share is its busy time divided by the time of its
+    own threads: one thread each for the reader and the writer, the workers for decoding and for a model on the CPU,
+    one for each GPU.
     """
     busy = {s.name: s.busy_seconds for s in stages}
     workers = next(s.threads for s in stages if s.name == "decode")
@@ -45,7 +46,7 @@ def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, de
 
 
 def _with_gpus(busy: Mapping[str, float], seconds: float, *, gpus: int, decoder: str) -> str:
-    """While decoding lags, each batch has its GPU to itself: the time in `encode` is then the time the GPU is used."""
+    """While decoding is slower, no batch waits for a GPU: the time in `encode` is then the time the GPU is busy."""
     decoding, used = busy["decode"] / (cores() * seconds), min(busy["encode"] / (gpus * seconds), 1.0)
     if used >= min(decoding, LEAST_USED):
         remedy = f"{gpus} more {plural('GPU', gpus)} would halve it"
@@ -71,7 +72,7 @@ def stage_times(busy: Mapping[str, float], *, workers: int) -> tuple[StageTime, 
 
 
 def spread_warning(mean_cosine: float | None) -> list[str]:
-    """A collapsed encoder maps everything to one vector: searches and probes on it are noise."""
+    """A warning where the mean cosine is so high that the encoder maps all images to about one vector; else none."""
     if mean_cosine is None or mean_cosine < COLLAPSED_COSINE:
         return []
     return [
@@ -81,7 +82,7 @@ def spread_warning(mean_cosine: float | None) -> list[str]:
 
 
 def precision_warning(cosine: float | None) -> list[str]:
-    """Reduced precision that moves a vector visibly is said aloud: it stays in the table for years."""
+    """A warning where reduced precision changed a sampled vector by more than CLOSE_COSINE allows; else none."""
     if cosine is None or cosine >= CLOSE_COSINE:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Embed again just those samples that failed, with today's decoders."""
+"""Reads and embeds again only the samples that failed, with the decoders installed now."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def retry(
     """Read the failed samples of every shard again; those that now decode become rows.
 
     A shard is read from `sources` where one of them has its name, else from the address in the ledger where that lies
-    below a folder that this user indexed the table from, or below `roots`. Those left out are told in the warnings.
-    Raises ShardNotFound where a shard is gone; a shard that changed is left to `index --changed replace`.
+    below a folder that this user indexed the table from, or below `roots`. The report's warnings name those that were
+    left out. Raises ShardNotFound where a shard is gone; a shard that changed is left to `index --changed replace`.
     """
     start = time.perf_counter()
     store.require(encoder.spec)
@@ -53,7 +53,7 @@ def retry(
     ledger = {row["shard"]: row for row in store.ledger().to_pylist() if row["status"] != BEGUN}
     failed: dict[str, set[str]] = {}
     for row in rows:
-        if row["shard"] in ledger:  # a shard without a row there was in progress when a run died: index goes on with it
+        if row["shard"] in ledger:  # without a ledger row: was in progress when a run died; index resumes it
             failed.setdefault(row["shard"], set()).add(row["key"])
 
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:
@@ -65,7 +65,7 @@ def retry(
     options = options or RunOptions()
     facts = {"retried": sum(map(len, failed.values())), "shards_named": len(failed)}
     with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
-        entries = writer.entries  # which the writer may have mended
+        entries = writer.entries  # read after the writer's recovery, which may have changed it
         plan = [Planned(s) for s in found if s.name in entries and entries[s.name].identity == s.identity]
         report = run_engine(
             writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
@@ -84,9 +84,9 @@ def retry(
 def _found(
     ledger: Mapping[str, Mapping[str, Any]], failed: Collection[str], sources: Sequence[str], roots: Sequence[str]
 ) -> tuple[list[Shard], dict[str, list[str]]]:
-    """These shards as they are now, each with its identity of the kind that the ledger holds: of times, or of bytes.
+    """The unchanged ones of these shards, and the names of those that are not opened, by reason.
 
-    Also the names of those that are not opened, by the reason.
+    A shard's identity is compared as the ledger holds it: of size and modification time, or of a hash of the bytes.
     """
     by_name: dict[str, Shard] = {}
     given: set[str] = set()
@@ -109,7 +109,7 @@ def _found(
 
 
 def _out_of_reach(urls: Mapping[str, str], roots: Sequence[str]) -> dict[str, list[str]]:
-    """Names of the shards whose address in the ledger is not opened, by the reason with its way out."""
+    """Names of the shards whose address in the ledger is not opened, by the warning that says why and what to do."""
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for name, url in urls.items():
         if not can_be_reopened(url):

@@ -29,8 +29,8 @@ FAILURE_GRACE = 1000  # images before --max-failures may stop a run
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands; handed to `on_progress` a few times a second."""
+class RunProgress:
+    """The state of a run, passed to `on_progress` a few times a second."""
 
     shards: int
     shards_done: int
@@ -40,9 +40,9 @@ class Progress:
 
 @dataclass
 class Hooks:
-    """What the caller wants to hear of, or have done, during a run."""
+    """Callbacks of the caller during a run."""
 
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[RunProgress], None] | None = None
     precision_check: Callable[[UInt8], float] | None = None  # (n, size, size, 3) → lowest cosine against fp32
 
 
@@ -55,8 +55,8 @@ def index(
 ) -> RunReport:
     """Embed every shard that the table does not hold yet, each readable image once.
 
-    A shard that is done is skipped; of one that a former run had begun, the samples that are stored are passed over.
-    Ctrl-C (or SIGTERM) commits what is embedded so far; the report says `interrupted`.
+    A shard that is done is skipped. In a shard that an earlier run began, samples that are stored are skipped.
+    Ctrl-C or SIGTERM commits what is embedded so far and sets `interrupted` in the report.
     Raises ShardChanged before any work where a shard's identity is not the stored one, EncoderMismatch,
     StoreLocked, and TooManyFailures.
     """
@@ -93,7 +93,7 @@ def run_engine(
     read: ReadShard | None = None,
     record: RunRecord | None = None,
 ) -> RunReport:
-    """Work through `plan` under a held writer. With `read`, only what it yields is added to shards that are done."""
+    """Process `plan` with an open writer. With `read`, only the samples it yields are added to shards that are done."""
     engine = Threads(
         encoder,
         workers=options.workers or encoder.workers,
@@ -114,7 +114,7 @@ def run_engine(
             try:
                 engine.close()
             finally:
-                if record is not None:  # also of a run that ends with an error
+                if record is not None:  # also for a run that ends with an error
                     record.report = report()
     if not interrupted.is_set():  # merging fragments may take minutes; the next run does it
         writer.tidy()
@@ -143,7 +143,7 @@ def _lookup(writer: StoreWriter) -> Lookup:
 
 
 def _told(options: RunOptions, shards: int) -> dict[str, object]:
-    """The options and the number of shards, as a run's record holds them."""
+    """The options and the number of shards, for the run's record."""
     return {"options": {k: v for k, v in asdict(options).items() if k != "command"}, "shards_named": shards}
 
 
@@ -187,7 +187,7 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
 
 
 def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str) -> list[Planned]:
-    """The shards to work through. Raises ShardChanged."""
+    """The shards to process. Raises ShardChanged."""
     plan: list[Planned] = []
     differing: list[Shard] = []
     for shard in shards:
@@ -195,7 +195,7 @@ def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str
         if entry is None:
             plan.append(Planned(shard))
         elif entry.identity != shard.identity:
-            # a shard that was cut when it was read, or not yet read to its end, is expected to change
+            # a shard that was truncated, or not read to its end, is expected to change
             if changed != "replace" and entry.status == "done":
                 differing.append(shard)
             plan.append(Planned(shard, replaces=True))
@@ -217,13 +217,13 @@ def _skipped(shards: Sequence[Shard], plan: Sequence[Planned], entries: dict[str
 def _drive(
     engine: Engine, plan: Sequence[Planned], lookup: Lookup, committer: Committer, options: RunOptions, hooks: Hooks
 ) -> float | None:
-    """The calling thread's loop, until all of `plan` is committed or the run is to stop. Gives the precision cosine."""
+    """Loop of the calling thread until all of `plan` is committed or the run stops. Returns the precision cosine."""
     tally, totals = engine.tally, committer.totals
     cosine: float | None = None
     for result in engine.results(plan, lookup):
         if result is not None:
             committer.add(result)
-        elif committer.late:  # a large shard on a slow machine: what is settled of it is not lost with the power
+        elif committer.late:  # a shard that takes long: commit its settled samples, so that a crash loses few
             for part in engine.settled():
                 committer.add(part)
         if committer.due:
@@ -232,7 +232,7 @@ def _drive(
             cosine = hooks.precision_check(np.stack(tally.sample_pictures))
         if hooks.on_progress:
             done = totals.done + totals.partial
-            hooks.on_progress(Progress(len(plan), done, tally.resolved + tally.kept, tally.failed))
+            hooks.on_progress(RunProgress(len(plan), done, tally.resolved + tally.kept, tally.failed))
         if tally.resolved >= FAILURE_GRACE and tally.failed > options.max_failures * tally.resolved:
             engine.stop.set()
             committer.commit()
@@ -241,7 +241,7 @@ def _drive(
                 f"{options.max_failures:g}, most often: {tally.reasons.most_common(1)[0][0]}. Are these the right "
                 "files? See `indexer doctor`, and `indexer failures` for what is stored: it is kept."
             )
-    for part in engine.settled():  # what is whole at a stop is kept, with one commit, since somebody waits
+    for part in engine.settled():  # settled samples are kept at a stop, in one commit, since the user is waiting
         committer.add(part)
     committer.commit()
     return cosine

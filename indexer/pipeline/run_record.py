@@ -1,8 +1,8 @@
-"""A record of each run beside the table, for people (summary.md) and programs (manifest.json).
+"""A record of each run beside the table: summary.md for people, manifest.json for programs.
 
-It is written when the run begins and again when it ends, however it ends: a run that was killed is one whose record
-still says "running" when the next one begins, and is then called "died". No address in it holds a password, token or
-signature.
+It is written when the run begins and again when it ends, whatever the outcome. A record that still has the status
+"running" when the next run begins is of a run that was killed; its status becomes "died". Passwords, tokens and
+signatures are removed from all addresses.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from indexer.types import RunReport
 FORMAT = 1
 MANIFEST, SUMMARY = "manifest.json", "summary.md"
 PACKAGES = ("embedding-indexer", "torch", "pylance", "lancedb", "pyarrow", "numpy", "pillow", "open-clip-torch", "timm")
-LOOKED_BACK = 50  # records of former runs that are looked through for ones that died
+LOOKED_BACK = 50  # newest records of earlier runs in which runs that died are looked for
 
 
 class RunRecord:
-    """The record of the run under way; `report` is put in as soon as there is one."""
+    """The record of the current run; `report` is set once there is one."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder = folder
@@ -56,9 +56,9 @@ class RunRecord:
 
 @contextmanager
 def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any]) -> Iterator[RunRecord | None]:
-    """Keep the record of what is done inside. Only the holder of the table's lock may use it.
+    """Writes the run's record on entry and again on exit. The caller must hold the table's lock.
 
-    None where the database is an object store. `facts` are the run's own, such as its options.
+    Yields None where the database is an object store. `facts` describe the run, e.g. its options.
     """
     if store.path is None:
         yield None
@@ -72,7 +72,7 @@ def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any
         yield record
     except BaseException as error:
         stopped = isinstance(error, (TooManyFailures, KeyboardInterrupt))
-        with suppress(OSError):  # the error itself is what the user must hear of
+        with suppress(OSError):  # a failure to write the record must not hide the error itself
             record.write("stopped" if stopped else "failed", error)
         raise
     interrupted = record.report is not None and record.report.interrupted
@@ -123,7 +123,7 @@ def _now() -> datetime.datetime:
 
 
 def _free(folder: Path) -> Path:
-    """A directory of its own, named after the time in UTC."""
+    """A new directory below `folder`, named by the time in UTC."""
     stamp = _now().strftime("%Y%m%dT%H%M%SZ")
     number, path = 1, folder / stamp
     while path.exists():
@@ -134,7 +134,7 @@ def _free(folder: Path) -> Path:
 
 
 def _bury(folder: Path) -> None:
-    """Records that say "running" while we hold the lock are of runs that died."""
+    """Set the status of runs that died: with the lock held, no earlier run can still be "running"."""
     for path in sorted(folder.glob(f"*/{MANIFEST}"))[-LOOKED_BACK:]:
         facts = _read(path)
         if facts is not None and facts.get("status") == "running":
@@ -155,7 +155,7 @@ def _write(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def summary(facts: dict[str, Any]) -> str:
-    """The record as a person reads it."""
+    """The record as Markdown."""
     report = facts.get("report") or {}
     lines = [
         f"# Run of {facts['started_at']}: {facts['status']}",
@@ -190,6 +190,6 @@ _COUNTS = ("shards_done", "shards_skipped", "shards_partial", "images", "embedde
 
 
 def _cell(text: str) -> str:
-    """One line of a table, whatever a member's name or a decoder's words hold."""
+    """Text for one cell of a Markdown table: unprintable characters become spaces, "|" and "<" are escaped."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return plain.replace("|", "\\|").replace("<", "&lt;")

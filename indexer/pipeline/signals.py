@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run in order."""
+"""Handlers of Ctrl-C and SIGTERM, which end a run with a commit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the run to stop; a second one is what Ctrl-C was before.
+    """The first Ctrl-C or SIGTERM sets `stop`; a second one has the effect it had before this context.
 
-    Where Ctrl-C is ignored, as in what a shell starts in the background, it stays so.
+    Where SIGINT is ignored, as in a shell's background job, it stays ignored.
     """
     interrupted = threading.Event()
     ctrl_c = signal.getsignal(signal.SIGINT)

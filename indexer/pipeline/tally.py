@@ -1,4 +1,4 @@
-"""Sums over a run, which any of its threads adds to."""
+"""Counters of a run, updated by all of its threads."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from indexer.types import Failure, UInt8
 from indexer.vectors import Spread
 
-SAMPLE_PICTURES = 16  # kept for the precision check
+SAMPLE_PICTURES = 16  # decoded images kept for the precision check
 
 
 class Tally:
-    """Busy seconds, images, failures by reason, flags of pictures; thread-safe."""
+    """Busy seconds by stage, images, failures by reason, flags of decoded images; thread-safe."""
 
     def __init__(self, dim: int) -> None:
         self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
         self.flags: Counter[str] = Counter()
-        self.resolved = self.failed = 0  # rows and failures so far, and failures alone
-        self.kept = 0  # samples whose rows a former run had stored
-        self.reasons: Counter[str] = Counter()  # of failures, those of shards in progress too
+        self.resolved = self.failed = 0  # rows and failures so far; failures so far
+        self.kept = 0  # samples whose rows an earlier run had stored
+        self.reasons: Counter[str] = Counter()  # of failures, also of shards in progress
         self.spread = Spread(dim)
         self.sample_pictures: list[UInt8] = []
         self._lock = threading.Lock()
@@ -43,7 +43,7 @@ class Tally:
             self.kept += 1
 
     def note_pictures(self, pictures: UInt8, flags: Counter[str]) -> None:
-        """Count flags, and keep the first pictures (n, size, size, 3) of the run."""
+        """Count flags, and keep the first decoded images (n, size, size, 3) of the run."""
         with self._lock:
             self.flags.update(flags)
             room = SAMPLE_PICTURES - len(self.sample_pictures)

@@ -1,8 +1,8 @@
-"""The engine of one machine: a thread reads shards, the workers decode and embed.
+"""The engine of one machine: one thread reads shards, worker threads decode and embed.
 
-A worker decodes a batch and embeds it itself: decoding and the model share the cores with no pool each, so neither
-waits for the other and the ceiling is cores / (decode + model seconds an image). With a GPU, workers decode while
-another one's batch is on the device.
+Each worker decodes a batch and embeds it: decoding and the model share the cores without separate pools, so neither
+waits for the other, and the upper bound of throughput is cores / (decode + model seconds an image). With a GPU,
+workers decode while the batch of another one is on the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from indexer.pipeline.tally import Tally
 from indexer.pipeline.worker import Embedder, decoder_of, tasks
 from indexer.types import Encoder, ShardResult
 
-CHUNK_BYTES = 64 << 20  # undecoded images in one worker's hands
+CHUNK_BYTES = 64 << 20  # of undecoded images in one worker's chunk
 
 
 class Threads:
@@ -40,7 +40,7 @@ class Threads:
 
     def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
         keep_freed_memory()
-        import_module("indexer.encoders.backends.cpu")  # and torch: two threads importing it at once can fail
+        import_module("indexer.encoders.backends.cpu")  # torch, here and once: an import by two threads can fail
         loops: list[Callable[[], None]] = [lambda: self._read(plan, lookup), *[self._work] * self.workers]
         for number, loop in enumerate(loops):
             thread = threading.Thread(target=self._guarded, args=(loop,), name=f"indexer-{number}", daemon=True)
@@ -67,14 +67,14 @@ class Threads:
             loop()
         except StopRun:
             return
-        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - re-raised in the calling thread
             self._errors.append(error)
             self.stop.set()
 
     def _work(self) -> None:
         from indexer.encoders.backends.cpu import use_one_thread_beside_others  # imports torch, as decoding will
 
-        use_one_thread_beside_others()  # before the first resize, which would spread over every core
+        use_one_thread_beside_others()  # before the first resize, which would use a thread for each core
         flight = self._flight
         embedder = Embedder(self.encoder, self.tally, flight.resolve, decoder=self.decoder, frames=self._frames)
         while (chunk := flight.chunk()) is not None:
@@ -82,7 +82,7 @@ class Threads:
                 if self.stop.is_set():
                     raise StopRun
                 embedder.add(task, square)
-            if not chunk:  # nothing to read for the moment: do not keep a shard waiting for a full batch
+            if not chunk:  # no sample for now: embed what is queued, so that its shard need not wait for a full batch
                 embedder.flush()
         embedder.flush()
 
@@ -91,7 +91,7 @@ class Threads:
             chunk: list[Task] = []
             for planned in plan:
                 if not self._flight.room.acquire(blocking=False):
-                    chunk = self._given(chunk)  # the shards that take up the room may wait for what is in it
+                    chunk = self._given(chunk)  # the shards in progress may be waiting for samples in this chunk
                     self._flight.wait(lambda: self._flight.room.acquire(timeout=POLL_SECONDS))
                 known, stored = lookup(planned)
                 job = Job(planned, known, stored)
@@ -102,7 +102,7 @@ class Threads:
             self._flight.give(None)
 
     def _read_one(self, job: Job, ahead: ReadAhead, chunk: list[Task]) -> list[Task]:
-        """Read a shard to its end; returns the samples that no worker was given yet."""
+        """Read a shard to its end; returns the samples not yet passed to a worker."""
         flight, nbytes = self._flight, sum(task.sample.nbytes for task in chunk)
         for task in tasks(job, ahead.stream(job.shard), self.tally, task=flight.task, resolve=flight.resolve):
             chunk.append(task)

@@ -1,4 +1,4 @@
-"""The work on a sample and on a shard: bytes → pictures → unit vectors. Knows no thread, no engine and no table."""
+"""Processing of samples and shards: bytes → pixels → unit vectors. Independent of threads, engines and tables."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from indexer.types import (
 )  # fmt: skip
 from indexer.vectors import unit_rows
 
-UNREAD = "unread"  # the identity of a shard that could not be read: unlike any other, so that the next run reads it
+UNREAD = "unread"  # identity of a shard that could not be read; equals no other, so that the next run reads it
 _NO_SAMPLE = Sample("", "", "", b"", -1, 0)
 
 
 class Decoder(Protocol):
-    """Decodes many images at once, elsewhere than in the worker."""
+    """Decodes many images at once outside the worker thread, e.g. on a GPU."""
 
-    difference: float | None  # from the worker's own way on a sample; None until it is known
+    difference: float | None  # from the worker's own decoding, on a sample; None until measured
 
     def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
-        """(size, size, 3) of each image, None for those left to the worker. Thread-safe."""
+        """Pixels (size, size, 3) of each image, None for those the worker must decode. Thread-safe."""
         ...
 
 
 class Resolve(Protocol):
-    """Where an embedder reports what became of a sample."""
+    """Callback by which an embedder reports the rows and failures of a sample."""
 
     def __call__(
         self, task: Task, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
@@ -58,10 +58,10 @@ class Resolve(Protocol):
 def embed_shard(
     shard: Shard, embedder: Embedder, *, known: Known | None = None, stored: Stored = (), read: ReadShard = read_shard
 ) -> ShardResult:
-    """One shard worked through in the calling thread, for engines that run elsewhere than in this process.
+    """Process one shard in the calling thread, for engines that run outside this process.
 
-    `known` gives vectors by content hash, `stored` the samples that are in the table and are passed over. The
-    embedder must report to `settle`. Never raises ReadError: a shard that breaks off is `partial`.
+    `known` holds vectors by content hash, `stored` the samples that are in the table and are skipped. The embedder
+    must report to `settle`. Never raises ReadError: the result of a truncated or damaged shard is `partial`.
     """
     job = Job(Planned(shard), known, stored)
 
@@ -91,17 +91,17 @@ def tasks(
     task: Callable[[Job, Sample], Task],
     resolve: Resolve,
 ) -> Iterator[Task]:
-    """The samples of a shard that are to be embedded, made with `task`; failures of reading go to `resolve` at once."""
+    """The samples of a shard to embed, each made with `task`; failures of reading are passed to `resolve` at once."""
     while True:
         start = time.perf_counter()
         try:
             item = next(stream, None)
         except ReadError as error:
             job.partial = True
-            if not isinstance(error, (NotATar, CutShard)):  # the disk's or the network's fault, and it may pass:
-                job.shard = replace(job.shard, identity=UNREAD)  # whatever is there next time is read
+            if not isinstance(error, (NotATar, CutShard)):  # of the disk or the network, perhaps temporary:
+                job.shard = replace(job.shard, identity=UNREAD)  # the next run reads the shard, whatever its identity
             item = Failure(job.shard.name, "", "read", shard_reason(error), str(error))
-            stream = iter(())  # the next turn ends the shard
+            stream = iter(())  # the next iteration ends the shard
         tally.clock("read", start)
         if item is None:
             return
@@ -115,10 +115,10 @@ def tasks(
 
 
 class Embedder:
-    """One thread's batch buffer: pictures wait here until the batch is full, across samples and shards.
+    """One thread's batch buffer: decoded images are queued until the batch is full, across samples and shards.
 
     Every batch has the encoder's full size (a short one is padded), since a matrix product of another shape may round
-    differently: a resumed run stores the same bits as an undisturbed one.
+    differently: a resumed run stores the same bits as an uninterrupted one.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class Embedder:
         self.tally, self._resolve = tally, resolve
         self._encoder, self._decoder, self._frames = encoder, decoder, frames
         self._buffer = np.zeros((encoder.batch_size, size, size, 3), np.uint8)
-        self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # with whether it is its sample's last part
+        self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # the flag: whether it is its sample's last part
         self._flags: Counter[str] = Counter()
 
     def squares(self, chunk: Sequence[Task]) -> list[UInt8 | None]:
-        """What another decoder than this thread has made of a chunk's images."""
+        """A chunk's images as decoded by `Decoder`, None for each that this thread must decode."""
         if self._decoder is None:
             return [None] * len(chunk)
         start = time.perf_counter()
@@ -147,12 +147,12 @@ class Embedder:
         return squares
 
     def add(self, task: Task, square: UInt8 | None = None) -> None:
-        """Decode a sample and embed whatever fills a batch. `square` is its picture where another decoder made it."""
+        """Decode a sample and embed each batch that becomes full. `square`: its pixels where `Decoder` decoded it."""
         sample, tally = task.sample, self.tally
         content = hashlib.sha256(sample.image).hexdigest()
         stored = {part_key("", name): kept for name, kept in task.job.known.get(content, {}).items()}
         start = time.perf_counter()
-        held: EmbeddingRow | None = None  # decided one step late, so that the last part is known to be the last
+        held: EmbeddingRow | None = None  # resolved one step late, when it is known whether it is the last part
         reused = 0
         try:
             for item in self._parts(sample, square, stored):
@@ -171,7 +171,7 @@ class Embedder:
                 start = self._push(task, held, start, last=False)
             tally.clock("decode", start)
             if held is not None:
-                self.flush()  # parts before it: the shard may be taken as soon as its last sample is resolved
+                self.flush()  # earlier parts first: the shard may be taken as soon as its last sample is resolved
             self._resolve(task, [], [_failure(sample, error)], done=True)
             return
         if held is None:
@@ -182,7 +182,7 @@ class Embedder:
             tally.clock("decode", self._push(task, held, start, last=True))
 
     def _parts(self, sample: Sample, square: UInt8 | None, stored: Container[str]) -> Iterator[Picture | Part]:
-        """The wanted parts, decoded; as they are where their vector is stored."""
+        """The selected parts, decoded; undecoded where their vector is stored."""
         if square is not None and "" not in stored:
             return iter((Picture(Part(""), square),))
         return decode_missing(
@@ -194,7 +194,7 @@ class Embedder:
         )
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
-        """Queue the picture that lies in the buffer's next slot; a full batch is embedded off the decode clock."""
+        """Queue the image in the buffer's next slot. A full batch is embedded, which is not counted as decode time."""
         light = replace(task, sample=replace(task.sample, image=b""))  # a batch of large files would fill the memory
         self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
@@ -204,7 +204,7 @@ class Embedder:
         return time.perf_counter()
 
     def flush(self) -> None:
-        """Embed what waits."""
+        """Embed the queued images."""
         if not self._waiting:
             return
         n, tally = len(self._waiting), self.tally
@@ -238,7 +238,7 @@ def _failure(sample: Sample, error: PixelError, stage: Stage = "decode") -> Fail
 
 
 def decoder_of(encoder: Encoder) -> Decoder | None:
-    """The decoder beside the workers that the encoder's PixelSpec names. EncoderError where this machine has none."""
+    """The decoder that the encoder's PixelSpec names, None for the workers' own. Raises EncoderError without a GPU."""
     if encoder.spec.pixels.decoder == CPU_DECODER:
         return None
     if not encoder.device.startswith("cuda"):
@@ -257,7 +257,7 @@ def decoder_of(encoder: Encoder) -> Decoder | None:
 
 
 def shard_reason(error: ReadError) -> str:
-    """The stable words under which a shard that cannot be read to its end is counted."""
+    """The stable reason under which a shard that cannot be read to its end is counted."""
     if isinstance(error, NotATar):
         return "not a tar archive"
     return "shard is cut or damaged" if isinstance(error, CutShard) else "shard cannot be opened"

@@ -1,5 +1,5 @@
-"""Bytes of an image in an archive → the uint8 RGB square an encoder sees. No heavy import until a kind needs it."""
+"""Decodes image bytes to the uint8 RGB square that an encoder takes. Decoder libraries are imported when needed."""
 
-from indexer.pixels.dispatch import Opened, decode, decode_missing, decode_part, open_image
+from indexer.pixels.dispatch import OpenedImage, decode, decode_missing, decode_part, open_image
 
-__all__ = ["Opened", "decode", "decode_missing", "decode_part", "open_image"]
+__all__ = ["OpenedImage", "decode", "decode_missing", "decode_part", "open_image"]

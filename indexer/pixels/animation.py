@@ -1,4 +1,4 @@
-"""When each frame of a GIF, APNG or WebP animation begins, from the headers alone."""
+"""Start times of the frames of GIF, APNG and WebP animations, read from the headers only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_CONTROL = 0x21, 0x2C, 0xF9
 
 
 def start_seconds(kind: str, data: bytes) -> dict[int, float]:
-    """Frame → seconds from the start of the animation; as far as a damaged file tells, {} for other kinds."""
+    """Frame → seconds from the start of the animation; incomplete for a damaged file, {} for other kinds."""
     durations = {"gif": _gif, "png": _apng, "webp": _webp}.get(kind)
     starts: dict[int, float] = {}
     if durations is not None:
@@ -37,7 +37,7 @@ def _gif(data: bytes) -> Iterator[tuple[int, float]]:
 
 
 def _gif_colours(data: bytes, at: int) -> int:
-    """Bytes of the colour table that the flags at `at` announce."""
+    """Bytes of the colour table declared by the flags at `at`."""
     flags = data[at] if at < len(data) else 0
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 

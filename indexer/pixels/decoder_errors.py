@@ -10,8 +10,8 @@ from typing import Any
 
 from indexer.errors import PixelError
 
-# What Pillow, tifffile, pydicom and nibabel were seen to raise on damaged files. Bugs of ours would hide in here too,
-# so only calls into those libraries stand inside a `try` that names it.
+# Exceptions that Pillow, tifffile, pydicom and nibabel raised on damaged files. They would also hide bugs of this
+# package, so a `try` that catches them contains only calls into those libraries.
 DECODER_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -40,12 +40,12 @@ _LOGGERS = ("tifffile", "nibabel", "nibabel.global", "pydicom")
 
 
 def quiet() -> None:
-    """Keep the decoders' Python warnings and logs off the screen: what matters becomes a Failure or a flag.
+    """Silence the decoders' Python warnings and logs: relevant ones become a Failure or a flag.
 
-    A filter by module, set once: `warnings.catch_warnings` is not safe in threads.
+    Filters by module, set once: `warnings.catch_warnings` is not thread-safe.
     """
     for logger in map(logging.getLogger, _LOGGERS):
-        if logger.level != _SILENT:  # setLevel walks over every logger of the process, at half the price of a picture
+        if logger.level != _SILENT:  # setLevel visits every logger of the process, in half the time of a decode
             logger.setLevel(_SILENT)
     if not (_quiet and _quiet[0] in warnings.filters):
         warnings.filterwarnings("ignore", module=_LIBRARIES)
@@ -53,25 +53,25 @@ def quiet() -> None:
 
 
 def dicom_errors() -> tuple[type[BaseException], ...]:
-    """With pydicom's own, which have no base in common; to be called where pydicom is in use."""
+    """The decoder errors and pydicom's own, which share no base class. Imports pydicom."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     return (*DECODER_ERRORS, BytesLengthException, InvalidDicomError)
 
 
 def raster_errors() -> tuple[type[BaseException], ...]:
-    """With Pillow's own; to be called where Pillow is in use."""
+    """The decoder errors and Pillow's own. Imports Pillow."""
     from PIL.Image import DecompressionBombError
 
     return (*DECODER_ERRORS, DecompressionBombError)
 
 
-# Phrases of Pillow, tifffile, pydicom and nibabel for files that may be whole, in a form they do not know.
+# Phrases in messages of Pillow, tifffile, pydicom and nibabel about intact files of an unsupported form.
 _UNSUPPORTED = ("unsupported", "not supported", "not implemented", "requires the 'imagecodecs'")
 
 
 def named(error: BaseException, kind: str) -> PixelError:
-    """The decoder's error as a PixelError, whose reason tells unsupported, truncated and too large from corrupt."""
+    """The decoder's error as a PixelError with the reason unsupported, truncated, too large or corrupt."""
     if isinstance(error, PixelError):
         return error
     text = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"[:500]

@@ -1,4 +1,4 @@
-"""Any image's bytes → its parts, each fitted to the encoder's square."""
+"""Decodes the bytes of an image of any kind to its parts, each fitted to the encoder's square."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from indexer.pixels.sniff import sniff
 from indexer.types import Part, Picture, PixelSpec
 
 
-class Opened:
-    """An image whose header was read. A context manager: a decoder process may be held open for it."""
+class OpenedImage:
+    """An image whose header was read. A context manager, since it may hold a decoder process."""
 
     def __init__(self, reader: Reader, spec: PixelSpec) -> None:
         self._reader, self._spec = reader, spec
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> OpenedImage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -33,18 +33,18 @@ class Opened:
         return self._reader.parts
 
     def wanted(self, frames: str) -> Iterator[Part]:
-        """The parts that `--frames` (all, first, middle) chooses."""
+        """The parts that `--frames` (all, first, middle) selects."""
         parts = self._reader.parts
         return (parts[position] for position in wanted(frames, len(parts)))
 
     def part(self, name: str) -> Part:
-        """The part of this name; "" and "0" both name the first. Raises PixelError where there is none."""
+        """The part with this name; "" and "0" both name the first. Raises PixelError where there is none."""
         return self._reader.parts[self._reader.parts.position(name)]
 
     def pictures(self, parts: Sequence[Part]) -> Iterator[Picture]:
-        """These parts, windowed and fitted. The decoder works ahead: cheaper than a call of `pixels` for each.
+        """These parts, windowed and fitted. The decoder works ahead, which is faster than a call of `pixels` for each.
 
-        Raises PixelError; a damaged file may give pictures first.
+        Raises PixelError; a damaged file may yield some parts first.
         """
         positions = [self._reader.parts.position(part.name) for part in parts]
         for part, raster in zip(parts, self._reader.rasters(positions), strict=True):
@@ -56,30 +56,30 @@ class Opened:
         return picture
 
 
-def open_image(data: bytes, suffix: str, spec: PixelSpec) -> Opened:
+def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     """Read the header of an image.
 
-    The kind is taken from the bytes, and from `suffix` (lower case, no dot) only where they say nothing. Raises
-    PixelError where this is no readable image, WindowError for a `spec.window` outside the documented forms.
+    The kind is detected from the bytes, and from `suffix` (lower case, no dot) only where they are ambiguous. Raises
+    PixelError where this is not a readable image, WindowError for a `spec.window` outside the documented forms.
     """
     rendering = Rendering(spec.window, spec.plane)
-    _ = rendering.rules  # a window that cannot be parsed is an error of the options, not of this image
+    _ = rendering.rules  # an invalid window is an error in the options, not in this image
     check_bytes(len(data))
     quiet()
     kind = sniff(data, suffix)
     if kind == "jpeg":
         from indexer.pixels.jpeg import JpegReader
 
-        return Opened(JpegReader(data, spec), spec)
+        return OpenedImage(JpegReader(data, spec), spec)
     if kind:
-        return Opened(open_kind(kind, data, rendering), spec)
+        return OpenedImage(open_kind(kind, data, rendering), spec)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
 
 
 def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all") -> Iterator[Picture]:
-    """The wanted parts (all, first, middle), windowed and fitted to (size, size, 3) RGB.
+    """The selected parts (all, first, middle), windowed and fitted to (size, size, 3) RGB.
 
-    The same bytes and spec give the same pixels in every thread. Raises as `open_image` and `Opened.pictures` do.
+    Equal bytes and spec give equal pixels in every thread. Raises as `open_image` and `OpenedImage.pictures` do.
     """
     for item in decode_missing(data, suffix, spec, frames=frames, stored=_never):
         assert isinstance(item, Picture)
@@ -89,7 +89,7 @@ def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all") ->
 def decode_missing(
     data: bytes, suffix: str, spec: PixelSpec, *, frames: str, stored: Callable[[Part], bool]
 ) -> Iterator[Picture | Part]:
-    """As `decode`, but a part for which `stored` is true comes as it is, not decoded."""
+    """As `decode`, but a part for which `stored` is true is yielded undecoded."""
     with open_image(data, suffix, spec) as image:
         for known, run in groupby(image.wanted(frames), stored):
             parts = list(run)
@@ -102,6 +102,6 @@ def _never(part: Part) -> bool:
 
 
 def decode_part(data: bytes, suffix: str, spec: PixelSpec, name: str) -> Picture:
-    """The part of this name. Raises as `decode` does, and PixelError where the image has no such part."""
+    """The part with this name. Raises as `decode` does, and PixelError where the image has no such part."""
     with open_image(data, suffix, spec) as image:
         return image.pixels(image.part(name))

@@ -1,4 +1,4 @@
-"""A raster of any size → the encoder's RGB square."""
+"""Fits a raster of any size to the encoder's RGB square."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from indexer.types import PixelSpec, UInt8
 if TYPE_CHECKING:
     import torch
 
-LONGEST = 8  # a crop looks at no more than this many shorter sides: a strip 1 pixel high must not become gigapixels
-THINNEST = 50  # a pixel more than so many times as high as wide, or wide as high, is a typing error in a header
-KEPT = 3  # at twice the target, vectors move further than bf16 moves them; at three times half as far
-SQUARE_PIXELS = 0.01  # pixels whose sides differ by less are taken as square
+LONGEST = 8  # a crop resizes at most this many shorter sides: a strip 1 pixel high must not become gigapixels
+THINNEST = 50  # a larger ratio of a pixel's sides is taken for an error in the header
+KEPT = 3  # at 2, vectors change more than by bf16; at 3, half as much
+SQUARE_PIXELS = 0.01  # pixels with a smaller relative difference of sides count as square
 
 
 def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
     """(h, w) or (h, w, 3) → (size, size, 3), antialiased, on uint8.
 
-    `aspect` is the height of one pixel over its width. Fit "crop": the shorter side to `resize`, then the centre;
-    "squash": both sides to `size`; "pad": the longer side to `size`, black around the middle.
+    `aspect` is the height of one pixel divided by its width. Fit "crop": the shorter side to `resize`, then a centre
+    crop; "squash": both sides to `size`; "pad": the longer side to `size`, centred on black.
     """
     import torch
 
@@ -29,13 +29,13 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
         aspect = 1.0
     if spec.fit == "crop":
         pixels = _trim(pixels, aspect)
-    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns of read-only memory
+    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
     planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
     return square_of_planes(planes, spec, aspect).numpy()
 
 
 def square_of_planes(planes: torch.Tensor, spec: PixelSpec, aspect: float = 1.0) -> torch.Tensor:
-    """(1 or 3, h, w) uint8 on any device → (size, size, 3) on the same one. A strip has been trimmed before."""
+    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device. Strips must be trimmed before."""
     height, width = _target(planes.shape[1] * aspect, planes.shape[2], spec)
     resized = _resize(planes, height, width, spec.interpolation).permute(1, 2, 0)
     canvas = resized.new_zeros((spec.size, spec.size, 3))
@@ -49,12 +49,12 @@ def square_of_planes(planes: torch.Tensor, spec: PixelSpec, aspect: float = 1.0)
 
 
 def is_strip(height: int, width: int) -> bool:
-    """Whether a crop cuts this picture's ends before it is resized."""
+    """Whether the image is so long that a crop trims its ends before resizing."""
     return max(height, width) > LONGEST * min(height, width)
 
 
 def _target(height: float, width: float, spec: PixelSpec) -> tuple[int, int]:
-    """Height and width after resizing, as torchvision's Resize rounds them: the other side is truncated."""
+    """Height and width after resizing, rounded as by torchvision's Resize: the longer side is truncated."""
     if spec.fit == "squash":
         return spec.size, spec.size
     if spec.fit == "pad":
@@ -69,7 +69,7 @@ def _target(height: float, width: float, spec: PixelSpec) -> tuple[int, int]:
 
 
 def _trim(pixels: UInt8, aspect: float) -> UInt8:
-    """Cuts the ends of a very long strip, evenly, far outside of what the centre crop shows."""
+    """Trims both ends of a very long strip equally, far outside the centre crop."""
     height, width = pixels.shape[:2]
     longest_width = max(1, round(LONGEST * max(1.0, height * aspect)))
     longest_height = max(1, round(LONGEST * max(1.0, width / aspect)))
@@ -92,7 +92,7 @@ def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -
 
 
 def reduction(height: int, width: int, spec: PixelSpec) -> int:
-    """1, 2, 4 or 8: by how much a decoder may shrink the image so that at least KEPT times the target remains."""
+    """1, 2, 4 or 8: the factor by which a decoder may reduce the image and keep KEPT times the target size."""
     target = _target(height, width, spec)
     for factor in (8, 4, 2):
         if height >= KEPT * factor * target[0] and width >= KEPT * factor * target[1]:

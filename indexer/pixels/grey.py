@@ -1,7 +1,7 @@
-"""Grey values of any depth → 8 bits: modality, window, inversion and padding in one pass.
+"""Grey values of any depth → 8 bits: modality LUT, window, inversion and padding in one pass.
 
-All of it is a function of the stored value alone, so rasters of up to 16 bits are rendered through a table of every
-value they can hold: exact in float64, and one lookup a pixel.
+The result is a function of the stored value alone, so rasters of up to 16 bits are rendered through a table of all
+possible values: exact in float64, with one lookup for each pixel.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def _identity(values: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class GreyScale:
-    """What the file says about its grey values."""
+    """The file's rules for its grey values."""
 
     real: Callable[[Float64], Float64] = _identity  # stored → real values (DICOM's modality LUT)
-    window: Window | Callable[[Float64], Float64] | None = None  # the file's own: real values → 0..1
-    full: tuple[float, float] | None = None  # stored values that the format can hold; None: those it does hold
-    expects_window: bool = False  # a format in which a missing window is worth a flag
-    plain: bool = False  # 8 bits meant to be shown as they are, where the file gives no window
+    window: Window | Callable[[Float64], Float64] | None = None  # the file's window: real values → 0..1
+    full: tuple[float, float] | None = None  # range of stored values of the format; None: the range found in the image
+    expects_window: bool = False  # a missing window adds a flag
+    plain: bool = False  # 8 bits, shown unchanged where the file has no window
     invert: bool = False  # low values are bright: MONOCHROME1, TIFF's WhiteIsZero
-    padding: tuple[float, float] | None = None  # stored values that stand outside the picture, both ends included
-    hounsfield: bool = True  # may a CT preset be applied
+    padding: tuple[float, float] | None = None  # closed range of stored values that mark padding
+    hounsfield: bool = True  # whether a CT preset may be applied
     modality: str = ""
-    limits: tuple[float, float] | None = None  # real values of percentile ends, where known from a whole volume
-    flags: tuple[str, ...] = ()  # what of the file's words could not be used
+    limits: tuple[float, float] | None = None  # real values of the percentiles, where known from a whole volume
+    flags: tuple[str, ...] = ()  # unusable elements of the file
 
 
 def render(stored: npt.NDArray[Any], scale: GreyScale, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
-    """Stored values (h, w) → (h, w) uint8, or (h, w, 3) where three windows are asked for; and flags."""
+    """Stored values (h, w) → (h, w) uint8, or (h, w, 3) for three windows; and flags."""
     if stored.dtype.byteorder not in ("=", "|"):
         stored = stored.astype(stored.dtype.newbyteorder("="))
     levels = _levels(stored)
@@ -72,7 +72,7 @@ class _Levels:
         return pixels
 
     def measured(self, scale: GreyScale) -> tuple[Float64, Float64]:
-        """Real values inside the picture and how often each occurs; both empty where all is padding."""
+        """Real values that are not padding, and their counts; both empty where all pixels are padding."""
         counts = np.ones(self.values.shape) if self.counts is None else self.counts
         keep = (counts > 0) & np.isfinite(self.values) & ~_padded(self.values, scale)
         real = scale.real(self.values[keep])
@@ -113,7 +113,7 @@ def _channel(levels: _Levels, scale: GreyScale, rule: WindowRule, flags: list[st
 def _shade(
     levels: _Levels, scale: GreyScale, rule: WindowRule, flags: list[str]
 ) -> Callable[[Float64], Float64] | None:
-    """Real values → 0..1, or None for an image of one value that has no window: mid-grey."""
+    """Real values → 0..1; None for a constant image without a window, which becomes mid-grey."""
     kind = rule.kind
     if rule.window is not None:
         if not rule.preset or scale.hounsfield:
@@ -146,4 +146,4 @@ def _ends(levels: _Levels, scale: GreyScale, kind: str) -> tuple[float, float] |
         ends = weighted_percentiles(values, counts, PERCENTILES)
         if ends[0] < ends[1]:
             return ends
-    return float(values.min()), float(values.max())  # also where nearly all pixels are alike
+    return float(values.min()), float(values.max())  # also where nearly all pixels are equal

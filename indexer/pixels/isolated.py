@@ -1,7 +1,7 @@
-"""Decoding in processes of their own, for the decoders that damaged files can crash, hang or bloat.
+"""Decoding in child processes, for decoders that damaged files can crash, hang or make use up memory.
 
-gdcm, CharLS, OpenJPEG and libtiff run there. A crash costs the one image; a limit on CPU time and on memory turns a
-hang or a bomb into a failure; what the C libraries print goes nowhere.
+GDCM, CharLS, OpenJPEG and libtiff run there. A crash fails one image only; limits on CPU time and memory turn a hang or
+a decompression bomb into a failure; output of the C libraries is discarded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import struct
-import subprocess  # our own interpreter with our own module, never a shell
+import subprocess  # runs this interpreter with a module of this package, never a shell
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,19 +27,19 @@ from indexer.errors import PixelError
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.types import UInt8
 
-CPU_SECONDS = 3  # for one file, and more for a large one:
+CPU_SECONDS = 3  # limit for one file, plus more for a large one:
 CPU_SECONDS_PER_MB = 2
-WALL_FACTOR = 12  # a busy machine gives a process that share of its time, or less, before we call it hung
+WALL_FACTOR = 12  # wall time allowed for each second of CPU time, since the machine may be busy
 START_SECONDS = 120
 _HEAD = struct.Struct("<II")  # bytes of JSON, bytes of payload
 _TOOK_TOO_LONG = "decoder took too long"
 
 
 class IsolatedReader:
-    """An image file opened in a process of its own, which holds it until `close`.
+    """An image file opened in a child process, which holds it until `close`.
 
-    The file is sent and its header parsed once, however many parts are asked for. Raises PixelError as the decoder
-    did, or for its crash. `parts`: where the caller knows them already.
+    The file is sent and its header parsed once, for any number of parts. Raises the decoder's PixelError, or one for
+    its crash. `parts`: given where the caller knows them already.
     """
 
     def __init__(self, kind: str, data: bytes, rendering: Rendering, parts: Numbered | None = None) -> None:
@@ -68,7 +68,7 @@ class IsolatedReader:
             yield Raster(pixels, answer["aspect"], tuple(answer["flags"]))
 
     def close(self) -> None:
-        """Give the process back; one that is dead, or has answers that nobody will read, is ended."""
+        """Return the process to the pool; one that is dead, or has unread answers, is ended."""
         self._worker.give_back()
 
     def _deadline(self) -> float:
@@ -82,8 +82,8 @@ def _parts(facts: Sequence[Facts]) -> Numbered:
 def _holding(facts: dict[str, Any], data: bytes, deadline: float) -> _Worker:
     """A process that has received the file and begins to open it.
 
-    An idle one may have been killed (by the kernel for memory, by a user) without our notice. It confirms the receipt
-    before it looks at a byte of the file, so a death before that is not the file's doing: another process is taken.
+    An idle process may have been killed unnoticed (by the kernel for memory, by a user). It confirms receipt before it
+    reads the file, so a death before that is not caused by the file: another process is used.
     """
     while True:
         worker, fresh = _take()
@@ -111,18 +111,19 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-            start_new_session=True,  # Ctrl-C is for us: a decoder it stops would look like a crash
+            # Ctrl-C must reach the parent only: a decoder that it stops would look like a crash
+            start_new_session=True,
         )
         self.alive = True
-        self.busy = False  # it has answers in its pipe, or on their way, that were not read
-        self.answer(time.monotonic() + START_SECONDS)  # it says so when it is ready
+        self.busy = False  # it has unread or pending answers
+        self.answer(time.monotonic() + START_SECONDS)  # its first answer: ready
 
     def send(self, facts: dict[str, Any], data: bytes = b"") -> None:
         head = json.dumps(facts).encode()
         self._write(_HEAD.pack(len(head), len(data)) + head, data)
 
     def answer(self, deadline: float) -> tuple[dict[str, Any], int]:
-        """The next answer's facts and how many bytes of pixels follow. Raises PixelError where the answer is one."""
+        """The next answer's facts and the number of bytes of pixels that follow. Raises PixelError for an error."""
         facts, nbytes = self._read_head(deadline)
         if "reason" in facts:
             self.busy = False
@@ -137,12 +138,12 @@ class _Worker:
         return pixels
 
     def give_back(self) -> None:
-        """To be used for another file; ended where it still works for this one."""
+        """Return the process to the pool; end it where it is still busy."""
         if self.alive and self.busy:
             self.kill()
-        with suppress(PixelError):  # it died since its last answer
+        with suppress(PixelError):  # died after its last answer
             if self.alive:
-                self.send({})  # it lets the file go
+                self.send({})  # releases the file
         if self.alive:
             with _lock:
                 _idle.append(self)
@@ -199,16 +200,16 @@ class _Worker:
                 pipe.close()
 
 
-_idle: list[_Worker] = []  # as many as ever decoded at once
+_idle: list[_Worker] = []  # the pool; grows to the largest number of concurrent decodes
 _owner = os.getpid()
 _lock = threading.Lock()
 
 
 def _take() -> tuple[_Worker, bool]:
-    """A process without a file, and whether it was started just now."""
+    """An idle or new process, and whether it is new."""
     global _owner
     with _lock:
-        if _owner != os.getpid():  # after a fork the pipes are the parent's
+        if _owner != os.getpid():  # after a fork the pipes belong to the parent
             _idle.clear()
             _owner = os.getpid()
         if _idle:

@@ -1,4 +1,4 @@
-"""JPEG files by libjpeg-turbo, shrunk while decoding where the picture is far larger than the encoder's square."""
+"""JPEG files by libjpeg-turbo, reduced while decoding where the image is far larger than the encoder's square."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
 
 class JpegReader:
-    """A JPEG file: one part. Nothing is read before its pixels are asked for."""
+    """Reader of a JPEG file, which has one part. The file is read when its pixels are requested."""
 
     parts = Numbered(1)
 
@@ -33,7 +33,7 @@ class JpegReader:
 
 
 def _raster(data: bytes, spec: PixelSpec) -> Raster:
-    """Raises PixelError where the file is damaged or cut, or is a JPEG of another kind."""
+    """Decode. Raises PixelError where the file is damaged or truncated, or an unsupported kind of JPEG."""
     import simplejpeg
 
     try:
@@ -62,9 +62,9 @@ def _raster(data: bytes, spec: PixelSpec) -> Raster:
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that any decoder shows as `JpegReader` does, but for rounding; None for others.
+    """(height, width) of a plain JPEG, which all decoders decode equally except for rounding; None for others.
 
-    Plain: grey or YCbCr, upright, with its end in place, no larger than we read, no strip.
+    Plain: grey or YCbCr, upright, complete, within the size limits, and not a strip.
     """
     import simplejpeg
 
@@ -74,7 +74,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
     except (ValueError, PixelError):
-        return None  # `_raster` says what is wrong
+        return None  # `_raster` reports the error
     upright = exif_orientation(data) == (1, ())
     return (height, width) if upright and colour in ("Gray", "YCbCr") and not is_strip(height, width) else None
 
@@ -86,7 +86,7 @@ def _reduction(height: int, width: int, orientation: int, spec: PixelSpec) -> in
 
 
 def exif_orientation(data: bytes) -> tuple[int, tuple[str, ...]]:
-    """EXIF orientation 1..8 (1 where the file names none) and a flag where its EXIF block cannot be read."""
+    """EXIF orientation 1..8 (1 where the file has none), and a flag where its EXIF block cannot be read."""
     block = _exif_block(data)
     if not block:
         return 1, ()
@@ -104,7 +104,7 @@ def exif_orientation(data: bytes) -> tuple[int, tuple[str, ...]]:
 
 
 def _exif_block(data: bytes) -> bytes:
-    """The first APP1 segment that holds EXIF; empty where there is none before the picture."""
+    """The first APP1 segment with EXIF before the image data; empty where there is none."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -121,7 +121,7 @@ def _exif_block(data: bytes) -> bytes:
 
 
 def orient(pixels: UInt8, orientation: int) -> UInt8:
-    """The picture as it is meant to be seen, from EXIF orientation 1..8 (EXIF 2.32, tag 274)."""
+    """The image turned and mirrored by its EXIF orientation 1..8 (EXIF 2.32, tag 274)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,8 +1,8 @@
-"""JPEG decoded and resized on GPUs (`--decoder gpu`). Alone imports torchcodec.
+"""JPEG decoded and resized on GPUs (`--decoder gpu`). The only module that imports torchcodec.
 
-What is no plain JPEG, and what the GPU refuses, goes the CPU's way. nvJPEG's hardware engine has been seen to ignore
-the stream it is given and to overwrite memory that queued kernels still read (torchcodec issue 1634): here it has a
-stream and memory of its own, one caller at a time, and that stream is drained before each call.
+Files that are not plain JPEG, or that the GPU rejects, are decoded on the CPU. nvJPEG's hardware engine may ignore the
+stream it is given and overwrite memory that queued kernels still read (torchcodec issue 1634): here it has a stream and
+memory of its own, one caller at a time, and the stream is synchronised before each call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from indexer.pixels.fit import square_of_planes
 from indexer.pixels.jpeg import plain_size
 from indexer.types import PixelSpec, UInt8
 
-BATCH_BYTES = 256 << 20  # of decoded pictures on a GPU at once; one larger picture goes alone
-SAMPLE = 16  # pictures that both ways decode at the start of a run
-MOST_DIFFERENCE = 4.0  # grey levels, mean over a picture: ways of upsampling colour stay below it, damage does not
+BATCH_BYTES = 256 << 20  # of decoded images on a GPU at once; a larger image is decoded alone
+SAMPLE = 16  # images decoded by GPU and CPU at the start of a run, for comparison
+MOST_DIFFERENCE = 4.0  # grey levels, mean over an image: methods of chroma upsampling stay below it, errors do not
 
 
 class GpuDecoder:
-    """Squares of plain JPEG files; thread-safe."""
+    """Decodes plain JPEG files to the encoder's square; thread-safe."""
 
     def __init__(self, devices: Sequence[torch.device], spec: PixelSpec) -> None:
         self._spec = spec
@@ -37,12 +37,12 @@ class GpuDecoder:
         for device in devices:
             self._free.put(_Device(device, spec))
         self._lock = threading.Lock()
-        self.difference: float | None = None  # None until the first plain JPEG came
+        self.difference: float | None = None  # None until the first plain JPEG was compared
 
     def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
-        """(size, size, 3) of each image that a GPU could decode, None for the others.
+        """Pixels (size, size, 3) of each image that a GPU could decode, None for the others.
 
-        Raises EncoderError where the first ones differ from the CPU's way by more than rounding.
+        Raises EncoderError where the first ones differ from the CPU's pixels by more than MOST_DIFFERENCE.
         """
         plain = {i: size for i, data in enumerate(images) if (size := plain_size(data))}
         squares: list[UInt8 | None] = [None] * len(images)
@@ -58,7 +58,7 @@ class GpuDecoder:
         return squares
 
     def _trusted(self, images: Sequence[bytes]) -> bool:
-        """Whether the two ways have been compared; done with `images` where they have not."""
+        """Whether GPU and CPU have been compared; compares them on `images` where not."""
         with self._lock:
             if self.difference is None:
                 devices = [self._free.get() for _ in range(self._free.qsize())]
@@ -72,7 +72,7 @@ class GpuDecoder:
 
 
 def _differences(device: _Device, images: Sequence[bytes], spec: PixelSpec) -> Iterator[float]:
-    """Of each image that both ways can decode: grey levels, mean over its square. EncoderError where that is much."""
+    """Mean difference in grey levels of each image that both can decode. Raises EncoderError where it is large."""
     for data, square, again in zip(images, device.squares(images), device.squares(images), strict=True):
         try:
             wanted = next(decode(data, "jpg", spec)).pixels
@@ -92,7 +92,7 @@ def _differences(device: _Device, images: Sequence[bytes], spec: PixelSpec) -> I
 
 
 class _Device:
-    """One GPU's decoder. Not thread-safe: it is handed from caller to caller."""
+    """One GPU's decoder. Not thread-safe: callers take turns."""
 
     def __init__(self, device: torch.device, spec: PixelSpec) -> None:
         self.name = str(device)
@@ -103,18 +103,18 @@ class _Device:
         try:
             with self._on_stream():
                 return list(self._decoded(images))
-        except RuntimeError as error:  # a batch gives all or nothing: halve it, for what is damaged or for memory
+        except RuntimeError as error:  # a batch fails as a whole, for one damaged image or for memory: halve it
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             if len(images) == 1:
-                return [None]  # the CPU's way will name what is wrong with it, or decode it
+                return [None]  # the CPU decodes it or reports the error
         middle = len(images) // 2
         return list(chain(self.squares(images[:middle]), self.squares(images[middle:])))
 
     def _decoded(self, images: Sequence[bytes]) -> UInt8:
         planes = decode_jpeg(list(images), mode="RGB", device=self._device)
         together = torch.stack([square_of_planes(p, self._spec) for p in planes])
-        pictures: UInt8 = together.cpu().numpy()  # waits for the stream: nothing of this batch is queued any more
+        pictures: UInt8 = together.cpu().numpy()  # waits for the stream: no work of this batch stays queued
         return pictures
 
     @contextmanager
@@ -122,13 +122,13 @@ class _Device:
         if self._stream is None:
             yield
             return
-        self._stream.synchronize()  # drained, also where the last batch ended in an error
+        self._stream.synchronize()  # also after a batch that ended in an error
         with torch.inference_mode(), torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             yield
 
 
 def _batches(sizes: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
-    """The images' numbers, in batches of at most BATCH_BYTES decoded."""
+    """The images' indices, in batches of at most BATCH_BYTES decoded."""
     batch: list[int] = []
     nbytes = 0
     for i, (height, width) in sizes.items():

@@ -1,4 +1,4 @@
-"""Which module reads which kind of image."""
+"""Maps kinds of images to their readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from indexer.pixels.parts import Reader, Rendering
 
 
 def open_kind(kind: str, data: bytes, rendering: Rendering) -> Reader:
-    """The open file of one of `sniff`'s kinds but JPEG. Raises PixelError."""
+    """A reader for one of `sniff`'s kinds, except JPEG. Raises PixelError."""
     if kind == "dicom":
         from indexer.pixels.dicom.reader import DicomReader
 

@@ -1,4 +1,4 @@
-"""What one image may cost: checked from its header, before its pixels are decoded."""
+"""Size limits of one image, checked from its header before its pixels are decoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from indexer.errors import PixelError
 
 MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
 MAX_BYTES = 2 << 30  # of one file
-MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, unpacked
+MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, after decompression
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises PixelError where a part of this size is empty or larger than the limit."""
+    """Raise PixelError where a part of this size is empty or larger than the limit."""
     if height <= 0 or width <= 0:
         raise PixelError("empty image", f"{width} x {height} pixels")
     if height * width > MAX_PIXELS:
@@ -18,7 +18,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def check_bytes(nbytes: int) -> None:
-    """Raises PixelError where a file of this size is empty or larger than the limit."""
+    """Raise PixelError where a file of this size is empty or larger than the limit."""
     if nbytes == 0:
         raise PixelError("empty file")
     if nbytes > MAX_BYTES:

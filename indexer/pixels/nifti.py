@@ -1,4 +1,4 @@
-"""NIfTI volumes as slices of one plane, in radiological display: patient's right on the left, anterior or head up."""
+"""Slices of NIfTI volumes in radiological convention: the patient's right on the left, anterior or head up."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.pixels.window import PERCENTILES
 
 PLANES = ("axial", "coronal", "sagittal")
-_ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis (of right-, anterior-, superior-going ones) cut across
+# Plane → index of its normal among the axes right, anterior, superior
+_ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
 class NiftiReader:
-    """A volume; its parts are the slices across one axis, from inferior, posterior or left.
+    """Reader of a volume; its parts are the slices along one axis, from inferior, posterior or left.
 
-    The window is the whole volume's. A series of volumes (4-D) gives its first one, flagged. Raises PixelError.
+    The window is computed from the whole volume. Of a series of volumes (4-D) the first is read, with a flag. Raises
+    PixelError.
     """
 
     def __init__(self, data: bytes, rendering: Rendering) -> None:
@@ -39,7 +41,7 @@ class NiftiReader:
         except _errors() as error:
             raise named(error, "NIfTI") from error
         self.parts = Numbered(shape[across], self._facts)
-        self._volume: _Volume | None = None  # read when pixels are asked for
+        self._volume: _Volume | None = None  # read when pixels are requested
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         if self._volume is None:
@@ -71,7 +73,7 @@ class _Volume:
 
 
 def _opened(data: bytes) -> tuple[Any, tuple[str, ...]]:
-    """The image of which only the header was read, and flags."""
+    """The image, with only its header read, and flags."""
     try:
         import nibabel
     except ImportError as error:
@@ -92,7 +94,7 @@ def _opened(data: bytes) -> tuple[Any, tuple[str, ...]]:
 
 
 def _turned(image: Any) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
-    """Shape and affine of the first volume once its axes go to the right, to the front and to the head."""
+    """Shape and affine of the first volume in RAS order: axes to the right, the front and the head."""
     import nibabel
 
     shape = (*image.shape[:3], 1)[:3]
@@ -105,12 +107,12 @@ def _turned(image: Any) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
 
 
 def _unit(image: Any) -> float:
-    """How many mm the header's unit of length is."""
+    """The header's unit of length in mm."""
     return {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
 
 
 def _millimetres(affine: npt.NDArray[np.float64], across: int) -> Callable[[int], float]:
-    """Slice → its distance in mm from the scanner's origin along the normal of the slices, which goes with `across`."""
+    """Slice → its distance in mm from the scanner's origin along the slices' normal, in the direction of `across`."""
     first, second = (affine[:3, axis] for axis in range(3) if axis != across)
     normal = np.cross(first, second)
     length = float(np.linalg.norm(normal))
@@ -138,7 +140,7 @@ def _volume(image: Any) -> _Volume:
 
 
 def _inflated(data: bytes) -> bytes:
-    """All members of a gzip file (RFC 1952, 2.2), one behind the other; what follows the last is padding."""
+    """The concatenated members of a gzip file (RFC 1952, 2.2); bytes after the last are padding."""
     blocks: list[bytes] = []
     room = MAX_INFLATED
     while data[:2] == b"\x1f\x8b":
@@ -148,13 +150,13 @@ def _inflated(data: bytes) -> bytes:
         if unpacker.unconsumed_tail or room <= 0:
             raise PixelError("file too large", f"over {MAX_INFLATED:,} bytes unpacked")
         if not unpacker.eof:
-            raise PixelError("truncated", "NIfTI: the gzip stream breaks off")
+            raise PixelError("truncated", "NIfTI: the gzip stream is truncated")
         data = unpacker.unused_data
     return b"".join(blocks)
 
 
 def _errors() -> tuple[type[BaseException], ...]:
-    """With nibabel's own, which have no base in common."""
+    """The decoder errors and nibabel's own, which share no base class."""
     from nibabel.orientations import OrientationError
     from nibabel.spatialimages import HeaderDataError, ImageDataError
     from nibabel.wrapstruct import WrapStructError

@@ -1,4 +1,4 @@
-"""What a reader of an image format gives: the parts it found in the header, and each of them as 8-bit pixels."""
+"""The protocol of image readers: the parts listed in the header, and the 8-bit pixels of each part."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Facts = Mapping[str, Fact]
 
 @dataclass(frozen=True)
 class Rendering:
-    """Everything but the bytes that the pixels of a part depend on, before they are fitted to a square."""
+    """The options that determine the pixels of a part before it is fitted to the square."""
 
     window: str = "file"
     plane: str = "axial"  # of NIfTI volumes
-    isolated: bool = False  # true inside the decoder process
+    isolated: bool = False  # True inside a decoder process
 
     @cached_property
     def rules(self) -> tuple[WindowRule, ...]:
@@ -29,15 +29,15 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Raster:
-    """A part at its own size, already windowed to 8 bits."""
+    """A part at its original size, windowed to 8 bits."""
 
     pixels: UInt8  # (h, w) grey or (h, w, 3) RGB
-    aspect: float = 1.0  # height of a pixel over its width
+    aspect: float = 1.0  # height of a pixel divided by its width
     flags: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
-    """One open image file of one format. Its making raises PixelError where the header cannot be read."""
+    """One open image file. The constructor raises PixelError where the header cannot be read."""
 
     @property
     def parts(self) -> Numbered: ...
@@ -76,7 +76,7 @@ class Numbered(Sequence[Part]):
         return Part(str(position) if self._count > 1 else "", self._facts(position))
 
     def position(self, name: str) -> int:
-        """Where the part of this name stands; "" and "0" both name the first. Raises PixelError where there is none."""
+        """The index of the part with this name; "" and "0" both name the first. Raises PixelError for other names."""
         if name in FIRST_PART:
             return 0
         if name.isdecimal() and str(int(name)) == name and int(name) < self._count:
@@ -85,7 +85,7 @@ class Numbered(Sequence[Part]):
 
 
 def wanted(frames: str, count: int) -> range:
-    """Positions of `all` parts, the `first` or the `middle` one, of `count` > 0."""
+    """The positions selected by `frames` (all, first, middle) among `count` > 0 parts."""
     if frames == "all":
         return range(count)
     if frames == "first":

@@ -1,6 +1,6 @@
-"""PNG, WebP, BMP, GIF, PNM, and what is rare in JPEG and TIFF, by Pillow.
+"""PNG, WebP, BMP, GIF, PNM, and rare forms of JPEG and TIFF, by Pillow.
 
-The plugins are called directly: Image.open would try every format it knows and warn on large pictures by itself.
+The plugins are called directly: Image.open would try every format it knows and warn about large images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GREY_ALPHA_16, _RGBA_8 = bytes([16, 4]), bytes([8, 6])  # depth and colour type
 
 
 class PillowReader:
-    """A file that Pillow reads; the parts are the frames of an animation. Raises PixelError."""
+    """Reader by Pillow; the parts are the frames of an animation. Raises PixelError."""
 
     def __init__(self, data: bytes, kind: str, rendering: Rendering) -> None:
         self._kind, self._rendering = kind, rendering
@@ -84,7 +84,7 @@ def _plugin(kind: str) -> type[ImageFile]:
 
 
 def _loaded(image: ImageFile, index: int, kind: str) -> tuple[Any, tuple[str, ...]]:
-    """One frame, decoded and turned as its EXIF says."""
+    """One frame, decoded and oriented by its EXIF."""
     try:
         if index or image.tell():
             image.seek(index)
@@ -106,7 +106,7 @@ def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, 
         values = np.asarray(image)
         whole = np.issubdtype(values.dtype, np.integer)
         if image.mode == "I" and values.size and values.min() >= 0 and values.max() <= 0xFFFF:
-            values = values.astype(np.uint16)  # a 16-bit PGM or PNG comes as 32-bit integers
+            values = values.astype(np.uint16)  # Pillow gives a 16-bit PGM or PNG as 32-bit integers
         full = (0.0, 65535.0) if whole and values.dtype.itemsize == 2 else None
         return render(values, GreyScale(full=full), rules)
     try:
@@ -119,16 +119,16 @@ def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, 
 
 
 def _as_rgba(data: bytes) -> bytes:
-    """A PNG of 16-bit grey and alpha as one of 8-bit RGBA: the same four bytes a pixel, and the same filters.
+    """A PNG of 16-bit grey and alpha, relabelled as 8-bit RGBA: the same four bytes a pixel, and the same filters.
 
-    Pillow would keep the upper bytes alone, and 12 bits of a detector would be near black.
+    Pillow would keep only the upper bytes, so that 12-bit values would be nearly black.
     """
     header = data[12:_PNG_DEPTH] + _RGBA_8 + data[_PNG_COLOUR + 1 : 29]
     return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
 
 
 def _grey_on_black(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
-    """What `_as_rgba` made of 16-bit grey and alpha: windowed, then straight alpha on black."""
+    """Restore the 16-bit grey and alpha that `_as_rgba` relabelled: windowed, then composited on black."""
     del kind
     values = np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)  # (h, w, 2)
     pixels, flags = render(values[..., 0], GreyScale(full=(0.0, 65535.0)), rules)
@@ -138,6 +138,6 @@ def _grey_on_black(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tupl
 
 
 def over_black(colour: UInt8, alpha: UInt8) -> UInt8:
-    """Straight alpha on black: colour · alpha / 255, rounded."""
+    """Composite straight alpha on black: colour · alpha / 255, rounded."""
     product = colour.astype(np.uint16) * alpha.astype(np.uint16)[..., None] + 127
     return (product // 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which kind of image these bytes are: by their magic first, since file names lie, by the suffix second."""
+"""Detects the kind of an image, from the magic bytes first, since file names may be wrong, then from the suffix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _IMPLICIT_OR_KNOWN_VR = frozenset({b"UI", b"UL", b"CS", b"DA", b"TM", b"SH", b"L
 
 
 def sniff(data: bytes, suffix: str) -> str:
-    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, nifti, or "" where the bytes are no image known here.
+    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, nifti, or "" for bytes of no known image format.
 
-    Needs the first 352 bytes only, so a file's head is enough.
+    Only the first 352 bytes are needed.
     """
     found = by_magic(data)
     if found:
@@ -26,7 +26,7 @@ def sniff(data: bytes, suffix: str) -> str:
 
 def by_magic(data: bytes) -> str:
     """As `sniff`, from the bytes alone."""
-    if data[PREAMBLE : PREAMBLE + 4] == b"DICM":  # first: the preamble may hold anything, a TIFF header too
+    if data[PREAMBLE : PREAMBLE + 4] == b"DICM":  # first, since the preamble may hold anything, e.g. a TIFF header
         return "dicom"
     for magic, kind in _MAGIC:
         if data.startswith(magic):
@@ -52,7 +52,7 @@ _MAGIC = (
 
 
 def looks_like_bare_dicom(data: bytes) -> bool:
-    """A data set without preamble and without DICM: it opens with an element of group 0002 or 0008."""
+    """Whether these bytes are a data set without preamble and DICM, which begins with group 0002 or 0008."""
     if len(data) < 12:
         return False
     for order in ("<", ">"):
@@ -60,5 +60,5 @@ def looks_like_bare_dicom(data: bytes) -> bool:
         if group in (0x0002, 0x0008) and element <= 0x0070:
             explicit = data[4:6] in _IMPLICIT_OR_KNOWN_VR
             length = struct.unpack(order + "I", data[4:8])[0]
-            return explicit or length <= 1 << 16  # an implicit element has its length where the VR would be
+            return explicit or length <= 1 << 16  # implicit VR: the length is in place of the VR
     return False

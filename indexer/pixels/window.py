@@ -1,4 +1,4 @@
-"""`--window`: how grey values beyond 8 bits become 8 bits. Parsing, presets, and the arithmetic of DICOM windows."""
+"""`--window`: the conversion of deeper grey values to 8 bits. Parsing, presets, and the formulas of DICOM windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from indexer.errors import WindowError
 from indexer.types import Float64
 
-CT_PRESETS: dict[str, tuple[float, float]] = {  # centre, width in Hounsfield units, as workstations offer them
+CT_PRESETS: dict[str, tuple[float, float]] = {  # centre, width in Hounsfield units, as on workstations
     "brain": (40, 80),
     "stroke": (40, 40),
     "subdural": (75, 215),
@@ -42,7 +42,7 @@ class Window:
         return bool(finite and (self.width >= 1 if self.function == "LINEAR" else self.width > 0))
 
     def apply(self, values: Float64) -> Float64:
-        """Values → 0..1 by the window's known ends, never by the result's own minimum and maximum."""
+        """Values → 0..1, by the window's limits and not by the minimum and maximum of the result."""
         if self.function == "SIGMOID":  # C.11.2.1.3.1
             return 1 / (1 + np.exp(np.clip(-4 * (values - self.center) / self.width, -700, 700)))
         if self.function == "LINEAR_EXACT":  # C.11.2.1.3.2
@@ -52,7 +52,7 @@ class Window:
 
 
 def ramp(values: Float64, low: float, high: float) -> Float64:
-    """0 at or below `low`, 1 above `high`, a straight line between; a step where they are equal."""
+    """0 at or below `low`, 1 above `high`, linear between; a step where they are equal."""
     if high <= low:
         return np.where(values > low, 1.0, 0.0)
     return np.clip((values - low) / (high - low), 0.0, 1.0)
@@ -60,15 +60,15 @@ def ramp(values: Float64, low: float, high: float) -> Float64:
 
 @dataclass(frozen=True)
 class WindowRule:
-    """One channel's rule: where the window comes from."""
+    """The source of the window of one channel."""
 
     kind: Literal["file", "percentile", "minmax", "full", "fixed"]
     window: Window | None = None  # of kind "fixed"
-    preset: str = ""  # the CT preset's name: it means Hounsfield units, and nothing in another modality
+    preset: str = ""  # name of the CT preset, in Hounsfield units; not applied to another modality
 
 
 def parse_window(text: str) -> tuple[WindowRule, ...]:
-    """One rule, or three (joined by ";") that become red, green and blue. Raises WindowError."""
+    """One rule, or three (joined by ";") for red, green and blue. Raises WindowError."""
     rules = tuple(_rule(part) for part in text.split(";"))
     if len(rules) not in (1, 3):
         raise WindowError(f'--window "{text}" has {len(rules)} windows. Give one, or three joined by ";" for RGB.')
@@ -78,7 +78,7 @@ def parse_window(text: str) -> tuple[WindowRule, ...]:
 def _rule(text: str) -> WindowRule:
     name = text.strip().lower()
     if name in ("file", "percentile", "minmax", "full"):
-        return WindowRule(name)  # type: ignore[arg-type]  # one of the literals, as just tested
+        return WindowRule(name)  # type: ignore[arg-type]  # tested above
     if name in CT_PRESETS:
         return WindowRule("fixed", Window(*CT_PRESETS[name]), name)
     match = _CENTRE_WIDTH.fullmatch(text)

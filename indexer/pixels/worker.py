@@ -1,4 +1,4 @@
-"""The process that `isolated.py` talks to: reads a file's bytes on stdin, answers with its parts on stdout."""
+"""The child process of `isolated.py`: reads a file's bytes on stdin, and writes its parts to stdout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.kinds import open_kind
 from indexer.pixels.parts import Reader, Rendering
 
-MEMORY_BYTES = 8 << 30  # of address space: a bomb ends in a MemoryError here and leaves the machine alone
+MEMORY_BYTES = 8 << 30  # of address space: a decompression bomb ends in a MemoryError of this process
 _HEAD = struct.Struct("<II")
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until there are no more: each is a new file to open, or parts of the open one to decode."""
+    """Answer requests until there are no more: each opens a new file, or decodes parts of the open one."""
     quiet()
     _send(answers, {"ready": True})
     reader: Reader | None = None
@@ -36,9 +36,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                     pixels = np.ascontiguousarray(raster.pixels)
                     _send(answers, {"shape": pixels.shape, "aspect": raster.aspect, "flags": raster.flags}, pixels)
                 continue
-            reader = None  # the former file's memory is free
+            reader = None  # frees the memory of the previous file
             if "kind" in facts:
-                _send(answers, {"received": True})  # from here on a death is the file's doing
+                _send(answers, {"received": True})  # after this a crash is caused by the file
                 _limit_cpu(facts["cpu_seconds"])
                 reader = open_kind(facts["kind"], data, replace(Rendering(**facts["rendering"]), isolated=True))
                 _send(answers, {"facts": [dict(part.facts) for part in reader.parts] if facts["list"] else []})
@@ -55,7 +55,7 @@ def _send(answers: BinaryIO, facts: dict[str, Any], pixels: np.ndarray[Any, Any]
 
 
 def _limit_cpu(seconds: int) -> None:
-    """Allow that much more CPU time; past it the kernel ends this process with SIGXCPU."""
+    """Allow that much more CPU time, after which the kernel ends this process with SIGXCPU."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))

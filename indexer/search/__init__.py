@@ -1,1 +1,1 @@
-"""Similarity search: snapshots of a table, the search core (`answer`), its results and how they are drawn."""
+"""Similarity search: snapshots of a table, the search core (`answer`), its results and their rendering."""

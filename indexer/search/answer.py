@@ -35,13 +35,13 @@ def answer(
     pictures: bool = False,
     roots: Sequence[str] = (),
 ) -> SearchResult:
-    """Hits, version, words and pictures, all of the table version that was searched.
+    """Hits, version, description and pictures, all of the table version that was searched.
 
-    Stored pictures come from below the folders that this user indexed the table from, and below `roots`.
+    Stored images are read only from the folders from which this user indexed the table, and from `roots`.
     Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
     """
     _check(query, options, searcher)
-    embedded = None if query.keys else _embedded(searcher, query)  # slow, so before a version is held
+    embedded = None if query.keys else _embedded(searcher, query)  # slow, so before the snapshot is taken
     snapshot = searcher.snapshot
     own = key_rows(snapshot.view, query.keys)
     vectors = _stored(snapshot.view, own, query.keys) if embedded is None else embedded
@@ -106,7 +106,7 @@ def _rows_of_images(view: EmbeddingStore, images: Sequence[QueryImage], column: 
 def _find(
     snapshot: Snapshot, queries: Float64, options: SearchOptions, allowed: RowSet | None, excluded: Sequence[Excluded]
 ) -> Found:
-    """The page (q, ≤ k) of each query's allowed rows that it does not exclude."""
+    """The requested page (q, ≤ k) of each query's allowed and not excluded rows."""
     page = no_hits(len(queries), min(options.k, snapshot.count()))
     for which, left_out in _groups(excluded):
         if isinstance(left_out, RowSet):
@@ -123,7 +123,7 @@ def _find(
 
 
 def _groups(excluded: Sequence[Excluded]) -> list[tuple[Int64, Any]]:
-    """Queries to be searched together: those that exclude few rows, and those that exclude the same many rows."""
+    """Queries grouped for joint searches: those that exclude few rows, and those that exclude the same many rows."""
     few = [i for i, rows in enumerate(excluded) if not isinstance(rows, RowSet)]
     groups: list[tuple[Int64, Any]] = [(np.array(few, np.int64), [excluded[i] for i in few])] if few else []
     sets: dict[int, list[int]] = {}
@@ -136,7 +136,7 @@ def _groups(excluded: Sequence[Excluded]) -> list[tuple[Int64, Any]]:
 def _apart(
     snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]
 ) -> Callable[[int], Found]:
-    """A search without each query's excluded rows: fetches as many more hits as a query excludes, and drops those."""
+    """A search without each query's excluded rows: fetches as many extra hits as a query excludes, and drops those."""
     widest = max(map(len, excluded))
 
     def search(k: int) -> Found:
@@ -151,9 +151,9 @@ def _apart(
 def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOptions) -> Found:
     """Ranks offset … offset + k of a search; pages of one size never repeat a row.
 
-    An approximate search for more hits may find near rows that one for fewer missed, which would shift rows from page
-    to page. The ranks of page one are therefore fixed by a search for k hits, and each doubling of the width only
-    appends rows that are not ranked yet.
+    An approximate search for more hits may find near rows that a search for fewer hits missed, which would shift rows
+    from page to page. The ranks of page one are therefore fixed by a search for k hits, and each doubling of the width
+    only appends rows that are not ranked yet.
     """
     start, stop = options.offset, options.offset + options.k
     if not start or not snapshot.approximate:
@@ -168,7 +168,7 @@ def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOpt
 
 
 def _continued(found: Found, wider: Found, width: int) -> Found:
-    """`found`, then those of `wider` that are not in it."""
+    """`found`, followed by the rows of `wider` that are not in it."""
     out = no_hits(len(found[1]), width)
     for i in range(len(out[1])):
         old = found[1][i] >= 0

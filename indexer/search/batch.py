@@ -1,4 +1,4 @@
-"""Every image of some shards as a query, its hits streamed to a Parquet file."""
+"""Batch search: every image of some shards is a query, and the hits are streamed to a Parquet file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNK = 256  # images decoded and searched together
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What a batch search did: images = searched + failed."""
+    """Counts of a batch search: images = searched + failed."""
 
     images: int
     searched: int
@@ -54,10 +54,10 @@ def search_shards(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> BatchReport:
-    """One row a hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
+    """Write one row for each hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
 
-    Of an image with several parts the middle one is searched. Columns: query_shard, query, rank, score, key, error,
-    then the columns of `options`. The file appears when all is done. Raises InputError where it cannot be written.
+    The query of an image with several parts is its middle part. Columns: query_shard, query, rank, score, key, error,
+    then the columns of `options`. The file appears once it is complete. Raises InputError where it cannot be written.
     """
     view = searcher.snapshot.view
     kinds = {"shard": pa.string(), "content": pa.string(), **view.columns()}
@@ -113,7 +113,7 @@ class _Decoder:
 
 
 def _samples(shards: Iterable[Shard]) -> Iterator[Sample | Failure]:
-    """All shards' samples; a shard that breaks off ends as one failure, and the next goes on."""
+    """The samples of all shards; a truncated or damaged shard adds one failure, and reading goes on with the next."""
     for shard in shards:
         try:
             yield from read_shard(shard)

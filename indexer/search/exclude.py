@@ -1,4 +1,4 @@
-"""Rows that a query must not find: itself, and those that share its value in a column (the same patient)."""
+"""Rows excluded from a query's hits: its own, and those with the same value in a column (e.g. the same patient)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from indexer.store.table import EmbeddingStore, quoted
 from indexer.types import Int64
 
 IN_LIST = 500  # values in one SQL list
-FEW = 4_096  # row ids of one value are held as they are; more become one bit each
-FOLD = 65_536  # row ids of one value gathered before they are folded into bits
+FEW = 4_096  # up to so many row ids of one value are held as an array; more become a bitmap
+FOLD = 65_536  # row ids of one value collected before they are added to its bitmap
 
 Excluded = Int64 | RowSet  # few rows as ids, many as a set
 
@@ -38,15 +38,15 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
 
 
 def rows_by_content(view: EmbeddingStore, contents: Sequence[str]) -> list[Int64]:
-    """For each sha256 of image bytes, the rows that were made of them."""
+    """For each sha256 of image bytes, the row ids of the image with that content."""
     members = _members(view, "content", list(contents))
     return [ids if isinstance(ids, np.ndarray) else np.concatenate(list(ids.ids())) for ids in members]
 
 
 def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> list[Excluded]:
-    """For each query's own rows, these and all rows with the same value in `column`; a null is like no other.
+    """For each query, its own rows and all rows with the same value in `column`; a null equals no other value.
 
-    A query whose own rows have several values leaves out the rows of all of them.
+    Where a query's own rows have several values, the rows of all of them are excluded.
     """
     _kind(view, column)
     flat = np.concatenate([np.empty(0, np.int64), *own])
@@ -64,7 +64,7 @@ def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> 
 
 
 def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
-    """For each value the rows that have it in `column`; none for a null."""
+    """For each value, the rows that have it in `column`; none for a null."""
     _kind(view, column)
     return _members(view, column, values)
 
@@ -78,7 +78,7 @@ def _kind(view: EmbeddingStore, column: str) -> pa.DataType:
 
 
 def _members(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
-    """For each of these Python values its rows; none for one that the column cannot hold."""
+    """For each of these Python values, its rows; none for a value that the column cannot hold."""
     kind = _kind(view, column)
     stored = pa.array([_as(value, kind) for value in values], kind)
     codes = _codes(stored)
@@ -87,7 +87,7 @@ def _members(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[E
 
 
 def _as(value: Any, kind: pa.DataType) -> Any:
-    """The value in the column's type; None where it has no such form."""
+    """The value cast to the column's type; None where it cannot be."""
     if value is None:
         return None
     try:
@@ -98,7 +98,7 @@ def _as(value: Any, kind: pa.DataType) -> Any:
 
 
 def _codes(stored: pa.Array) -> Int64:
-    """A number for each different value; -1 for a null or NaN, which is like no other."""
+    """An integer code for each distinct value; -1 for a null or NaN, which equals no other value."""
     encoded = stored.dictionary_encode()
     codes: Int64 = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     missing = [i for i, v in enumerate(encoded.dictionary.to_pylist()) if v is None or _is_nan(v)]
@@ -111,7 +111,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _members_of(view: EmbeddingStore, column: str, stored: pa.Array, codes: Int64) -> dict[int, Excluded]:
-    """The rows of each value, by its code, in one pass over the column."""
+    """The rows of each value, by code, from one pass over the column."""
     first = {code: i for i, code in reversed(list(enumerate(codes.tolist()))) if code >= 0}
     if not first:
         return {}
@@ -125,7 +125,7 @@ def _members_of(view: EmbeddingStore, column: str, stored: pa.Array, codes: Int6
 
 
 class _Members:
-    """The rows of one value as they are found."""
+    """Collects the rows of one value."""
 
     def __init__(self) -> None:
         self._parts: list[Int64] = []
@@ -168,7 +168,7 @@ def _rows_with(view: EmbeddingStore, column: str, values: pa.Array) -> Iterator[
 
 
 def _filters(column: str, values: pa.Array) -> Iterable[str | None]:
-    """SQL conditions for types that SQL writes as we do; None, so the whole column is read, for all others."""
+    """SQL conditions for types whose SQL literals are exact; [None], which reads the whole column, for all others."""
     kind = values.type
     if pa.types.is_string(kind):
         literals = [quoted(value) for value in values.to_pylist()]

@@ -35,7 +35,7 @@ REBUILD_SHARE = 0.3
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build or refresh did."""
+    """The result of a build or refresh."""
 
     table: str
     action: str  # built | refreshed | rebuilt | rebound | unchanged
@@ -46,24 +46,24 @@ class BuildReport:
     updated: int
     deleted: int
     seconds: float
-    predicted_seconds: float | None = None  # what a build was said to take before it began
+    predicted_seconds: float | None = None  # predicted before the build began
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Called as the build goes on, for whoever shows it."""
+    """Progress callbacks of a build."""
 
-    stage: Callable[[str, int], None]  # (what begins, rows it will handle)
+    stage: Callable[[str, int], None]  # (name of the stage that begins, rows it will process)
     rows: Callable[[int], None]
     choice: Callable[[Choice], None]
-    predicted: Callable[[float], None]  # seconds that the whole build will take, before it begins
+    predicted: Callable[[float], None]  # seconds the whole build will take, called before it begins
 
 
 SILENT = Watcher(lambda _what, _rows: None, lambda _rows: None, lambda _choice: None, lambda _seconds: None)
 
 
 def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, watch: Watcher = SILENT) -> BuildReport:
-    """Choose, build and publish an index of the table as it is now. Raises StoreLocked where another build runs."""
+    """Choose, build and publish an index of the table's newest version. Raises StoreLocked while another build runs."""
     with _locked(store) as directory:
         return _build(store, directory, goal, seed, watch, action="built", why="asked for")
 
@@ -76,9 +76,10 @@ def refresh_index(
     seed: int = 0,
     watch: Watcher = SILENT,
 ) -> BuildReport:
-    """Bring the index to the table's version by what changed since, or rebuild it where that is most of it.
+    """Update the index to the table's version with the changed rows, or rebuild it where too many changed.
 
-    It keeps the recall, latency and kind it was built for; a `change` of these rebuilds it, and the report says so.
+    The index keeps the recall, latency and kind it was built for; a `change` of these rebuilds it. The report names
+    the action and its reason.
     """
     change = change or GoalChange()
     with _locked(store) as directory:
@@ -89,12 +90,12 @@ def refresh_index(
             return _build(store, directory, goal, seed, watch, action="built", why="there was no index to refresh")
         goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
         if changes:
-            why = f"another index is asked for: {', '.join(changes)}"
+            why = f"another index was requested: {', '.join(changes)}"
             return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
         store.refresh()
         view = store.at(store.version)
         delta = changes_since(index, view)
-        # Rows that came or went need no look at their vectors; of updated ones a label import may be all.
+        # Inserted and deleted rows need no comparison of vectors; updated rows may have new labels only.
         if why := _too_many(index.manifest, len(delta.inserted) + len(delta.deleted)):
             return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
         now = first_snapshot(view, index, memory_bytes, delta)
@@ -111,7 +112,7 @@ def _goal_of(manifest: Manifest, memory_bytes: int) -> Goal:
 
 
 def _too_many(manifest: Manifest, changed: int) -> str:
-    """Why so many changed rows ask for a rebuild; empty where they do not."""
+    """The reason for a rebuild where too many rows changed; else empty."""
     share = (changed + manifest.refreshed_rows) / max(manifest.rows_at_build, 1)
     if share <= REBUILD_SHARE:
         return ""
@@ -224,7 +225,7 @@ def _refresh(
 
 
 def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Snapshot, started: float) -> BuildReport:
-    """No vector changed: the same files stand for the newer version."""
+    """Publish the same files for the newer version, in which no vector changed."""
     if now.version == manifest.version and manifest.format == FORMAT:
         action, why, new = "unchanged", "the table has not changed", manifest
     else:
@@ -241,7 +242,7 @@ def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Sna
 
 
 def _tidy(store: EmbeddingStore, directory: Path, manifest: Manifest) -> None:
-    for tag in store.tags():  # also those a killed builder left
+    for tag in store.tags():  # also tags left by a killed builder
         if tag.startswith(TAG) and tag != manifest.tag:
             store.untag(tag)
     sweep(directory, manifest.generation)
@@ -249,7 +250,7 @@ def _tidy(store: EmbeddingStore, directory: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -> Iterator[str]:
-    """A new generation's name, its version tagged; undone where the build fails."""
+    """The name of a new generation, whose table version is tagged; rolled back where the build fails."""
     held = store.version if at is None else at
     generation = f"v{held}-{secrets.token_hex(4)}"
     store.tag(TAG + generation, held)
@@ -258,7 +259,7 @@ def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -
     except BaseException:
         current = read_manifest(directory)
         if current is not None and current.generation == generation:
-            raise  # it was published before the interruption came
+            raise  # published before the interruption
         store.untag(TAG + generation)
         for path in directory.glob(f"*-{generation}.*"):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Search options. Imports no heavy library, so that the command line takes its defaults and limits from here."""
+"""Search options. Imports no heavy library: the command line takes its defaults and limits from here."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from indexer.errors import InputError
 
-MOST = 1_000_000_000  # hits asked for or skipped
+MOST = 1_000_000_000  # upper limit of k and offset
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The same for every kind of query. Raises InputError for a number outside its range."""
+    """Options for every kind of query. Raises InputError for a number outside its range."""
 
     k: int = 10
     where: str | None = None  # SQL over the table's columns, applied before the search
-    exclude_same: str | None = None  # column: rows with the query's own value (its patient) are not found
+    exclude_same: str | None = None  # column: rows with the query's value in it (e.g. the same patient) are excluded
     min_score: float | None = None  # cosine
     offset: int = 0  # hits to skip, for paging
-    columns: tuple[str, ...] = ()  # of the table, to return with each hit
+    columns: tuple[str, ...] = ()  # table columns to return with each hit
 
     def __post_init__(self) -> None:
         if not (1 <= self.k <= MOST and 0 <= self.offset <= MOST):

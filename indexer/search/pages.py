@@ -1,4 +1,4 @@
-"""Search results with their pictures, read back from the shards: a page that needs no network, and a contact sheet."""
+"""Renders search results with their pictures as a self-contained HTML page or a contact sheet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from indexer.search.pictures import SIDE
-from indexer.search.results import Drawn, Pictures, QueryHits, SearchResult
+from indexer.search.results import Pictures, QueryHits, SearchResult, Thumbnail
 from indexer.types import Hit, UInt8
 
-MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: between pictures, from line to line, of the letters
-SHEET_FACTS = 4  # columns below a picture of a contact sheet
+MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: gap, line height, font size
+SHEET_FACTS = 4  # columns shown below a picture on a contact sheet
 BLUE, GREY = "#0066cc", "#666666"
 
 STYLE = """
@@ -53,7 +53,7 @@ def html_page(result: SearchResult) -> str:
 
 
 def contact_sheet(result: SearchResult) -> Image.Image:
-    """One row a query: the query, outlined, then its hits with rank, cosine, key and the columns asked for."""
+    """One row for each query: the outlined query, then its hits with rank, cosine, key and the requested columns."""
     pictures = _pictures(result)
     font = ImageFont.load_default(TEXT)
     facts = max((len(a.hits[0].columns) for a in result.queries if a.hits), default=0)
@@ -79,12 +79,12 @@ def contact_sheet(result: SearchResult) -> Image.Image:
 def _pictures(result: SearchResult) -> Pictures:
     if result.pictures is not None:
         return result.pictures
-    none = Drawn(None, "no picture was asked for")
+    none = Thumbnail(None, "no picture was requested")
     hits = {hit.row_id: none for answer in result.queries for hit in answer.hits}
     return Pictures([none] * len(result.queries), hits)
 
 
-def _cells(answer: QueryHits, query: Drawn, pictures: Pictures, font: Any) -> Iterable[tuple[Drawn, list[str]]]:
+def _cells(answer: QueryHits, query: Thumbnail, pictures: Pictures, font: Any) -> Iterable[tuple[Thumbnail, list[str]]]:
     """Each picture with the lines below it."""
     yield query, ["query", fitted(answer.query, font, SIDE)]
     for hit in answer.hits:
@@ -97,7 +97,7 @@ def _cells(answer: QueryHits, query: Drawn, pictures: Pictures, font: Any) -> It
 
 
 def fitted(text: str, font: Any, width: int) -> str:
-    """What fits in so many pixels; the end of a path or key tells more than its start."""
+    """The text, cut at its start to fit into `width` pixels: the end of a path or key is the more specific part."""
     plain = "".join(c if c.isprintable() else "?" for c in text)
     if font.getlength(plain) <= width:
         return plain
@@ -106,7 +106,7 @@ def fitted(text: str, font: Any, width: int) -> str:
     return "…" + plain
 
 
-def _figure(drawn: Drawn, name: str, caption: str, css: str = "") -> str:
+def _figure(drawn: Thumbnail, name: str, caption: str, css: str = "") -> str:
     if drawn.pixels is None:
         inner = f'<div class="none">{html.escape(drawn.missing)}</div>'
     else:
@@ -115,7 +115,7 @@ def _figure(drawn: Drawn, name: str, caption: str, css: str = "") -> str:
 
 
 def _caption(hit: Hit) -> str:
-    """A line a fact; a long one is cut, and whole in its tooltip."""
+    """One line for each fact; a long line is cut and shown in full in its tooltip."""
     key = html.escape(hit.key)
     lines = [f"<div><b>{hit.rank}</b> &nbsp;cosine {hit.score:.4f}</div>", f'<div title="{key}">{key}</div>']
     for name, value in hit.columns.items():

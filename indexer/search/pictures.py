@@ -1,4 +1,4 @@
-"""Pictures of queries and hits, read back from the shards. One that cannot be read says so in its place."""
+"""Pictures of queries and hits, read back from the shards; a reason in place of each that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from indexer.archive.roots import named, remembered
 from indexer.errors import IndexerError
 from indexer.search.queries import Query, QueryImage
-from indexer.search.results import Drawn, Pictures, QueryHits
+from indexer.search.results import Pictures, QueryHits, Thumbnail
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore, identity_of
 from indexer.types import Int64, PixelSpec, Place
@@ -23,14 +23,14 @@ def pictures_of(
 ) -> Pictures:
     """Read and decode the pictures of a result; `own` are the row ids of queries that are keys.
 
-    Stored pictures are read from below the roots that this user indexed the table from (`archive.roots`), and `roots`.
+    Stored images are read only from the roots from which this user indexed the table (`archive.roots`), and `roots`.
     """
-    # The table's own decoding, but the whole image: what the encoder's crop cuts away is seen too.
+    # Decoded as for the table, but without the encoder's crop, so that the whole image is shown.
     spec = replace(view.spec.pixels, size=SIDE, resize=SIDE, fit="pad")
     row_ids = np.unique(np.array([hit.row_id for a in answers for hit in a.hits], np.int64))
     allowed = (*remembered(identity_of(view)), *named(roots))
     stored = _stored(view, np.union1d(row_ids, own).astype(np.int64), spec, allowed)
-    queries = [Drawn(None, label) for label in query.labels]
+    queries = [Thumbnail(None, label) for label in query.labels]
     if query.images:
         queries = [_query_image(image, spec) for image in query.images]
     elif query.keys:
@@ -38,33 +38,35 @@ def pictures_of(
     return Pictures(queries, {int(row_id): stored[int(row_id)] for row_id in row_ids})
 
 
-def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec, roots: Sequence[str]) -> dict[int, Drawn]:
+def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec, roots: Sequence[str]) -> dict[int, Thumbnail]:
     urls = view.urls()
     found, rows = view.take(row_ids, [*PLACE_COLUMNS, "content"])
-    out = {int(row_id): Drawn(None, "row is gone") for row_id in row_ids[~found]}
+    out = {int(row_id): Thumbnail(None, "row is gone") for row_id in row_ids[~found]}
     for row in rows.to_pylist():
         place = place_of(row)
         out[row["_rowid"]] = _place(urls.get(place.shard), place, row["content"], spec, roots)
     return out
 
 
-def _place(url: str | None, place: Place, content: str, spec: PixelSpec, roots: Sequence[str]) -> Drawn:
+def _place(url: str | None, place: Place, content: str, spec: PixelSpec, roots: Sequence[str]) -> Thumbnail:
     from indexer.archive.reader import read_place
     from indexer.pixels import decode_part
 
     if url is None:
-        return Drawn(None, f"shard {place.shard} is not in the ledger")
+        return Thumbnail(None, f"shard {place.shard} is not in the ledger")
     try:
-        return Drawn(decode_part(read_place(url, place, content, roots=roots), place.suffix, spec, place.part).pixels)
+        return Thumbnail(
+            decode_part(read_place(url, place, content, roots=roots), place.suffix, spec, place.part).pixels
+        )
     except IndexerError as error:
-        return Drawn(None, str(error))
+        return Thumbnail(None, str(error))
 
 
-def _query_image(image: QueryImage, spec: PixelSpec) -> Drawn:
+def _query_image(image: QueryImage, spec: PixelSpec) -> Thumbnail:
     from indexer.pixels import decode
 
     try:
         (picture,) = decode(image.data, image.suffix, spec, frames="middle")
-        return Drawn(picture.pixels)
+        return Thumbnail(picture.pixels)
     except IndexerError as error:
-        return Drawn(None, str(error))
+        return Thumbnail(None, str(error))

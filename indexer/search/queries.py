@@ -1,4 +1,4 @@
-"""Queries, and their conversion to unit vectors: keys, image bytes, text, vectors from a file."""
+"""Queries (keys, image bytes, text, vectors from a file) and their conversion to unit vectors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class QueryImage:
 
     name: str  # for messages and results
     data: bytes
-    suffix: str  # lower case, no dot; "" lets the bytes say what they are
+    suffix: str  # lower case, no dot; "": the format is detected from the bytes
 
     @property
     def content(self) -> str:
-        """sha256 of the bytes, as the table's `content` column has it."""
+        """sha256 of the bytes, as in the table's `content` column."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 def read_image(path: Path) -> QueryImage:
-    """Raises InputError."""
+    """Read a query image from a file. Raises InputError."""
     from indexer.archive.samples import split_name
 
     try:
@@ -46,14 +46,14 @@ def read_image(path: Path) -> QueryImage:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, all of one kind. Raises InputError unless exactly one kind is given."""
+    """Queries, all of one kind. Raises InputError unless exactly one kind is given."""
 
     keys: tuple[str, ...] = ()  # of stored images
     images: tuple[QueryImage, ...] = ()
     texts: tuple[str, ...] = ()
     vectors: npt.NDArray[Any] | None = None  # (q, dim) raw or unit rows
-    names: tuple[str, ...] = ()  # of the vectors, for the result; "row 0", "row 1", … where not given
-    own: tuple[Any, ...] | None = None  # with vectors: each one's own value in the column of `exclude_same`
+    names: tuple[str, ...] = ()  # of the vectors, for the result; default: "row 0", "row 1", …
+    own: tuple[Any, ...] | None = None  # for vectors: each query's value in the column of `exclude_same`
 
     def __post_init__(self) -> None:
         given = [bool(self.keys), bool(self.images), bool(self.texts), self.vectors is not None]
@@ -75,7 +75,7 @@ class Query:
 
 
 def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float64:
-    """Unit vectors (q, dim), through the same decoding as the table's. Raises InputError naming the bad image."""
+    """Unit vectors (q, dim), decoded as the table's images were. Raises InputError that names the bad image."""
     parts = []
     for start in range(0, len(images), BATCH):
         pixels = np.stack([_pixels(image, encoder.spec) for image in images[start : start + BATCH]])
@@ -85,15 +85,15 @@ def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float64:
 
 
 def load_vectors(path: Path, dim: int) -> Float64:
-    """Unit vectors (q, dim) of a .npy file with one query a row, or one query alone. Raises InputError."""
+    """Unit vectors (q, dim) from a .npy file of shape (q, dim) or (dim,). Raises InputError."""
     try:
         with path.open("rb") as file:
             raw = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise InputError(f"--vectors {path} cannot be read: {error.strerror or sentence(error)}.") from error
-    except ValueError as error:  # numpy's own words advise to unpickle it, which would run the file's code
+    except ValueError as error:  # numpy's message advises unpickling, which would run code of the file
         raise InputError(
-            f"--vectors {path} is no .npy file of numbers, or a cut one. numpy.save(FILE, vectors) writes one."
+            f"--vectors {path} is not a .npy file of numbers, or is truncated. numpy.save(FILE, vectors) writes one."
         ) from error
     if raw.ndim == 1:
         raw = raw[None]
@@ -108,7 +108,7 @@ def load_vectors(path: Path, dim: int) -> Float64:
 def unit(vectors: npt.NDArray[Any], names: Sequence[str]) -> Float64:
     """Rows scaled to length 1. Raises InputError for a row without direction (zero, NaN, infinite)."""
     rows = np.ascontiguousarray(vectors, np.float64)
-    # By the largest number first: the square of a very large or small one would overflow or vanish.
+    # Divide by the largest number first: the square of a very large or small number would overflow or underflow.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
     bad = np.flatnonzero(~(np.isfinite(largest[:, 0]) & (largest[:, 0] > 0)))
     if len(bad):
@@ -123,7 +123,7 @@ def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:
     from indexer.pixels import decode
 
     try:
-        # Of a stack the middle part stands for the query: the first is often a localiser or empty.
+        # Of several parts the middle one is the query: the first is often a localiser or empty.
         (picture,) = decode(image.data, image.suffix, spec.pixels, frames="middle")
     except PixelError as error:
         raise InputError(f"query image {image.name} cannot be decoded: {sentence(error)}.") from error

@@ -12,8 +12,8 @@ from indexer.types import Hit, UInt8
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One picture (side, side, 3), or why there is none."""
+class Thumbnail:
+    """One picture (side, side, 3), or the reason why there is none."""
 
     pixels: UInt8 | None
     missing: str = ""
@@ -21,15 +21,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of a search: of each query, in order, and of each hit by row id."""
+    """Pictures of a search: of the queries, in order, and of the hits, by row id."""
 
-    queries: list[Drawn]
-    hits: dict[int, Drawn]
+    queries: list[Thumbnail]
+    hits: dict[int, Thumbnail]
 
 
 @dataclass(frozen=True)
 class QueryHits:
-    """One query's answer."""
+    """The hits of one query."""
 
     query: str  # a file, key, text, or file[row]
     hits: list[Hit]
@@ -37,18 +37,18 @@ class QueryHits:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All answers of one search, from one version of the table, and what they stand on."""
+    """The hits of all queries of one search, and the table version, index and options they were found with."""
 
     table: str
-    version: int  # that was searched: its row ids, columns and pictures are those of the hits
+    version: int  # the version searched; the hits' row ids, columns and pictures are of it
     kind: QueryKind
-    how: str  # in words: which index, how fresh
+    how: str  # description of the index and its version
     options: SearchOptions
     queries: list[QueryHits]
-    pictures: Pictures | None = None  # where they were asked for
+    pictures: Pictures | None = None  # where requested
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat mapping a hit."""
+        """One flat mapping for each hit."""
         return [
             {"query": a.query, "rank": h.rank, "score": h.score, "key": h.key, **h.columns}
             for a in self.queries
@@ -56,12 +56,12 @@ class SearchResult:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The answers in what JSON knows, without pictures."""
+        """The result as JSON types, without pictures."""
         plain: dict[str, Any] = jsonable({name: value for name, value in vars(self).items() if name != "pictures"})
         return plain
 
     def limits(self) -> list[str]:
-        """In words, what the options leave out: the filter, the exclusion, the lowest score, the page."""
+        """The options that restrict the hits, as text: filter, exclusion, lowest score, page."""
         asked = self.options
         words = {
             f"--where {asked.where!r}": asked.where is not None,

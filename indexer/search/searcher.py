@@ -1,4 +1,4 @@
-"""Keeps what searches of one table share: its newest snapshot, the encoder, recent filters. Thread-safe."""
+"""State shared by the searches of one table: newest snapshot, encoder, results of recent filters. Thread-safe."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_o
 from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec, Hit
 
-MEMORY_BYTES = 4 << 30  # of vectors held where there is no index; a larger table is streamed for each search
-FILTERS = 8  # remembered
+MEMORY_BYTES = 4 << 30  # of vectors held in memory without an index; a larger table is streamed for each search
+FILTERS = 8  # filter results kept
 
 
 class Searcher:
-    """Each `by_…` takes many queries and returns a list of hits for each, best first."""
+    """Searches one table. Each `by_…` takes many queries and returns a list of hits for each, best first."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Searcher:
         load_encoder: Callable[[EncoderSpec], Any] | None = None,
         rehash: bool = False,
     ) -> None:
-        """`exact` leaves the index aside; `rehash` hashes its files even where that was done before.
+        """`exact` ignores the index; `rehash` hashes the index files even where that was done before.
 
-        `load_encoder` is called with the table's spec at the first image or text. The store is used for reading only,
-        and follows new versions.
+        `load_encoder` is called with the table's spec at the first image or text query. The store is only read, and
+        is refreshed to new versions.
         """
         self._store, self._exact, self._memory = store, exact, memory_bytes
         self._load_encoder, self._rehash = load_encoder, rehash
@@ -60,7 +60,7 @@ class Searcher:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The table's newest version, with the newest index; made when something has changed."""
+        """The table's newest version with its newest index; made anew only where either changed."""
         with self._lock:
             self._store.refresh()
             stamp = self._index_stamp()
@@ -73,17 +73,17 @@ class Searcher:
             return now
 
     def _loaded(self) -> Snapshot:
-        """With the index as it is on disk now, however often a builder replaces it meanwhile."""
+        """A snapshot with the index now on disk; retried where a builder replaces the index meanwhile."""
         while True:
             stamp = self._index_stamp()
             try:
                 index = self._load_index()
-                self._store.refresh()  # after the index is read: a table older than its index has no way to it
+                self._store.refresh()  # after the index is read: a table version older than the index cannot use it
                 made = first_snapshot(self._store.at(self._store.version), index, self._memory)
             except (IndexFileError, StoreError):
                 if self._index_stamp() == stamp:
                     raise
-                continue  # a builder replaced it, and dropped its tag, while we were reading
+                continue  # a builder replaced the index, and dropped its tag, during the read
             self._stamp = stamp
             return made
 
@@ -92,19 +92,19 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Search with raw or unit vectors (q, dim). Raises InputError.
 
-        `exclude_same` needs `own`: each query's value in that column, None where it has none.
+        `exclude_same` requires `own`: each query's value in that column, None where it has none.
         """
         values = None if own is None else tuple(own)
         return self._ask(Query(vectors=np.asarray(vectors), own=values), options)
 
     def by_key(self, keys: Sequence[str], options: SearchOptions = DEFAULT) -> list[list[Hit]]:
-        """Neighbours of stored images; the image itself is not among its hits. Raises RowNotFound."""
+        """Neighbours of stored images, without the image itself. Raises RowNotFound."""
         return self._ask(Query(keys=tuple(keys)), options) if keys else []
 
     def by_image(self, images: Sequence[QueryImage], options: SearchOptions = DEFAULT) -> list[list[Hit]]:
         """Search with images, decoded and embedded as the table's were.
 
-        `exclude_same` finds the image in the table by its bytes; InputError where it is not there.
+        `exclude_same` looks the image up in the table by its bytes. Raises InputError where it is not there.
         """
         return self._ask(Query(images=tuple(images)), options) if images else []
 
@@ -126,7 +126,7 @@ class Searcher:
             return self._encoder
 
     def allowed(self, snapshot: Snapshot, where: str | None) -> RowSet | None:
-        """Ids of the rows a filter lets through; the last few filters of a version are remembered."""
+        """Row ids that match a filter; the results of the last FILTERS filters of a version are cached."""
         if where is None:
             return None
         name = (snapshot.commit, where)
@@ -142,7 +142,7 @@ class Searcher:
         return load(self._store.index_directory, whole=self._rehash)
 
     def _index_stamp(self) -> tuple[int, ...] | None:
-        """Changes when a builder publishes another index."""
+        """A value that changes when a builder publishes another index."""
         if self._exact or is_remote(self._store.uri):
             return None
         try:
@@ -154,7 +154,7 @@ class Searcher:
     def _advanced(self, now: Snapshot, view: EmbeddingStore) -> Snapshot:
         try:
             return advance(now, view)
-        except StoreError:  # the version we held was cleaned up; the index's own is kept by its tag
+        except StoreError:  # the held version was cleaned up; the index's version is kept by its tag
             return first_snapshot(view, now.index, self._memory)
 
 

@@ -1,4 +1,4 @@
-"""One table version to search: an index, the rows newer than it, and its rows that were deleted or updated since."""
+"""A table version prepared for search: its index, the rows newer than it, and the index rows that are outdated."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from indexer.store.rows import Delta, vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Bool, Float16, Float64, Int64
 
-MOST_ROWS, FEWEST_ROWS = 65_536, 1_024  # taken from the table at once, as the memory allows
+MOST_ROWS, FEWEST_ROWS = 65_536, 1_024  # limits of the rows read from the table at once
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Immutable, so that threads search it while a newer one is made."""
+    """Immutable: threads may search it while a newer one is made."""
 
     view: EmbeddingStore  # held at one version
-    memory_bytes: int  # of vectors and keys held; more rows are mapped from a temporary file, or streamed
+    memory_bytes: int  # limit of vectors and keys held; more rows are mapped from a temporary file, or streamed
     index: VectorIndex | None
-    fresh: KeyedRows | None  # rows the index lacks, all where there is none; None: each search streams the table
+    fresh: KeyedRows | None  # rows not in the index (all rows without one); None: each search streams the table
     gone: Int64  # sorted row ids in the index that were deleted or updated since
-    live: Allowed | None  # of the index; None where nothing in it is gone
+    live: Allowed | None  # rows of the index that are still valid; None where all are
 
     @property
     def version(self) -> int:
@@ -37,24 +37,24 @@ class Snapshot:
 
     @property
     def commit(self) -> str:
-        """Of the version: the number alone may come back (`TableState`)."""
+        """The version's commit: the version number alone may be reused (`TableState`)."""
         return self.view.state.commit
 
     @property
     def approximate(self) -> bool:
-        """Whether its answers may miss a near row."""
+        """Whether a search may miss a near row."""
         return self.index is not None and self.index.approximate
 
     def count(self) -> int:
-        """Rows that can be found."""
+        """The number of rows that can be found."""
         if self.fresh is None:
             return self.view.count()
         return len(self.fresh) + (len(self.index.rows) - len(self.gone) if self.index is not None else 0)
 
     def search(self, queries: Float64, k: int, allowed: RowSet | None) -> Found:
-        """The k best rows of each unit query; `allowed` are row ids of this version, None for all.
+        """The k best rows of each unit query (q, dim); `allowed` are row ids of this version, None for all.
 
-        In as many columns as there are rows, at most k.
+        The result has min(k, rows) columns.
         """
         k = min(k, self.count())
         if self.fresh is None:
@@ -65,13 +65,13 @@ class Snapshot:
         return merge(found, _search_rows(self.fresh, queries, k, allowed), k)
 
     def scan(self, queries: Float64, k: int) -> Found:
-        """The same over all rows, exactly, without the index's approximation."""
+        """`search` over all rows, exactly, without the index's approximation."""
         if self.index is None or self.fresh is None:
             return self.search(queries, k, None)
         return merge(self.index.scan(queries, k, self.live), _search_rows(self.fresh, queries, k, None), k)
 
     def everything(self) -> RowSet:
-        """At least the ids of all rows of this version, for a set of all rows but some."""
+        """A superset of the row ids of this version, from which excluded rows can be subtracted."""
         if self.fresh is None:
             return RowSet.of(row_ids_of(batch) for batch in self.view.scan([], batch_rows=MOST_ROWS))
         parts = [self.fresh.row_ids] if self.index is None else [self.fresh.row_ids, self.index.rows.row_ids]
@@ -91,7 +91,7 @@ class Snapshot:
         return list(keys)
 
     def describe(self) -> str:
-        """In words: what answers a search in this version."""
+        """One line on what answers a search in this version: index, recall, newer rows, version."""
         if self.index is None:
             return f"exact scan of all rows, table version {self.version}"
         manifest = self.index.manifest
@@ -112,9 +112,9 @@ class Snapshot:
 def first_snapshot(
     view: EmbeddingStore, index: VectorIndex | None, memory_bytes: int, delta: Delta | None = None
 ) -> Snapshot:
-    """The table at the view's version. Raises IndexFileError where the index is of another table or encoder.
+    """A snapshot of the view's version. Raises IndexFileError where the index is of another table or encoder.
 
-    `delta` is what changed since the index, for a caller that has read it.
+    `delta` holds the changes since the index, where the caller has read them already.
     """
     none = np.empty(0, np.int64)
     view.require_readable()
@@ -131,7 +131,7 @@ def first_snapshot(
 
 
 def changes_since(index: VectorIndex, view: EmbeddingStore) -> Delta:
-    """What the view has that the index has not. Raises IndexFileError where the index is of another table."""
+    """The changes between the index and the view. Raises IndexFileError where the index is of another table."""
     _check(index, view)
     built = index.manifest
     try:
@@ -140,12 +140,12 @@ def changes_since(index: VectorIndex, view: EmbeddingStore) -> Delta:
     except StoreError as error:
         raise IndexFileError(
             f"the index of table {view.name} cannot be brought up to date: {error} "
-            "Build it anew with `indexer build-ann`, or search with --exact."
+            "Build it again with `indexer build-ann`, or search with --exact."
         ) from error
 
 
 def advance(old: Snapshot, view: EmbeddingStore) -> Snapshot:
-    """`old` brought to the view's version by what changed between. Raises StoreError where old's version is gone."""
+    """`old` updated to the view's version with the changes between. Raises StoreError where old's version is gone."""
     if old.fresh is None:
         return replace(old, view=view)
     return _changed_by(old, view, view.delta(old.version, commit=old.commit))
@@ -155,7 +155,7 @@ def _changed_by(old: Snapshot, view: EmbeddingStore, delta: Delta) -> Snapshot:
     touched = np.unique(np.concatenate([delta.inserted, delta.updated, delta.deleted]))
     if not len(touched):
         return replace(old, view=view)
-    unchanged: list[Int64] = []  # rows of the index that were touched, but not their vectors: a label import
+    unchanged: list[Int64] = []  # rows of the index updated without a change of their vectors, e.g. by a label import
     step = int(np.clip(old.memory_bytes // 8 // (2 * view.dim), FEWEST_ROWS, MOST_ROWS))
     before = gathered([], view.dim, old.memory_bytes) if old.fresh is None else old.fresh
 
@@ -189,12 +189,12 @@ def _check(index: VectorIndex, view: EmbeddingStore) -> None:
     if manifest.fingerprint != view.spec.fingerprint or manifest.table != view.name:
         raise IndexFileError(
             f"the index beside table {view.name} was built for {manifest.table} ({manifest.fingerprint}), "
-            f"this table's encoder is {view.spec.fingerprint}. Build it anew with `indexer build-ann`."
+            f"this table's encoder is {view.spec.fingerprint}. Build it again with `indexer build-ann`."
         )
     if view.tags().get(manifest.tag) != manifest.version:
         raise IndexFileError(
             f"the index beside table {view.name} is of version {manifest.version}, which this table no longer has "
-            f"(tag {manifest.tag}). Build it anew with `indexer build-ann`, or search with --exact."
+            f"(tag {manifest.tag}). Build it again with `indexer build-ann`, or search with --exact."
         )
 
 
@@ -207,7 +207,7 @@ def _search_rows(rows: KeyedRows, queries: Float64, k: int, allowed: RowSet | No
 
 
 def _taken(view: EmbeddingStore, row_ids: Int64, step: int) -> Iterator[KeyedBlock]:
-    """Those of the rows that exist, `step` at a time: ids, vectors, keys."""
+    """The rows with these ids that exist, `step` at a time: ids, vectors, keys."""
     for start in range(0, len(row_ids), step):
         part = row_ids[start : start + step]
         found, rows = view.take(part, ["key"], vectors=True)
@@ -216,7 +216,7 @@ def _taken(view: EmbeddingStore, row_ids: Int64, step: int) -> Iterator[KeyedBlo
 
 
 def _changed(index: VectorIndex | None, row_ids: Int64, vectors: Float16) -> Bool:
-    """Which rows have another vector than the index's, or none there."""
+    """Mask (n,) of the rows whose vector differs from the index's or is not in it."""
     if index is None:
         return np.ones(len(row_ids), bool)
     positions = index.rows.positions(row_ids)

@@ -1,1 +1,1 @@
-"""LanceDB tables: rows, ledger, failures, text vectors. Alone imports lancedb and lance."""
+"""LanceDB tables: rows, ledger, failures, text vectors. The only package that imports lancedb and lance."""

@@ -1,4 +1,4 @@
-"""Making a table, and its one lock. What a crash left half made is made anew."""
+"""Creates a table under its lock. A table that a crash left incomplete is created again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from indexer.types import EncoderSpec
 
 
 def table_lock(uri: str, table: str) -> WriterLock:
-    """Hold it while writing anything of this table, its side tables included."""
+    """The lock to hold while writing the table or one of its side tables."""
     return WriterLock(Path(uri) / f"{table}.lock", what=f"table {table} in {uri}")
 
 
 def ensure_table(uri: str, table: str, spec: EncoderSpec) -> None:
-    """A whole table in this local database, made or mended under its lock where it is not. Raises StoreLocked."""
+    """Create the table in this local database, or repair it, where it is not complete. Raises StoreLocked."""
     path = Path(uri) / f"{table}.lance"
     if exists(path) and newest_damage(path) is None:
         return

@@ -1,4 +1,4 @@
-"""Checks a --where expression: one boolean SQL expression over the table's columns, with names quoted as SQL has it."""
+"""Checks --where: one boolean SQL expression over the table's columns, with names quoted as in standard SQL."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 
 from indexer.errors import BadFilter
 
-VOLATILE = re.compile(r"\b(random|rand|uuid)\s*\(", re.IGNORECASE)  # two reads of one version would not agree
+VOLATILE = re.compile(r"\b(random|rand|uuid)\s*\(", re.IGNORECASE)  # two reads of one version would differ
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
 def expression(where: str | None, table: str) -> str | None:
-    """`where` as Lance is to read it: in brackets, and with column names in backticks. Raises BadFilter.
+    """`where` in Lance's syntax: in brackets, and with column names in backticks. Raises BadFilter.
 
-    Lance hands the text to a parser of whole statements and drops what stands behind the first expression:
-    `sex = 'F' garbage` would count as `sex = 'F'`. In brackets the parser must take all of it. And it reads a
-    double-quoted name as a text, so that `"sex" != 'M'` holds for every row; standard SQL has it as a column.
+    Lance passes the text to a parser of whole statements and drops everything after the first expression:
+    `sex = 'F' garbage` would be read as `sex = 'F'`. In brackets the whole text must parse. Lance also reads a
+    double-quoted name as a string, so that `"sex" != 'M'` holds for every row; in standard SQL it is a column.
     """
     if where is None:
         return None
@@ -26,7 +26,7 @@ def expression(where: str | None, table: str) -> str | None:
 
 
 def _column(quoted: re.Match[str]) -> str:
-    """A name in double quotes as Lance has it, in backticks; other quoted parts as they are."""
+    """A double-quoted name in Lance's syntax, in backticks; other quoted parts unchanged."""
     text = quoted[0]
     if not text.startswith('"'):
         return text
@@ -40,7 +40,7 @@ def _unusable_name(where: str) -> str | None:
 
 
 def _fault(bare: str) -> str | None:
-    """What is wrong with an expression whose quoted parts were emptied; None where nothing is."""
+    """The error in an expression whose quoted parts were emptied; None where there is none."""
     if not bare.strip():
         return "it is empty"
     for mark in (";", "--", "/*", "$", "?", "\0", "'", '"', "`"):

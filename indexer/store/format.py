@@ -1,4 +1,4 @@
-"""The format number of the tables, and the facts that each table keeps in its schema metadata. Standard library only.
+"""The format number of the tables, and the facts in each table's schema metadata. Imports the standard library only.
 
 Format 1 (package 0.1) has no identity, and `frame` (int32) where format 2 has `part` (string); its side tables (ledger,
 failures, text) carry no metadata at all. `indexer.store.migrate` brings a database of format 1 to format 2 in place.
@@ -16,12 +16,12 @@ from indexer.errors import NewerFormat, StoreError
 
 FORMAT = 2  # of the main table and of its side tables
 PACKAGE = "embedding-indexer"
-METADATA_KEY = b"embedding-indexer"  # in the schema metadata of every table of ours
+METADATA_KEY = b"embedding-indexer"  # in the schema metadata of every table of this package
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What a table says of itself."""
+    """The facts in a table's schema metadata."""
 
     format: int
     identity: str  # random 128-bit hex id, made with the table; "" in format 1
@@ -30,7 +30,7 @@ class TableFacts:
     fingerprint: str = ""  # EncoderSpec.fingerprint, for other programs; of the main table only
 
     def to_metadata(self) -> dict[str, str]:
-        """For the schema metadata of a table."""
+        """As schema metadata of a table."""
         facts = {name: value for name, value in asdict(self).items() if value or name == "identity"}
         return {METADATA_KEY.decode(): json.dumps(facts, sort_keys=True)}
 
@@ -39,7 +39,7 @@ UNMARKED = TableFacts(1, "", "")  # a side table of format 1
 
 
 def new_facts(identity: str) -> TableFacts:
-    """Of a side table that this version makes."""
+    """The facts of a new side table."""
     return TableFacts(FORMAT, identity, package_version())
 
 
@@ -49,7 +49,7 @@ def new_identity() -> str:
 
 
 def package_version() -> str:
-    """The installed version of this package; "unknown" where it runs without having been installed."""
+    """The installed version of this package; "unknown" where it is not installed."""
     import importlib.metadata
 
     try:
@@ -59,12 +59,12 @@ def package_version() -> str:
 
 
 def version_words() -> str:
-    """For `--version`."""
+    """The line that `--version` prints."""
     return f"{PACKAGE} {package_version()}, table format {FORMAT}"
 
 
 def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts | None:
-    """What the schema metadata of a table says; None where it is not ours.
+    """The facts in a table's schema metadata; None for a table of another program.
 
     Raises NewerFormat for a format above FORMAT, and StoreError where the metadata is damaged.
     """

@@ -1,6 +1,6 @@
-"""A user's file of labels (CSV or Parquet) as an Arrow table: blanks are missing, and `007` stays a name.
+"""Reads a file of labels (CSV or Parquet) as an Arrow table: blanks are null, and `007` stays a string.
 
-The table is mapped from a temporary file, so that a file of any size is read in little memory.
+The table is mapped from a temporary file, so that memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK_BYTES = 4 << 20  # of CSV parsed at once
 
 
 def read_labels(file: Path, on: str) -> pa.Table:
-    """The table with its column `on` as it is written, and the others typed. Raises InputError."""
+    """The table, with column `on` as strings exactly as written in a CSV, and the others typed. Raises InputError."""
     table = _parquet(file) if file.suffix.lower() in (".parquet", ".pq") else _csv(file, on)
     names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -49,7 +49,7 @@ def _parquet(file: Path) -> pa.Table:
 
 
 def _csv(file: Path, on: str) -> pa.Table:
-    """Every column is read as text first: Arrow's own guess would make 7 of 007 and "" of a blank."""
+    """Reads every column as text first: Arrow's type inference would turn 007 into 7 and a blank into ""."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             names = next(csv.reader(lines), [])
@@ -59,10 +59,10 @@ def _csv(file: Path, on: str) -> pa.Table:
         blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES)
         with pa.csv.open_csv(file, read_options=blocks, convert_options=blanks) as source:
             names = source.schema.names
-            text = pa.schema([(f"{i}", pa.string()) for i in range(len(names))])  # a name may stand there twice
+            text = pa.schema([(f"{i}", pa.string()) for i in range(len(names))])  # a header may repeat a name
             trimmed = _mapped(text, (_trimmed(batch, text) for batch in source))
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is no CSV table in UTF-8: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{file} is not a CSV table in UTF-8: {str(error).splitlines()[0]}") from error
     kinds = ["text" if name == on else _kind(trimmed.column(i)) for i, name in enumerate(names)]
     typed = pa.schema([(name, TYPES[kind]) for name, kind in zip(names, kinds, strict=True)])
     return _mapped(typed, (_typed(batch, typed) for batch in trimmed.to_batches()))
@@ -75,7 +75,7 @@ def _trimmed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _kind(column: pa.ChunkedArray) -> ColumnType:
-    """The narrowest kind that all values have, found chunk by chunk."""
+    """The narrowest type of all values, determined chunk by chunk."""
     kinds = {column_type(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
     if len(kinds) < 2:
         return next(iter(kinds), "int")
@@ -91,7 +91,7 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _mapped(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """The batches as a table whose values lie in a temporary file that has no name any more."""
+    """The batches as a table whose values are mapped from an unlinked temporary file."""
     with tempfile.NamedTemporaryFile(prefix="labels-") as file:
         _write(file, schema, iter(batches))
         with pa.memory_map(file.name) as source:

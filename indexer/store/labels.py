@@ -1,4 +1,4 @@
-"""Joining label columns to the rows: no vector is rewritten, and no label that is there is lost."""
+"""Joins label columns to the rows. Vectors are not rewritten, and rows without a new label keep theirs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from indexer.store.table import EmbeddingStore
 from indexer.store.writing.label_index import SHOWN, LabelIndex, cast, few
 from indexer.types import Int64
 
-CHECKED_ROWS = 65_536  # at once
+CHECKED_ROWS = 65_536  # rows checked at once
 
 
 def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int:
     """Join label columns to the rows by `on`; returns how many rows matched.
 
-    A row that `labels` does not name keeps its values. Columns that are there are updated in one commit, new ones come
-    in a second: a crash between the two leaves the new ones to a second call. Each fragment is given its own rows'
-    values, so that memory holds 16 bytes a line of `labels` and the values of one fragment.
+    A row that `labels` does not name keeps its values. Existing columns are updated in one commit, new ones are added
+    in a second one: after a crash between the two, a second call adds the new ones. Values are joined fragment by
+    fragment, so that memory holds 16 bytes for each line of `labels` and the values of one fragment.
     Raises InputError, StoreLocked.
     """
     names = _checked(labels, on)
@@ -53,7 +53,7 @@ def add_columns(store: EmbeddingStore, labels: pa.Table, on: str = "key") -> int
 
 
 def _checked(labels: pa.Table, on: str) -> list[str]:
-    """The label columns, once they can be columns and `on` names each row once."""
+    """The label columns. Raises InputError where one cannot be a column, or `on` does not name each row once."""
     names = [c for c in labels.column_names if c != on]
     for name in names:
         cause = refused_name(name)
@@ -71,14 +71,14 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Join:
-    """Labels by row, a fragment at a time."""
+    """Labels by row, one fragment at a time."""
 
     index: LabelIndex
     on: str
-    kinds: Mapping[str, pa.DataType]  # of the columns that the table has
+    kinds: Mapping[str, pa.DataType]  # types of the table's columns
 
     def values(self, fragment: Any, names: Sequence[str]) -> pa.Table:
-        """`key` and the label columns, in the table's own types, of the fragment's rows that the labels name."""
+        """`key` and the label columns, in the table's types, of the fragment's rows that the labels name."""
         keys: list[pa.Array] = []
         lines: list[Int64] = [np.empty(0, np.int64)]
         for batch in fragment.to_batches(columns=list(dict.fromkeys(["key", self.on]))):
@@ -102,7 +102,7 @@ def _nothing_matched(store: EmbeddingStore, index: LabelIndex, on: str) -> Input
 
 
 def _update(dataset: Any, join: _Join, names: Sequence[str]) -> int:
-    """New values in columns that are there, in one commit; how many rows got them."""
+    """Update existing columns in one commit; returns the number of rows updated."""
     fragments, fields, rows, matched = [], set[int](), {}, 0
     for fragment in dataset.get_fragments():
         values = join.values(fragment, names)
@@ -124,7 +124,9 @@ def _update(dataset: Any, join: _Join, names: Sequence[str]) -> int:
 
 
 def _merge(dataset: Any, join: _Join, names: Sequence[str]) -> int:
-    """New columns, in one commit; how many rows got values. A fragment without any gets no file: Lance reads nulls."""
+    """Add columns in one commit; returns the number of rows with values. A fragment without values gets no file: Lance
+    then reads nulls.
+    """
     fragments, schema, matched = [], None, 0
     for fragment in dataset.get_fragments():
         values = join.values(fragment, names)

@@ -1,4 +1,4 @@
-"""The writer's calls of Lance, with our errors."""
+"""The writer's calls to Lance, which raise this package's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from indexer.store.lance_errors import first_line, writing
 from indexer.store.mend import exists, mend, newest_damage
 from indexer.store.table import quoted
 
-IN_LIST = 1000  # names in one SQL list
+IN_LIST = 1000  # values in one SQL list
 
 
 def open_or_create(path: str, schema: pa.Schema) -> Any:
@@ -37,27 +37,27 @@ def append(dataset: Any, table: pa.Table) -> Any:
 
 
 def require_whole(path: Path, whole: set[str] | None = None) -> None:
-    """Raise StoreError, and roll the newest version back, where its files are cut short.
+    """Raise StoreError, and roll the newest version back, where one of its files is truncated.
 
     Lance does not notice every failed write: on a full disk or past a limit of file size it may commit a version
-    whose file is cut. Nothing may be built on such a version, so each step is checked before the next. `whole` holds
-    the names of files that were checked before.
+    with a truncated file. Each step is therefore checked before the next. `whole` holds the names of files that were
+    checked before.
     """
     cause = newest_damage(path, whole)
     if cause is not None:
         mend(path)
         raise StoreError(
             f"{path} could not be written whole ({cause}): no space left on the disk, or a limit of file size? "
-            "Mend the cause and run the same command again; what is stored stays."
+            "Fix the cause and run the same command again; what is stored stays."
         )
 
 
 def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE") -> bool:
-    """Delete the rows whose column has one of the values; whether there were any."""
+    """Delete the rows whose column has one of the values; returns whether there were any."""
     deleted = False
     for chunk in chunks(values):
         where = f"({also}) AND {column} IN ({', '.join(map(quoted, chunk))})"
-        if dataset.count_rows(filter=where):  # an empty delete would still be a version
+        if dataset.count_rows(filter=where):  # an empty delete would still add a version
             with writing(dataset.uri):
                 dataset.delete(where)
             deleted = True

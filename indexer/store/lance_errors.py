@@ -1,4 +1,4 @@
-"""Lance's errors in the project's words: about a filter, the files, a full disk, Ctrl-C."""
+"""Maps Lance's errors (bad filter, damaged files, full disk, Ctrl-C) to this package's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 from indexer.errors import BadFilter, StoreError
 
-STORAGE_FAULT = ("LanceError(IO)", "External error", "Not found: ", "os error")  # in Lance's words; not the filter's
+# Texts in Lance's messages about files, not about a filter
+STORAGE_FAULT = ("LanceError(IO)", "External error", "Not found: ", "os error")
 MENDED_BY = "Run `indexer index` with the same arguments again: it embeds what is lost."
 _UNKNOWN = re.compile(r'No field named "?(\w+)')
-_INTERNAL = re.compile(r", _row\w+")  # of the columns that Lance lists; no user has them
+_INTERNAL = re.compile(r", _row\w+")  # Lance's internal columns in its lists of columns
 
 
 def _quotes(line: str) -> str:
-    """The way out for a name that is no column: SQL has a word without quotes, or in double quotes, as a column."""
+    """A hint for an unknown column: an unquoted or double-quoted word in SQL is a column, not a text."""
     unknown = _UNKNOWN.search(line)
     stop = "" if line.endswith("?") else "."
     return (
@@ -25,7 +26,7 @@ def _quotes(line: str) -> str:
 
 @contextmanager
 def reading(where: str | None, table: str) -> Iterator[None]:
-    """Lance's errors become ours: about the filter BadFilter, about the files StoreError."""
+    """Maps Lance's errors inside the context: of the filter to BadFilter, of the files to StoreError."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -36,21 +37,21 @@ def reading(where: str | None, table: str) -> Iterator[None]:
     except BaseException as error:
         if not is_panic(error):
             raise
-        if where is not None:  # Lance's planner dies of some expressions
+        if where is not None:  # Lance's planner panics on some expressions
             raise BadFilter(f"--where {where!r} on table {table}: the database cannot evaluate it") from error
         raise StoreError(f"table {table} is damaged. {MENDED_BY}") from error
 
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Lance's errors of a write become one line of ours. Nothing is committed twice: a rerun looks what is there."""
+    """Maps Lance's errors of a write to a StoreError of one line. A rerun commits nothing twice: it reads the state."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         stop_if_interrupted(error)
         cause = first_line(error)
         full = "No space left" in str(error) or "os error 28" in str(error)
-        way_out = "Free some space" if full else "Mend the cause"
+        way_out = "Free some space" if full else "Fix the cause"
         raise StoreError(
             f"{what} cannot be written ({'no space left on the disk' if full else cause}). {way_out} and run the same "
             "command again; what is stored stays."
@@ -58,18 +59,18 @@ def writing(what: str) -> Iterator[None]:
 
 
 def stop_if_interrupted(error: Exception) -> None:
-    """Lance tells Ctrl-C in the middle of its work as an error of its own, which says nothing of the files."""
+    """Raise KeyboardInterrupt where Lance has wrapped Ctrl-C in its own error, which says nothing about the files."""
     if "KeyboardInterrupt" in str(error):
         raise KeyboardInterrupt from error
 
 
 def is_panic(error: BaseException) -> bool:
-    """Lance gave up, as on a file cut in an unlucky place. The class can be neither imported nor pickled."""
+    """Whether Lance panicked, as on some truncated files. The class can be neither imported nor pickled."""
     return type(error).__name__ == "PanicException"
 
 
 def first_line(error: BaseException) -> str:
-    """Lance's own words without its source positions and prefixes."""
+    """The first line of Lance's message, without source positions and prefixes."""
     line = str(error).splitlines()[0].split(", /")[0] if str(error) else type(error).__name__
     for prefix in ("Invalid user input: ", "Schema error: ", "LanceError(IO): ", "External error: "):
         line = line.removeprefix(prefix)

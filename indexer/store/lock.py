@@ -1,4 +1,4 @@
-"""One writer a table: an advisory lock that the operating system frees when its holder dies."""
+"""One writer for each table: an advisory lock that the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from types import TracebackType
 
 from indexer.errors import StoreError, StoreLocked
 
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK: a pipe must not hang us
+# O_NONBLOCK: opening a pipe must not block
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class WriterLock:
     """Holds `path` exclusively between `__enter__` and `__exit__`.
 
-    The file stays behind (removing it would let two writers hold two inodes of one name) and names its last
-    holder. A dead holder's lock is free at once, since the kernel drops it with the process. A file that is no
-    regular one, a symbolic link above all, is refused: writing into it could truncate another file.
+    The file is not removed (removal would let two writers hold two inodes of one name) and names its last holder. A
+    dead holder's lock is free at once, since the kernel releases it with the process. Anything but a regular file, in
+    particular a symbolic link, is refused: writing through it could truncate another file.
     Raises StoreLocked, StoreError.
     """
 
@@ -30,8 +31,8 @@ class WriterLock:
         self._path, self._what = path, what
         self._fd: int | None = None
         self._facts: dict[str, object] = {}
-        # Seconds since the epoch up to which every file of the table is known to be on the disk; 0 where that is not
-        # known. A holder that exits without an error passes it on; after a crash the next holder syncs everything.
+        # Seconds since the epoch up to which every file of the table is known to be synced to the disk; 0 where
+        # unknown. A holder that exits without error stores it; after a crash the next holder syncs everything.
         self.synced_until = 0.0
 
     def __enter__(self) -> WriterLock:
@@ -59,7 +60,7 @@ class WriterLock:
             self._facts["ended"] = True
             if kind is None and self.synced_until:
                 self._facts["synced_until"] = time.time()
-            with suppress(OSError):  # a full disk: the next holder syncs more than it must
+            with suppress(OSError):  # a full disk: the next holder only syncs more than needed
                 self._write()
             os.close(self._fd)
             self._fd = None
@@ -73,12 +74,12 @@ class WriterLock:
             raise self._refused(f"cannot be opened for writing ({os.strerror(error.errno or 0)})") from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise self._refused("is no regular file")
+            raise self._refused("is not a regular file")
         return fd
 
     def _refused(self, why: str) -> StoreError:
         return StoreError(
-            f"{self._what} cannot be written: its lock file {self._path} {why}. Remove that file, or mend its "
+            f"{self._what} cannot be written: its lock file {self._path} {why}. Remove that file, or correct its "
             "permissions, and run the same command again."
         )
 
@@ -96,10 +97,10 @@ def _synced_until(fd: int) -> float:
 
 
 def _holder(fd: int) -> str:
-    """The process that holds the lock, in words.
+    """A description of the process that holds the lock.
 
-    A process that may only read the file can hold the lock without being able to write its name into it; the file
-    then names an earlier holder, which has ended or is dead.
+    A process with read permission only can hold the lock without writing its name into the file; the file then names
+    an earlier holder, which has ended.
     """
     unknown = "another process, which did not write its name into the lock file (`lsof` or `fuser` names it)"
     try:
@@ -113,7 +114,7 @@ def _holder(fd: int) -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether this machine has a process of this number, of any user."""
+    """Whether this machine has a process with this id, of any user."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -1,9 +1,9 @@
-"""Finds versions of a table whose files are not whole, and rolls them back.
+"""Finds versions of a table with damaged files, and rolls them back.
 
-Lance calls no fsync: after a power failure its newest manifest, or a data file that it names, may be empty. So the
-writer syncs a table after each commit and before the next step; at most the newest commit of a table is then in
-doubt, and `mend`, under the writer's lock, drops that version where its files are not whole. The ledger row of a
-shard is written after its rows were synced, so nothing that a ledger row promises can be lost this way.
+Lance calls no fsync: after a power failure its newest manifest, or a data file named in it, may be empty. The writer
+therefore syncs a table after each commit and before the next step, so that at most the newest commit can be damaged.
+`mend`, under the writer's lock, drops that version if it is. A shard's ledger row is written after its rows were
+synced, so a rollback cannot lose rows that the ledger counts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from indexer.errors import StoreError
 from indexer.store.lance_errors import first_line, is_panic, stop_if_interrupted
 from indexer.store.schema import UNREADABLE
 
-MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, so that the newest sorts first
-IN_DOUBT = 16  # versions; we make fewer before they are synced
-FOOTER = b"LANC"  # the last bytes of a whole data file
+MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, zero-padded, so that the newest sorts first
+IN_DOUBT = 16  # newest versions that may be damaged; the writer makes fewer before a sync
+FOOTER = b"LANC"  # the last bytes of a complete data file
 
 
 def mend(path: Path) -> int:
-    """Roll back the newest versions of a table whose files are not whole; returns how many.
+    """Roll back the newest versions of a table that have damaged files; returns how many.
 
-    A recent version below a whole one goes too where its manifest cannot be read: clean-up would fail on it. Only
-    the holder of the writer's lock may call it. Raises StoreError where no older version is whole either, and where
-    the files cannot be looked at.
+    A recent older version is removed too where its manifest cannot be read: clean-up would fail on it. The caller must
+    hold the writer's lock. Raises StoreError where no older version is whole, and where files cannot be read for
+    another reason than damage.
     """
     read_tags(path, drop_broken=True)
     manifests = _manifests(path)
@@ -45,15 +45,15 @@ def mend(path: Path) -> int:
     if cause is not None and len(broken) > IN_DOUBT:
         raise StoreError(f"{path} is damaged in its last {len(broken)} versions ({cause}). Restore it from a backup.")
     older = [m for m in manifests[len(broken) + 1 : IN_DOUBT + 1] if not _readable(path, _version_of(m))]
-    for manifest in (*broken, *older):  # also the only one: then the table was never finished
+    for manifest in (*broken, *older):  # also the only version: the table was then never complete
         manifest.replace(manifest.with_suffix(".damaged"))
     if broken or older:
         fsync(path / "_versions")
     return len(broken)
 
 
-def taken_back(path: Path) -> list[Path]:
-    """The manifests that `mend` set aside: rows may be lost until the ledger was compared with what is stored."""
+def rolled_back(path: Path) -> list[Path]:
+    """The manifests of versions that `mend` rolled back: rows may be missing until the ledger was checked."""
     return list((path / "_versions").glob("*.damaged"))
 
 
@@ -62,7 +62,7 @@ def _readable(path: Path, version: int) -> bool:
         return bool(lance.dataset(str(path), version=version).version == version)
     except (ValueError, OSError) as error:
         stop_if_interrupted(error)
-        return _passing(error)  # where it cannot be decided, the version stays
+        return _passing(error)  # undecided: keep the version
     except BaseException as error:
         if is_panic(error):
             return False
@@ -70,30 +70,31 @@ def _readable(path: Path, version: int) -> bool:
 
 
 def _passing(error: Exception) -> bool:
-    """An error that says nothing about the file itself: no permission, too many open files, a failing disk."""
+    """Whether an error says nothing about the file's content: no permission, too many open files, a failing disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno != errno.ENOENT
-    return "os error" in str(error) and "os error 2)" not in str(error)  # Lance's own carry no number
+    return "os error" in str(error) and "os error 2)" not in str(error)  # Lance's own errors have no number
 
 
 def newest_damage(path: Path, whole: set[str] | None = None) -> str | None:
-    """Why the newest version cannot be read; None where it is whole or there is none. `whole` as in `damage`."""
+    """The damage of the newest version; None where it is whole or there is none. `whole` as in `damage`."""
     manifests = _manifests(path)
     return damage(path, _version_of(manifests[0]), whole) if manifests else None
 
 
 def damage(path: Path, version: int, whole: set[str] | None = None) -> str | None:
-    """Why this version cannot be read, or None where all its files are there and whole.
+    """The damage of this version, or None where all of its files are complete.
 
-    `whole` holds the names of files found whole before, which are not looked at again; those found now are added.
-    Raises StoreError where it cannot be decided, as without permission: such a version must not be rolled back.
+    `whole` holds the names of files that are not checked again; files found complete are added to it. Raises
+    StoreError where damage cannot be decided, e.g. without permission: such a version must not be rolled back.
     """
     whole = set() if whole is None else whole
     try:
         dataset = lance.dataset(str(path), version=version)
         if dataset.version != version:  # a manifest of zeros reads as version 0
             return f"the manifest of version {version} is empty"
-        scannable = not any(name in UNREADABLE for name in dataset.schema.names)  # if not, its files may still be whole
+        # If not, its files may still be complete
+        scannable = not any(name in UNREADABLE for name in dataset.schema.names)
         for fragment in dataset.get_fragments():
             cause = _fragment_damage(path, fragment, whole, scannable=scannable)
             if cause is not None:
@@ -148,18 +149,20 @@ def read_tags(path: Path, *, drop_broken: bool = False) -> dict[str, int]:
 
 
 def exists(path: Path) -> bool:
-    """Is there a table with at least one version. A crash while it was made leaves a folder without one."""
+    """Whether there is a table with at least one version. A crash during creation leaves a folder without one."""
     return bool(_manifests(path))
 
 
 def _manifests(path: Path) -> list[Path]:
-    """Newest first. A detached version's ("d" and its number), which a killed import of labels leaves, is none."""
+    """Manifests, newest first, without those of detached versions ("d" and a number), which a killed import of labels
+    leaves.
+    """
     found = (path / "_versions").glob("*.manifest")
     return sorted(m for m in found if len(m.stem) == MANIFEST_DIGITS and m.stem.isdecimal())
 
 
 def manifest_path(path: Path, version: int) -> Path:
-    """Where Lance keeps the manifest of a table's version."""
+    """The path of the manifest of a table's version."""
     return path / "_versions" / f"{2**64 - 1 - version:0{MANIFEST_DIGITS}d}.manifest"
 
 

@@ -1,10 +1,10 @@
-"""Bringing a table and its side tables to today's format, in place. Only the holder of the writer's lock may.
+"""Migrates a table and its side tables to the current format, in place, under the writer's lock.
 
-Every step is one Lance commit that leaves a state from which a second call goes on, so a kill between any two steps
-does no harm; no vector is read or rewritten. For a table of format 1 the steps are: columns whose names are taken now
-are renamed; the table gets its identity; its side tables are marked with it; `part` is computed from `frame`; `frame`
-is dropped; the format number is raised. So a table of format 1 that has an identity is one whose migration was
-interrupted, and a side table without a mark beside a table of format 2 belongs to a table that was dropped by hand.
+Every step is one Lance commit, and a second call continues from the state after any step, so a kill between two steps
+does no harm; no vector is read or rewritten. The steps from format 1: columns whose names format 2 reserves are
+renamed; the table gets its identity; its side tables are marked with it; `part` is computed from `frame`; `frame` is
+dropped; the format number is raised. Hence a table of format 1 with an identity is one whose migration was interrupted,
+and an unmarked side table beside a table of format 2 belongs to a table that was dropped by hand.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, UNREADABLE, defa
 
 SIDES = {"shards": LEDGER_SCHEMA, "failures": FAILURE_SCHEMA}  # `write_text` marks the text vectors, which it rewrites
 PART = "coalesce(nullif(CAST(frame AS string), '0'), '')"  # the same as `opened.part_of`
-OWN = "own_"  # goes before the name of a column that is renamed
+OWN = "own_"  # prefix of renamed columns
 
 
 def migrate(uri: str, name: str) -> dict[str, str]:
-    """Bring table `name` of the database to today's format; returns the columns renamed, old name → new.
+    """Migrate table `name` to the current format; returns the renamed columns, old name → new.
 
-    Does nothing where all is of today's format, and where the table is missing or not ours. Raises NewerFormat
-    before anything is written, and StoreError.
+    Does nothing where all tables have the current format, or the table is missing or of another program. Raises
+    NewerFormat before anything is written, and StoreError.
     """
     stem = f"{uri.rstrip('/')}/{name}"
     with writing(f"table {name} in {uri}, whose format was to be raised,"):
@@ -56,7 +56,7 @@ def migrate(uri: str, name: str) -> dict[str, str]:
 
 
 def _to_parts(main: Any, facts: TableFacts) -> None:
-    """`part` in place of `frame`, then the number of the format that has it."""
+    """Replace `frame` by `part`, then raise the format number."""
     if "part" not in main.schema.names:
         main.add_columns({"part": PART})
     if "frame" in main.schema.names:
@@ -69,12 +69,12 @@ def _unreadable(main: Any) -> list[str]:
 
 
 def _taken(main: Any) -> list[str]:
-    """Metadata and label columns of format 1 by a name that format 2 needs."""
+    """Metadata and label columns of format 1 whose names format 2 reserves."""
     return [name for name in main.schema.names if name == "part" or name.startswith("part_")]
 
 
 def _rename(main: Any, names: list[str]) -> dict[str, str]:
-    """Put OWN before these columns' names. Their values stay."""
+    """Rename these columns, with the prefix OWN; returns old name → new."""
     renamed: dict[str, str] = {}
     for name in names:
         new = OWN + name.lstrip("_")
@@ -86,9 +86,9 @@ def _rename(main: Any, names: list[str]) -> dict[str, str]:
 
 
 def _migrate_side(side: Any, facts: TableFacts, columns: pa.Schema, main: TableFacts) -> None:
-    """Mark a side table with the main table's identity, and give it the columns it lacks.
+    """Mark a side table with the main table's identity, and add its missing columns.
 
-    One of another table, which was dropped by hand, is emptied: its rows tell of shards that this table never saw.
+    A side table of another table, which was dropped by hand, is emptied: its rows are about other shards.
     """
     before = side.version
     if facts.identity != main.identity and not (facts.identity == "" and main.format < FORMAT):
@@ -103,7 +103,7 @@ def _migrate_side(side: Any, facts: TableFacts, columns: pa.Schema, main: TableF
 
 
 def _blank(columns: pa.Schema) -> Any:
-    """For Lance: these columns, with the values they have in rows written before there were such columns."""
+    """A Lance UDF that adds these columns with their default values."""
 
     def blank(batch: pa.RecordBatch) -> pa.RecordBatch:
         arrays = [pa.repeat(default_of(field.type), batch.num_rows) for field in columns]
@@ -113,13 +113,13 @@ def _blank(columns: pa.Schema) -> Any:
 
 
 def _sync(dataset: Any, before: int) -> None:
-    """To the disk, where the dataset has a newer version than `before`."""
+    """Sync the files of versions newer than `before` to the disk."""
     if dataset.version != before and "://" not in dataset.uri:
         DiskSync().sync(Path(dataset.uri))
 
 
 def _open(path: str) -> Any:
-    """Mended where a power failure broke its newest version; None where there is no such table."""
+    """The dataset, after a rollback of damaged versions; None where there is no such table."""
     if "://" not in path:
         mend(Path(path))
         return lance.dataset(path) if exists(Path(path)) else None

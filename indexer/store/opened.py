@@ -1,11 +1,11 @@
-"""Opening a table at one version, and what names that version for good.
+"""Opens a table at one version, and identifies that version uniquely.
 
-A version number is no lasting name: it comes back after a table was dropped, restored from a backup, or had its newest
-version rolled back by `mend`. So data derived from a version are bound to three names: the table's identity (random,
-made with the table), the version, and the version's commit: the random UUID of the Lance transaction that made it.
-Lance 14 keeps the transaction inside the version's manifest, so it is there as long as the version is, also where
-`cleanup_old_versions` has removed all others; reading it took 0.04 ms where opening the table took 0.3 ms. The
-manifest's time stamp stands in for it where a version was written by a Lance that kept no transaction.
+A version number alone is not unique: it is reused after a table was dropped, restored from a backup, or had its newest
+version rolled back by `mend`. Data derived from a version are therefore bound to three names: the table's identity
+(random, made with the table), the version number, and the version's commit, the random UUID of the Lance transaction
+that made it. Lance 14 stores the transaction inside the version's manifest, so it exists as long as the version does,
+also where `cleanup_old_versions` has removed all others; reading it took 0.04 ms where opening the table took 0.3 ms.
+For a version written by a Lance that stored no transaction, the manifest's time stamp is used instead.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from indexer.types import EncoderSpec
 
 @dataclass(frozen=True)
 class TableState:
-    """Which vectors: a version of a table by names that do not come back. Derived files are bound to it."""
+    """A unique name of a version of a table. Derived files record it."""
 
-    identity: str  # of the table; "" where it was made before format 2 and not written since
+    identity: str  # of the table; "" in format 1
     version: int
     commit: str  # of the transaction that made the version
     fingerprint: str  # EncoderSpec.fingerprint
 
 
 @dataclass(frozen=True)
-class Opened:
-    """One version of a table, and a Lance handle of it that nobody changes, so that threads may share it."""
+class OpenedTable:
+    """One version of a table, and a Lance handle of it that is never modified, so that threads may share it."""
 
     dataset: Any
     facts: TableFacts
@@ -50,23 +50,23 @@ class Opened:
 
     @property
     def unreadable(self) -> list[str]:
-        """Columns by whose names Lance cannot read the table."""
+        """Columns with names that Lance reserves, which make the table unreadable."""
         return [name for name in self.dataset.schema.names if name in UNREADABLE]
 
     def stored(self, names: Sequence[str]) -> list[str]:
-        """The columns to read for `names`: a table of format 1 keeps `frame` where `part` is asked for."""
+        """The stored columns to read for `names`: in a table of format 1, `frame` for `part`."""
         known = self.dataset.schema.names
         return ["frame" if name == "part" and "part" not in known else name for name in names]
 
 
-def open_version(path: str, table: str, version: int | None = None) -> Opened:
+def open_version(path: str, table: str, version: int | None = None) -> OpenedTable:
     """The table at `path`, at its newest version or at the one given. Raises StoreError, NewerFormat.
 
-    What Lance itself raises passes through. Each call makes a Lance session of its own: a shared one would remember
-    the manifests of versions that were rolled back since.
+    Lance's own errors pass through. Each call makes a new Lance session: a shared one would cache the manifests of
+    versions that were rolled back since.
     """
     dataset = lance.dataset(path, version=version)
-    stamp = _stamp(path, dataset.version)  # before anything else is read: a later change of the file shows
+    stamp = _stamp(path, dataset.version)  # read first, so that a later change of the file is detected
     facts = facts_of(dataset.schema.metadata, table)
     if facts is None or facts.encoder is None:
         raise StoreError(f"table {table} at {path} was not written by indexer. Name another with --table.")
@@ -77,14 +77,14 @@ def open_version(path: str, table: str, version: int | None = None) -> Opened:
             f"table {table} at {path} names an encoder that this version does not understand ({first_line(error)})."
         ) from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
-    return Opened(dataset, facts, spec, state, stamp)
+    return OpenedTable(dataset, facts, spec, state, stamp)
 
 
-def open_side(main: Opened, path: str, name: str) -> Any:
+def open_side(main: OpenedTable, path: str, name: str) -> Any:
     """The Lance handle of a side table beside `main`. Raises StoreError, NewerFormat.
 
-    A ledger or list of failures of another identity was left by a table of this name that was dropped. Text vectors
-    belong to the encoder, whose fingerprint stands in each row.
+    A ledger or failure table with another identity was left by a dropped table of the same name. Text vectors belong
+    to the encoder, whose fingerprint is in each row.
     """
     try:
         dataset = lance.dataset(path)
@@ -94,13 +94,13 @@ def open_side(main: Opened, path: str, name: str) -> Any:
     migrated = main.facts.format == FORMAT  # before and during the migration the side tables are marked one by one
     if migrated and facts.identity != main.state.identity and not name.endswith(".text"):
         raise StoreError(
-            f"{name} is of another table of that name, which was dropped. Run `indexer index`: it makes it anew."
+            f"{name} is of another table of that name, which was dropped. Run `indexer index`, which creates it again."
         )
     return dataset
 
 
 def commit_of(dataset: Any) -> str:
-    """A random name of the commit that made the dataset's version. Call it before other threads have the handle."""
+    """The random id of the commit that made the dataset's version. Not thread-safe for a shared handle."""
     try:
         transaction = dataset.read_transaction(dataset.version)
     except (ValueError, OSError):
@@ -110,17 +110,17 @@ def commit_of(dataset: Any) -> str:
     return str(dataset.get_version()["timestamp"].isoformat())
 
 
-def is_newest(opened: Opened, path: str) -> bool:
-    """Is what is held still the table's newest version, and the same commit? Cheap for a local table."""
+def is_newest(opened: OpenedTable, path: str) -> bool:
+    """Whether `opened` is still the table's newest version and the same commit. Cheap for a local table."""
     same = opened.dataset.latest_version == opened.state.version
     return bool(same and opened.stamp is not None and _stamp(path, opened.state.version) == opened.stamp)
 
 
 def part_of(data: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordBatch | pa.Table:
-    """Rows as they are stored (`Opened.stored`) with the columns asked for: `part` is made of a format 1's `frame`.
+    """Stored rows (`OpenedTable.stored`) with the requested columns: for format 1, `part` is computed from `frame`.
 
-    The frame's number is the part's name, and "" that of the first. Tables of format 1 do not say whether an image had
-    other frames, and `indexer.store.migrate` writes the same.
+    The part's name is the frame's number, and "" for the first frame, since tables of format 1 do not record whether
+    an image had other frames. `indexer.store.migrate` computes the same.
     """
     if "part" not in names or "part" in data.schema.names:
         return data.select(list(names))
@@ -132,11 +132,11 @@ def part_of(data: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordB
 
 
 def _stamp(path: str, version: int) -> tuple[int, ...] | None:
-    """Inode, size and time of change of a version's manifest file."""
+    """Inode, size and modification time of a version's manifest file."""
     if "://" in path:
         return None
     try:
         stat = manifest_path(Path(path), version).stat()
-    except OSError:  # a manifest under another name, as of Lance before 0.18
+    except OSError:  # a manifest of another name, as in Lance before 0.18
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,4 +1,4 @@
-"""What is read from a table: vectors with their columns, changes between versions, class-text vectors, places."""
+"""Records read from a table (vectors with columns, changes between versions, class-text vectors) and row decoding."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PLACE_COLUMNS = ("shard", "member", "offset", "nbytes", "suffix", "part")
 
 @dataclass(frozen=True)
 class VectorRows:
-    """One read of one version: row i of every field is the same image."""
+    """Result of one read of one version: row i of every field is of the same image."""
 
     row_ids: Int64  # (n,) stable row ids
     vectors: Float16  # (n, dim) unit rows
-    columns: pa.Table  # (n rows) the columns asked for
+    columns: pa.Table  # (n rows) the requested columns
     version: int
 
 
 @dataclass(frozen=True)
 class Delta:
-    """Row ids that changed between two versions. `updated` rows may differ in any column, a label import's too."""
+    """Row ids that changed between two versions. `updated` rows may differ in any column, e.g. labels only."""
 
     inserted: Int64
     updated: Int64
@@ -34,7 +34,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class TextVectors:
-    """Class-text vectors of one task, unit rows, by the same encoder as the table."""
+    """Class-text vectors of one task, as unit rows, of the table's encoder."""
 
     classes: tuple[str, ...]
     vectors: Float32  # (c, dim)
@@ -55,5 +55,5 @@ def place_of(row: dict[str, Any]) -> Place:
 
 
 def row_ids_read(reader: Any) -> Int64:
-    parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in reader]  # whole rows: never all at once
+    parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in reader]  # full-width rows: not all at once
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

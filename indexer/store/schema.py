@@ -1,4 +1,4 @@
-"""Arrow schemas of our tables, and how a sample's metadata becomes typed, nullable columns."""
+"""Arrow schemas of the tables, and the conversion of sample metadata to typed, nullable columns."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from indexer.redact import redacted
 from indexer.store.format import FORMAT, TableFacts, new_facts, new_identity, package_version
 from indexer.types import EmbeddingBatch, EncoderSpec, Failure
 
-MAX_COLUMNS = 256  # metadata whose field names are data would otherwise grow a column a row
+MAX_COLUMNS = 256  # metadata with data as field names would otherwise add a column for each row
 MAX_TEXT = 32_768
 COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 SYSTEM_COLUMNS = (
     "key", "shard", "member", "offset", "nbytes", "suffix", "part", "content", "meta", "norm", "vector",
 )  # fmt: skip
-# Lance adds columns of these names to what it reads: a table that holds one of its own can no longer be scanned.
+# Lance adds columns of these names to what it reads: a table with a stored column of such a name cannot be scanned.
 UNREADABLE = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
-PART_COLUMN = "part_"  # before the name of a part's fact; no metadata or label field may begin so
+PART_COLUMN = "part_"  # prefix of the columns of a part's facts; reserved, so no metadata or label field may have it
 
 
 def table_schema(spec: EncoderSpec) -> pa.Schema:
-    """The main table before any metadata column. `key` is the declared primary key: Lance's merge needs it."""
+    """Schema of the main table without metadata columns. Lance's merge requires `key` as declared primary key."""
     encoder = json.loads(spec.to_json())
     facts = TableFacts(FORMAT, new_identity(), package_version(), encoder, spec.fingerprint)
     return pa.schema(
@@ -73,12 +73,12 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def side_schema(columns: pa.Schema, identity: str) -> pa.Schema:
-    """The columns of a side table, marked with our format and with the table it belongs to."""
+    """Schema of a side table, marked with the format and the identity of its main table."""
     return columns.with_metadata(new_facts(identity).to_metadata())
 
 
 def completed(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """Rows of a side table of an older version with the columns it lacks, which hold "", 0 or the epoch."""
+    """Rows of a side table with missing columns added, which hold "", 0 or the epoch."""
     for field in columns:
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.repeat(default_of(field.type), rows.num_rows))
@@ -86,14 +86,14 @@ def completed(rows: pa.Table, columns: pa.Schema) -> pa.Table:
 
 
 def default_of(kind: pa.DataType) -> pa.Scalar:
-    """What a column of this type holds in rows written before there was such a column."""
+    """The value of a column of this type in rows written before the column existed."""
     return pa.scalar("" if pa.types.is_string(kind) else 0, kind)
 
 
 def failures_table(failures: Sequence[Failure]) -> pa.Table:
     columns = {f.name: [getattr(x, f.name) for x in failures] for f in FAILURE_SCHEMA}
-    columns["detail"] = [redacted(detail) for detail in columns["detail"]]  # an error's words may quote an address
-    # a decoder's own words may quote bytes that are no text
+    columns["detail"] = [redacted(detail) for detail in columns["detail"]]  # an error message may contain an address
+    # a decoder's message may contain bytes that are not text
     columns["detail"] = [text.encode("utf-8", "replace").decode() for text in columns["detail"]]
     return pa.table(columns, schema=FAILURE_SCHEMA)
 
@@ -101,8 +101,8 @@ def failures_table(failures: Sequence[Failure]) -> pa.Table:
 def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.Table, list[pa.Field], Counter[str]]:
     """The batches as one Arrow table.
 
-    Returns the table, the metadata columns it needs that `known` lacks, and how many values of each
-    field stayed in `meta` only ("age: not int64" → 3).
+    Returns the table, its metadata columns that `known` lacks, and the number of values of each field that stayed in
+    `meta` only ("age: not int64" → 3).
     """
     batches = list(batches)
     rows = [row for batch in batches for row in batch.rows]
@@ -139,7 +139,7 @@ def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
 def _typed_columns(
     rows: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str], *, facts: bool
 ) -> tuple[list[pa.Field], dict[str, pa.Array]]:
-    """The rows' facts or metadata as columns: those that `known` has, and new ones with their fields."""
+    """The rows' facts or metadata as columns: values of the columns in `known`, and new columns with their fields."""
     own = [name for name in known.names if name not in SYSTEM_COLUMNS and name.startswith(PART_COLUMN) == facts]
     values: dict[str, list[Any]] = {name: [] for name in own}
     room = MAX_COLUMNS - len(values)
@@ -150,7 +150,7 @@ def _typed_columns(
                 if cause or value is None or _kind(value) is None:
                     if cause and _kind(value) is not None:
                         skipped[f"{name}: {cause}"] += 1
-                    continue  # None tells no type; lists and objects stay in `meta`
+                    continue  # None has no type; lists and objects stay in `meta`
                 room -= 1
                 values[name] = []
             column = values[name]
@@ -168,10 +168,10 @@ def _typed_columns(
 
 
 def refused_name(name: str) -> str | None:
-    """Why neither metadata nor labels may make a column of this name; None where they may.
+    """The reason why metadata and labels may not have a column of this name; None where they may.
 
-    Taken are the table's own columns, `part_…` for the facts of an image's parts, and `_row…`, in any letter case,
-    where Lance has columns of its own and adds to them.
+    Reserved are the table's own columns, `part_…` for the facts of an image's parts, and `_row…` in any letter case,
+    which is Lance's prefix.
     """
     if name in SYSTEM_COLUMNS or name.startswith(PART_COLUMN) or name.lower().startswith("_row"):
         return "name is taken by the table"

@@ -1,4 +1,4 @@
-"""Reading a table of embeddings: rows, vectors, ledger, failures, deltas. Writing is `indexer.store.writer`."""
+"""Reads a table of embeddings: rows, vectors, ledger, failures, deltas. `indexer.store.writer` writes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from indexer.store.filters import expression
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
-from indexer.store.opened import Opened, TableState, is_newest, open_side, open_version, part_of
+from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, TextVectors, VectorRows, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
 from indexer.types import EncoderSpec, Int64
@@ -46,11 +46,11 @@ def table_names(uri: str) -> list[str]:
 class EmbeddingStore:
     """An open table, held at one version until `refresh`.
 
-    Threads may share it: what is held is replaced as a whole, never changed, so a reader keeps the version it began
-    with while another thread refreshes.
+    Thread-safe: the held version is replaced as a whole, never modified, so a reader keeps the version it began with
+    while another thread refreshes.
     """
 
-    def __init__(self, uri: str, name: str, opened: Opened) -> None:
+    def __init__(self, uri: str, name: str, opened: OpenedTable) -> None:
         self.uri, self.name, self.spec = uri, name, opened.spec
         self._opened = opened
         self._refreshing = threading.Lock()
@@ -71,9 +71,10 @@ class EmbeddingStore:
 
     @classmethod
     def create(cls, uri: str, table: str, spec: EncoderSpec) -> EmbeddingStore:
-        """Make an empty table for this encoder, with stable row ids. An existing one must be of the same encoder.
+        """Create an empty table for this encoder, with stable row ids. An existing one must be of the same encoder.
 
-        What a crash left of a table, or of its newest version, is mended first. Raises StoreLocked, EncoderMismatch.
+        A table, or newest version, that a crash left incomplete is repaired first. Raises StoreLocked,
+        EncoderMismatch.
         """
         check_table_name(table)
         if is_remote(uri):
@@ -86,7 +87,7 @@ class EmbeddingStore:
         return store
 
     def require(self, spec: EncoderSpec) -> None:
-        """Raise EncoderMismatch unless `spec` makes the same vectors as this table's."""
+        """Raise EncoderMismatch unless `spec` gives the same vectors as this table's encoder."""
         if spec.fingerprint != self.spec.fingerprint:
             raise EncoderMismatch(
                 stored=f"{self.spec.name} ({self.spec.fingerprint})",
@@ -103,7 +104,7 @@ class EmbeddingStore:
 
     @property
     def state(self) -> TableState:
-        """Which vectors are held, by names that do not come back: what derived files are bound to."""
+        """The unique name of the held version, which derived files record."""
         return self._opened.state
 
     @property
@@ -112,12 +113,12 @@ class EmbeddingStore:
 
     @property
     def unreadable_columns(self) -> list[str]:
-        """Columns by whose names Lance cannot read the table; any writer of ours renames them."""
+        """Columns with names that Lance reserves, which make the table unreadable; a writer renames them."""
         return self._opened.unreadable
 
     @property
     def _dataset(self) -> Any:
-        """A Lance handle of the newest version, of its own: for who writes, as no reader's handle may change."""
+        """A new Lance handle of the newest version, for writing: readers' handles must not be modified."""
         with reading(None, self.name):
             return lance.dataset(self._address)
 
@@ -127,16 +128,16 @@ class EmbeddingStore:
 
     @property
     def path(self) -> Path | None:
-        """The table's directory; None in an object store, where each write is whole and lasting by itself."""
+        """The table's directory; None in an object store, where writes are atomic and durable."""
         return None if is_remote(self.uri) else Path(self._address)
 
     def lock(self) -> AbstractContextManager[WriterLock | None]:
-        """Hold it while writing; a second writer gets StoreLocked. In an object store it locks nothing."""
+        """The writer's lock; a second writer gets StoreLocked. Without effect in an object store."""
         return nullcontext() if is_remote(self.uri) else table_lock(self.uri, self.name)
 
     @property
     def index_directory(self) -> Path:
-        """Where this table's FAISS index lies. Object stores keep theirs on the machine that built it."""
+        """The directory of this table's FAISS index. Raises StoreError for a database in an object store."""
         if is_remote(self.uri):
             raise StoreError(
                 f"an index beside {self.uri} needs a local directory. Copy the database, or search exactly."
@@ -144,27 +145,27 @@ class EmbeddingStore:
         return Path(self.uri) / f"{self.name}.faiss"
 
     def refresh(self) -> int:
-        """See commits made since; returns the version now held.
+        """Move to the newest version; returns its number.
 
-        Raises StoreError where the table was made anew for another encoder: what was learnt of it no longer holds.
+        Raises StoreError where the table was created anew for another encoder.
         """
         with self._refreshing, reading(None, self.name):
             if not is_newest(self._opened, self._address):
                 fresh = open_version(self._address, self.name)
                 if fresh.state.fingerprint != self.spec.fingerprint:
-                    raise StoreError(f"table {self.name} was made anew by another encoder. Open it again.")
+                    raise StoreError(f"table {self.name} was created again with another encoder. Open it again.")
                 self._opened = fresh
         return self.version
 
     def at(self, version: int, *, identity: str = "", commit: str = "") -> EmbeddingStore:
-        """The same table as it was at `version`.
+        """The same table, held at `version`.
 
-        With `identity` and `commit` (of a `TableState`; "" where unknown), that very version: a version number comes
-        back where a table was dropped, restored or rolled back. Raises StoreError where it is another or is gone.
+        `identity` and `commit` (of a `TableState`; "" where unknown) are checked, since a version number is reused
+        where a table was dropped, restored or rolled back. Raises StoreError where they differ or the version is gone.
         """
         held = self._opened
         if identity and held.state.identity and identity != held.state.identity:
-            raise StoreError(f"table {self.name} was dropped and made anew since: its version {version} is another.")
+            raise StoreError(f"table {self.name} was dropped and created again since: version {version} is another.")
         opened = held
         if version != held.state.version:
             try:
@@ -178,16 +179,16 @@ class EmbeddingStore:
                 f"version {version} of table {self.name} was rolled back, or lost with a restored backup, and another "
                 "was made under its number."
             )
-        # a version from before the migration to format 2 does not name its table
+        # versions from before the migration to format 2 have no identity
         known = replace(opened.state, identity=opened.state.identity or held.state.identity)
         return EmbeddingStore(self.uri, self.name, replace(opened, state=known))
 
     def _pinned(self) -> EmbeddingStore:
-        """The version held now, for several reads that must agree while another thread refreshes."""
+        """A store held at the present version, for several consistent reads while another thread refreshes."""
         return EmbeddingStore(self.uri, self.name, self._opened)
 
-    def require_readable(self) -> Opened:
-        """What is held. Raises StoreError where Lance cannot read it for the names of its columns."""
+    def require_readable(self) -> OpenedTable:
+        """The held version. Raises StoreError where Lance cannot read it because of column names it reserves."""
         held = self._opened
         if held.unreadable:
             raise StoreError(
@@ -211,13 +212,13 @@ class EmbeddingStore:
         return len(self._opened.dataset.get_fragments())
 
     def versions(self) -> int:
-        """How many versions are kept on disk."""
+        """The number of versions kept on disk."""
         return len(self._opened.dataset.versions())
 
     def scan(
         self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError for a column."""
+        """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError (unknown column)."""
         held = self.require_readable()
         names = self._columns_with(held, columns, vectors=vectors)
         condition = expression(where, self.name)
@@ -233,7 +234,7 @@ class EmbeddingStore:
         return part_of(held.dataset.schema.empty_table().select(held.stored(columns)), columns)
 
     def vectors(self, where: str | None = None, columns: Sequence[str] = ()) -> VectorRows:
-        """All matching vectors in one read of one version. Takes n·dim·2 bytes."""
+        """All matching vectors in one read of one version, in n·dim·2 bytes of memory."""
         view = self._pinned()
         n = view.count(where)
         out = np.empty((n, self.dim), np.float16)
@@ -250,7 +251,7 @@ class EmbeddingStore:
         return VectorRows(ids, out, table, view.version)
 
     def take(self, row_ids: Int64, columns: Sequence[str], *, vectors: bool = False) -> tuple[Any, pa.Table]:
-        """The rows with these ids that still exist, in the order asked.
+        """The rows with these ids that still exist, in the order given.
 
         Returns a mask (n,) of the ids found, and a table of `_rowid` and the columns with one row for each.
         """
@@ -261,7 +262,7 @@ class EmbeddingStore:
             ids_of_none = pa.array([], pa.uint64())
             return np.zeros(0, bool), self.empty(names).add_column(0, "_rowid", ids_of_none)
         unique = np.unique(ids)
-        # Lance keeps neither order nor missing ids, so the ids come along and we realign.
+        # Lance preserves neither the order nor missing ids, so the ids are read too and the rows realigned.
         with reading(None, self.name):
             got = held.dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*held.stored(names), "_rowid"])
         have = got.column("_rowid").to_numpy().astype(np.int64)
@@ -276,7 +277,7 @@ class EmbeddingStore:
         Raises StoreError where that version is gone, or another.
         """
         held = self.require_readable()
-        self.at(since, commit=commit)  # Lance answers for a version that was cleaned up too, and wrongly
+        self.at(since, commit=commit)  # for a version that was cleaned up Lance returns a wrong delta
         if since == held.state.version:
             none = np.empty(0, np.int64)
             return Delta(none, none, none)
@@ -288,7 +289,9 @@ class EmbeddingStore:
         )
 
     def tag(self, name: str, version: int) -> None:
-        """Keep `version` from clean-up under this name; moves the name where it exists. Both are on the disk then."""
+        """Protect `version` from clean-up by this tag; an existing tag is moved. Tag and version are synced to the
+        disk.
+        """
         if self.path is not None:
             read_tags(self.path, drop_broken=True)
         tags = self._dataset.tags
@@ -311,18 +314,18 @@ class EmbeddingStore:
         return {name: int(tag["version"]) for name, tag in self._opened.dataset.tags.list().items()}
 
     def ledger(self) -> pa.Table:
-        """One row a finished shard, as in LEDGER_SCHEMA. Raises StoreError where it is of another table."""
+        """One row for each shard (LEDGER_SCHEMA). Raises StoreError where the ledger is of another table."""
         with reading(None, f"{self.name}.shards"):
             return completed(self._side("shards").to_table(), LEDGER_SCHEMA)
 
     def failures(self, where: str | None = None) -> pa.Table:
-        """One row an input that did not become a row, as in FAILURE_SCHEMA. Raises StoreError, BadFilter."""
+        """One row for each input that did not become a row (FAILURE_SCHEMA). Raises StoreError, BadFilter."""
         condition = expression(where, self.name)
         with reading(where, self.name):
             return completed(self._side("failures").to_table(filter=condition), FAILURE_SCHEMA)
 
     def count_failures(self) -> int:
-        """How many failures there are, without reading them."""
+        """The number of failures, without reading them."""
         with reading(None, f"{self.name}.failures"):
             return int(self._side("failures").count_rows())
 
@@ -332,13 +335,13 @@ class EmbeddingStore:
             yield from self._side("failures").scanner(columns=list(columns)).to_batches()
 
     def urls(self) -> dict[str, str]:
-        """Where each shard's bytes can be read now, by shard name."""
+        """The address of each shard, by shard name."""
         with reading(None, f"{self.name}.shards"):
             rows = self._side("shards").to_table(columns=["shard", "url"]).to_pydict()
         return dict(zip(rows["shard"], rows["url"], strict=True))
 
     def read_text(self, task: str) -> TextVectors:
-        """Class-text vectors stored by `indexer text`. Raises StoreError where none are of that task and encoder."""
+        """Class-text vectors stored by `indexer text`. Raises StoreError where there are none of task and encoder."""
         path = join(self.uri, f"{self.name}.text.lance")
         missing = f"no text vectors for task {task!r} beside table {self.name}. Store them with `indexer text`."
         if not is_remote(path) and not exists(Path(path)):
@@ -361,7 +364,7 @@ class EmbeddingStore:
     def _side(self, kind: str) -> Any:
         return open_side(self._opened, join(self.uri, f"{self.name}.{kind}.lance"), f"{self.name}.{kind}")
 
-    def _columns_with(self, held: Opened, columns: Sequence[str], *, vectors: bool) -> list[str]:
+    def _columns_with(self, held: OpenedTable, columns: Sequence[str], *, vectors: bool) -> list[str]:
         names = [c for c in dict.fromkeys(columns) if c != "_rowid"]
         if vectors and "vector" not in names:
             names.append("vector")
@@ -373,7 +376,7 @@ class EmbeddingStore:
 
 
 def check_table_name(name: str) -> None:
-    """A table's name becomes a directory: letters, digits, '-', '_' and inner dots. Raises InputError."""
+    """Raise InputError unless the name, which becomes a directory, has only letters, digits, '-', '_', inner dots."""
     plain = all(c.isalnum() or c in "-_." for c in name)
     taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
     if not name or not plain or name.startswith(".") or taken:
@@ -381,7 +384,7 @@ def check_table_name(name: str) -> None:
 
 
 def identity_of(store: EmbeddingStore) -> str:
-    """A name of the table that no other has: its identity, or, in format 1, its address."""
+    """A unique name of the table: its identity, or, in format 1, its address."""
     address = store.uri if is_remote(store.uri) else str(Path(store.uri).resolve())
     return store.state.identity or join(address, store.name)
 

@@ -1,4 +1,4 @@
-"""Storing class-text vectors beside a table, for zero-shot probes."""
+"""Stores class-text vectors beside a table, for zero-shot probes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from indexer.store.table import EmbeddingStore, quoted
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
-    """Store class-text vectors beside the table; a former set of this task is replaced. Raises StoreLocked."""
+    """Store class-text vectors beside the table; earlier ones of this task are replaced. Raises StoreLocked."""
     if text.vectors.shape != (len(text.classes), store.dim):
         raise InputError(
             f"text vectors have shape {text.vectors.shape}, table {store.name} needs "

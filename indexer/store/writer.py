@@ -1,16 +1,18 @@
-"""Writing a table: every row exactly once, by shard.
+"""Writes a table: every row exactly once, by shard.
 
-A commit group is written in this order, so that a crash after any step leaves a state that the next writer mends:
-1. a shard that is replaced, and one that comes in several parts, gets a ledger row "begun" with its new identity and
-   the table's version; then the rows of its former content are deleted; 2. the group's former failures are deleted
-   and its failures appended; 3. ONE append holds all rows of the group; 4. one commit of the ledger says "done" or
-   "partial" of every shard that is complete. Each step is on the disk before the next begins.
+A commit group is written in this order, so that the next writer can recover from a crash after any step:
+1. a shard that is replaced, or comes in several parts, gets a ledger row "begun" with its new identity and the
+   table's version; then the rows of its former content are deleted;
+2. the group's former failures are deleted and its failures appended;
+3. one append adds all rows of the group;
+4. one commit of the ledger sets every complete shard to "done" or "partial".
+Each step is synced to the disk before the next begins.
 
-What a crash leaves, and what the next writer does on opening:
-- rows of a shard without a ledger row (between 3 and 4): deleted, since nothing says which of them are there;
-- a begun shard: it keeps its rows (each append is whole) and loses rows older than its "begun" (former content).
-  `stored` names its samples, so that only the others are embedded; failures of those others are deleted, since they
-  come again.
+Recovery of the next writer on opening:
+- rows of a shard without a ledger row (a crash between 3 and 4) are deleted, since they may be incomplete;
+- a begun shard keeps its rows (each append is atomic), except those older than its "begun" (former content). `stored`
+  names its samples, so that only the others are embedded; failures of those others are deleted, since they will be
+  reported again.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from indexer.errors import StoreError
 from indexer.redact import stored_address
 from indexer.store.lance_calls import append, chunks, require_whole
 from indexer.store.lance_errors import writing
-from indexer.store.mend import mend, taken_back
+from indexer.store.mend import mend, rolled_back
 from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
 from indexer.store.table import EmbeddingStore, quoted
@@ -46,18 +48,18 @@ from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
 
 @dataclass(frozen=True)
 class Committed:
-    """What one commit group wrote."""
+    """Counts of one commit group."""
 
     embedded: int
     duplicates: int
     failures: tuple[Failure, ...]
     columns_skipped: Counter[str]
-    labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
+    labels_kept: int = 0  # rows of replaced shards whose labels were copied to the new row of the same key and content
     labels_lost: int = 0  # labelled rows of replaced shards that have no such new row
 
 
 class StoreWriter:
-    """The one writer of a table. A context manager: it holds the table's lock."""
+    """The only writer of a table; a context manager that holds the table's lock."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.store = store
@@ -77,7 +79,7 @@ class StoreWriter:
             self._sync("lance", "shards.lance", "failures.lance")
             if held:
                 held.synced_until = time.time()
-            # labels for the new rows of shards of which this writer has stored a part, and a former one
+            # begun shards of this and of an earlier writer: labels for their new rows
             self._open, self._resumable = dict[str, CarriedLabels](), dict[str, CarriedLabels]()
             self._failed = False
             self._cleaned = float("-inf")
@@ -100,8 +102,8 @@ class StoreWriter:
     def commit(self, results: Sequence[ShardResult]) -> Committed:
         """Write a group of shards, or parts of shards. Rows whose key the table already holds become failures.
 
-        A part with `more` leaves its shard begun; the part without it completes the shard, with counts taken from
-        the tables. A begun shard goes on without `replaces`; with it, it starts again.
+        A part with `more` leaves its shard begun; a part without it completes the shard, with counts taken from the
+        tables. A begun shard is continued without `replaces`, and started again with it.
         """
         with self._unless_failed():
             return self._commit(results)
@@ -111,7 +113,7 @@ class StoreWriter:
         plain = self._begin(list(first.values()))
         batches, duplicates = self._keys.without_duplicates(results)
         ours = [f for f in duplicates if f.shard in self._open]
-        if ours:  # of a begun shard an image may come twice, before and after a crash
+        if ours:  # an image of a begun shard may come twice, before and after a crash
             duplicates = [f for f in duplicates if f.shard not in self._open] + self._keys.of_others(ours)
         failures = [f for r in results for f in r.failures] + duplicates
         changed = self._failures.drop(plain)
@@ -123,49 +125,50 @@ class StoreWriter:
         return Committed(rows, len(duplicates), tuple(failures), skipped, kept, lost)
 
     def commit_retry(self, results: Sequence[ShardResult]) -> Committed:
-        """Add rows that failed before to shards that are done, and put what failed again in place of the old failures.
+        """Add rows of samples that had failed to shards that are done, and replace the old failures of the others.
 
-        What is new comes first, so that a crash in between loses no name: the next retry finds rows that are in the
-        table, or failures beside their older copies, and drops the older.
+        New rows and failures are written before the old failures are deleted, so that a crash loses none: the next
+        retry drops old failures whose sample has a row or a newer failure.
         """
         with self._unless_failed():
             batches, duplicates = self._keys.without_duplicates(results)
             old = self._failures.retried(results)
-            told = [f for r in results for f in r.failures]  # also that a shard breaks off, which is stored already
+            told = [f for r in results for f in r.failures]  # with those of truncated shards, which are stored already
             failures = [f for f in told if f.stage != "read"] + (others := self._keys.of_others(duplicates))
             rows, skipped, _ = self._append_rows([b for own in batches for b in own], [])
             if self._failures.append(failures):
                 self._sync("failures.lance")
             self._failures.drop_rows(old)
             self._sync("failures.lance")
-            held = self._rows.counts({r.shard.name for r in results})  # counted: a retry that died may have stored some
+            # Counted, since a killed retry may have stored some
+            held = self._rows.counts({r.shard.name for r in results})
             entries = {name: self.entries[name] for name in held}
             self._ledger.put(recounted(entries, held, self._failures.counts, self.store.version))
             self._sync("shards.lance")
             return Committed(rows, len(others), (*told, *others), skipped)
 
     def stored(self, shard: str) -> SamplesOfShard:
-        """Which samples, by (member, offset), the table holds of a begun shard. Any thread may call it."""
+        """The samples of a begun shard, by (member, offset), that the table holds. Thread-safe."""
         return self._rows.samples(shard)
 
     def vectors_by_content(self, shard: str) -> dict[str, dict[str, tuple[Float16, float]]]:
-        """Content hash → part's name → unit vector and norm, of a shard's rows. Any thread may call it."""
+        """Content hash → part's name → unit vector and norm, of a shard's rows. Thread-safe."""
         return self._rows.vectors_by_content(shard)
 
     def tidy_when_due(self) -> None:
-        """Merge small fragments once there are many: readers slow down past about a hundred."""
+        """Merge small fragments once there are many: more than about a hundred slow readers down."""
         self._compact(compaction.COMPACT_FRAGMENTS)
 
     def tidy(self) -> None:
-        """Merge small fragments at the end of a run, when no commit waits for it."""
+        """Merge small fragments at the end of a run, when no commit has to wait."""
         self._compact(compaction.RUN_FRAGMENTS)
 
     def optimize(self) -> None:
-        """Merge all small fragments whatever their number, and drop old versions that no tag holds."""
+        """Merge all small fragments whatever their number, and drop old versions without a tag."""
         self._compact(None)
 
     def _compact(self, most: int | None) -> None:
-        """Merge where a table has more than `most` small fragments (None: all), and drop old versions now and then."""
+        """Merge where a table has more than `most` small fragments (None: any), and drop old versions periodically."""
         tables = {"lance": self.store._dataset, "shards.lance": self._ledger.dataset}
         tables["failures.lance"] = self._failures.dataset
         clean = most is None or time.monotonic() - self._cleaned > compaction.CLEAN_SECONDS
@@ -173,7 +176,7 @@ class StoreWriter:
             with writing(f"table {self.store.name}, whose fragments were to be merged,"):
                 merged = compaction.compact_all(dataset) if most is None else compaction.compact_newest(dataset, most)
             if merged:
-                self._sync(kind)  # the merged files are on the disk before those they stand for are deleted
+                self._sync(kind)  # the merged files must be on the disk before the original ones are deleted
             if most is None or (merged and clean):
                 with writing(f"table {self.store.name}, whose old versions were to be dropped,"):
                     compaction.clean_up(dataset)
@@ -184,13 +187,13 @@ class StoreWriter:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
 
     def _mend(self) -> list[Path]:
-        """Roll back what a power failure broke of the three tables; the manifests that were set aside, ever."""
+        """Roll back damaged versions of the three tables; returns all manifests that were ever rolled back."""
         if self.store.path is None:
             return []
         tables = [self.store.path, Path(self._path("shards")), Path(self._path("failures"))]
         for table in tables:
             mend(table)
-        return [manifest for table in tables for manifest in taken_back(table)]
+        return [manifest for table in tables for manifest in rolled_back(table)]
 
     def _sync(self, *kinds: str) -> None:
         if self.store.path is None:
@@ -203,7 +206,7 @@ class StoreWriter:
 
     @contextmanager
     def _unless_failed(self) -> Iterator[None]:
-        """A commit that failed half-way leaves rows that only the next writer's recovery looks for."""
+        """Refuses further commits after a failed one, which only the recovery of a new writer can repair."""
         if self._failed:
             raise StoreError(f"a commit to table {self.store.name} has failed. Run the same command again.")
         self._failed = True
@@ -211,9 +214,9 @@ class StoreWriter:
         self._failed = False
 
     def _begin(self, first: Sequence[ShardResult]) -> list[str]:
-        """Open the shards that are replaced, come in parts, or were begun before.
+        """Mark as begun the shards that are replaced, come in parts, or were begun before.
 
-        Returns the names of those whose former failures are to be deleted: all but the ones that go on.
+        Returns the names of those whose former failures must be deleted: all except continued ones.
         """
         resumed = {r.shard.name for r in first if not r.replaces and r.shard.name in self._resumable}
         known = [
@@ -242,7 +245,7 @@ class StoreWriter:
         return name in self.entries and self.entries[name].status == BEGUN
 
     def _forget(self, names: list[str]) -> None:
-        """Delete the rows of these begun shards' former content, and keep its labels for the new rows."""
+        """Delete the rows of these begun shards' former content, and keep their labels for the new rows."""
         labels, hashes = CarriedLabels(), [np.empty(0, np.int64)]
         own, filters = label_columns(self.store), self._rows.filters(names)
         for where in filters if own or self._keys.learnt else ():
@@ -260,10 +263,10 @@ class StoreWriter:
         self._open.update({name: labels for name in names})
 
     def _find_resumable(self) -> None:
-        """The shards that a former writer began; labels of what it had deleted come from the version before."""
+        """Find shards begun by an earlier writer, and the labels of their deleted rows in the version before."""
         labels, names = CarriedLabels(), [name for name in self.entries if self._is_begun(name)]
         for version in sorted({self.entries[name].table_version for name in names}):
-            with suppress(StoreError):  # cleaned up since: no label of that content is left
+            with suppress(StoreError):  # cleaned up since: those labels are lost
                 old = self.store.at(version)
                 for chunk in chunks([name for name in names if self.entries[name].table_version == version]):
                     own = label_columns(old)
@@ -279,12 +282,14 @@ class StoreWriter:
     def _append_rows(
         self, batches: list[EmbeddingBatch], labels: Iterable[CarriedLabels]
     ) -> tuple[int, Counter[str], int]:
-        """Rows appended, metadata values that stayed in `meta` only, and rows that got carried labels."""
+        """Append rows. Returns the numbers of rows, of metadata values that stayed in `meta` only, by field, and of
+        rows with labels of a replaced row.
+        """
         if not any(b.rows for b in batches):
             return 0, Counter(), 0
         dataset, kept = self.store._dataset, 0
         table, extra, skipped = rows_table(batches, dataset.schema)
-        if extra:  # a column of nulls is metadata only; no row is rewritten
+        if extra:  # adding a column of nulls changes metadata only; no row is rewritten
             with writing(f"table {self.store.name}"):
                 dataset.add_columns(pa.schema(extra))
         for carried in {id(own): own for own in labels if len(own)}.values():
@@ -299,7 +304,7 @@ class StoreWriter:
     def _complete(
         self, results: Sequence[ShardResult], batches: list[list[EmbeddingBatch]], failures: list[Failure]
     ) -> int:
-        """Write the ledger rows of the shards that are complete; how many labelled rows of theirs were lost."""
+        """Write the ledger rows of the complete shards; returns how many of their labelled rows were lost."""
         lost, failed = 0, Counter(f.shard for f in failures)
         rows = self._rows.counts(self._open) if any(not r.more and r.shard.name in self._open for r in results) else {}
         done: dict[str, LedgerEntry] = {}

@@ -1,9 +1,8 @@
-"""A memory-mapped copy of one table version's vectors beside the table, so that the next probe reads them at memory
-speed.
+"""A memory-mapped copy of one table version's vectors beside the table, from which the next probe reads.
 
-It is made for large reads only. Its name is a hash of what the vectors are of (`TableState`, and the filter), so a
-copy is never used for another table or version, also where a version number has come back. A file that is not, byte
-for byte in its header and in its length, what would be written for these rows is written anew.
+It is made for large reads only. Its name is a hash of `TableState` and the filter, so that a copy is never used for
+another table or version, also where a version number was reused. A file whose header or length differs from what would
+be written for these rows is written anew.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from indexer.disk import fsync
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Int64
 
-SMALLEST_BYTES = 64 * 2**20  # below this the table itself is quick enough
+SMALLEST_BYTES = 64 * 2**20  # smaller reads are fast enough from the table
 KEPT = 2  # newest copies kept
 
 
 def cached_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64) -> Float16:
-    """Unit vectors (n, dim) of `row_ids` in that order, from the copy of this version and filter or from the table."""
+    """Unit vectors (n, dim) of `row_ids`, in that order, from the copy of this version and filter or from the table."""
     view = store.at(store.version)
     rows = view.count(where)
     if rows * view.dim * 2 < SMALLEST_BYTES or is_remote(view.uri):
@@ -41,12 +40,12 @@ def cached_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64) -> 
         try:
             folder.mkdir(exist_ok=True)
             _save(ids, read_ids)
-            _save(vectors, read)  # last: its presence says that both are whole
-        except OSError:  # a database that may only be read
+            _save(vectors, read)  # last: its presence shows that both are complete
+        except OSError:  # a read-only database
             return _aligned(read_ids, read, row_ids)
         _trim(folder)
         kept_ids, kept = read_ids, _mapped(vectors, np.float16, (rows, view.dim))
-        kept = read if kept is None else kept  # None: another probe's copy was trimmed at this moment
+        kept = read if kept is None else kept  # None: another probe removed the copy meanwhile
     return _aligned(kept_ids, kept, row_ids)
 
 
@@ -73,7 +72,7 @@ def _name(view: EmbeddingStore, where: str | None) -> str:
 
 
 def _header(kind: type, shape: tuple[int, ...]) -> bytes:
-    """What numpy writes before the numbers of such an array."""
+    """The header of a .npy file of such an array."""
     out = io.BytesIO()
     facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, facts)
@@ -81,7 +80,7 @@ def _header(kind: type, shape: tuple[int, ...]) -> bytes:
 
 
 def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in this .npy file, mapped read-only; None unless it is just such an array, and whole."""
+    """The array in this .npy file, mapped read-only; None unless it has this type and shape and is complete."""
     header = _header(kind, shape)
     nbytes = int(np.prod(shape)) * np.dtype(kind).itemsize
     try:
@@ -96,7 +95,7 @@ def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray | None
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Whole and on the disk, or not at all, also with two probes at once."""
+    """Write the array atomically and durably, also with two probes at once."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with half.open("wb") as file:

@@ -1,4 +1,4 @@
-"""From a request to rows that are split and checked, before anything is fitted (D0, D1)."""
+"""Splits the rows of a request and checks the split, before anything is fitted (D0, D1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from probes.cohort.splits import (
 from probes.cohort.truth import Truth, hide_absent, lacking
 from probes.request import ProbeRequest
 
-SHUFFLES = 20  # of the shuffled-label control: one alone strays far where rows of a patient are alike
+SHUFFLES = 20  # of the shuffled-label control: a single one varies widely where rows of a patient are alike
 IMAGE_LEVEL = "image-level split: results may be inflated"
 
 
@@ -38,19 +38,19 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """How rows were split; the first thing that a result says."""
+    """How rows were split; reported first in a result."""
 
-    statement: str  # the level in words
+    statement: str  # the level, as a sentence
     kind: str
     level: str  # group | image
     parts: dict[str, PartFacts]
-    absent: dict[str, tuple[str, ...]]  # part → classes that it lacks: their metrics are NaN
+    absent: dict[str, tuple[str, ...]]  # part → classes without a row there, whose metrics are NaN
     sha256: str
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Data, its split, and what is to be said of both. Fit rows are train followed by val."""
+    """Data, their split, and the facts of the split. Fit rows are train followed by val."""
 
     request: ProbeRequest
     data: ProbeData
@@ -63,13 +63,13 @@ class Experiment:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Columns without a metric, because train or test lacks them (D1)."""
+        """Columns without a metric, since train or test lacks them (D1)."""
         lacking = {name for part in ("train", "test") for name in self.facts.absent[part]}
         return tuple(name for name in self.data.truth.classes if name in lacking)
 
     @property
     def val_chooses(self) -> bool:
-        """Whether val can rank probes: some column of train has both kinds of rows there."""
+        """Whether val can rank probes: it has positives and negatives of some column of train."""
         val = hide_absent(self.data.truth.take(self.split.val), self.facts.absent["train"])
         positive = (val.positive & val.known).sum(0)
         return bool(((positive > 0) & (positive < val.known.sum(0))).any())
@@ -84,7 +84,7 @@ class Experiment:
 
 
 def prepare(request: ProbeRequest, data: ProbeData) -> Experiment:
-    """Split the rows and check the split. Raises ProbeError where a group stands on two sides."""
+    """Split the rows and check the split. Raises ProbeError where a group is in two parts."""
     split = without_duplicates(make_split(request, data), data.content)
     check_groups(split, data.groups, data.group_names)
     flow = replace(data.flow, unassigned=len(split.unassigned), duplicates=len(split.duplicates))
@@ -115,7 +115,7 @@ def split_facts(request: ProbeRequest, data: ProbeData, split: Split) -> SplitFa
 def statement(request: ProbeRequest, data: ProbeData) -> str:
     if data.level == "image":
         return IMAGE_LEVEL
-    return f"{request.group}-level split: no {request.group} stands on two sides ({data.flow.groups} in all)"
+    return f"{request.group}-level split: no {request.group} is on two sides ({data.flow.groups} in all)"
 
 
 def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
@@ -125,7 +125,7 @@ def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
 
 
 def absent_classes(truth: Truth, split: Split, *, fitted: bool = True) -> dict[str, tuple[str, ...]]:
-    """D1: every class should stand in train and in test; those that do not are named, and their metrics are NaN.
+    """D1: for train and test, the classes without a row there, whose metrics are NaN.
 
     A probe that is not `fitted` needs no train rows.
     """
@@ -136,7 +136,7 @@ def absent_classes(truth: Truth, split: Split, *, fitted: bool = True) -> dict[s
 
 
 def shuffled(truth: Truth, seed: int) -> Iterator[Truth]:
-    """The same labels in random orders: probes fitted on them must score as chance does, on average."""
+    """The labels in random orders: probes fitted on them must score at chance level on average."""
     rng = np.random.Generator(np.random.PCG64(seed))
     for _ in range(SHUFFLES):
         yield truth.take(rng.permutation(truth.n))

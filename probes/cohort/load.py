@@ -1,4 +1,4 @@
-"""A table's rows as a probe sees them: vectors, truth, groups, split and subgroup columns of one version (D0)."""
+"""Loads a table's rows for a probe: vectors, truth, groups, split and subgroup columns of one version (D0)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN_SPLITS = ("hash", "stratified", "nested")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the vectors came from."""
+    """The origin of the vectors."""
 
     db: str
     table: str
@@ -43,22 +43,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Flow:
-    """Rows from the archive to the split (D17)."""
+    """Counts of rows from the archive to the split (D17)."""
 
     embedded: int  # rows of the table at that version
-    failed: int  # inputs that never became rows
+    failed: int  # inputs that did not become rows
     matched: int  # by --where
-    unlabelled: int  # null labels, left out
+    unlabelled: int  # rows with null labels, left out
     ungrouped: int  # rows without a group; 0 unless the level is "image"
     labelled: int
     unassigned: int  # rows whose split column is empty
-    duplicates: int  # fitted rows left out because their image bytes stand in a later split
+    duplicates: int  # fitted rows left out since a later part has the same image bytes
     groups: int
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """n labelled rows of one version. Every per-row field has the same order."""
+    """n labelled rows of one version; all per-row fields are in the same order."""
 
     vectors: Vectors
     truth: Truth
@@ -71,7 +71,7 @@ class ProbeData:
     subgroups: dict[str, tuple[str | None, ...]]
     source: Source
     flow: Flow
-    positive: Positive | None = None  # of two classes; it is the last of truth.classes
+    positive: Positive | None = None  # for two classes: the last of truth.classes
 
 
 def open_store(request: ProbeRequest) -> EmbeddingStore:
@@ -81,8 +81,8 @@ def open_store(request: ProbeRequest) -> EmbeddingStore:
 
 
 def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] | None = None) -> ProbeData:
-    """What the request names. `classes` are those of the stored texts (zero-shot): their order is kept, but for the
-    positive one of two, which is last. Raises ProbeError, BadFilter, InputError.
+    """Load the rows of a request. `classes` are those of the stored texts (zero-shot); their order is kept, except that
+    the positive one of two is last. Raises ProbeError, BadFilter, InputError.
     """
     table, row_ids, matched = _columns(store, request)
     labelled, truth, positive = _truth(table, request, classes)
@@ -140,7 +140,7 @@ def source_of(store: EmbeddingStore) -> Source:
 
 
 def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64, int]:
-    """The scalar columns the request names and the row ids, of rows with a label, in table order; rows of --where."""
+    """The request's scalar columns and row ids of rows with a label, in table order; the number of rows of --where."""
     _check_columns(request)
     wanted = [*request.labels, *request.subgroups]
     wanted += [] if request.group == "none" else [request.group]
@@ -166,7 +166,7 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
 
 
 def _with_label(request: ProbeRequest) -> str | None:
-    """The filter, and that some label is there: rows without one are not read. A NaN passes, and is left out later."""
+    """The filter, restricted to rows with some label, so that others are not read. NaN passes and is removed later."""
     if any("`" in name for name in request.labels):
         return request.where
     labelled = " OR ".join(f"`{name}` IS NOT NULL" for name in request.labels)
@@ -174,7 +174,7 @@ def _with_label(request: ProbeRequest) -> str | None:
 
 
 def _check_columns(request: ProbeRequest) -> None:
-    """Raise InputError where one column is to be label and group, or label and split: nothing could be learnt."""
+    """Raise InputError where one column is both label and group, or label and split: nothing could be learnt."""
     for name in request.labels:
         if name == request.group:
             raise InputError(
@@ -186,7 +186,7 @@ def _check_columns(request: ProbeRequest) -> None:
 
 
 def _check_spread(truth: Truth, groups: Int64, request: ProbeRequest) -> None:
-    """Raise ProbeError where each of several classes is of one group alone: none can be fitted and tested."""
+    """Raise ProbeError where each of several classes has rows of one group only: none can be fitted and tested."""
     if truth.codes is None or len(truth.classes) < 3 or request.group == "none":
         return
     pairs = np.unique(np.stack([truth.codes, groups]), axis=1)
@@ -200,7 +200,7 @@ def _check_spread(truth: Truth, groups: Int64, request: ProbeRequest) -> None:
 def _truth(
     table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None
 ) -> tuple[Int64, Truth, Positive | None]:
-    """Numbers of the labelled rows (m,), their truth (m rows), and the positive class of two."""
+    """Indices of the labelled rows (m,), their truth (m rows), and the positive class of two."""
     if request.multilabel:
         values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
         labelled = np.flatnonzero(~np.isnan(values).all(axis=1))
@@ -254,7 +254,7 @@ def _binary(column: pa.ChunkedArray, name: str) -> Float64:
 
 
 def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, ...], int]:
-    """Group ids (n,), names, and how many rows had none."""
+    """Group ids (n,), names, and the number of rows without a group."""
     if request.group == "none":
         return np.arange(table.num_rows), tuple(table.column("key").to_pylist()), table.num_rows
     ids, names = _ids(table.column(request.group))
@@ -270,7 +270,7 @@ def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, .
 
 def _ids(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tuple[str, ...]]:
     """Ids (n,) into the column's distinct values as text; -1 for null and NaN. `ordered` sorts the values."""
-    if pa.types.is_null(column.type):  # arrow would make null a value of its own
+    if pa.types.is_null(column.type):  # Arrow would make null a value of the dictionary
         return np.full(len(column), -1), ()
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

@@ -1,4 +1,4 @@
-"""Joining the rows of several tables by key: 8 bytes a row of the first table, and the rest for shared rows alone."""
+"""Joins the rows of several tables by key, with 8 bytes a row of the first table, and more for shared rows only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def hashes(texts: Iterable[str]) -> Int64:
 
 
 class KeyPlaces:
-    """Finds keys among n wanted ones by sorted hashes; every hit is compared with the key itself."""
+    """Looks keys up among n wanted ones by sorted hashes; every match is confirmed by comparing the keys."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = keys
@@ -25,7 +25,7 @@ class KeyPlaces:
         self._sorted = own[self._order]
 
     def find(self, keys: Sequence[str]) -> Int64:
-        """(m,) the place of each key among the wanted ones, -1 for those that are none."""
+        """The index (m,) of each key among the wanted ones, -1 for other keys."""
         own = hashes(keys)
         first = np.searchsorted(self._sorted, own, "left")
         last = np.searchsorted(self._sorted, own, "right")

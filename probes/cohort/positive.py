@@ -1,4 +1,4 @@
-"""Which of two classes is the positive one: as asked, or the one that is not named by a word for absence."""
+"""Chooses the positive one of two classes: as requested, else the one whose name is not a word for absence."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ABSENCE = frozenset(
     }
 )  # fmt: skip
 NEGATION = re.compile(r"(?:no|non|not|without)[\W_]+\S")
-NUMBERED = re.compile(r"^\d+[\W_]+(?=[^\W\d_])")  # "0_intact": a number that only sorts the names
+NUMBERED = re.compile(r"^\d+[\W_]+(?=[^\W\d_])")  # "0_intact": a prefix that only orders the names
 
 
 @dataclass(frozen=True)
 class Positive:
-    """The class whose presence two-class numbers are about: sensitivity, PPV, subgroups, a patient's truth."""
+    """The class to which two-class metrics refer: sensitivity, PPV, subgroups, a patient's truth."""
 
     name: str
     reason: str  # asked | absence: the other class is a word for absence | order: the last by name
 
 
 def positive_class(classes: Sequence[str], asked: str | None) -> Positive | None:
-    """Of two classes the positive one; None for more. Raises ProbeError where `asked` is none of the two."""
+    """The positive one of two classes; None for more. Raises ProbeError where `asked` is neither of the two."""
     if len(classes) != 2:
         if asked is not None:
             raise ProbeError(
@@ -37,21 +37,21 @@ def positive_class(classes: Sequence[str], asked: str | None) -> Positive | None
         return None
     if asked is not None:
         if asked not in classes:
-            raise ProbeError(f"--positive {asked} is no class of the label; there are: {', '.join(classes)}.")
+            raise ProbeError(f"--positive {asked} is not a class of the label; there are: {', '.join(classes)}.")
         return Positive(asked, "asked")
     named = [name for name in classes if not is_absence(name)]
     return Positive(named[0], "absence") if len(named) == 1 else Positive(classes[-1], "order")
 
 
 def is_absence(name: str) -> bool:
-    """Whether a class's name says that nothing is there, as "normal", "0_intact" or "no tumour"."""
+    """Whether a class's name is a word for absence, e.g. "normal", "0_intact" or "no tumour"."""
     plain = NUMBERED.sub("", name.strip().casefold())
     plain = re.sub(r"[\W_]+", " ", plain).strip() or plain
     return plain in ABSENCE or NEGATION.match(plain) is not None
 
 
 def positive_last(classes: Sequence[str], positive: Positive | None) -> tuple[str, ...]:
-    """The classes with the positive one of two last, where every two-class number looks for it."""
+    """The classes with the positive one of two last, which is its position in all two-class computations."""
     if positive is None or classes[-1] == positive.name:
         return tuple(classes)
     return tuple(reversed(classes))

@@ -1,4 +1,4 @@
-"""D3: stored unit rows → the features that a probe sees."""
+"""D3: scales stored unit rows to the features of a probe."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from indexer.errors import ProbeError
 from indexer.types import Float16, Float32, Float64, Int64
 
 SCALINGS = ("l2", "zscore", "center_l2", "none", "raw")
-BLOCK = 2048  # rows at a time
+BLOCK = 2048  # rows scaled at once
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """The table's vectors; `norms` only where raw features are asked for."""
+    """The table's vectors; `norms` only where raw features are requested."""
 
     unit: Float16  # (n, dim), may be memory-mapped
     norms: Float32 | None = None  # (n,) raw = unit · norm
@@ -36,7 +36,7 @@ class Scaler:
 
 
 def fit_scaler(kind: str, vectors: Vectors, train: Int64) -> Scaler:
-    """Means and standard deviations come from the train rows alone. Raises ProbeError for an unknown kind."""
+    """Fit means and standard deviations on the train rows only. Raises ProbeError for an unknown kind."""
     if kind not in SCALINGS:
         raise ProbeError(f"no scaling {kind!r}. Use one of {', '.join(SCALINGS)}.")
     mean, sd = np.zeros(vectors.dim), np.ones(vectors.dim)
@@ -49,12 +49,12 @@ def fit_scaler(kind: str, vectors: Vectors, train: Int64) -> Scaler:
         mean = first / len(train)
         if kind == "zscore":
             sd = np.sqrt(np.maximum(second / len(train) - mean**2, 0))
-            sd[sd < 1e-9] = 1.0  # a constant feature stays at 0, it is not blown up
+            sd[sd < 1e-9] = 1.0  # a constant feature stays 0 and is not amplified
     return Scaler(kind, mean, sd)
 
 
 def features(vectors: Vectors, rows: Int64, scaler: Scaler, dtype: Any = np.float32) -> Any:
-    """Scaled features (len(rows), dim), filled block by block: no second copy of the matrix is made."""
+    """Scaled features (len(rows), dim), filled block by block, without a second copy of the matrix."""
     out = np.empty((len(rows), vectors.dim), dtype)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
@@ -65,7 +65,7 @@ def features(vectors: Vectors, rows: Int64, scaler: Scaler, dtype: Any = np.floa
 
 @dataclass(frozen=True)
 class ScaledRows:
-    """Float64 features (len(rows), dim) that are made a block at a time: the whole would take four times the table."""
+    """Float64 features (len(rows), dim), computed block by block: all of them would take four times the table."""
 
     vectors: Vectors
     rows: Int64
@@ -90,7 +90,7 @@ class ScaledRows:
 
 @dataclass(frozen=True)
 class TakenRows:
-    """Rows of a feature matrix, copied a block at a time: a copy of a fold would be most of a second matrix."""
+    """Rows of a feature matrix, copied block by block: a copy of a fold would be most of a second matrix."""
 
     x: Any  # (m, dim)
     rows: Int64
@@ -127,21 +127,21 @@ def scale(stored: Float16, scaler: Scaler, norms: Float32 | None = None) -> Floa
 
 
 def _unit(stored: Float16, length: float = 1.0) -> Float64:
-    """float16 rows are unit to three digits only; make them exactly as long as asked for."""
+    """Rows in float64, scaled to `length`: float16 rows have length 1 to three digits only."""
     rows = stored.astype(np.float64)
     rows *= (length / np.sqrt(np.einsum("ij,ij->i", rows, rows)))[:, None]
     return rows
 
 
 def make_unit(x: Float32) -> None:
-    """Divide each row by its length, in place and in blocks: squares of the whole would be a second matrix."""
+    """Divide each row by its length, in place and in blocks, since all squares at once would be a second matrix."""
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
         block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
 
 
 def rows_of(x: Any, rows: Int64) -> Any:
-    """Rows of a matrix; a view where they are contiguous: train and val lie one after the other in one matrix."""
+    """Rows of a matrix; a view where they are contiguous, e.g. train and val, which follow each other."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
         return x[rows[0] : rows[-1] + 1]
     return x[rows]

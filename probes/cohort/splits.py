@@ -1,4 +1,4 @@
-"""D1: which rows are fitted, validated and tested on, with no group on two sides."""
+"""D1: splits rows into train, val and test, with each group in one part only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PART_NAMES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part, ascending; every row in at most one."""
+    """Row indices of each part, ascending; every row is in at most one part."""
 
     train: Int64
-    val: Int64  # may be empty: then folds of train choose the parameters
+    val: Int64  # may be empty; folds of train then choose the parameters
     test: Int64
-    duplicates: Int64  # rows taken out of train and val because the same image bytes stand in test
+    duplicates: Int64  # rows removed from train and val, since test has the same image bytes
     unassigned: Int64  # rows whose split column is empty
 
     def part_of(self, n: int) -> np.ndarray:
@@ -41,7 +41,7 @@ class Split:
 
 
 def hash_share(group: str, salt: str) -> float:
-    """blake2b(salt‖group, 8 bytes) / 2⁶⁴: where a group lies in [0, 1) however the archive grows."""
+    """blake2b(salt‖group, 8 bytes) / 2⁶⁴: a group's position in [0, 1), independent of the other groups."""
     digest = hashlib.blake2b((salt + group).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -88,13 +88,13 @@ def grouped_folds(strata: Int64, groups: Int64, seed: int, folds: int = FOLDS) -
     if np.bincount(strata).max() < folds:
         raise ProbeError(f"no class has {folds} rows: too few to split. Label more images, or give a split column.")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a class with fewer rows than folds: our own report lists it as absent
+    with warnings.catch_warnings():  # a class with fewer rows than folds is reported as absent instead
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         return [(np.sort(fit), np.sort(held)) for fit, held in splitter.split(np.empty(len(strata)), strata, groups)]
 
 
 def without_duplicates(split: Split, content: Int64) -> Split:
-    """Take the rows out of train and val whose image bytes (`content` ids (n,)) stand in test too."""
+    """Remove the rows from train and val whose image bytes (`content` ids (n,)) test has too."""
     shared = np.isin(content, content[split.test])
     gone = np.concatenate([split.train[shared[split.train]], split.val[shared[split.val]]])
     keep = ~np.isin(content[split.train], content[split.val]) if len(split.val) else np.ones(len(split.train), bool)
@@ -109,14 +109,14 @@ def without_duplicates(split: Split, content: Int64) -> Split:
 
 
 def check_groups(split: Split, groups: Int64, names: Sequence[str]) -> None:
-    """Raise ProbeError where a group stands on two sides, or a side that is needed is empty."""
+    """Raise ProbeError where a group is in two parts, or train or test is empty."""
     for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
         both = np.intersect1d(groups[getattr(split, one)], groups[getattr(split, other)])
         if len(both):
             examples = ", ".join(names[g] for g in both[:3])
             raise ProbeError(
-                f"{len(both)} groups stand in both {one} and {other} (e.g. {examples}): the result would be inflated. "
-                "Mend the split column, or use --split hash."
+                f"{len(both)} groups are in both {one} and {other} (e.g. {examples}): the result would be inflated. "
+                "Correct the split column, or use --split hash."
             )
     for name in ("train", "test"):
         if not len(getattr(split, name)):
@@ -131,7 +131,7 @@ def counted(groups: int) -> str:
 
 
 def split_sha256(keys: Iterable[str], parts: Iterable[str]) -> str:
-    """Hash of the sorted (key, part) list: two results with the same one were split alike (D16)."""
+    """Hash of the sorted (key, part) list, equal for equal splits (D16)."""
     digest = hashlib.sha256()
     for key, part in sorted(zip(keys, parts, strict=True)):
         digest.update(f"{key}\t{part}\n".encode())

@@ -1,4 +1,4 @@
-"""What is true of the rows that a probe scores, in one form for classes, labels and ordinal grades."""
+"""The true classes of rows, in one form for classes, labels and ordinal grades."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Truth:
 
     classes: tuple[str, ...]  # (c,) names of the columns
     positive: Bool  # (n, c)
-    known: Bool  # (n, c) False where a multi-label row says nothing of that label
+    known: Bool  # (n, c) False where a multi-label row has no value for that label
     codes: Int64 | None  # (n,) class ids; None for multi-label
     ordinal: bool = False  # the classes are grades in this order
 
@@ -62,7 +62,7 @@ def lacking(truth: Truth) -> tuple[str, ...]:
 
 
 def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
-    """The same truth with these columns marked unknown, so that their metrics are NaN and in no mean (D1, D7)."""
+    """The truth with these columns marked unknown, so that their metrics are NaN and excluded from means (D1, D7)."""
     if not absent:
         return truth
     known = truth.known.copy()
@@ -71,7 +71,7 @@ def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
 
 
 def probabilities(logits: Float64, truth_is_multilabel: bool, temperature: float = 1.0) -> Float64:
-    """Softmax of logits (n, c) / temperature, or the logistic function a label. Rows of a softmax sum to 1."""
+    """Softmax of logits (n, c) / temperature; for multi-label, the logistic function of each. Softmax rows sum to 1."""
     scaled = np.asarray(logits, np.float64) / temperature
     if truth_is_multilabel:
         from scipy.special import expit

@@ -1,4 +1,4 @@
-"""Reading the vectors of the rows that a probe needs, and of no others."""
+"""Reads only the vectors of the rows that a probe needs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from indexer.types import Float16, Int64
 from probes.cohort.cache import cached_vectors
 from probes.cohort.scaling import BLOCK, Vectors
 
-TAKEN = 8192  # rows of one read by id
-ALIKE = 1 - 1e-6  # length of the mean vector in units of a row's, from which on rows differ by rounding only
-CACHED_FROM = 0.25  # share of the filter's rows from which on reading, and keeping, all of them pays
+TAKEN = 8192  # rows in one read by id
+ALIKE = 1 - 1e-6  # length of the mean vector relative to a row's, above which rows differ by rounding only
+CACHED_FROM = 0.25  # share of the filter's rows from which reading and caching all of them is faster
 
 
 def read_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64, matched: int) -> Float16:
-    """Unit vectors (n, dim) of `row_ids`, in that order; `matched` rows are those that `where` holds for.
+    """Unit vectors (n, dim) of `row_ids`, in that order; `matched` is the number of rows that match `where`.
 
-    A small share is read by row id, so that a hundred labels in a large table cost a hundred rows of memory and of
-    disk. Raises ProbeError for an id that this version of the table has not.
+    A small share is read by row id, so that a hundred labels in a large table take the memory and reads of a hundred
+    rows. Raises ProbeError for an id that this version of the table lacks.
     """
     if len(row_ids) >= CACHED_FROM * matched:
         return cached_vectors(store, where, row_ids)
@@ -40,7 +40,7 @@ def read_vectors(store: EmbeddingStore, where: str | None, row_ids: Int64, match
 
 
 def check_vectors(vectors: Vectors, keys: Sequence[str]) -> None:
-    """Raise ProbeError for NaN or zero rows, listing their keys, and for vectors that are all the same."""
+    """Raise ProbeError for NaN or zero rows, with their keys, and where all vectors are equal up to rounding."""
     bad: list[int] = []
     total = np.zeros(vectors.dim)
     for start in range(0, len(keys), BLOCK):

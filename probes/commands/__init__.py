@@ -1,1 +1,1 @@
-"""One module a command; each is imported when it is asked for."""
+"""One module for each command, imported when it is called."""

@@ -1,4 +1,4 @@
-"""`probes card`: reporting items."""
+"""`probes card`: lists reporting items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`probes compare`: is one encoder better than another on these images?"""
+"""`probes compare`: compares the same probe on several tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     default="auc_macro",
     show_default=True,
     type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
-    help="What the differences are of.",
+    help="Metric of the differences.",
 )
 def command(
     *, tables: str, probe: str, metric: str, out: Path | None, replace: bool, as_json: bool, **options: Any

@@ -16,14 +16,16 @@ from probes.options import default_of, make_request, probe_options, shuffle_opti
 @click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help=default_of("scaling", "knn"))
 @click.option("--vote", type=click.Choice(["softmax", "uniform"]), help=default_of("vote"))
 @click.option(
-    "--temperature", type=click.FloatRange(0, min_open=True), help=f"Of the softmax vote. {default_of('temperature')}"
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Temperature of the softmax vote. {default_of('temperature')}",
 )
 @shuffle_option
 @click.option(
     "--preset", type=click.Choice(["dino", "medmnist", "uni"]), help="A published protocol; fixes scaling, vote and k."
 )
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
-    """Classify each test row by its nearest fitted rows; neighbours of its own group never vote.
+    """Classify each test row by its nearest fitted rows; neighbours of its own group do not vote.
 
     Every k of 1, 5, 10, 20, 50, 100, 200 comes from one exact search; validation rows choose among them.
     """

@@ -18,9 +18,9 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
 @click.option("--preset", type=click.Choice(["clip"]), help="A published protocol: its scaling and search.")
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
-    """Fit a linear probe on DB's vectors, and score it on groups that it never saw.
+    """Fit a linear probe on DB's vectors, and score it on groups that it was not fitted on.
 
-    The numbers come with 95 % intervals that resample whole groups, beside what always calling the majority class gets.
+    Metrics have 95 % intervals from resampling whole groups, and are compared with those of the majority class.
     """
     from probes.outputs import answer
 

@@ -1,4 +1,4 @@
-"""`probes predict`: a fitted probe on rows of a table or on new images."""
+"""`probes predict`: applies a fitted probe to rows of a table or to new images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(
     table: str | None,
     as_json: bool,
 ) -> None:
-    """Apply the probe in folder BUNDLE to DB's rows, or to --images, which another process embeds.
+    """Apply the probe in folder BUNDLE to DB's rows, or to --images, which a child process embeds.
 
     Only a table of the same encoder fingerprint is accepted. Not for clinical use.
     """
@@ -47,7 +47,7 @@ def command(
     from probes.runs.bundle import read_bundle
     from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions
 
-    if write is not None:  # before the work, not after it
+    if write is not None:  # before the work
         check_column_name(write)
     probe = read_bundle(bundle)
     store = EmbeddingStore.open(db, table)

@@ -1,4 +1,4 @@
-"""`probes report`: a result as one HTML page."""
+"""`probes report`: writes a result as one HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from indexer.options import emit, json_option
 def command(result: Path, html: Path | None, as_json: bool) -> None:
     """Draw RESULT (a result.json, a comparison.json, or the folder of one) as one self-contained HTML file.
 
-    Nothing is loaded from a network; plots are inline.
+    The page loads nothing from a network; plots are inline.
     """
     from probes.outputs import REPORT, write_page
     from probes.reporting.comparison import PAGE, comparison_html

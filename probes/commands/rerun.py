@@ -1,4 +1,4 @@
-"""`probes rerun`: is a result reproduced?"""
+"""`probes rerun`: runs a result again and compares."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from indexer.options import emit, json_option
 
 @click.command("rerun", short_help="Run a result again and say whether it is reproduced.")
 @click.argument("result", type=click.Path(exists=True, path_type=Path))
-@click.option("--db", metavar="DB", help="Where the database lies now. Default: where it lay.")
+@click.option("--db", metavar="DB", help="Where the database is now. Default: where it was.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, result: Path, db: str | None, as_json: bool) -> None:
     """Run the request in RESULT (a result.json, a comparison.json, or the folder of one) again on the same versions.
 
-    Reproduced is: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
+    Reproduced means: every number within 1e-9, weights within 1e-6 of the bundle beside it. Exit 1 where it is not.
     """
     from probes.progress import Stages
     from probes.runs.bundle import SPEC

@@ -23,7 +23,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 )
 @click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
 def command(*, kernel: str, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
-    """Fit one support vector machine a class, C chosen by inner validation.
+    """Fit one support vector machine for each class, with C chosen by inner validation.
 
     Decision values become probabilities by a softmax at a temperature that is fitted on held-out rows.
     """

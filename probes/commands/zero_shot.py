@@ -1,4 +1,4 @@
-"""`probes zero-shot`: stored images against stored class texts."""
+"""`probes zero-shot`: scores stored images by stored class texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probes.options import make_request, probe_options
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Score the test rows with the class-text vectors of `indexer text`; the model itself is not needed.
 
-    Nothing is trained. Held-out rows serve the temperature and the operating points alone.
+    Nothing is trained. Held-out rows are used for the temperature and the operating points only.
     """
     from probes.outputs import answer
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by blocked matrix products: for kNN probes (all k at once) and for the duplicate audit."""
+"""Exact nearest neighbours by blocked matrix products, for kNN probes (all k at once) and the near-duplicate audit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from probes.compute.threads import block_threads
 
 QUERIES = 256  # rows of a block of queries
 BASE = 4096  # rows of a block of the base: the scores of a block pair take 4 MiB
-PAIRS = 2048  # pairs verified at a time: their rows are copied
-BOUND_DIMS = 64  # leading directions used to rule pairs out
+PAIRS = 2048  # pairs verified at once, whose rows are copied
+BOUND_DIMS = 64  # leading directions used to exclude pairs
 
 
 class SameGroup:
-    """Finds a query's own group in the base, so that it can be left out."""
+    """Finds the base rows of a query's own group, which are excluded."""
 
     def __init__(self, base_groups: Int64) -> None:
         self._order = np.argsort(base_groups, kind="stable")
         self._sorted = base_groups[self._order]
 
     def pairs(self, query_groups: Int64) -> tuple[Int64, Int64]:
-        """(query number, base row) of every pair of one group."""
+        """(query index, base row) of every pair with the same group."""
         start = np.searchsorted(self._sorted, query_groups, "left")
         stop = np.searchsorted(self._sorted, query_groups, "right")
         counts = stop - start
@@ -42,9 +42,9 @@ def top_k(
     query_groups: Int64,
     progress: Progress | None = None,
 ) -> tuple[Float32, Int64]:
-    """Inner products (q, k) and base rows (q, k), best first, ties to the lower row; the query's own group left out.
+    """Inner products (q, k) and base rows (q, k), best first, ties to the lower row, without the query's own group.
 
-    Where fewer than k rows are left, the score is -inf and the row -1.
+    Where fewer than k rows remain, the score is -inf and the row -1.
     """
     same = SameGroup(base_groups)
     scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -74,14 +74,14 @@ def _by_blocks(look_up: Callable[[int], None], queries: int, progress: Progress 
         for start, _ in zip(starts, run(look_up, starts), strict=True):
             if progress is not None:
                 progress.advance(min(QUERIES, queries - start))
-    release_freed_memory()  # what the threads held
+    release_freed_memory()  # buffers of the threads
 
 
 def _merge(best: Float32, found: Int64, products: Float32, start: int) -> tuple[Float32, Int64]:
-    """The k best of what was held and a new block; only scores above the k-th best held are looked at."""
+    """The k best of the present best and a new block; only scores above the present k-th best are examined."""
     k = best.shape[1]
     width = products.shape[1]
-    if start == 0 and width > 4 * k:  # nothing held yet: every score would be a candidate
+    if start == 0 and width > 4 * k:  # the first block: every score would be a candidate
         top = np.argpartition(products, width - k, axis=1)[:, width - k :]
         values = np.take_along_axis(products, top, 1)
         picked = np.where(np.isneginf(values), -1, top + start)
@@ -112,8 +112,8 @@ def nearest_above(
 ) -> tuple[Float32, Int64]:
     """Highest cosine (q,) to a base row of another group and that row (q,); -inf and -1 where it is below `floor`.
 
-    Exact: with P the leading directions, a·b ≤ Pa·Pb + ‖a - Pa‖·‖b - Pb‖, so a pair whose bound is below the best so
-    far is ruled out by a product of 65 numbers instead of dim. Rows must be unit.
+    Exact: with P the projection on the leading directions, a·b ≤ Pa·Pb + ‖a - Pa‖·‖b - Pb‖, so a pair whose bound is
+    below the best so far is excluded by a product of 65 numbers instead of dim. Rows must be unit vectors.
     """
     directions = _leading(base)
     short_base, short_queries = _shorten(base, directions), _shorten(queries, directions)
@@ -124,8 +124,8 @@ def nearest_above(
         part = slice(q, q + QUERIES)
         for start in range(0, len(base), BASE):
             bound = short_queries[part] @ short_base[start : start + BASE].T
-            hit = np.flatnonzero(bound > best[part][:, None] - 1e-5)  # float32 products are good to 1e-6
-            if len(hit) > bound.size // 16:  # vectors so alike that hardly a pair is ruled out: best k = 1 of each
+            hit = np.flatnonzero(bound > best[part][:, None] - 1e-5)  # float32 products are accurate to 1e-6
+            if len(hit) > bound.size // 16:  # vectors so similar that hardly any pair is excluded: use k = 1
                 products = queries[part] @ base[start : start + BASE].T
                 products[query_groups[part][:, None] == base_groups[None, start : start + BASE]] = -np.inf
                 column = products.argmax(axis=1)
@@ -147,7 +147,7 @@ def _verify(
     best: Float32,
     found: Int64,
 ) -> None:
-    """Update best and found in place from the candidate pairs that are of different groups."""
+    """Update best and found in place from the candidate pairs of different groups."""
     different = groups[1][pairs[0]] != groups[0][pairs[1]]
     query, row = pairs[0][different], pairs[1][different]
     for i in range(0, len(query), PAIRS):
@@ -167,9 +167,9 @@ def _leading(base: Float32) -> Float32:
 
 
 def _shorten(rows: Float32, directions: Float32) -> Float32:
-    """(n, p + 1): the rows in the leading directions, and the length of what is left."""
+    """(n, p + 1): the rows in the leading directions, and the length of the remainder."""
     out = np.empty((len(rows), directions.shape[1] + 1), np.float32)
     out[:, :-1] = rows @ directions
     left = 1.0 - np.einsum("ij,ij->i", out[:, :-1].astype(np.float64), out[:, :-1].astype(np.float64))
-    out[:, -1] = np.sqrt(np.maximum(left, 0.0) + 1e-6)  # rounding must not make the bound too tight
+    out[:, -1] = np.sqrt(np.maximum(left, 0.0) + 1e-6)  # margin for rounding
     return out

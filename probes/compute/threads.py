@@ -1,7 +1,7 @@
-"""Blocks of work in threads of ours, each with a single-threaded BLAS.
+"""Maps work over blocks in threads, each with a single-threaded BLAS.
 
-A library's own threads wait for each other at every product, and spin while they wait: on a machine that does other
-work too they made small products up to a hundred times slower.
+A BLAS's own threads wait for each other at every product, and spin while they wait: on a busy machine they made small
+products up to a hundred times slower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from indexer.cores import cores
 
 @contextmanager
 def block_threads() -> Iterator[Callable[..., Iterator[Any]]]:
-    """A map over blocks. Results come in the order of the blocks: sums are the same for any number of threads."""
+    """Yields a map over blocks. Results are in the order of the blocks, so that sums do not depend on the threads."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:

@@ -1,6 +1,6 @@
 """D9: intervals from resampling whole groups, and paired differences from the same draws.
 
-Which interval a metric gets was chosen by simulation: see `probes/protocols.md`, D9.
+The kind of interval of each metric was chosen by simulation: see `probes/protocols.md`, D9.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indexer.cores import cores
 from indexer.types import Float64, Int64
 from probes.evaluation.metrics import Values
 
-UNRELIABLE_SHARE = 0.05  # of undefined replicates
+UNRELIABLE_SHARE = 0.05  # share of undefined replicates above which an interval is unreliable
 BLOCK = 50  # replicates evaluated together
 
 Evaluate = Callable[[Int64], Values]  # group weights (b, g) → metrics
@@ -28,14 +28,14 @@ class Interval:
     value: float
     low: float
     high: float
-    dropped: int = 0  # replicates in which the metric is undefined
+    dropped: int = 0  # number of replicates in which the metric is undefined
     reliable: bool = True  # False where more than 5 % were
 
 
 def draw(groups: int, replicates: int, seed: int) -> Iterator[Int64]:
     """Group weights (block, g) of bootstrap replicates: g groups drawn with replacement, PCG64(seed).
 
-    The draws depend on `groups`, `replicates` and `seed` alone, so two encoders scored on the same rows share them.
+    The draws depend on `groups`, `replicates` and `seed` only, so two encoders scored on the same rows share them.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     for start in range(0, replicates, BLOCK):
@@ -45,10 +45,10 @@ def draw(groups: int, replicates: int, seed: int) -> Iterator[Int64]:
 
 
 def replicate(evaluate: Evaluate, groups: int, *, replicates: int, seed: int = 0) -> Values:
-    """Every metric under each replicate: (replicates,) or (replicates, c). The same for any number of threads."""
+    """Every metric for each replicate: (replicates,) or (replicates, c). Independent of the number of threads."""
     if groups == 0:
         return {}
-    if groups == 1:  # resampled it is itself: an interval of zero width would be taken for certainty
+    if groups == 1:  # every resample equals it: an interval of width 0 would suggest certainty
         point = evaluate(np.ones((1, 1), np.int64))
         return {name: np.full((replicates, *value.shape[1:]), np.nan) for name, value in point.items()}
     workers = cores()
@@ -57,7 +57,7 @@ def replicate(evaluate: Evaluate, groups: int, *, replicates: int, seed: int = 0
         waiting = []
         for weights in draw(groups, replicates, seed):
             waiting.append(pool.submit(evaluate, weights))
-            if len(waiting) > 2 * workers:  # a block of many groups is large: never hold them all
+            if len(waiting) > 2 * workers:  # a block of many groups is large: hold a few only
                 blocks.append(waiting.pop(0).result())
         blocks.extend(job.result() for job in waiting)
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -74,10 +74,11 @@ def interval(value: float, replicates: Float64) -> Interval:
 
 
 def area_interval(value: float, replicates: Float64, sides: int) -> Interval:
-    """Of an AUC: logit(A) ∓ t·SD/(A(1-A)), SD of the replicates, t of `sides` - 1 degrees of freedom.
+    """Interval of an AUC: logit(A) ∓ t·SD/(A(1-A)), SD of the replicates, t with `sides` - 1 degrees of freedom.
 
-    `sides` are the groups on the smaller side. Percentiles are too narrow where they are few, and miss on one side
-    where the area is near 1. Where the replicates do not vary (A = 1) the interval has no width, which is said.
+    `sides` is the number of groups on the smaller side. Percentile intervals are too narrow where it is small, and miss
+    on one side where the area is near 1. Where the replicates do not vary (A = 1) the interval has width 0, on which a
+    note is added.
     """
     from scipy.stats import t
 
@@ -92,10 +93,11 @@ def area_interval(value: float, replicates: Float64, sides: int) -> Interval:
 
 
 def proportion_interval(value: float, replicates: Float64, groups: int) -> Interval:
-    """Of a share of rows: percentiles; at 0 and 1, which no resample leaves, Clopper & Pearson's of `groups` trials.
+    """Interval of a share of rows: percentiles; at 0 and 1, where resamples are constant, Clopper & Pearson's with
+    `groups` trials.
 
-    `groups` are those with rows in the denominator: rows of one patient may all be right together, so that they count
-    once (the design effect cannot be estimated where all rows agree).
+    `groups` is the number of groups with rows in the denominator: rows of one patient may be right together, so that
+    they count once (the design effect cannot be estimated where all rows agree).
     """
     plain = interval(value, replicates)
     if value not in (0.0, 1.0) or not groups:
@@ -105,9 +107,9 @@ def proportion_interval(value: float, replicates: Float64, groups: int) -> Inter
 
 
 def centred_interval(value: float, replicates: Float64) -> Interval:
-    """Of an error that is at least 0 and whose replicates are shifted by their own noise: percentiles moved to `value`.
+    """Interval of an error ≥ 0 whose replicates are biased by resampling noise: percentiles, centred on `value`.
 
-    An estimate below 0 is shown as 0, which the interval then holds.
+    An estimate below 0 is reported as 0, which the interval then contains.
     """
     defined = replicates[~np.isnan(replicates)]
     plain = interval(value, replicates)
@@ -144,7 +146,7 @@ def paired_p(differences: Float64) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given. NaN stays NaN and is not counted as a test."""
+    """Holm's step-down adjusted p values, in the given order. NaN stays NaN and does not count as a test."""
     values = np.array(p, np.float64)
     order = [i for i in np.argsort(values, kind="stable") if not np.isnan(values[i])]
     out = np.full(len(values), np.nan)

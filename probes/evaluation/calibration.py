@@ -10,8 +10,8 @@ from indexer.types import Float64
 from probes.cohort.truth import Truth, probabilities
 from probes.evaluation.metrics import CLIP, ECE_BINS, ece_bin
 
-TEMPERATURES = (0.01, 100.0)  # searched between
-NEAR_BOUND = 1.001  # a factor: the search ends this near to a bound it is driven to
+TEMPERATURES = (0.01, 100.0)  # range of the search
+NEAR_BOUND = 1.001  # factor within which the result of the search counts as at a bound
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Bin:
     high: float
     rows: int
     confidence: float  # mean in the bin
-    observed: float  # share right
+    observed: float  # share of correct rows
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Errors of one set of probabilities; NaN where a form does not apply."""
+    """Calibration errors of one set of probabilities; NaN where a form does not apply."""
 
     ece: float  # equal-width bins of the highest probability
     ece_adaptive: float  # equal-count bins
@@ -87,11 +87,11 @@ def _bins(confidence: Float64, correct: np.ndarray, bins: int) -> tuple[Bin, ...
 
 
 def log_loss(p: Float64, truth: Truth) -> float:
-    """Mean -log of the true class's probability, clipped at 1e-12; of labels, over all that are known."""
+    """Mean -log of the true class's probability, clipped at 1e-12; for multi-label, over all known labels."""
     if truth.codes is None:
         return _binary_log_loss(p[truth.known], truth.positive[truth.known])
     own = np.clip(p[np.arange(len(p)), truth.codes], CLIP, 1.0)
-    return float(0.0 - np.log(own).mean()) if len(own) else float("nan")  # a plain minus would make 0 into -0
+    return float(0.0 - np.log(own).mean()) if len(own) else float("nan")  # unary minus would give -0
 
 
 def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:
@@ -100,7 +100,7 @@ def _binary_log_loss(p: Float64, positive: np.ndarray) -> float:
 
 
 def fit_temperature(logits: Float64, truth: Truth) -> float:
-    """The temperature of least log-loss on held-out fitted rows; 1 where no column shows both kinds of rows there."""
+    """The temperature of least log-loss on held-out fitted rows; 1 where no column has both kinds of rows there."""
     from scipy.optimize import minimize_scalar
 
     positive = (truth.positive & truth.known).sum(0)
@@ -116,5 +116,5 @@ def fit_temperature(logits: Float64, truth: Truth) -> float:
 
 
 def at_bound(temperature: float) -> bool:
-    """Whether the search was stopped by its range: the log-loss would fall further beyond it."""
+    """Whether the temperature is at a bound of the search, beyond which the log-loss would decrease further."""
     return temperature <= TEMPERATURES[0] * NEAR_BOUND or temperature >= TEMPERATURES[1] / NEAR_BOUND

@@ -42,7 +42,7 @@ def delong(positive: Bool, scores: Float64) -> DeLong:
     """AUC and covariance of scores (k, n) for truth (n,). All NaN with fewer than 2 positives or 2 negatives.
 
     V10 = (R_all,pos - R_pos) / n, V01 = 1 - (R_all,neg - R_neg) / m, with midranks R, m positives and n negatives;
-    AUC = mean V10; covariance = cov(V10)/m + cov(V01)/n. Rows must be independent: one a group.
+    AUC = mean V10; covariance = cov(V10)/m + cov(V01)/n. Rows must be independent: one for each group.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""D2: test rows that have a near-twin among the fitted rows of other groups."""
+"""D2: counts test rows with a near-duplicate among the fitted rows of other groups."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ THRESHOLDS = (0.999, 0.995, 0.99, 0.98, 0.95)
 
 @dataclass(frozen=True)
 class Level:
-    """Test rows with a fitted row of another group at this cosine or above."""
+    """Test rows with a fitted row of another group at or above this cosine."""
 
     cosine: float
     rows: int
-    label_agreement: float  # share whose nearest fitted row has the same class; NaN without hits or classes
+    label_agreement: float  # share whose nearest fitted row has the same class; NaN without such rows or classes
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Audit:
     """The near-duplicate audit of one split."""
 
     test_rows: int
-    fitted_rows: int  # of several folds: the most
+    fitted_rows: int  # the maximum over several folds
     tau: float
     flagged: int  # test rows at or above tau
     chance_agreement: float  # Σ p_c² over the test classes
@@ -50,7 +50,7 @@ def near_duplicates(
 
 
 def audit(cosine: Float32, nearest: Int64, test: Truth, fitted: Truth, tau: float) -> Audit:
-    """Count what `near_duplicates` found at each threshold and at tau, with the agreement of labels."""
+    """Count the near-duplicates at each threshold and at tau, with the agreement of their labels."""
     levels = []
     for threshold in sorted({*THRESHOLDS, tau}, reverse=True):
         hit = np.flatnonzero(cosine >= threshold)

@@ -1,6 +1,6 @@
-"""D7: every metric of a scored test set, as a function of how much each group weighs.
+"""D7: every metric of a scored test set, as a function of group weights.
 
-Point estimates use weight 1 for each group, bootstrap replicates their draws: one code for both.
+Point estimates use weight 1 for each group, bootstrap replicates the counts of their draws.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HEADLINE = (
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Metrics of fixed scores, for any weights a group."""
+    """Metrics of fixed scores, for any group weights."""
 
     truth: Truth
     columns: tuple[RankedColumn, ...]
-    sums: sparse.csr_matrix  # (sums, g): what each group adds to the counts and losses
+    sums: sparse.csr_matrix  # (sums, g): contribution of each group to the counts and losses
     slots: dict[str, slice]  # name → its rows in `sums`
     groups: int
     bin_error: (
@@ -55,13 +55,13 @@ class Evaluator:
         return values
 
     def sides(self) -> Int64:
-        """(c,) groups with a positive row and groups with a negative one, whichever are fewer: what an AUC rests on."""
+        """(c,) the smaller of the numbers of groups with a positive row and with a negative row of each column."""
         return np.array(
             [min(len(np.unique(c.positive_groups)), len(np.unique(c.negative_groups))) for c in self.columns]
         )
 
     def point(self) -> Values:
-        """Every metric with each group taken once: (), or (c,)."""
+        """Every metric with weight 1 for each group: (), or (c,)."""
         return {k: v[0] for k, v in self(np.ones((1, self.groups), np.int64)).items()}
 
 
@@ -84,7 +84,7 @@ def evaluator(p: Float64, truth: Truth, groups: Int64) -> Evaluator:
 
 
 def _bin_error(sums: sparse.csr_matrix, slots: dict[str, slice], n: int) -> Float64:
-    """Standard error (bins,) of each bin's gap as a share of all n rows, groups taken as the independent units."""
+    """Standard error (bins,) of each bin's gap as a share of all n rows, with groups as the independent units."""
     gaps = np.asarray((sums[slots["bin_correct"]] - sums[slots["bin_confidence"]]).todense())  # (bins, g)
     groups = gaps.shape[1]
     if groups < 2:
@@ -93,15 +93,15 @@ def _bin_error(sums: sparse.csr_matrix, slots: dict[str, slice], n: int) -> Floa
 
 
 def _bin_gaps(parts: Values) -> Float64:
-    """(b, bins): accuracy less confidence of each bin, times the bin's share of the rows."""
+    """(b, bins): accuracy minus confidence of each bin, times the bin's share of the rows."""
     return np.asarray((parts["bin_correct"] - parts["bin_confidence"]) / parts["positive"].sum(1, keepdims=True))
 
 
 def debiased(gap: Float64, error: Float64) -> Float64:
     """Estimates of |true gap| from gaps with normal errors: |gap| - 2·√(2/π)·error·exp(-1.5·(gap/error)²).
 
-    |gap| alone is too large by √(2/π)·error on average where the true gap is 0; what is subtracted has just that mean
-    there, as E exp(-1.5 z²) = 1/2, and fades out where the gap is larger than its error. It may be below 0.
+    Where the true gap is 0, |gap| is too large by √(2/π)·error on average. The subtracted term has the same mean there,
+    since E exp(-1.5 z²) = 1/2, and vanishes where the gap is larger than its error. The estimate may be below 0.
     """
     z = np.divide(gap, error, out=np.full(np.broadcast(gap, error).shape, np.inf), where=error > 0)
     return np.asarray(np.abs(gap) - 2 * np.sqrt(2 / np.pi) * error * np.exp(-1.5 * z**2))
@@ -144,7 +144,7 @@ def _label_blocks(p: Float64, truth: Truth) -> dict[str, Float64]:
 def _class_metrics(parts: Values, truth: Truth) -> Values:
     positive, called, right = parts["positive"], parts["called"], parts["right"]
     n = positive.sum(1)
-    usable = (positive > 0) & truth.known.any(0)  # a class that no fitted row shows is in no mean (D1)
+    usable = (positive > 0) & truth.known.any(0)  # a class without a fitted row is in no mean (D1)
     f1 = np.where(usable, 2 * right / (positive + called), np.nan)
     gap = np.abs(parts["bin_correct"] - parts["bin_confidence"])
     values = {
@@ -173,7 +173,7 @@ def _label_metrics(parts: Values) -> Values:
 
 
 def _kappa(positive: Float64, called: Float64, distance: Float64) -> Float64:
-    """Quadratic-weighted kappa: 1 - Σ (i - j)² observed / Σ (i - j)² expected by the margins."""
+    """Quadratic-weighted kappa: 1 - Σ (i - j)² observed / Σ (i - j)² expected from the margins."""
     grades = np.arange(positive.shape[1])
     cost = (grades[:, None] - grades[None, :]) ** 2
     expected = np.einsum("bi,ij,bj->b", positive, cost, called) / positive.sum(1)
@@ -187,7 +187,7 @@ def _weighted_mean(values: Float64, weights: Float64) -> Float64:
 
 
 def nan_mean(values: Float64) -> Float64:
-    """Mean over the last axis of what is defined; NaN where nothing is. NaN classes are never replaced (D7)."""
+    """Mean of the defined values over the last axis; NaN where there are none. NaN classes are not replaced (D7)."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(defined, values, 0).sum(-1) / defined.sum(-1))
@@ -199,7 +199,7 @@ def ece_bin(confidence: Float64, bins: int = ECE_BINS) -> Int64:
 
 
 def confusion(p: Float64, truth: Truth) -> Int64:
-    """Counts (c, c): rows true, columns called (highest probability, ties to the first class)."""
+    """Counts (c, c): rows true, columns predicted (highest probability, ties to the first class)."""
     codes = truth.codes
     c = len(truth.classes)
     if codes is None or not len(p):
@@ -208,13 +208,13 @@ def confusion(p: Float64, truth: Truth) -> Int64:
 
 
 def macro_auc_error(area: float, truth: Truth) -> float:
-    """Standard error of a macro AUC by Hanley & McNeil 1982 at the mean area, columns taken as independent; or NaN.
+    """Standard error of a macro AUC by Hanley & McNeil 1982 at the mean area, with independent columns; or NaN.
 
     SE² = (A(1-A) + (m-1)(Q₁-A²) + (n-1)(Q₂-A²)) / (m·n), Q₁ = A/(2-A), Q₂ = 2A²/(1+A), m positives and n negatives.
     """
     m = (truth.positive & truth.known).sum(0).astype(np.float64)
     n = truth.known.sum(0) - m
-    if len(m) == 2 and not truth.multilabel:  # one column mirrors the other
+    if len(m) == 2 and not truth.multilabel:  # both columns have the same AUC
         m, n = m[1:], n[1:]
     m, n = m[(m > 0) & (n > 0)], n[(m > 0) & (n > 0)]
     if not len(m) or np.isnan(area):

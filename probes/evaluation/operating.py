@@ -1,4 +1,4 @@
-"""D11: an operating point chosen on validation rows, frozen, and read on the test rows."""
+"""D11: an operating point is chosen on validation rows, fixed, and evaluated on the test rows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ RATES = ("sensitivity", "specificity", "ppv", "npv", "lr_positive", "lr_negative
 class OperatingPoint:
     """Positive iff score ≥ threshold."""
 
-    column: str  # the class called positive
+    column: str  # the positive class
     target_specificity: float
     threshold: float
     validation_sensitivity: float
     validation_specificity: float
     rates: dict[str, Interval]  # RATES on the test rows
-    prevalence: float | None  # the user's, for the last field
+    prevalence: float | None  # given by the user, for the last field
     ppv_at_prevalence: Interval | None
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What D11 chose on the validation rows."""
+    """The threshold that D11 chose on the validation rows."""
 
     value: float
     sensitivity: float
@@ -37,10 +37,10 @@ class Threshold:
 
 
 def choose_threshold(positive: Bool, scores: Float64, specificity: float) -> Threshold:
-    """Of the thresholds with at least this specificity the one of highest sensitivity; ties: the larger threshold.
+    """The threshold of highest sensitivity among those with at least this specificity; ties: the larger threshold.
 
-    Candidates are the scores themselves and the next number above them all, which calls nothing positive. NaN without
-    both kinds of rows.
+    Candidates are the scores and the next number above the largest, at which no row is positive. NaN without positives
+    or negatives.
     """
     high, low = np.sort(scores[positive]), np.sort(scores[~positive])
     if not len(high) or not len(low):
@@ -54,7 +54,7 @@ def choose_threshold(positive: Bool, scores: Float64, specificity: float) -> Thr
 
 
 def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) -> Evaluate:
-    """RATES of frozen calls, for any weights a group; NaN where a denominator is 0."""
+    """RATES of fixed predictions, for any group weights; NaN where a denominator is 0."""
     cells = [positive & called, positive & ~called, ~positive & called, ~positive & ~called]
     counts = np.stack([np.bincount(groups[cell], minlength=n_groups) for cell in cells], axis=1).astype(np.float64)
 
@@ -69,13 +69,13 @@ def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) 
 
 
 def denominators(positive: Bool, called: Bool, groups: Int64) -> dict[str, int]:
-    """Groups with a row in the denominator of each rate that is a share."""
+    """The number of groups with a row in the denominator of each rate that is a share."""
     parts = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
     return {name: len(np.unique(groups[rows])) for name, rows in parts.items()}
 
 
 def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:
-    """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where nothing would be called positive."""
+    """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where no row would be positive."""
     called = sensitivity * prevalence
     below = called + (1 - specificity) * (1 - prevalence)
     return np.divide(called, below, out=np.full_like(below, np.nan), where=below > 0)

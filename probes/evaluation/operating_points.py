@@ -15,7 +15,7 @@ from probes.request import ProbeRequest
 def operating_points(
     inner: tuple[Float64, Truth], scored: tuple[Float64, Truth, Int64], request: ProbeRequest, how: Resampling
 ) -> tuple[OperatingPoint, ...]:
-    """For the positive class of two (the last), else for every class or label against the rest."""
+    """Operating points of the positive class of two (the last), else of every class or label against the rest."""
     truth = scored[1]
     columns = range(len(truth.classes))
     shown = columns[-1:] if len(columns) == 2 and not truth.multilabel else columns
@@ -23,7 +23,7 @@ def operating_points(
 
 
 def global_threshold(points: tuple[OperatingPoint, ...], truth: Truth) -> float:
-    """The one threshold of a two-class task, which subgroups share (D13); NaN for any other task."""
+    """The threshold of a two-class task, which all subgroups share (D13); NaN for any other task."""
     return points[-1].threshold if points and len(truth.classes) == 2 and not truth.multilabel else float("nan")
 
 

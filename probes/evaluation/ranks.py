@@ -1,7 +1,7 @@
-"""AUC and average precision of one score column under many integer row weightings at once.
+"""AUC and average precision of one score column for many integer group weightings at once.
 
-A bootstrap replicate is a weight a group: how often the group was drawn. The scores are sorted once; a replicate then
-costs a gather and a cumulative sum, so 2000 replicates of 20,000 rows take well under a second.
+A bootstrap replicate is a weight for each group: the number of times it was drawn. The scores are sorted once; a
+replicate then takes a gather and a cumulative sum, so 2000 replicates of 20,000 rows take well under a second.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from indexer.types import Bool, Float64, Int64
 
 EQUAL = 1e-9  # AUCs that differ by less tie
-CACHE_ROWS = 32_768  # replicates are taken in blocks of about this many weights, which stay in the processor's cache
+CACHE_ROWS = 32_768  # weights in a block of replicates, which fit into the processor's cache
 
 
 @dataclass(frozen=True)
 class RankedColumn:
-    """One column's scores, ranked. Positives (p,) and negatives (m,) stand in ascending order of score."""
+    """One column's ranked scores. Positives (p,) and negatives (m,) are in ascending order of score."""
 
     positive_groups: Int64  # (p,)
     negative_groups: Int64  # (m,)
@@ -28,7 +28,7 @@ class RankedColumn:
 
 
 def rank_column(scores: Float64, positive: Bool, known: Bool, groups: Int64) -> RankedColumn:
-    """Rank scores (n,); rows that are not `known` are left out. Raises nothing: an empty side gives NaN later."""
+    """Rank scores (n,); rows that are not `known` are left out. An empty side leads to NaN in `auc_and_ap`."""
     pos, neg = np.flatnonzero(positive & known), np.flatnonzero(~positive & known)
     pos = pos[np.argsort(scores[pos], kind="stable")]
     neg = neg[np.argsort(scores[neg], kind="stable")]
@@ -43,7 +43,7 @@ def rank_column(scores: Float64, positive: Bool, known: Bool, groups: Int64) -> 
 
 
 def auc_and_ap(column: RankedColumn, weights: Int64) -> tuple[Float64, Float64]:
-    """AUC (b,) and average precision (b,) under group weights (b, g); NaN where a side weighs nothing.
+    """AUC (b,) and average precision (b,) for group weights (b, g); NaN where a side has weight 0.
 
     AUC = Σ⁺ wᵢ (Σ⁻ w[s < sᵢ] + ½ Σ⁻ w[s = sᵢ]) / (W⁺ W⁻), which is the area under the trapezoid ROC curve (D7).
     Average precision is the step form Σ (Rₖ - Rₖ₋₁) Pₖ (D7).

@@ -1,4 +1,4 @@
-"""Probabilities of a scored set → its metrics with intervals, per class and together."""
+"""Metrics of a scored set with intervals, for each class and overall."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probes.evaluation.metrics import HEADLINE, Values, evaluator
 from probes.evaluation.ranks import EQUAL, mean
 
 CURVE_POINTS = 200
-FEW_SIDES = 10  # groups on one side, below which no interval covers as it should (D9's table)
+FEW_SIDES = 10  # groups on one side, below which no interval has its nominal coverage (D9's table)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Curves:
-    """What the report draws for one column; at most 200 points a curve."""
+    """The curves of one column for the report; at most 200 points each."""
 
     name: str
     fpr: tuple[float, ...]
@@ -57,13 +57,13 @@ class Scored:
     groups: int
     metrics: dict[str, Interval]
     classes: tuple[ClassResult, ...]
-    excluded: tuple[str, ...]  # columns whose metrics are NaN, and that no macro counts
+    excluded: tuple[str, ...]  # columns whose metrics are NaN, excluded from macro averages
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are drawn (D9)."""
+    """Settings of the bootstrap (D9)."""
 
     replicates: int
     seed: int
@@ -75,7 +75,7 @@ def compact(groups: Int64) -> Int64:
 
 
 def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Scored, Values]:
-    """Metrics with intervals, and the replicates themselves. `p` (n, c), `groups` (n,) of any ids."""
+    """Metrics with intervals, and the replicates. `p` (n, c), `groups` (n,) with any ids."""
     groups = compact(groups)
     n_groups = int(groups.max()) + 1 if len(groups) else 0
     measured = evaluator(p, truth, groups)
@@ -96,7 +96,7 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
 
 
 def _interval(name: str, value: float, replicates: Float64, counts: tuple[Int64, int]) -> Interval:
-    """The kind of interval that D9 gives this metric. `counts`: groups on the smaller side of each column; of all."""
+    """The interval of a metric by D9. `counts`: groups on the smaller side of each column, and all groups."""
     sides, groups = counts
     if name in ("auc_macro", "auc_weighted"):
         return area_interval(value, replicates, int(sides.min()) if len(sides) else 0)
@@ -136,7 +136,7 @@ def _notes(metrics: dict[str, Interval], single: bool, few: tuple[str, ...]) -> 
 
 
 def _no_spread(areas: Float64 | None, groups: int) -> tuple[str, ...]:
-    """What an interval without width means; nothing where the AUCs of the resamples (b,) differ or are undefined."""
+    """A note on an interval of width 0; none where the AUCs of the resamples (b,) differ or are undefined."""
     defined = np.empty(0) if areas is None else areas[~np.isnan(areas)]
     if not len(defined) or np.ptp(defined) > EQUAL:
         return ()
@@ -145,14 +145,14 @@ def _no_spread(areas: Float64 | None, groups: int) -> tuple[str, ...]:
 
 
 def control_range(areas: Sequence[float]) -> Interval | None:
-    """Mean and 95 % range of the AUCs of a shuffled-label control; None where none was asked for."""
+    """Mean and 95 % range of the AUCs of a shuffled-label control; None where none was requested."""
     return interval(mean(list(areas)), np.array(areas)) if areas else None
 
 
 def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, float]]:
-    """D7: the fitted rows' frequencies for every row, which calls the majority class; and classes drawn by them.
+    """D7: baselines that predict the fitted rows' class frequencies, or classes drawn at random by them.
 
-    A drawn class has no log-loss: it is certain, and often wrong.
+    The drawn classes have no log-loss: their probabilities are 0 and 1.
     """
     n, c = test.n, len(test.classes)
     share = (fitted.positive & fitted.known).sum(0) / np.maximum(fitted.known.sum(0), 1)
@@ -174,7 +174,7 @@ def baselines(fitted: Truth, test: Truth, seed: int) -> dict[str, dict[str, floa
 
 
 def curves(p: Float64, truth: Truth) -> tuple[Curves, ...]:
-    """ROC and precision-recall curves of every column that has both kinds of rows."""
+    """ROC and precision-recall curves of every column with positives and negatives."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     out = []
@@ -196,10 +196,10 @@ def _thin(x: Float64, y: Float64) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def by_group(p: Float64, truth: Truth, groups: Int64, pooling: str) -> tuple[Float64, Truth, int]:
-    """D15: one row a group, its probabilities pooled by "mean" or "max" (then made to sum to 1 again).
+    """D15: one row for each group, its probabilities pooled by "mean" or "max" (then normalised to sum to 1).
 
-    A group's truth is the class of its rows; for two classes and for labels, positive if any row is. Groups of three or
-    more classes whose rows disagree are left out; the third value counts them.
+    A group's truth is the class of its rows; for two classes and for labels, positive if any row is. With three or more
+    classes, groups whose rows disagree are left out; the third value is their number.
     """
     groups = compact(groups)
     g = int(groups.max()) + 1

@@ -1,4 +1,4 @@
-"""D13: the same threshold in every subgroup, and the gap between the best and the worst."""
+"""D13: metrics of each subgroup at a common threshold, and the gap between the best and the worst."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from probes.evaluation.metrics import evaluator
 from probes.evaluation.operating import denominators, rates_evaluator
 from probes.evaluation.scoring import Resampling, compact
 
-FEWEST = 10  # positives, and negatives, below which no number is printed
+FEWEST = 10  # positives, and negatives, below which no metric is reported
 MISSING = "(missing)"
 
 
 @dataclass(frozen=True)
 class SubgroupResult:
-    """One value of a subgroup column (D13). `note` says why there is no number."""
+    """One value of a subgroup column (D13). `note`: why a metric is missing."""
 
     column: str
     value: str
@@ -35,7 +35,7 @@ class SubgroupResult:
 
 @dataclass(frozen=True)
 class SubgroupGap:
-    """Highest minus lowest over the values that have numbers."""
+    """Highest minus lowest value of a metric over the subgroups in which it is reported."""
 
     column: str
     metric: str
@@ -50,8 +50,8 @@ def subgroup_results(
     threshold: float,
     how: Resampling,
 ) -> tuple[SubgroupResult, ...]:
-    """One result a value, nulls as a group of their own. `scored`: p (n, c), truth, groups; the last column of two is
-    the positive class. With more classes the AUC is the macro one and there is no threshold (NaN).
+    """One result for each value, nulls included. `scored`: p (n, c), truth, groups; the last column of two is the
+    positive class. With more classes the AUC is the macro AUC and there is no threshold (NaN).
     """
     p, truth, groups = scored
     names = np.array([MISSING if v is None else v for v in values], dtype=object)
@@ -69,7 +69,7 @@ def _one(
     positive = truth.positive[:, -1] & truth.known[:, -1]
     binary = truth.codes is not None and len(truth.classes) == 2
     sides = [positive.sum(), truth.n - positive.sum()]
-    if not binary:  # of the rarest class or label; those without a metric at all are not asked for
+    if not binary:  # of the rarest class or label with a metric
         columns = [(c, k) for c, k in zip(truth.positive.T, truth.known.T, strict=True) if k.any()]
         counts = [(int(c[k].sum()), int((~c[k]).sum())) for c, k in columns]
         sides = list(min(counts, key=min, default=(0, 0)))
@@ -98,7 +98,7 @@ def _rates(positive: Bool, called: Bool, groups: Int64, how: Resampling) -> list
 
 
 def gaps(results: Sequence[SubgroupResult]) -> tuple[SubgroupGap, ...]:
-    """Highest minus lowest of each metric over the values of a column that have numbers, and which is worst."""
+    """The gap of each metric over the values of a column for which it is reported, and the worst value."""
     out = []
     for column in dict.fromkeys(r.column for r in results):
         for metric in ("auc", "sensitivity", "specificity"):

@@ -1,6 +1,6 @@
-"""Fitting one probe on scaled features, and keeping only its arrays (D4).
+"""Fits one probe on scaled features and keeps its arrays (D4).
 
-The estimators are scikit-learn's. The linear probe minimises scikit-learn's objective by `probes.fitting.softmax`.
+The estimators are scikit-learn's. The linear probe minimises scikit-learn's objective with `probes.fitting.softmax`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from probes.fitting.models import ABSENT, Model
 
 Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
 
-SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # of the objective's root: within 1e-6 of the minimum, relative to itself
+SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # tol² bounds the relative excess of the objective: 1e-6
 FINAL_TOL, FINAL_ITERATIONS = 1e-6, 5000  # in float64: within 1e-12 of the minimum
 HIDDEN_UNITS = 256
-SMALL = 4_000_000  # numbers of a matrix whose products one thread does in a few milliseconds
+SMALL = 4_000_000  # matrix elements; one thread multiplies so many in a few milliseconds
 KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the rows
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which probe to fit, beside its penalty."""
+    """The settings of a fit, except the penalty."""
 
     probe: str  # linear | svm | svm-rbf | mlp | prototype
     class_weight: str | None = None  # None | "balanced"
@@ -40,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model and whether its optimiser reached the tolerance."""
+    """A model, and whether its optimiser converged."""
 
     model: Model
     converged: bool
@@ -55,9 +55,9 @@ def fit(
     start: Model | None = None,
     final: bool = False,
 ) -> Fitted:
-    """Fit on features x (n, dim). `value` is C (or alpha, for mlp); `start` warm-starts where the probe can.
+    """Fit on features x (n, dim). `value` is C (or alpha, for mlp); `start` is a warm start where supported.
 
-    `final` asks for the tight tolerance, which needs float64 features. Raises ProbeError with one class.
+    `final` selects the tight tolerance, which needs float64 features. Raises ProbeError with one class only.
     """
     if recipe.probe != "linear" and isinstance(x, (ScaledRows, TakenRows)):
         x = x.whole()
@@ -69,12 +69,12 @@ def fit(
 
 
 def shows_two_classes(truth: Truth) -> bool:
-    """Whether there is anything to tell apart; labels are looked at one by one where they are fitted."""
+    """Whether the rows have at least two classes; True for labels, which are checked one by one when fitted."""
     return truth.codes is None or len(np.unique(truth.codes)) > 1
 
 
 def check_two_classes(truth: Truth, whose: str = "") -> None:
-    """Raise ProbeError where the rows to fit on, `whose` in words, show fewer than two classes."""
+    """Raise ProbeError where the rows to fit on, described by `whose`, have fewer than two classes."""
     if not shows_two_classes(truth):
         only = truth.classes[int(truth.strata()[0])] if truth.n else "no class"
         rows = f"the rows to fit on{whose and f', of {whose},'}"
@@ -83,7 +83,7 @@ def check_two_classes(truth: Truth, whose: str = "") -> None:
 
 @contextmanager
 def _few_threads(x: Features) -> Iterator[None]:
-    """One thread for a small matrix: waiting for each other on a busy machine, two made 118 rows 100 times slower."""
+    """Limits BLAS to one thread for a small matrix: on a busy machine, two threads made 118 rows 100 times slower."""
     if x.size >= SMALL:
         yield
         return
@@ -94,7 +94,7 @@ def _few_threads(x: Features) -> Iterator[None]:
 
 
 def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:
-    """D4: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C), or one such binary fit a label on its unmasked rows."""
+    """D4: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C); for labels, one such binary fit for each on its known rows."""
     if truth.codes is not None:
         return _softmax_regression(recipe, x, truth.codes, len(truth.classes), (c, start, final))
     weights = np.zeros((len(truth.classes), x.shape[1]))
@@ -104,7 +104,7 @@ def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None,
         rows = np.flatnonzero(truth.known[:, j])
         codes = truth.positive[rows, j].astype(np.int64)
         if len(np.unique(codes)) < 2:
-            continue  # the label's metrics are NaN, and the result names it
+            continue  # the label's metrics are NaN, and the result lists it
         before = None if start is None else Model("linear", {k: _two(v[j]) for k, v in start.arrays.items()})
         known = x.take(rows) if isinstance(x, (ScaledRows, TakenRows)) else x if len(rows) == len(x) else x[rows]
         one = _softmax_regression(recipe, known, codes, 2, (c, before, final))
@@ -115,7 +115,7 @@ def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None,
 
 
 def _two(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A label's row as the second class of two."""
+    """A label's row of W as the second of two rows."""
     return np.stack([np.zeros_like(row), row])
 
 
@@ -143,7 +143,7 @@ def _softmax_regression(
 def _spread(
     coef: npt.NDArray[Any], intercept: npt.NDArray[Any], present: Int64, classes: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Rows for all classes: a binary fit's first class stands at 0, an absent class at probability 0."""
+    """W and b for all classes: the first class of a binary fit has logit 0, an absent class probability 0."""
     weights = np.zeros((classes, coef.shape[1]))
     bias = np.full(classes, ABSENT)
     if len(present) == 2:
@@ -154,7 +154,7 @@ def _spread(
 
 
 def _quietly(run: Callable[[], object]) -> bool:
-    """Run a fit; True if its optimiser converged. The warning becomes a recorded fact."""
+    """Run a fit without its convergence warning; returns whether the optimiser converged."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:
@@ -167,7 +167,7 @@ def _quietly(run: Callable[[], object]) -> bool:
 
 
 def _columns(truth: Truth) -> list[tuple[Int64, npt.NDArray[np.bool_]] | None]:
-    """Each column's known rows and truth there; None for a column without both kinds."""
+    """Each column's known rows and their truth; None for a column without positives or negatives."""
     out: list[tuple[Int64, npt.NDArray[np.bool_]] | None] = []
     for j in range(len(truth.classes)):
         rows = np.flatnonzero(truth.known[:, j])
@@ -177,7 +177,7 @@ def _columns(truth: Truth) -> list[tuple[Int64, npt.NDArray[np.bool_]] | None]:
 
 
 def _svm(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - liblinear has no warm start
-    """A linear support vector machine a column (LinearSVC). Its decision values are calibrated by the temperature."""
+    """One linear SVM for each column (LinearSVC). Its decision values are calibrated by the temperature."""
     from sklearn.svm import LinearSVC
 
     weights, bias, converged = np.zeros((len(truth.classes), x.shape[1])), np.full(len(truth.classes), ABSENT), True
@@ -192,7 +192,7 @@ def _svm(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | Non
 
 
 def _rbf(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - as above
-    """A support vector machine with a Gaussian kernel a column (SVC, gamma "scale")."""
+    """One SVM with a Gaussian kernel for each column (SVC, gamma "scale")."""
     from sklearn.svm import SVC
 
     if len(x) > KERNEL_ROWS:
@@ -235,7 +235,7 @@ def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float, start: M
     if truth.codes is None:
         raise ProbeError("a prototype probe takes one class a row. Use `probes linear` for several labels.")
     means = np.full((len(truth.classes), x.shape[1]), np.nan)
-    with warnings.catch_warnings():  # of its own standard deviations, which are not asked for
+    with warnings.catch_warnings():  # about its standard deviations, which are not used
         warnings.filterwarnings("ignore", message="self.within_class_std_dev_ has", category=UserWarning)
         nearest = NearestCentroid().fit(x, truth.codes)
     means[nearest.classes_] = nearest.centroids_

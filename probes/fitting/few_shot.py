@@ -1,4 +1,4 @@
-"""D12: how the test AUC grows with the patients a class that the probe is fitted on."""
+"""D12: test AUC by the number of fitted patients for each class (label-efficiency curve)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from probes.fitting.train import recipe_of
 from probes.request import ProbeRequest
 
 DRAWS = 5
-SWEEP_FROM = 16  # patients a class
-FIXED = 1.0  # C below that
+SWEEP_FROM = 16  # patients a class from which C is chosen by a sweep
+FIXED = 1.0  # C for fewer
 
 
 @dataclass(frozen=True)
 class FewShotPoint:
     """One size of the label-efficiency curve."""
 
-    patients_per_class: int  # of the last point: all of the largest class
+    patients_per_class: int  # for the last point, of the largest class
     auc_mean: float
     auc_sd: float
     draws: int
@@ -37,7 +37,7 @@ class FewShotPoint:
 
 @dataclass(frozen=True)
 class FewShot:
-    """D12. `area` is the mean AUC over log₂ of the patients a class."""
+    """D12: the curve; `area` is the mean AUC over log₂ of the patients a class."""
 
     points: tuple[FewShotPoint, ...]  # ascending; the last is all of train
     area: float
@@ -45,16 +45,16 @@ class FewShot:
 
 
 def patient_order(codes: Int64, groups: Int64, classes: int, seed: int) -> list[Int64]:
-    """Of each class its groups in a seeded order: the first n of them are the n-shot draw, so draws are nested.
+    """The groups of each class in a seeded order: the first n are the n-shot draw, so that draws are nested.
 
-    A group with rows of several classes stands in the list of each.
+    A group with rows of several classes is in the list of each.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     return [rng.permutation(np.unique(groups[codes == c])) for c in range(classes)]
 
 
 def shots(codes: Int64, groups: Int64, order: list[Int64], n: int) -> Int64:
-    """Rows of each class's first n groups; only the rows of that class are taken."""
+    """Rows of each class's first n groups, only those of that class."""
     taken = [np.flatnonzero((codes == c) & np.isin(groups, names[:n])) for c, names in enumerate(order)]
     return np.sort(np.concatenate(taken))
 
@@ -62,7 +62,7 @@ def shots(codes: Int64, groups: Int64, order: list[Int64], n: int) -> Int64:
 def few_shot(experiment: Experiment, penalty_of_all: float, progress: Progress) -> FewShot:
     """The curve at 1, 2, 4, … patients a class over 5 seeds, and at all of train with the penalty of the main result.
 
-    Val rows are never added, and the test rows stay the same. Raises ProbeError for a multi-label task.
+    Val rows are not fitted on, and the test rows are always the same. Raises ProbeError for a multi-label task.
     """
     data, split, request = experiment.data, experiment.split, experiment.request
     truth = data.truth.take(split.train)
@@ -96,7 +96,7 @@ def _test_auc(model: Model, x_test: Features, held: Truth) -> float:
 
 
 def _rule(recipe: Recipe, request: ProbeRequest) -> str:
-    """How C was set and what the draws were scaled by, in words."""
+    """A sentence on how C was set and how the draws were scaled."""
     rule = (
         f"{PARAMETER[recipe.probe]} = {FIXED:g} (scaling {request.scaling}) below {SWEEP_FROM} patients a class, "
         "from there on by inner folds"
@@ -115,7 +115,7 @@ def _most_patients(codes: Int64, groups: Int64) -> int:
 
 
 def _sizes(codes: Int64, groups: Int64) -> list[int]:
-    """1, 2, 4, … below the patients of the largest class."""
+    """1, 2, 4, … below the number of patients of the largest class."""
     most = _most_patients(codes, groups)
     return [2**i for i in range(most.bit_length()) if 2**i < most]
 
@@ -128,7 +128,7 @@ def _penalty(recipe: Recipe, drawn: tuple[Features, Truth, Int64], n: int, seed:
 
 
 def _area(points: list[FewShotPoint]) -> float:
-    """Area under mean AUC over log₂ n, divided by its width: a mean AUC, all of train included."""
+    """Area under the mean AUC over log₂ n, all of train included, divided by its width."""
     if len(points) < 2:
         return float("nan")
     x, y = np.log2([p.patients_per_class for p in points]), [p.auc_mean for p in points]

@@ -1,4 +1,4 @@
-"""D6: the kNN probe on an experiment: val rows choose k, test rows are looked up once, every k from that search."""
+"""D6: the kNN probe on an experiment: k is chosen on val rows, and one search of the test rows serves every k."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ K = 20  # D6
 
 @dataclass(frozen=True)
 class _Look:
-    """What was looked up: the fitted rows with their truth, and the test rows' neighbours among them."""
+    """The fitted rows with their truth, and the test rows' neighbours among them."""
 
     base: Truth
     found: Neighbours
@@ -34,7 +34,7 @@ class _Look:
 
 
 def train_knn(experiment: Experiment, progress: Progress) -> Trained:
-    """Neighbours of test rows are sought in train and val together; those of the same group never vote."""
+    """Search the test rows' neighbours in train and val together; those of the same group do not vote."""
     request, data, split = experiment.request, experiment.data, experiment.split
     scaler = fit_scaler(request.scaling, data.vectors, split.train)
     rows, vote = experiment.fit_rows, Vote(request.vote, request.temperature)
@@ -65,13 +65,13 @@ def train_knn(experiment: Experiment, progress: Progress) -> Trained:
 
 
 def _ks(request: ProbeRequest, n: int) -> tuple[int, ...]:
-    """Every k that is reported: those of D6, and the one asked for."""
+    """Every reported k: those of D6, and the requested one."""
     asked = () if request.k is None else (min(request.k, n),)
     return tuple(sorted({*clipped_ks(n), *asked}))
 
 
 def _selection(request: ProbeRequest, areas: dict[int, float], inner: str) -> Selection:
-    """The k asked for, or that of the highest inner AUC, ties → smaller k; K where no inner AUC is defined."""
+    """The requested k, or that of the highest inner AUC, ties → smaller k; K where no inner AUC is defined."""
     ks = tuple(areas)
     if request.k is not None:
         return Selection("k", min(request.k, ks[-1]), "fixed", at_edge=False, candidates=())
@@ -99,13 +99,13 @@ def _model(experiment: Experiment, x: Float32, base: Truth, k: int) -> Model:
 
 
 def group_ids(names: tuple[str, ...]) -> Int64:
-    """64-bit ids of group names, the same in every table: a bundle holds no name."""
+    """64-bit hashes of group names, equal in every table, so that a bundle holds no names."""
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
     return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
 
 
 def neighbour_features(experiment: Experiment, rows: Int64, scaler: Scaler) -> Float32:
-    """Rows of unit length for the cosine; as they are for Euclidean distance."""
+    """Rows of unit length for the cosine; unchanged for Euclidean distance."""
     x: Float32 = features(experiment.data.vectors, rows, scaler)
     if experiment.request.metric == "cosine":
         make_unit(x)
@@ -117,7 +117,7 @@ def _held_votes(
 ) -> tuple[Int64, dict[int, Float64]]:
     """Val rows (without a usable val: train rows) and their probabilities at each k, by fitted rows of other groups.
 
-    This is the vote that the test rows get, so that k and thresholds belong to the probe that is tested (D11).
+    The vote is the same as of the test rows, so that k and thresholds belong to the tested probe (D11).
     """
     rows, data = experiment.fit_rows, experiment.data
     ks, vote = how
@@ -138,5 +138,5 @@ def _result(k: int, p: Float64, truth: Truth, val_auc: float) -> NeighbourResult
 
 
 def _control(look: _Look, k: int, held: Truth, seed: int) -> tuple[float, ...]:
-    """The same neighbours, with the fitted rows' labels in a random order."""
+    """Macro AUCs with the same neighbours and the fitted rows' labels in random orders."""
     return tuple(macro_auc(votes(look.found, base, k, look.vote), held) for base in shuffled(look.base, seed))

@@ -1,4 +1,4 @@
-"""Fitted probes as plain arrays: what a bundle stores, and the logits they give. No estimator is kept."""
+"""Fitted probes as plain arrays, which a bundle stores, and the formulas of their logits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from probes.cohort.truth import Truth
 from probes.fitting.votes import Vote, as_logits, nearest, votes
 
 Arrays = dict[str, npt.NDArray[Any]]
-ABSENT = -1e4  # logit of a class that no fitted row has: its probability is 0, its metrics are NaN
+ABSENT = -1e4  # logit of a class without a fitted row: its probability is 0, its metrics are NaN
 
 
 @dataclass(frozen=True)
 class Model:
-    """`kind` names the formula in LOGITS; `arrays` its numbers; `settings` its scalars."""
+    """A fitted probe: `kind` names the formula in LOGITS, `arrays` are its arrays, `settings` its scalars."""
 
     kind: str
     arrays: Arrays
     settings: dict[str, float] = field(default_factory=dict)
 
     def logits(self, x: npt.NDArray[Any], groups: Int64 | None = None) -> Float64:
-        """(m, c) of scaled features (m, dim). A softmax (or, multi-label, a logistic) makes them probabilities.
+        """Logits (m, c) of scaled features (m, dim), for a softmax or, multi-label, a logistic function.
 
-        `groups` (m,) are the rows' group ids as a kNN model stores them; it leaves neighbours of the same group out.
+        `groups` (m,) are the rows' group ids as in a kNN model, which excludes neighbours of the same group.
         """
         if self.kind == "knn":
             return _knn(self, x, groups)
@@ -56,7 +56,7 @@ def _mlp(model: Model, x: npt.NDArray[Any]) -> Float64:
 
 
 def _rbf(model: Model, x: npt.NDArray[Any]) -> Float64:
-    """One kernel machine a column: Σ dual · exp(-γ ‖x - support‖²) + b; columns share the stacked supports."""
+    """One kernel SVM for each column: Σ dual · exp(-γ ‖x - support‖²) + b; columns share the support vectors."""
     support, gamma = model.arrays["support"].astype(np.float64), model.settings["gamma"]
     x = x.astype(np.float64)
     squared = (x**2).sum(1)[:, None] - 2 * x @ support.T + (support**2).sum(1)
@@ -73,7 +73,7 @@ def _text(model: Model, x: npt.NDArray[Any]) -> Float64:
 
 
 def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
-    """D6: log of the share of votes. Rows without a group id have no neighbour left out."""
+    """D6: log of the share of votes. For rows without a group id no neighbour is excluded."""
     arrays, settings = model.arrays, model.settings
     queries = np.ascontiguousarray(x, np.float32)
     euclidean, multilabel = bool(settings["euclidean"]), bool(settings["multilabel"])

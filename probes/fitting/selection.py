@@ -1,7 +1,7 @@
-"""D5 for any fitted probe: which penalty, by inner rows that are not tested on.
+"""D5 for any fitted probe: chooses the penalty on inner rows, which are not test rows.
 
-Equal inner AUCs are told apart by log-loss (see probes.fitting.sweep), for kernel and support vector machines too: what
-they report are the softmax of their decision values, and balanced accuracy, the other choice, stays at 1 down to a C
+Ties of inner AUC are broken by log-loss (see probes.fitting.sweep), for support vector machines too: their
+probabilities are the softmax of their decision values, and the alternative, balanced accuracy, stays 1 down to a C
 whose decision values differ in the ninth decimal.
 """
 
@@ -24,8 +24,8 @@ from probes.fitting.sweep import UNCHOSEN, Candidate, Selection, fixed, sweep_de
 
 PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "prototype": "none"}
 DEFAULT = {"C": 1.0, "alpha": 1e-3}  # where no inner AUC is defined
-CALIBRATED = ("linear", "mlp")  # log-loss is their own objective, so it may decide among AUCs that are nearly equal
-CONSTANT = 0.025  # spread (SD) of held-out scores, in logits about the row's mean: of two classes half the log odds
+CALIBRATED = ("linear", "mlp")  # log-loss is their objective, so it may decide among nearly equal AUCs
+CONSTANT = 0.025  # SD of held-out scores, in logits minus the row's mean (with two classes, half the log odds)
 SEARCHES = {"decades": sweep_decades, "halving": sweep_halving}
 SHORT_LISTS = {"svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1)}  # too slow for the decades of D5
 
@@ -34,11 +34,11 @@ Folds = Sequence[tuple[Int64, Int64]]  # (fit rows, held-out rows)
 
 @dataclass(frozen=True)
 class Inner:
-    """What the inner rows chose, and how the probe at that penalty scored them."""
+    """The choice on the inner rows, and their scores at the chosen penalty."""
 
     selection: Selection
-    rows: Int64  # held-out rows, concatenated over the folds whose fit rows show two classes
-    logits: Float64  # (len(rows), c) by models that had not seen them
+    rows: Int64  # held-out rows, concatenated over the folds whose fit rows have two classes
+    logits: Float64  # (len(rows), c) by models fitted without them
     start: Model | None  # of the last fold at the chosen penalty, to warm-start further fits
 
 
@@ -54,8 +54,8 @@ def choose_penalty(
 ) -> Inner:
     """Sweep the recipe's penalty over `folds` of features x (n, dim), or only score `value` where it is given.
 
-    `search` is "decades" (D5) or "halving" (Radford 2021). A fold whose fit rows show one class only is left out. Where
-    no inner AUC is defined, DEFAULT is taken and `selection.inner` is UNCHOSEN. `progress` advances by one a value.
+    `search` is "decades" (D5) or "halving" (Radford 2021). A fold whose fit rows have one class only is left out. Where
+    no inner AUC is defined, DEFAULT is used and `selection.inner` is UNCHOSEN. `progress` advances once for each value.
     """
     folds = [fold for fold in folds if shows_two_classes(truth.take(fold[0]))]
     trial = _Trial(recipe, x, truth, folds, progress)
@@ -78,7 +78,7 @@ def choose_penalty(
 
 
 def _ranks(truth: Truth, folds: Folds) -> bool:
-    """Whether a fold's held-out rows show both kinds of a column that its fit rows show too."""
+    """Whether some fold has positives and negatives of a column both in its fit rows and in its held-out rows."""
     for rows, held in folds:
         inside = hide_absent(truth.take(held), lacking(truth.take(rows)))
         positive = (inside.positive & inside.known).sum(0)
@@ -88,7 +88,7 @@ def _ranks(truth: Truth, folds: Folds) -> bool:
 
 
 class _Trial:
-    """Fits one penalty on every fold, warm-started from the nearest penalty tried before."""
+    """Fits one penalty on every fold, with a warm start from the nearest penalty tried before."""
 
     def __init__(self, recipe: Recipe, x: Features, truth: Truth, folds: Folds, progress: Progress | None) -> None:
         self._recipe, self._x, self._truth, self._folds, self._progress = recipe, x, truth, folds, progress
@@ -123,7 +123,7 @@ class _Trial:
         )  # fmt: skip
 
     def _constant(self, logits: Sequence[Float64]) -> bool:
-        """Whether the scores hardly vary among the rows that each of the folds' models holds out."""
+        """Whether the scores hardly vary among the held-out rows of each fold."""
         parts = [part for part in logits if len(part)]
         if not self._truth.multilabel:
             parts = [part - part.mean(axis=1, keepdims=True) for part in parts]

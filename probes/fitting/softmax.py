@@ -1,16 +1,16 @@
-"""D4's minimum: scikit-learn's logistic objective, by L-BFGS over blocks of rows in preconditioned coordinates.
+"""D4: minimises scikit-learn's logistic objective by L-BFGS over blocks of rows, in preconditioned coordinates.
 
 scikit-learn's solver holds the whole matrix in float64 for the final fit, and needs about ten times as many passes over
-it: embeddings share a mean and their spread falls off quickly, so the plain coordinates are badly conditioned. Here
-blocks of rows are made on demand and the unknowns are scaled by the root of the Hessian on a sample of the rows.
+it: embeddings share a mean and their variances decay quickly, so the plain coordinates are ill-conditioned. Here
+blocks of rows are computed on demand, and the unknowns are scaled by the root of the Hessian on a sample of the rows.
 Objective and minimum are scikit-learn's.
 
 Convergence does not depend on the scale of the features or of C. With H the Hessian at the point found, gᵀH⁻¹g/2
-estimates how far the objective f lies above its minimum (half the squared Newton decrement; Boyd & Vandenberghe 2004,
-9.5.1). A fit has converged where this is at most tol² times the least of three numbers: f itself, what f gained over
-the constant probe, and 1000 times the penalty term r. As f is strongly convex by its penalty, the last bounds the
-relative error of W by tol·√1000; the second keeps a start at W = 0 from passing at a small C, where f hardly changes.
-Rows in single precision are read as float64 where their rounding stops the descent before that.
+estimates the excess of the objective f over its minimum (half the squared Newton decrement; Boyd & Vandenberghe 2004,
+9.5.1). A fit has converged where this is at most tol² times the least of three numbers: f itself, the decrease of f
+from the constant probe, and 1000 times the penalty term r. As f is strongly convex by its penalty, the last bounds the
+relative error of W by tol·√1000; the second rejects a start at W = 0 for a small C, where f hardly changes. Rows in
+single precision are read as float64 where their rounding stops the descent before that.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ import numpy.typing as npt
 from indexer.types import Float64, Int64
 from probes.compute.threads import block_threads
 
-BLOCK_BYTES = 4 * 2**20  # of a block of rows: read once from memory and once from the processor's cache
-SAMPLE_ROWS = 8_000  # rows the Hessian is estimated from; at least SAMPLE_PER_DIM for each feature
+BLOCK_BYTES = 4 * 2**20  # of a block of rows, which is read twice, the second time from the processor's cache
+SAMPLE_ROWS = 8_000  # rows from which the Hessian is estimated; at least SAMPLE_PER_DIM for each feature
 SAMPLE_PER_DIM = 8
-LINE_SEARCH = 50  # evaluations in one iteration at most, as in scikit-learn
-MEMORY = 30  # pairs that L-BFGS keeps: cheap beside a pass over the rows
+LINE_SEARCH = 50  # most evaluations in one iteration, as in scikit-learn
+MEMORY = 30  # correction pairs of L-BFGS; their cost is small beside a pass over the rows
 POLISH = 20  # steps without a line search
-PENALTY_SHARE = 1000.0  # see above
-ROUNDING = 1e-24  # of the objective: an excess below it is not told from 0
-STALLED = 1e-13  # relative gain of a descent in float64 below which another is not tried
-ATTEMPTS = 8  # descents, each in the coordinates of the point that the one before found
+PENALTY_SHARE = 1000.0  # factor of the penalty term, see above
+ROUNDING = 1e-24  # of the objective: a smaller excess counts as 0
+STALLED = 1e-13  # relative decrease by a descent in float64 below which no other is tried
+ATTEMPTS = 8  # most descents, each in the coordinates of the previous result
 FLOORS = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2)  # of the preconditioner's ridge, relative to the mean variance
-LEAST_CURVATURE = 1e-9  # of a row: where every row is fitted perfectly the moments would be 0/0
-WHOLE_NUMBERS = 60_000_000  # of a matrix that scikit-learn may be given whole in float64, when our descent stops
+LEAST_CURVATURE = 1e-9  # of a row; avoids 0/0 in the moments where every row is fitted perfectly
+# Elements of the largest matrix passed to scikit-learn in float64 where the descent stops early
+WHOLE_NUMBERS = 60_000_000
 
 Array = npt.NDArray[Any]
 
 
 class Rows(Protocol):
-    """Features (n, dim) read a block at a time: an array, or stored rows that are scaled on demand."""
+    """Features (n, dim) read block by block: an array, or stored rows that are scaled on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -55,7 +56,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What is minimised: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C), divided by Σ wᵢ."""
+    """The objective: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C), divided by Σ wᵢ."""
 
     x: Rows  # (n, dim)
     codes: Int64  # (n,) 0 … classes - 1, every one present
@@ -75,25 +76,25 @@ class Minimum:
     coef: Float64
     intercept: Float64
     converged: bool
-    passes: int  # over the rows
+    passes: int  # number of passes over the rows
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a descent ended."""
+class Descent:
+    """The result of a descent."""
 
     point: tuple[Float64, Float64]  # W, b
     value: float  # of the divided objective
-    reached: bool  # the tolerance, measured in the Hessian of the point the descent began at
+    reached: bool  # whether the tolerance was reached, measured with the Hessian at the start
     passes: int
 
 
 def minimise(task: Task, start: tuple[Float64, Float64] | None, *, tol: float, iterations: int) -> Minimum:
     """The minimum to within `tol` (see the module), from `start` (W, b) or from W = 0.
 
-    A point counts as the minimum only in coordinates made at that point: a Hessian from elsewhere, where the
-    probabilities are other ones, may be wrong by orders of magnitude. Where the descent stops short of the tolerance,
-    scikit-learn's own solver goes on from there.
+    A point is accepted as the minimum only in coordinates computed at that point: a Hessian at another point, with
+    other probabilities, may be wrong by orders of magnitude. Where the descent stops before it reaches the tolerance,
+    scikit-learn's solver continues from there.
     """
     with block_threads() as run:
         found, converged = _descents(task, start or _priors(task), (tol, iterations), run)
@@ -103,16 +104,16 @@ def minimise(task: Task, start: tuple[Float64, Float64] | None, *, tol: float, i
             if reached or other.value < found.value:
                 found, converged = replace(other, passes=found.passes + other.passes), reached
     coef, intercept = found.point
-    if task.outputs > 1:  # the same probabilities for any common shift: scikit-learn's is the one of mean 0
+    if task.outputs > 1:  # a common shift does not change the probabilities; scikit-learn's has mean 0
         coef, intercept = coef - coef.mean(0), intercept - intercept.mean()
     return Minimum(coef, intercept, converged, found.passes)
 
 
 def _descents(
     task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
-) -> tuple[Found, bool]:
-    """Descents until one begins at the minimum already, or makes no more progress in float64."""
-    found, passes = Found(start, math.inf, reached=False, passes=0), 0
+) -> tuple[Descent, bool]:
+    """Descents until one starts at the minimum, or one in float64 makes no progress."""
+    found, passes = Descent(start, math.inf, reached=False, passes=0), 0
     for _ in range(ATTEMPTS):
         before = found
         found = _descent(task, before.point, goal, run)
@@ -130,20 +131,20 @@ def _descents(
 
 def _descent(
     task: Task, start: tuple[Float64, Float64], goal: tuple[float, int], run: Callable[..., Iterator[Any]]
-) -> Found:
-    """One descent in the coordinates of its start; a start that is the minimum takes one pass."""
+) -> Descent:
+    """One descent in the coordinates of its start; takes one pass where the start is the minimum."""
     tol, iterations = goal
     coordinates = _precondition(task, start)
     evaluate = _Evaluation(task, coordinates, run)
     flat = coordinates.inside(*start)
     evaluate(flat)
     if evaluate.excess <= tol**2:
-        return Found(start, evaluate.value, reached=True, passes=1)
+        return Descent(start, evaluate.value, reached=True, passes=1)
     flat = _descend(evaluate, flat, tol, iterations)
     if _is_double(task.x):  # single precision has reached its own limit: float64 goes on from there
         flat = _polish(evaluate, flat, tol)
     evaluate(flat)
-    return Found(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
+    return Descent(coordinates.outside(flat), evaluate.value, evaluate.excess <= tol**2, max(2, evaluate.passes))
 
 
 def _is_double(x: Rows) -> bool:
@@ -165,9 +166,9 @@ def _descend(evaluate: _Evaluation, flat: Float64, tol: float, iterations: int) 
 
 
 def _polish(evaluate: _Evaluation, flat: Float64, tol: float) -> Float64:
-    """Where Barzilai-Borwein steps bring the gradient lowest.
+    """The point of smallest gradient among Barzilai-Borwein steps.
 
-    A line search compares values of the objective, which reach the limit of rounding before the gradient does.
+    A line search compares objective values, which reach the limit of rounding before the gradient does.
     """
     _, gradient = evaluate(flat)
     best, lowest, step = flat, evaluate.excess, 1.0
@@ -187,7 +188,7 @@ def _polish(evaluate: _Evaluation, flat: Float64, tol: float) -> Float64:
 
 
 def _scikit_learn(task: Task, start: tuple[Float64, Float64], iterations: int) -> tuple[Float64, Float64]:
-    """W and b of scikit-learn's L-BFGS, begun at `start`; whether they are the minimum is measured elsewhere."""
+    """W and b of scikit-learn's L-BFGS, started at `start`; the caller checks convergence."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -201,7 +202,7 @@ def _scikit_learn(task: Task, start: tuple[Float64, Float64], iterations: int) -
 
 @dataclass(frozen=True)
 class _Double:
-    """Rows in single precision, read as float64 a block at a time."""
+    """Rows in single precision, read as float64 block by block."""
 
     rows: Rows
 
@@ -215,7 +216,7 @@ class _Double:
 
 @dataclass(frozen=True)
 class _Coordinates:
-    """W = a · V L⁻¹ and b = a·β - W·mean: in (V, β) the Hessian is near the identity."""
+    """Coordinates (V, β) with W = a · V L⁻¹ and b = a·β - W·mean, in which the Hessian is near the identity."""
 
     mean: Float64  # (dim,)
     lower: Float64  # (dim, dim) L, with L Lᵀ near the curvature of one output
@@ -235,7 +236,7 @@ class _Coordinates:
         return coef, self.scale[:, 0] * beta - coef @ self.mean
 
     def gradient(self, of_coef: Float64, of_intercept: Float64) -> Float64:
-        """The gradient by (W, b) as one by (V, β)."""
+        """Converts the gradient by (W, b) to the gradient by (V, β)."""
         from scipy.linalg import solve_triangular
 
         centred = of_coef - of_intercept[:, None] * self.mean
@@ -246,7 +247,7 @@ class _Coordinates:
 class _Evaluation:
     """The divided objective and its gradient in given coordinates.
 
-    `excess` is gᵀg/2 there, less the rounding of float64, relative to the least of value, gain and 1000·penalty.
+    `excess` is gᵀg/2 there, minus the rounding of float64, relative to the least of value, decrease and 1000·penalty.
     """
 
     def __init__(self, task: Task, coordinates: _Coordinates, run: Callable[..., Iterator[Any]]) -> None:
@@ -307,8 +308,8 @@ def _block(task: Task, coef: Float64, intercept: Float64, part: slice) -> tuple[
 def _precondition(task: Task, start: tuple[Float64, Float64] | None) -> _Coordinates:
     """Coordinates from the Hessian on a sample of rows at the start, one matrix for all outputs.
 
-    Moments are summed in float64: in single precision the difference second - mean·meanᵀ of duplicated rows, or of
-    features in few directions, has eigenvalues below zero.
+    Moments are summed in float64: in single precision the difference second - mean·meanᵀ has negative eigenvalues for
+    duplicated rows and for features in few directions.
     """
     from scipy.linalg.blas import dsyrk
 
@@ -336,9 +337,9 @@ def _precondition(task: Task, start: tuple[Float64, Float64] | None) -> _Coordin
 
 
 def _root(matrix: Float64, ridge: float) -> Float64:
-    """Lower Cholesky factor of matrix + ridge, with the smallest of FLOORS that lets it be positive definite.
+    """Lower Cholesky factor of matrix + ridge, with the smallest of FLOORS for which it is positive definite.
 
-    `matrix` (dim, dim) counts above its diagonal only. Where no floor is enough, its diagonal alone is taken.
+    Only the upper triangle of `matrix` (dim, dim) is used. Where no floor is enough, its diagonal alone is used.
     """
     from scipy.linalg import LinAlgError, cholesky
 
@@ -364,20 +365,20 @@ def _probabilities(z: Array) -> Float64:
 
 
 def _priors(task: Task) -> tuple[Float64, Float64]:
-    """W = 0 and the classes' frequencies."""
+    """W = 0, and b of the classes' frequencies."""
     share = np.bincount(task.codes, weights=task.weights, minlength=task.classes)
     log = np.log(share / share.sum())
     return np.zeros((task.outputs, task.x.shape[1])), np.array([log[1] - log[0]]) if task.outputs == 1 else log
 
 
 def _entropy(task: Task) -> float:
-    """The divided objective at W = 0 and the classes' frequencies."""
+    """The divided objective at `_priors`."""
     share = np.bincount(task.codes, weights=task.weights, minlength=task.classes) / task.weights.sum()
     return float(-(share * np.log(share)).sum())
 
 
 def _parts(x: Rows, every: int = 1) -> Iterator[slice]:
-    """Blocks of rows; of each `every` consecutive ones the first."""
+    """Blocks of rows; the first of each `every` consecutive ones."""
     rows = max(1, BLOCK_BYTES // (8 * x.shape[1]))
     for start in range(0, x.shape[0], rows * every):
         yield slice(start, min(start + rows, x.shape[0]))

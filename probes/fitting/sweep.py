@@ -1,8 +1,8 @@
-"""D5: choosing a penalty by inner validation, never on the rows that are reported.
+"""D5: chooses a penalty by inner validation, without the rows that are reported.
 
-D5: inner AUCs within one standard error of the best count as equal; among equals the lowest inner log-loss to two
-decimals wins, then the smaller value. A value at which the probe is constant (its held-out scores hardly vary), or
-whose fit has not converged, is chosen only where every value is such: on weak signal the AUC of a constant probe may be
+Inner AUCs within one standard error of the best count as equal; among equals the lowest inner log-loss to two decimals
+wins, then the smaller value. A value at which the probe is constant (its held-out scores hardly vary), or whose fit has
+not converged, is chosen only where this holds for every value: with a weak signal the AUC of a constant probe may be
 the best by chance, and on separable rows all AUCs are 1.
 """
 
@@ -17,14 +17,14 @@ from probes.evaluation.ranks import EQUAL
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)  # log10
 REFINE = (1.0, -1.0, 0.5, -0.5, 0.25, -0.25)  # decades around the best
 EXTENSIONS = 2
-FITS = len(COARSE) + len(REFINE)  # at most, but for the extensions
-HALVING = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log10, where Radford 2021 (A.3) starts
-FINEST = 0.125  # decades: eight steps a decade
+FITS = len(COARSE) + len(REFINE)  # at most, without the extensions
+HALVING = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # log10; the initial grid of Radford 2021 (A.3)
+FINEST = 0.125  # decades, i.e. eight steps a decade
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One value tried."""
+    """One value of the penalty and its inner scores."""
 
     value: float
     auc: float  # mean inner-validation macro AUC
@@ -36,12 +36,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was tried, what was chosen, and by which rows."""
+    """The values tried, the one chosen, and the rows used."""
 
     parameter: str
     value: float
     inner: str  # "val split" | "5 grouped folds of train" | "fixed" | UNCHOSEN
-    at_edge: bool  # the best lies at the end of all that was tried, extensions included
+    at_edge: bool  # the best is the first or last of all values tried, including extensions
     candidates: tuple[Candidate, ...]
 
 
@@ -55,7 +55,7 @@ def fixed(parameter: str, value: float) -> Selection:
 def choose(candidates: list[Candidate]) -> Candidate:
     """Highest AUC; within one standard error → lower log-loss, to two decimals; ties → smaller value.
 
-    An undefined AUC is never best unless all are, nor a constant probe or one that has not converged.
+    A candidate with an undefined AUC, a constant probe or an unconverged fit is chosen only where all are such.
     """
     usable = [c for c in candidates if c.converged and not c.constant]
     usable = usable or [c for c in candidates if c.converged] or candidates
@@ -65,7 +65,7 @@ def choose(candidates: list[Candidate]) -> Candidate:
 
 
 def better(one: Candidate, other: Candidate) -> bool:
-    """Whether `one` has the higher AUC, or the same and the lower log-loss. A smaller value alone is no better."""
+    """Whether `one` has the higher AUC, or an equal AUC and the lower log-loss. A smaller value alone is not better."""
     if choose([one, other]) is other:
         return False
     return _area(one) > _area(other) + _room(one) or _loss(one) < _loss(other)
@@ -84,9 +84,9 @@ def _loss(candidate: Candidate) -> float:
 
 
 def sweep_decades(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
-    """Coarse decades, then ±1, ±.5, ±.25 around the best; a best at the edge is followed two decades at most (D5).
+    """Coarse decades, then ±1, ±.5, ±.25 around the best; a best at the edge extends it up to two decades (D5).
 
-    It is followed only while each further decade is better: along a flat edge nothing is to be gained.
+    The range is extended only while each further decade is better.
     """
     tried: dict[float, Candidate] = {}
 
@@ -133,7 +133,7 @@ def sweep_halving(parameter: str, inner: str, evaluate: Callable[[float], Candid
 def sweep_values(
     parameter: str, inner: str, values: tuple[float, ...], evaluate: Callable[[float], Candidate]
 ) -> Selection:
-    """Try each of a short list. The edge flag says that the best is the list's first or last."""
+    """Try each of a short list. `at_edge`: the best is the list's first or last."""
     ordered = tuple(evaluate(value) for value in sorted(values))
     best = choose(list(ordered))
     return Selection(

@@ -1,4 +1,4 @@
-"""Fitting a probe on an experiment's fit rows and scoring its test rows. Test rows choose nothing (D4, D5, D14)."""
+"""Fits a probe on an experiment's fit rows and scores its test rows, which affect no choice (D4, D5, D14)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probes.request import ProbeRequest
 
 
 def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> Trained:
-    """Fit what the request names. Raises ProbeError where train shows one class only."""
+    """Fit the request's probe. Raises ProbeError where train has one class only."""
     probe = experiment.request.probe
     if probe == "zero-shot":
         return _train_text(experiment, store)
@@ -39,7 +39,7 @@ def recipe_of(request: ProbeRequest) -> Recipe:
 
 
 def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
-    """D5's choice on inner rows in float32, D11's cross-fit at that choice, then D4's final fit in float64."""
+    """D5's choice on inner rows in float32, D11's cross-fit with that choice, then D4's final fit in float64."""
     request, data, split = experiment.request, experiment.data, experiment.split
     recipe, rows = recipe_of(request), experiment.fit_rows
     scaler = fit_scaler(request.scaling, data.vectors, split.train)
@@ -52,14 +52,14 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
         )  # fmt: skip
     value = inner.selection.value
     held = inner.rows, inner.logits
-    if experiment.val_chooses:  # folds of train hold every fitted row out already
+    if experiment.val_chooses:  # otherwise folds of train have held out every fitted row
         with progress.stage("held-out scores"):
             held = cross_fit(recipe, x, truth, (data.groups[rows], request.seed), (value, inner.start))
     control: tuple[float, ...] = ()
     if request.shuffle_control:
         with progress.stage("shuffled control", SHUFFLES):
             control = _control(experiment, recipe, x, (scaler, value), progress)
-    del x  # the final fit makes its rows a block at a time
+    del x  # the final fit computes its rows block by block
     with progress.stage("final fit"):
         final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
         logits = logits_of(final.model, data.vectors, split.test, scaler)
@@ -69,9 +69,9 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
 def cross_fit(
     recipe: Recipe, x: Features, truth: Truth, folding: tuple[Int64, int], how: tuple[float, Model | None]
 ) -> tuple[Int64, Float64]:
-    """Row numbers and logits of x (n, dim), each by a probe fitted at the same penalty without the row's group (D11).
+    """Row indices and logits of x (n, dim), each by a probe fitted at the same penalty without the row's group (D11).
 
-    `folding` are the rows' groups and the seed, `how` the penalty and a start. Folds without two classes are left out.
+    `folding`: the rows' groups and the seed; `how`: the penalty and a start. Folds without two classes are left out.
     """
     groups, seed = folding
     folds = grouped_folds(truth.strata(), groups, seed, min(FOLDS, len(np.unique(groups))))
@@ -85,7 +85,7 @@ def cross_fit(
 
 
 def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Float64:
-    """Logits (len(rows), c) in float64, block by block: the numbers that the bundle gives later (D16)."""
+    """Logits (len(rows), c) in float64, block by block, equal to those of the bundle (D16)."""
     blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     return np.concatenate([model.logits(features(vectors, block, scaler, np.float64)) for block in blocks])
 
@@ -105,7 +105,7 @@ def _control(
 
 
 def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:
-    """D14: nothing is fitted; val (or train) rows serve temperature and threshold alone."""
+    """D14: nothing is fitted; val (or train) rows are used for temperature and thresholds only."""
     data, split = experiment.data, experiment.split
     text = store.read_text(experiment.request.task or "")
     settings = {"logit_scale": text.logit_scale}

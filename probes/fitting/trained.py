@@ -1,4 +1,4 @@
-"""What fitting a probe gives: its numbers, and logits of rows that had no part in them."""
+"""The result of fitting a probe: the model, and logits of rows that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probes.fitting.sweep import Selection
 
 @dataclass(frozen=True)
 class NeighbourResult:
-    """Test metrics at one k, all from one search."""
+    """Test metrics at one k."""
 
     k: int
     auc_macro: float
@@ -22,14 +22,14 @@ class NeighbourResult:
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted probe, and logits by the same procedure of rows that had no part in the fit that scored them."""
+    """A fitted probe, and out-of-sample logits by the same procedure."""
 
     model: Model
     scaler: Scaler
     selection: Selection
     converged: bool
-    held_rows: Int64  # fitted rows of the data, for temperature and thresholds (D8, D11)
-    held_logits: Float64  # each by a fit that left the row's group out
+    held_rows: Int64  # fitted rows, for temperature and thresholds (D8, D11)
+    held_logits: Float64  # each by a fit without the row's group
     test_logits: Float64  # of Experiment.split.test, by the final model
     neighbours: tuple[NeighbourResult, ...] = ()
-    control_aucs: tuple[float, ...] = ()  # macro, of the same probe fitted on labels shuffled again and again
+    control_aucs: tuple[float, ...] = ()  # macro, of the same probe fitted on shuffled labels

@@ -14,20 +14,20 @@ from probes.evaluation.metrics import CLIP
 from probes.request import TEMPERATURE
 
 KS = (1, 5, 10, 20, 50, 100, 200)
-QUERIES = 1024  # votes are counted for this many rows at a time
+QUERIES = 1024  # rows whose votes are counted at once
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest base rows of each query, best first; row -1 where fewer were left."""
+    """The nearest base rows of each query, best first; row -1 where there are fewer."""
 
-    scores: Float32  # (q, k) cosine, or minus half the squared Euclidean distance up to a constant a query
+    scores: Float32  # (q, k) cosine, or minus half the squared Euclidean distance plus a constant for each query
     rows: Int64  # (q, k)
 
 
 @dataclass(frozen=True)
 class Vote:
-    """How neighbours vote: w = exp(s/T) / Σ exp(s/T), or each the same."""
+    """The neighbours' weights: w = exp(s/T) / Σ exp(s/T), or uniform."""
 
     kind: str = "softmax"  # softmax | uniform
     temperature: float = TEMPERATURE
@@ -54,14 +54,14 @@ def nearest(
 
 
 def clipped_ks(n_base: int, ks: Sequence[int] = KS) -> tuple[int, ...]:
-    """The ks that the base allows: each at most n_base, without repeats."""
+    """The ks limited to n_base, without repeats."""
     return tuple(sorted({min(k, n_base) for k in ks}))
 
 
 def votes(found: Neighbours, base: Truth, k: int, vote: Vote) -> Float64:
     """Probabilities (q, c): p_c = Σ_{j≤k} w_j·1[y_j = c]; a label's unknown neighbours do not vote.
 
-    Where nobody votes (no neighbour of another group), every class gets the same.
+    Without votes (no neighbour of another group) all classes are equally probable.
     """
     out = np.empty((len(found.rows), len(base.classes)))
     for start in range(0, len(out), QUERIES):
@@ -84,6 +84,6 @@ def votes(found: Neighbours, base: Truth, k: int, vote: Vote) -> Float64:
 
 
 def as_logits(p: Float64, *, multilabel: bool) -> Float64:
-    """Logits whose softmax (or logistic, a label) gives p back, clipped at 1e-12."""
+    """Logits whose softmax (for labels, logistic function) is p, clipped at 1e-12."""
     p = np.clip(p, CLIP, 1.0)
     return np.asarray(np.log(p) - np.log(np.clip(1 - p, CLIP, 1.0)) if multilabel else np.log(p))

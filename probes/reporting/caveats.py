@@ -1,10 +1,10 @@
-"""What a result does not say (D17); reports and reporting items end with it."""
+"""Limitations of a result (D17), listed at the end of reports and reporting items."""
 
 from __future__ import annotations
 
 from probes.runs.result import ProbeResult
 
-FEW_GROUPS = 30  # below, percentile intervals are known to cover too little
+FEW_GROUPS = 30  # with fewer, percentile intervals cover less than their nominal level
 LIMITS = (
     "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
     "The encoder was not trained here; what it saw may overlap with these images.",
@@ -14,12 +14,12 @@ LIMITS = (
 
 
 def limits(result: ProbeResult) -> tuple[str, ...]:
-    """What the numbers do not say; of a small test split also that."""
+    """The limitations of a result, with that of a small test split."""
     own = []
     if result.test.groups < FEW_GROUPS:
         own.append(
             f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
         )
     if result.split.level == "image":
-        own.append("Rows of one patient may stand on both sides of the split, and intervals take rows as independent.")
+        own.append("Rows of one patient may be on both sides of the split, and intervals take rows as independent.")
     return (*LIMITS, *own)

@@ -1,4 +1,4 @@
-"""Which reporting items a result answers by itself: CLAIM (2020) and TRIPOD+AI (2024). The rest is "not provided"."""
+"""Fills in the items of CLAIM (2020) and TRIPOD+AI (2024) that a result answers; the others are "not provided"."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TRIPOD = {
 
 
 def items(result: ProbeResult) -> list[Item]:
-    """Every item of both lists that this project keeps, with what the result says of it."""
+    """The supported items of both lists, each with the result's answer."""
     answers = _answers(result)
     out = [Item("CLAIM", n, topic, answers.get(f"C{n}", NOT_PROVIDED)) for n, topic in CLAIM.items()]
     return out + [Item("TRIPOD+AI", n, topic, answers.get(f"T{n}", NOT_PROVIDED)) for n, topic in TRIPOD.items()]

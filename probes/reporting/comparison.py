@@ -1,4 +1,4 @@
-"""A comparison for a terminal and as an HTML page."""
+"""Renders a comparison as text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def comparison_text(found: Comparison) -> str:
 
 
 def comparison_html(found: Comparison) -> str:
-    """One self-contained page: what qualifies the numbers, the tables' numbers, and a plot of the differences."""
+    """A self-contained page: warnings, the tables' metrics, and a plot of the differences."""
     first = found.results[0]
     pairs = [
         ["pair", f"difference in {NAMES[found.metric]}", "p", "p, Holm", *(["p, DeLong"] if found.delong_p else [])]
@@ -50,7 +50,7 @@ def comparison_html(found: Comparison) -> str:
     title = f"{first.request.probe} probe on {len(found.results)} tables: {', '.join(first.request.labels)}"
     counts = f"{found.rows} labelled rows in every table; {first.test.rows} rows of {first.test.groups} groups in test."
     heading = f"<h1>{escape(title)}</h1>"
-    if first.split.level == "image":  # D0: the first line of the report
+    if first.split.level == "image":  # D0: first line of the report
         top = [f"<p class='warning'>{escape(found.statement)}</p>", heading]
     else:
         top = [heading, f"<p class='level'>{escape(found.statement)}</p>"]
@@ -69,7 +69,7 @@ def comparison_html(found: Comparison) -> str:
 
 
 def all_warnings(found: Comparison) -> list[str]:
-    """What holds for every table once, what holds for some with their names."""
+    """Warnings of all tables once, warnings of some tables with their names."""
     out = list(found.warnings)
     named: dict[str, list[str]] = {}
     for result in found.results:
@@ -82,7 +82,7 @@ def all_warnings(found: Comparison) -> list[str]:
 
 
 def _each_table(found: Comparison) -> list[list[str]]:
-    """A column a table: its encoder, what was chosen, the audit, then every metric; the majority class last."""
+    """One column for each table (encoder, chosen parameter, audit, metrics), and one for the majority class."""
     results, base = found.results, found.results[0].baselines["majority"]
     rows = [["", *(escape(r.source.table) for r in results), "majority class"]]
     rows += [

@@ -1,4 +1,4 @@
-"""D17: a result as one self-contained HTML page: first what qualifies the numbers, then the numbers, then limits."""
+"""D17: renders a result as one self-contained HTML page: warnings and split, then metrics, then limitations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probes.runs.result import ProbeResult
 
 
 def report_html(result: ProbeResult) -> str:
-    """The whole page; it loads nothing."""
+    """The whole page, which loads no other files."""
     what = ", ".join(result.request.labels)
     parts = [
         _level(result) if result.split.level == "image" else "",  # D0: the first line of the report
@@ -145,7 +145,7 @@ def _class_table(scored: Scored, show: Callable[[Interval | None], str], title: 
 
 
 def _delong(found: tuple[float, float] | None) -> str:
-    """D10; undefined at an AUC of 0 or 1 and with fewer than two rows on a side."""
+    """D10's interval as text; undefined at an AUC of 0 or 1 and with fewer than two rows on a side."""
     return "–" if found is None or found[0] != found[0] else f"{number(found[0])} to {number(found[1])}"
 
 
@@ -153,7 +153,7 @@ def _curves(result: ProbeResult) -> str:
     if not result.curves:
         return ""
     two = len(result.test.classes) == 2 and not result.request.multilabel
-    shown = result.curves[-1:] if two else result.curves[: plots.MOST_CURVES]  # of two classes one mirrors the other
+    shown = result.curves[-1:] if two else result.curves[: plots.MOST_CURVES]  # of two classes one is redundant
     rest = (
         f" First {len(shown)} of {len(result.curves)} classes." if len(result.curves) > len(shown) and not two else ""
     )

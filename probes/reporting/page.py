@@ -1,4 +1,4 @@
-"""What every HTML page of a result is built from: the style, tables, values with their intervals, figures."""
+"""Building blocks of the HTML pages: style, tables, values with intervals, figures."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ figcaption { font-size: 13px; color: #44505a } svg { max-width: 100%; height: au
 
 
 def whole_page(title: str, parts: Iterable[str]) -> str:
-    """A page that loads nothing."""
+    """A self-contained page."""
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
     return f"{head}<style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
 
 
 def html_table(rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Rows of ready HTML cells, the first one the header."""
+    """A table of rows of HTML cells; the first row is the header."""
     header, *body = [list(row) for row in rows]
     top = "".join(f"<th>{cell}</th>" for cell in header)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
@@ -45,7 +45,7 @@ def html_table(rows: Iterable[Sequence[str]], kind: str = "") -> str:
 
 
 def cell(value: Interval | None) -> str:
-    """Value and interval."""
+    """Value and interval as HTML."""
     if value is None:
         return "–"
     if value.low != value.low:

@@ -1,4 +1,4 @@
-"""Plots of a result as inline SVG (matplotlib, no display)."""
+"""Plots of a result as inline SVG, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 INK, GREY, ACCENT = "#1d2730", "#8a959e", "#0b62a4"
 COLOURS = ("#0b62a4", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#00868b", "#a0522d", "#708090")
 MOST_CURVES = 8
-MOST_SHARES = 12  # classes of one whose cells have room for a per cent
-MOST_CELLS = 30  # classes of a confusion matrix that is still legible
+MOST_SHARES = 12  # most classes of a confusion matrix with percentages in its cells
+MOST_CELLS = 30  # most classes of a legible confusion matrix
 ABOVE: dict[str, Any] = {
     "loc": "lower left",
     "bbox_to_anchor": (0, 1.01),
     "borderaxespad": 0,
     "alignment": "left",
-}  # never over the data
+}  # outside the data
 RIGHT: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "alignment": "left"}
-FEW_CURVES = 3  # whose legend fits above a plot
+FEW_CURVES = 3  # most curves whose legend fits above a plot
 STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": GREY,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
@@ -39,7 +39,7 @@ STYLE = {
 
 
 def svg(draw: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.6, name: str) -> str:
-    """The drawing as one <svg> element. `name` is its text for a reader who cannot see it."""
+    """The drawing as one <svg> element. `name` is its accessible name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -97,7 +97,7 @@ def _interval(value: Interval) -> str:
 
 
 def _beside(curves: Sequence[Curves]) -> dict[str, Any]:
-    """Where the legend goes: above the plot, or right of it where it is long."""
+    """Position of the legend: above the plot, or to the right where it is long."""
     return ABOVE if len(curves) <= FEW_CURVES else RIGHT
 
 

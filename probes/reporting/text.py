@@ -1,4 +1,4 @@
-"""A result as plain text for a terminal: how rows were split, the audit, then numbers beside their baselines."""
+"""Renders a result as plain text: the split, the audit, then metrics beside their baselines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {
     "brier": "Brier score (0 to 2)",
     "log_loss": "log-loss",
     "ece_debiased": "calibration error (ECE, debiased)",
-    "ece": "calibration error (ECE)",  # of results of format 1, which may be reported still
+    "ece": "calibration error (ECE)",  # in results of format 1
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "ppv": "PPV",
@@ -34,8 +34,8 @@ VALUE = "value (95 % interval)"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number, or NaN by name."""
-    return "NaN" if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: never "-0.000"
+    """A number with `digits` decimals, or "NaN"."""
+    return "NaN" if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: avoids "-0.000"
 
 
 def with_interval(value: Interval | None) -> str:
@@ -48,14 +48,14 @@ def with_interval(value: Interval | None) -> str:
 
 
 def plus_minus(value: Interval | None) -> str:
-    """Mean ± SD, of numbers whose low is the mean less the SD (nested folds)."""
+    """Mean ± SD, from an interval whose low is the mean minus the SD (nested folds)."""
     if value is None:
         return "-"
     return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
 
 
 def metric_name(name: str, result: ProbeResult) -> str:
-    """A label's Brier score lies between 0 and 1, that of several classes between 0 and 2."""
+    """The display name of a metric. The Brier score of a label is in 0 to 1, that of several classes in 0 to 2."""
     return "Brier score (0 to 1)" if name == "brier" and result.request.multilabel else NAMES[name]
 
 
@@ -67,7 +67,7 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def result_text(result: ProbeResult) -> str:
-    """The whole result; read from the top, nothing that qualifies a number comes after it."""
+    """The whole result; warnings come before the numbers they qualify."""
     parts = [
         [result.split.statement],
         [f"warning: {text}" for text in result.warnings if text != result.split.statement],
@@ -119,7 +119,7 @@ REASONS = {"asked": "as asked", "absence": "the other is a word for absence", "o
 
 
 def positive_words(result: ProbeResult) -> str:
-    """Which of two classes is positive, and why."""
+    """The positive class of two, and the reason."""
     assert result.positive is not None
     return f"positive class: {result.positive.name} ({REASONS[result.positive.reason]})"
 

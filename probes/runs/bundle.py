@@ -1,4 +1,4 @@
-"""D16: a fitted probe as `probe.json` and `weights.npz`: numbers and text, no code."""
+"""D16: stores a fitted probe as `probe.json` and `weights.npz`: numbers and text, no code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probes.runs.result import FORMAT
 from probes.runs.result_files import check_format, decode
 from probes.runs.run import Outcome, applied_temperature
 
-DAMAGE = (  # what json, zipfile and numpy raise at files that are not what they wrote
+DAMAGE = (  # exceptions of json, zipfile and numpy on damaged files
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError,
     NotImplementedError, EOFError, OSError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -31,7 +31,7 @@ SPEC, WEIGHTS = "probe.json", "weights.npz"
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """What `probe.json` holds."""
+    """The content of `probe.json`."""
 
     format: int
     kind: str  # of the model
@@ -40,8 +40,8 @@ class BundleFacts:
     classes: tuple[str, ...]
     multilabel: bool
     temperature: float
-    thresholds: dict[str, float]  # class → positive iff its probability is at least this
-    parameter: str  # what was chosen: C, k, alpha
+    thresholds: dict[str, float]  # class → least probability at which a row is positive
+    parameter: str  # name of the chosen parameter: C, k, alpha
     value: float
     source: Source
     request: ProbeRequest
@@ -53,7 +53,7 @@ class BundleFacts:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A probe that can be applied: the facts, the formula's numbers, and the scaling before it."""
+    """A probe that can be applied: its facts, the model, and the scaling before it."""
 
     facts: BundleFacts
     model: Model
@@ -94,11 +94,11 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Raises ProbeError where the folder holds no bundle of this format. No pickle is ever loaded."""
+    """Read a bundle, without unpickling. Raises ProbeError where the folder holds no bundle of a known format."""
     try:
         text = (folder / SPEC).read_text(encoding="utf-8")
         facts: BundleFacts = decode(BundleFacts, json.loads(text))
-        # numpy leaves a file of its own open where the archive is damaged
+        # numpy leaves a file that it opened open where the archive is damaged
         with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
@@ -120,7 +120,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _check(bundle: Bundle) -> None:
-    """Its numbers belong together: one row of any direction gives one finite logit a class."""
+    """Check that the arrays fit together: a random row must give one finite logit for each class. Raises ValueError."""
     mean, sd, facts = bundle.scaler.mean, bundle.scaler.sd, bundle.facts
     if mean.ndim != 1 or mean.shape != sd.shape or not len(mean):
         raise ValueError(f"scaler of shapes {mean.shape} and {sd.shape}")

@@ -1,4 +1,4 @@
-"""The same probe on several tables: the same rows, the same splits, the same draws, and paired differences (D9)."""
+"""Runs the same probe on several tables with the same rows, splits and draws, for paired differences (D9)."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from probes.runs.run import Outcome, run_prepared
 
 @dataclass(frozen=True)
 class Comparison:
-    """One probe a table, and every pair's difference in one metric."""
+    """One result for each table, and the difference of every pair in one metric."""
 
     format: int
     statement: str
     metric: str
-    rows: int  # labelled rows that every table holds
-    unmatched: dict[str, int]  # table → rows without a partner: labelled ones of the first, all of the others
-    results: tuple[ProbeResult, ...]  # in the order of the tables asked for
+    rows: int  # labelled rows present in every table
+    unmatched: dict[str, int]  # table → rows without a match: labelled ones of the first, all rows of the others
+    results: tuple[ProbeResult, ...]  # in the order of the tables in the request
     differences: tuple[Difference, ...]
     delong_p: tuple[float, ...]  # of each difference in AUC; empty unless two classes and one row a group
     warnings: tuple[str, ...]
@@ -45,7 +45,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Joined:
-    """The first table's data cut to the keys that all tables hold, and every table's vectors of those rows."""
+    """The first table's data, restricted to the keys in all tables, and every table's vectors of those rows."""
 
     data: ProbeData
     vectors: tuple[Vectors, ...]
@@ -56,9 +56,9 @@ class _Joined:
 def compare(
     request: ProbeRequest, tables: Sequence[str], metric: str, progress: Stages, versions: Sequence[int | None] = ()
 ) -> Comparison:
-    """Labels, groups and splits come from the first table; rows are joined by key. Raises ProbeError.
+    """Compare tables. Labels, groups and splits are the first table's; rows are joined by key. Raises ProbeError.
 
-    `versions` are the tables' (none: the newest).
+    `versions` are the tables' versions (empty: the newest).
     """
     _check(request, tables)
     at = dict(zip(tables, versions, strict=False))
@@ -101,13 +101,13 @@ def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Partner:
-    """A table's rows that share a key with the first table's labelled rows."""
+    """A table's rows with a key of one of the first table's labelled rows."""
 
-    places: Int64  # (m,) of the labelled rows
+    places: Int64  # (m,) indices of the labelled rows
     row_ids: Int64  # (m,)
     norms: Float32  # (m,)
     content: Int64  # (m,) 64-bit hashes
-    strangers: int  # rows whose key the first table does not hold at all
+    strangers: int  # rows whose key is not in the first table
 
 
 def _join(data: ProbeData, stores: Sequence[EmbeddingStore], *, raw: bool) -> _Joined:
@@ -187,7 +187,7 @@ def _of_table(experiment: Experiment, store: EmbeddingStore, vectors: Vectors) -
 def _differences(
     outcomes: Sequence[Outcome], tables: Sequence[str], metric: str
 ) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
-    """Every pair's difference on the same test rows and the same draws, with p values corrected by Holm over pairs."""
+    """The difference of every pair on the same test rows and draws, with p values corrected by Holm over pairs."""
     experiment = outcomes[0].experiment
     request, test = experiment.request, experiment.split.test
     truth = hide_absent(experiment.data.truth.take(test), experiment.absent)

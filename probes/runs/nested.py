@@ -1,4 +1,4 @@
-"""D5 without a test split: nested cross-validation, reported as mean ± SD of the outer folds."""
+"""D5 without a test split: nested cross-validation, reported as mean ± SD over the outer folds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold
 
 @dataclass(frozen=True)
 class _Outer:
-    """One outer fold, scored: all held-out rows, those without a near-twin, and one row a patient."""
+    """One scored outer fold: all held-out rows, those without a near-duplicate, and one row for each patient."""
 
     result: FoldResult
     point: Values
@@ -53,14 +53,14 @@ class _Outer:
     duplicates: int
     absent: tuple[str, ...]
     control_aucs: tuple[float, ...]
-    unchosen: bool  # no inner rows could choose the penalty
+    unchosen: bool  # the penalty is the default, since no inner AUC was defined
     warnings: tuple[str, ...]
 
 
 def run_nested(request: ProbeRequest, progress: Stages) -> ProbeResult:
-    """Five outer grouped folds, each with its own choice on five inner ones; scores are never pooled.
+    """Five outer grouped folds, each with its own choice on five inner folds; scores of folds are not pooled.
 
-    Raises ProbeError for what needs one test split, or for zero-shot, which fits nothing.
+    Raises ProbeError for options that need one test split, and for zero-shot, which fits nothing.
     """
     _check(request)
     store = open_store(request)
@@ -212,12 +212,12 @@ def _warnings(
         (bool(named), f"a fold has no fitted or no held-out row of: {named}; their metrics are NaN in that fold"),
         (found.flagged > 0, f"{found.flagged} held-out rows have a near-twin (cosine ≥ {request.tau:g}) among the "
                             "fitted rows"),
-        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes stand among the held-out rows"),
+        (duplicates > 0, f"{duplicates} fitted rows left out: their image bytes occur among the held-out rows"),
         (any(fold.unchosen for fold in outer), "in a fold no inner rows show both classes: the penalty is the default"),
-        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty lies at the edge of the search"),
+        (any(fold.result.at_edge for fold in outer), "in a fold the best penalty is at the edge of the search"),
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
-    own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # each once, in order
+    own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # unique, in order
     named_by_order = warnings_of_positive(data.positive, data.truth.classes)
     return (*(text for holds, text in checks if holds), *own, *named_by_order)
 

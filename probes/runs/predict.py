@@ -1,4 +1,4 @@
-"""A bundle applied to rows of a table, or to new images (D16)."""
+"""Applies a bundle to rows of a table or to new images (D16)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from probes.runs.bundle import Bundle
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row. `called` is the most probable class; of labels, all whose probability reaches one half."""
+    """The prediction for one row. `called`: the most probable class; for labels, all of probability 0.5 or more."""
 
     key: str
     called: str
@@ -52,13 +52,13 @@ def check_encoder(bundle: Bundle, store: EmbeddingStore) -> None:
 
 
 def score_rows(bundle: Bundle, unit: Float16, norms: Float32 | None = None, groups: Int64 | None = None) -> Float64:
-    """Probabilities (n, c) of stored unit rows (n, dim); each row's do not depend on the others."""
+    """Probabilities (n, c) of stored unit rows (n, dim); each row's are independent of the other rows."""
     logits = bundle.model.logits(scale(unit, bundle.scaler, norms), groups)
     return probabilities(logits, bundle.facts.multilabel, bundle.facts.temperature)
 
 
 def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> Iterator[tuple[list[str], Float64]]:
-    """Keys and probabilities, batch by batch, of the table's rows. Raises EncoderMismatch, BadFilter."""
+    """Keys and probabilities of the table's rows, batch by batch. Raises EncoderMismatch, BadFilter."""
     check_encoder(bundle, store)
     group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
     grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
@@ -75,7 +75,7 @@ def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> I
 def predict_images(
     bundle: Bundle, store: EmbeddingStore, files: Sequence[Path], weights: str | None
 ) -> tuple[list[str], Float64, list[Unread]]:
-    """Probabilities of new images, embedded by `indexer embed` in a process of its own; and those it could not read."""
+    """Probabilities of new images, embedded by `indexer embed` in a child process; and the images it could not read."""
     check_encoder(bundle, store)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "vectors.npy"
@@ -83,14 +83,14 @@ def predict_images(
         command += ["--out", str(out), "--table", store.name, "--json", *(["--weights", weights] if weights else [])]
         done = subprocess.run(
             command, env=environment(), stdout=subprocess.PIPE, text=True, check=False
-        )  # our own command
+        )  # a command of this project
         try:
             facts = json.loads(done.stdout)
         except ValueError as error:
-            raise ProbeError("the images were not embedded; the words of `indexer embed` stand above.") from error
+            raise ProbeError("the images were not embedded; see the message of `indexer embed` above.") from error
         raw = np.load(out, allow_pickle=False).astype(np.float64)
     norms = np.linalg.norm(raw, axis=1)
-    unit = (raw / np.maximum(norms, 1e-12)[:, None]).astype(np.float16)  # as the table would hold them
+    unit = (raw / np.maximum(norms, 1e-12)[:, None]).astype(np.float16)  # as stored in a table
     unread = [Unread(f["key"], f["reason"]) for f in facts["failures"]]
     return facts["keys"], score_rows(bundle, unit, norms.astype(np.float32)), unread
 
@@ -109,26 +109,26 @@ def predictions(bundle: Bundle, keys: Sequence[str], p: Float64) -> list[Predict
 
 
 def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:
-    """Columns for the table: pred_<name> and pred_<name>_p_<class>, so that no column of another kind is touched.
+    """Columns for the table: pred_<name> and pred_<name>_p_<class>, so that no other column is overwritten.
 
-    Signs in a class's name become "_". Raises ProbeError for a `name` of the user's that would have to change.
+    Other characters in a class's name become "_". Raises ProbeError for a `name` with such characters.
     """
     check_column_name(name)
     stem = f"pred_{name}"
     columns: dict[str, list[object]] = {"key": [r.key for r in rows], stem: [r.called for r in rows]}
     for label in rows[0].probabilities if rows else ():
         own = f"{stem}_p_{_plain(label)}"
-        while own in columns:  # two classes may differ in signs only
+        while own in columns:  # two classes may differ in such characters only
             own += "_"
         columns[own] = [r.probabilities[label] for r in rows]
     return pa.table(columns)
 
 
 def check_column_name(name: str) -> None:
-    """Raise ProbeError unless it is made of letters, digits and "_", which a filter can name without quotes."""
+    """Raise ProbeError unless the name has only letters, digits and "_", which need no quotes in a filter."""
     if not re.fullmatch(r"\w+", name, flags=re.ASCII):
         raise ProbeError(
-            f"--write {name!r} is no plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
+            f"--write {name!r} is not a plain column name: use letters, digits and _ only, e.g. --write {_plain(name)}."
         )
 
 

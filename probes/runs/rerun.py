@@ -1,4 +1,4 @@
-"""Running a result again, and saying whether it came out the same (D16)."""
+"""Runs a result again and reports whether it is reproduced (D16)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ COMPARED_TABLES = ("metric", "rows", "unmatched", "differences", "delong_p")
 
 @dataclass(frozen=True)
 class Rerun:
-    """The comparison. `changed` names what may explain a difference."""
+    """The comparison of two runs. `changed`: changes that may explain a difference."""
 
     reproduced: bool
-    largest_difference: float  # of any number of the result
+    largest_difference: float  # over all numbers of the result
     weights_difference: float | None  # relative; None without a bundle beside the result
-    differences: tuple[str, ...]  # the first ones
+    differences: tuple[str, ...]  # the first few
     changed: tuple[str, ...]
-    version: int  # of the table, of a comparison the first
+    version: int  # of the table; for a comparison, of the first
 
 
 def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None, progress: Stages) -> Rerun:
@@ -64,7 +64,7 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
 
 
 def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages) -> Rerun:
-    """Compare the same tables again, each at its own version."""
+    """Compare the same tables again, each at its stored version."""
     first = old.results[0]
     where = db or first.source.db
     found = [_version(where, result.source) for result in old.results]
@@ -82,7 +82,7 @@ def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages
 
 
 def _version(db: str, source: Source) -> tuple[int, list[str]]:
-    """The version the result was made from; where it is gone, or is another now, the newest, and a note of that."""
+    """The result's table version and notes; where that version is gone or was reused, the newest, with a note."""
     newest = EmbeddingStore.open(db, source.table)
     try:
         newest.at(source.version, identity=source.identity, commit=source.commit)
@@ -119,7 +119,7 @@ def _changes(old: ProbeResult, new: ProbeResult) -> list[str]:
 
 
 def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, float]]:
-    """(where and what, size) of every leaf that differs; a size of infinity where it is no number."""
+    """(description, size) of every leaf that differs; infinity where it is not a number."""
     old, new = (jsonable(v) for v in (old, new))
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for key in old:

@@ -1,4 +1,4 @@
-"""What a probe answers: a plain record that serialises to JSON."""
+"""The result of a probe: a plain record that serialises to JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probes.fitting.trained import NeighbourResult
 from probes.request import ProbeRequest
 
 FORMAT = 2  # of a result's JSON, a comparison's and a bundle's; 2 names the table's identity and the version's commit
-FORMATS = (1, FORMAT)  # that are read
+FORMATS = (1, FORMAT)  # readable formats
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One probe, whole. Test numbers come from rows that chose nothing."""
+    """The result of one probe. Test metrics are of rows that affected no choice."""
 
     format: int
     request: ProbeRequest
@@ -48,13 +48,13 @@ class ProbeResult:
     converged: bool
     baselines: dict[str, dict[str, float]]
     test: Scored
-    positive: Positive | None = None  # of two classes, and why
-    without_duplicates: Scored | None = None  # rows at or above tau removed
+    positive: Positive | None = None  # for two classes, with the reason
+    without_duplicates: Scored | None = None  # metrics without test rows at or above tau
     patients: Scored | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
     curves: tuple[Curves, ...] = ()
     calibration: dict[str, Calibration] = field(default_factory=dict)  # before, after
-    temperature: float = 1.0  # fitted on held-out rows (D8); applied, but for zero-shot (D14)
+    temperature: float = 1.0  # fitted on held-out rows (D8); applied, except for zero-shot (D14)
     operating: tuple[OperatingPoint, ...] = ()
     subgroups: tuple[SubgroupResult, ...] = ()
     gaps: tuple[SubgroupGap, ...] = ()

@@ -1,4 +1,4 @@
-"""Results as JSON files, read back into their records."""
+"""Writes results as JSON files and reads them back into records."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def write_result(result: ProbeResult | Comparison, path: Path) -> None:
 
 
 def read_result(path: Path) -> ProbeResult:
-    """Raises ProbeError for a file that is no probe result of this format."""
+    """Read a result. Raises ProbeError for a file that is not a probe result of a known format."""
     result: ProbeResult = _read(ProbeResult, path / RESULT if path.is_dir() else path)
     return result
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Raises ProbeError for a file that is no comparison of this format."""
+    """Read a comparison. Raises ProbeError for a file that is not a comparison of a known format."""
     from probes.runs.compare import Comparison
 
     result: Comparison = _read(Comparison, path / COMPARISON if path.is_dir() else path)
@@ -39,12 +39,12 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def is_comparison(path: Path) -> bool:
-    """Of a folder or file that the user names."""
+    """Whether the folder or file holds a comparison."""
     return path.name == COMPARISON or (path.is_dir() and (path / COMPARISON).exists() and not (path / RESULT).exists())
 
 
 def check_format(found: int, path: Path) -> None:
-    """Raise ProbeError for a result or bundle of a format that this version does not read."""
+    """Raise ProbeError for a result or bundle of an unknown format."""
     if found not in FORMATS:
         raise ProbeError(
             f"{path} has format {found}, this version reads {' and '.join(map(str, FORMATS))}. Upgrade "
@@ -56,17 +56,17 @@ def _read(kind: Any, path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
-            raise ProbeError(f"{path} is no probe result. Name the {RESULT} of a probe's --out.")
+            raise ProbeError(f"{path} is not a probe result. Name the {RESULT} of a probe's --out.")
         check_format(value["format"], path)
         return decode(kind, value)
     except FileNotFoundError as error:
         raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ProbeError(f"{path} is no probe result ({error}). Name the {RESULT} of a probe's --out.") from error
+        raise ProbeError(f"{path} is not a probe result ({error}). Name the {RESULT} of a probe's --out.") from error
 
 
 def decode(kind: Any, value: Any) -> Any:
-    """The inverse of `jsonable` for our records: null is NaN where a float stands. Raises TypeError for a stranger."""
+    """The inverse of `jsonable` for records; null becomes NaN in a float field. Raises TypeError for other values."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else decode(next(k for k in inside if k is not type(None)), value)

@@ -1,4 +1,4 @@
-"""One probe from request to result: load, split, audit, fit, score."""
+"""Runs one probe from request to result: load, split, audit, fit, score."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PACKAGES = ("embedding-indexer", "numpy", "scipy", "scikit-learn", "pyarrow", "p
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result and what it was computed from, for a bundle."""
+    """A result and its intermediate data, from which a bundle is made."""
 
     result: ProbeResult
     experiment: Experiment
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
-    """Answer a request. Raises IndexerError with the way out; a metric that is undefined is a named NaN."""
+    """Run a request. Raises IndexerError; an undefined metric is NaN and listed."""
     progress = progress or Stages(shown=False)
     if request.split == "nested":
         raise ProbeError("a nested cross-validation has no test split: it is run by probes.runs.nested.")
@@ -63,7 +63,7 @@ def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
 
 
 def read(store: EmbeddingStore, request: ProbeRequest) -> ProbeData:
-    """The rows; for zero-shot the classes are those of the stored text vectors. Raises ProbeError."""
+    """Load the rows; for zero-shot the classes are those of the stored text vectors. Raises ProbeError."""
     if request.probe == "zero-shot" and request.multilabel:
         raise ProbeError("zero-shot takes one class a row. Name one 0/1 column, with texts for its classes 0 and 1.")
     classes = store.read_text(request.task or "").classes if request.probe == "zero-shot" else None
@@ -147,12 +147,12 @@ def _assemble(
 
 
 def applied_temperature(request: ProbeRequest, fitted: float) -> float:
-    """D14: a zero-shot score is the checkpoint's own; its fitted temperature is reported, not applied."""
+    """D14: zero-shot uses the checkpoint's own scale; the fitted temperature is reported but not applied."""
     return 1.0 if request.probe == "zero-shot" else fitted
 
 
 def _calibrations(trained: Trained, truth: Truth, temperature: float) -> dict[str, Calibration]:
-    """D8: before and after the temperature."""
+    """D8: calibration errors before and after the temperature."""
     named = {"before": 1.0, "after": temperature}
     return {
         name: calibration(probabilities(trained.test_logits, truth.multilabel, t), truth) for name, t in named.items()
@@ -162,7 +162,7 @@ def _calibrations(trained: Trained, truth: Truth, temperature: float) -> dict[st
 def _without(
     cosine: Float32 | None, tau: float, scored: tuple[Float64, Truth, Int64], how: Resampling
 ) -> Scored | None:
-    """Every metric again without the test rows that have a near-twin; None where there are none."""
+    """Every metric without the test rows that have a near-duplicate; None where there are none."""
     if cosine is None or not (cosine >= tau).any():
         return None
     p, truth, groups = scored
@@ -173,7 +173,7 @@ def _without(
 
 
 def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how: Resampling) -> Scored | None:
-    """D15; None where each group has one row, as the numbers would be the same."""
+    """D15: metrics by group; None where each group has one row, since they would be equal."""
     p, truth, groups = scored
     if experiment.data.level == "image" or len(np.unique(groups)) == truth.n:
         return None
@@ -198,7 +198,7 @@ def _subgroups(
 
 
 def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, scored: Scored) -> tuple[str, ...]:
-    """What a reader must know before the numbers."""
+    """The warnings of a result."""
     source, selection, facts = experiment.data.source, trained.selection, experiment.facts
     flow = experiment.data.flow
     val = facts.parts["val"]
@@ -209,14 +209,14 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
         *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
         (bool(val.rows) and not experiment.val_chooses, "val shows one class only: train rows choose in its place"),
         (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
-        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes stand in a later split"),
+        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes occur in a later split"),
         (found is not None and found.flagged > 0, _flagged(found)),
         (
             selection.inner == UNCHOSEN,
             f"nothing could choose {selection.parameter}: no inner rows show both classes; "
             f"{selection.parameter} = {selection.value:g} is the default",
         ),
-        (selection.at_edge, f"the best {selection.parameter} lies at the edge of the search"),
+        (selection.at_edge, f"the best {selection.parameter} is at the edge of the search"),
         (not trained.converged, "the final fit did not reach its tolerance"),
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
     )
@@ -224,7 +224,7 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
 
 
 def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Of a confusion matrix (true, called): which classes of the test rows the probe never calls."""
+    """A warning, from a confusion matrix (true, predicted), about classes that the probe never predicts."""
     called = [name for name, count in zip(classes, matrix.sum(0), strict=True) if count] if matrix.size else []
     shown = [name for name, count in zip(classes, matrix.sum(1), strict=True) if count] if matrix.size else []
     if len(called) >= len(shown):
@@ -236,7 +236,7 @@ def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...
 
 
 def warnings_of_positive(positive: Positive | None, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Said where the order of the names alone decided."""
+    """A warning where the positive class was chosen by the order of the names only."""
     if positive is None or positive.reason != "order":
         return ()
     other = next(name for name in classes if name != positive.name)
@@ -245,7 +245,7 @@ def warnings_of_positive(positive: Positive | None, classes: tuple[str, ...]) ->
 
 
 def warnings_of_operating(points: tuple[OperatingPoint, ...]) -> tuple[str, ...]:
-    """The specificities that the test rows miss beyond what their interval allows."""
+    """Warnings about operating points whose target specificity lies above the interval on the test rows."""
     out = []
     for point in points:
         found = point.rates["specificity"]
@@ -258,10 +258,10 @@ def warnings_of_operating(points: tuple[OperatingPoint, ...]) -> tuple[str, ...]
 
 
 def warnings_of_temperature(temperature: float) -> tuple[str, ...]:
-    """D8's temperature where the range of its search stopped it."""
+    """A warning where D8's temperature is at a bound of its search."""
     if not at_bound(temperature):
         return ()
-    return (f"the temperature stands at the bound of its search ({temperature:.3g}): it calibrates nothing",)
+    return (f"the temperature is at the bound of its search ({temperature:.3g}): it calibrates nothing",)
 
 
 def _named(classes: list[str], most: int = 4) -> str:
@@ -281,6 +281,6 @@ def package_versions() -> dict[str, str]:
     for name in PACKAGES:
         try:
             out[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree
+        except PackageNotFoundError:  # not installed: run from a source tree
             out[name] = "not installed"
     return out

@@ -170,7 +170,7 @@ def test_search_finds_the_image_itself_first(db, tmp_path):
         (["search", "{fresh}", "x.png"], 1, "no database"),
         (["failures", "{db}", "--table", "nope"], 1, "no table nope"),
         (["export", "{db}", "x.npz"], 1, ".npy or a .parquet"),
-        (["labels", "{db}", "{shards}/000.tar"], 1, "no CSV table"),
+        (["labels", "{db}", "{shards}/000.tar"], 1, "not a CSV table"),
         (["export", "{db}", "x.npy", "--where", "no_column = 1"], 1, "no_column"),
         (["serch"], 2, "search"),
     ],

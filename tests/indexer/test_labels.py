@@ -61,16 +61,16 @@ def test_parquet_labels_join_numbers_to_names(db):
     [
         ("key,grade\n", "holds no label"),
         ("key\nk0\n", "holds no label"),
-        ("", "is no CSV table"),
+        ("", "is not a CSV table"),
         (b"key,gr\xe4de\nk0,1\n", "in UTF-8"),
         ("key,a,a\nk0,1,2\n", "column a twice"),
         ("key,a,b\nk0,1,\nk1,2,\n", "column b has no value"),
-        ("key,a\nk0,1\nk0,2\n", "'k0' stands there twice"),
+        ("key,a\nk0,1\nk0,2\n", "'k0' occurs twice"),
         ("key,a\n,1\nk0,2\n", "1 rows have none"),
-        ("key,a\nk0,1,2\n", "is no CSV table"),
+        ("key,a\nk0,1,2\n", "is not a CSV table"),
         ("key,a\nx1.png,1\n", "the table has 'k0'"),
         ("name,a\nk0,1\n", "Name one with --on"),
-        (b"\x89PNG\r\n\x1a\n\x00\xff", "is no CSV table"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV table"),
     ],
 )
 def test_a_file_that_cannot_be_joined_is_one_line_and_writes_nothing(db, text, words):
@@ -104,7 +104,7 @@ def test_a_file_of_many_blocks_is_typed_and_joined_as_one(db, monkeypatch):
     assert column(db, "words") == {"k0": "x", **{f"k{n}": str(n) for n in range(1, 6)}}
     assert column(db, "whole") == {f"k{n}": None if n % 2 else n for n in range(6)}
     twice = labels(db, "\n".join(["key,real", *(line.rsplit(",", 2)[0] for line in others), "other7,1"]) + "\n")
-    assert "'other7' stands there twice" in twice.err
+    assert "'other7' occurs twice" in twice.err
 
 
 def test_names_whose_hashes_are_equal_are_not_taken_for_one_another(db, monkeypatch):

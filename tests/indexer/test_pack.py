@@ -377,7 +377,7 @@ def test_a_bad_place_or_a_bad_secret_is_one_clear_error(tmp_path, secret):
     secret.write_text("abcd")
     with pytest.raises(InputError, match="shorter"):
         packed(source, tmp_path / "out", secret)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         packed(tmp_path / "nowhere", tmp_path / "out", secret)
 
 
@@ -541,7 +541,7 @@ def test_a_disk_that_fills_up_is_one_line_and_whole_shards_are_kept(tmp_path, se
         ),
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "cannot be written: File too large. Mend that and run again" in done.stderr
+    assert "cannot be written: File too large. Fix that and run again" in done.stderr
     assert {path.name for path in (tmp_path / "out").glob("*.tar")} == {"shard-000000.tar", "shard-000001.tar"}
     packed(source, tmp_path / "whole", secret, shard_files=1)
     assert packed(source, tmp_path / "out", secret, shard_files=1).shards_kept == 2

@@ -199,7 +199,7 @@ def test_an_address_beside_the_root_is_one_clear_line(orthanc, tmp_path):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("dicomweb+http://h/dicom-web?Modalty=MR", "Modalty is no DICOM keyword.*Did you mean Modality"),
+        ("dicomweb+http://h/dicom-web?Modalty=MR", "Modalty is not a DICOM keyword.*Did you mean Modality"),
         ("dicomweb+http://me:pass@h/dicom-web", "netrc"),
         ("dicomweb+ftp://h/dicom-web", "is not dicomweb"),
         ("dicomweb+http:///dicom-web", "is not dicomweb"),
@@ -316,7 +316,7 @@ def test_a_server_that_fails_in_the_middle_is_asked_again_by_the_next_run(faulty
     ("body", "words"),
     [
         (b"<html>", "no DICOM JSON"),
-        (b"{}", "no list of matches"),
+        (b"{}", "not a list of matches"),
         (b'[{"0020000D": {"Value": ["1.2"]}}]', "lacks 0020000E"),
         (b'[{"0020000D": {"Value": ["../../etc"]}, "0020000E": {"Value": ["1"]}}]', "a UID that is none"),
     ],

@@ -124,7 +124,7 @@ def test_a_url_as_destination_is_refused_and_no_folder_is_made_of_it(tmp_path, m
     monkeypatch.chdir(tmp_path)
     done = call("indexer", "pack", tmp_path / "in", destination)
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert f"{destination} is no local folder" in done.err
+    assert f"{destination} is not a local folder" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

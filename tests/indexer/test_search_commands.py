@@ -211,7 +211,7 @@ def test_what_is_no_vector_file_is_told_in_our_words(db, tmp_path):
     for file in sorted(tmp_path.iterdir()):
         done = call("indexer", "search", db, "--vectors", file)
         assert (done.code, done.out) == (1, "")
-        assert f"{file} is no .npy file" in done.err
+        assert f"{file} is not a .npy file" in done.err
         assert "pickle" not in done.err
     assert "cannot be read: No such file" in call("indexer", "search", db, "--vectors", tmp_path / "nosuch.npy").err
 

@@ -67,7 +67,7 @@ def removed(path):
     ("what", "spoil"),
     [*(("data", spoil) for spoil in (cut, emptied, zeroed, removed)), ("manifest", cut), ("manifest", zeroed)],
 )
-def test_a_version_with_a_broken_file_is_taken_back_and_its_shard_done_again(store, what, spoil):
+def test_a_version_with_a_broken_file_is_rolled_back_and_its_shard_done_again(store, what, spoil):
     spoil(newest(store.path, "data/*.lance") if what == "data" else newest_manifest(store))
     again = EmbeddingStore.create(store.uri, "t", store.spec)
     assert again.count() == 5
@@ -99,7 +99,7 @@ def test_a_whole_table_is_left_alone(store):
     assert sorted(store.path.rglob("*")) == files
 
 
-def test_a_table_that_may_not_be_read_is_not_taken_back(store):
+def test_a_table_that_may_not_be_read_is_not_rolled_back(store):
     file = newest(store.path, "data/*.lance")
     file.chmod(0)
     try:
@@ -111,7 +111,7 @@ def test_a_table_that_may_not_be_read_is_not_taken_back(store):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
-def test_a_table_whose_files_cannot_be_opened_just_now_is_not_taken_back(store, monkeypatch, number):
+def test_a_table_whose_files_cannot_be_opened_just_now_is_not_rolled_back(store, monkeypatch, number):
     whole = Path.open
 
     def refused(self, *arguments, **options):

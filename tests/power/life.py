@@ -22,7 +22,7 @@ from indexer.ann.goal import Goal
 from indexer.archive.shards import find_shards
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import Hooks, Progress, index
+from indexer.pipeline.run import Hooks, RunProgress, index
 from indexer.search.index_build import build_index, refresh_index
 from indexer.store.labels import add_columns
 from indexer.store.rows import TextVectors
@@ -72,7 +72,7 @@ def _index(folder: Path, encoder: FakeEncoder, planned: Sequence[str], promise: 
     shards = find_shards([str(folder / "shards")]).shards
     told = 0
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: RunProgress) -> None:
         nonlocal told
         if progress.shards_done > told:
             told = progress.shards_done

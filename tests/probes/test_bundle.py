@@ -101,7 +101,7 @@ def test_a_rerun_on_a_table_made_anew_under_the_old_name_and_version_says_so(tmp
     assert EmbeddingStore.open(db).version == version
     anew = call("probes", "rerun", tmp_path / "out", "--json")
     assert (anew.code, anew.json["reproduced"]) == (1, False)
-    assert any("dropped and made anew" in text for text in anew.json["changed"])
+    assert any("dropped and created again" in text for text in anew.json["changed"])
 
 
 def test_a_rerun_of_a_result_that_names_no_identity_says_what_it_cannot_know(tmp_path):
@@ -214,7 +214,7 @@ def test_a_name_that_is_no_plain_column_name_is_refused_before_anything_is_writt
     before = EmbeddingStore.open(db).columns()
     done = call("probes", "predict", tmp_path, db, "--write", name)
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert f"{name!r} is no plain column name" in done.err
+    assert f"{name!r} is not a plain column name" in done.err
     assert EmbeddingStore.open(db).columns() == before
 
 

@@ -207,7 +207,7 @@ def test_the_page_and_the_terminal_show_levels_numbers_and_differences(db, tmp_p
     out = tmp_path / "out"
     done = call("probes", "compare", db, *ILL, "--tables", "good,blind", "--replicates", "200", "--out", out)
     assert done.code == 0, done.err
-    assert done.out.startswith("patient-level split: no patient stands on two sides (150 in all)\n")
+    assert done.out.startswith("patient-level split: no patient is on two sides (150 in all)\n")
     assert re.search(r"good - blind +0\.\d{3}  \(0\.\d{3} to 0\.\d{3}\) +0\.0100 +0\.0100", done.out)
     assert "majority class" in done.out
     page = (out / "comparison.html").read_text()

@@ -122,7 +122,7 @@ def test_a_page_on_a_full_disk_leaves_the_old_one_and_nothing_beside_it(db, tmp_
 
 def test_an_out_that_is_no_folder_is_refused_before_the_work(db, tmp_path):
     (tmp_path / "file").touch()
-    assert "is no folder that can be written" in refusal("prototype", db, *ILL, "--out", tmp_path / "file" / "out")
+    assert "is not a writable folder" in refusal("prototype", db, *ILL, "--out", tmp_path / "file" / "out")
     assert not (tmp_path / "new").exists()
     refusal("prototype", db, "--label", "nothing", "--group", "patient", "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()  # nothing is left of a probe that did not run

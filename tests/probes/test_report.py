@@ -77,7 +77,7 @@ def test_what_qualifies_the_numbers_comes_before_them(results):
         "Limits", "Reporting items (CLAIM, TRIPOD+AI)",
     ]  # fmt: skip
     text = binary.text
-    assert text.index("no patient stands on two sides") < text.index("Where the rows come from")
+    assert text.index("no patient is on two sides") < text.index("Where the rows come from")
     for words in ("images read", "decoded and embedded, 0 failed", "majority", "stratified random", "prevalence"):
         assert words in text
     assert "Not for clinical use." in text

@@ -49,7 +49,7 @@ def test_an_image_level_split_says_so_in_the_first_line(cohort):
     assert done.out.splitlines()[0] == "image-level split: results may be inflated"
     assert probe("linear", cohort, "--label", "ill", "--group", "none")["split"]["level"] == "image"
     grouped = call("probes", "linear", cohort, *ILL, "--replicates", "50")
-    assert grouped.out.startswith("patient-level split: no patient stands on two sides (120 in all)\n")
+    assert grouped.out.startswith("patient-level split: no patient is on two sides (120 in all)\n")
 
 
 def test_splits_and_audit_stand_before_every_number(cohort):
@@ -265,7 +265,7 @@ def test_a_split_column_that_leaks_a_patient_is_refused(tmp_path):
     vectors, metadata = rows_of(40)
     metadata[0]["side"], metadata[1]["side"] = "train", "test"
     make_rows(tmp_path, vectors, metadata)
-    assert "1 groups stand in both train and test (e.g. patient 000)" in refusal(
+    assert "1 groups are in both train and test (e.g. patient 000)" in refusal(
         "linear", str(tmp_path), *ILL, "--split", "side"
     )
 

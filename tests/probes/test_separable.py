@@ -47,7 +47,7 @@ def test_a_probe_that_calls_one_class_is_warned_of(db, split):
 def test_a_temperature_that_its_range_stopped_is_warned_of(db, split):
     found = probe("svm", db, *COLOUR, "--penalty", "1e-9", "--split", split)  # decision values of 1e-8: it needs less
     where = "in a fold " if split == "nested" else ""
-    words = f"{where}the temperature stands at the bound of its search (0.01)"
+    words = f"{where}the temperature is at the bound of its search (0.01)"
     assert any(text.startswith(words) for text in found["warnings"])
 
 
@@ -72,7 +72,7 @@ def test_an_interval_without_width_is_said_to_be_no_certainty(db):
 
 def test_an_ordinary_result_has_none_of_these_words(cohort_db):
     text = call("probes", "linear", cohort_db, *ILL, "--replicates", "50").out
-    assert not any(words in text for words in ("every resample", "the probe calls", "stands at the bound"))
+    assert not any(words in text for words in ("every resample", "the probe calls", "is at the bound"))
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_the_asked_positive_class_is_the_one_of_patients_and_pages(tmp_path):
 
 def test_a_positive_class_that_is_none_is_refused_with_those_there_are(tmp_path):
     db = weak_table(tmp_path, 0)
-    assert "--positive bad is no class of the label; there are: defective, ok" in refusal(
+    assert "--positive bad is not a class of the label; there are: defective, ok" in refusal(
         "linear", db, *STATE, "--positive", "bad"
     )
     vectors, metadata = rows_of(40)

@@ -74,7 +74,7 @@ def test_the_same_seed_splits_alike_in_another_process():
 def test_a_split_column_that_leaks_a_patient_is_refused_by_name():
     split = column_split(["train", "Test", "test", "VAL", None])
     assert split.unassigned.tolist() == [4]
-    with pytest.raises(ProbeError, match=r"1 groups stand in both train and test \(e.g. ann\)"):
+    with pytest.raises(ProbeError, match=r"1 groups are in both train and test \(e.g. ann\)"):
         check_groups(split, np.array([0, 0, 1, 2, 1]), ["ann", "bob", "cid"])
     with pytest.raises(ProbeError, match="holds maybe"):
         column_split(["train", "maybe"])

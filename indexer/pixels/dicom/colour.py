@@ -1,4 +1,4 @@
-"""The colour model that the decoder's output has, whatever the header says: PS3.5 8.2, the codestream decides."""
+"""The colour model of a decoder's output. By PS3.5 8.2 the codestream decides, not the header."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 _FULL = ("YBR_FULL", "YBR_FULL_422")
 _PARTIAL = (PARTIAL, "YBR_PARTIAL_420")
-_TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # JPEG 2000's own transformations, which its decoders undo
+_TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # JPEG 2000's component transformations, which its decoders invert
 
 
 def colour_model(dataset: Any) -> str:
-    """The photometric interpretation to decode by. Raises PixelError where the header's cannot be in this syntax."""
+    """The photometric interpretation to decode with. Raises PixelError where header and transfer syntax conflict."""
     said = str(dataset.PhotometricInterpretation)
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     if int(getattr(dataset, "SamplesPerPixel", 1)) != 3 or said == "RGB":
         return said
-    if syntax in _JPEG_DCT:  # YCbCr of full range, as in every JPEG file
+    if syntax in _JPEG_DCT:  # full-range YCbCr, as in every JPEG file
         return "YBR_FULL_422" if said in (*_PARTIAL, *_TRANSFORMED) else said
     if syntax in _JPEG_2000:
         if _has_colour_transform(dataset):
@@ -37,7 +37,7 @@ def colour_model(dataset: Any) -> str:
 
 
 def _has_colour_transform(dataset: Any) -> bool:
-    """Whether the first frame's main header asks for a multiple component transformation: ISO 15444-1, A.6.1."""
+    """Whether the first frame's main header has a multiple component transformation: ISO 15444-1, A.6.1."""
     from pydicom.encaps import get_frame
 
     stream = get_frame(dataset.PixelData, 0, number_of_frames=int(getattr(dataset, "NumberOfFrames", None) or 1))
@@ -45,14 +45,14 @@ def _has_colour_transform(dataset: Any) -> bool:
     at = at + 2 if at >= 0 else len(stream)
     while at + 4 <= len(stream) and stream[at] == 0xFF:
         marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
-        if marker == 0x52:  # COD: its style, the order of progression, two bytes of layers, then the transformation
+        if marker == 0x52:  # COD: coding style, progression order, two bytes of layers, then the transformation
             return at + 9 <= len(stream) and stream[at + 8] == 1
         at += 2 + max(length, 2)
     return False
 
 
 def from_partial_range(values: npt.NDArray[Any]) -> UInt8:
-    """YBR_PARTIAL (h, w, 3) uint8 → RGB: PS3.3 C.7.6.3.1.2, luminance in 16..235 and chrominance in 16..240."""
+    """YBR_PARTIAL (h, w, 3) uint8 → RGB, PS3.3 C.7.6.3.1.2: luminance 16..235, chrominance 16..240."""
     y, b, r = np.moveaxis(values.astype(np.float64) - (16, 128, 128), -1, 0)
     y *= 255 / 219
     b, r = b * 255 / 224, r * 255 / 224

@@ -1,4 +1,4 @@
-"""Reading numbers of a data set that may be missing, empty, unreadable, or of another VR than the dictionary's."""
+"""Reads numbers of a data set that may be missing, empty, unreadable, or of another VR than the dictionary's."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def group(dataset: Any, index: int, name: str) -> Any:
 def numbers(source: Any, word: str, count: int | None, flags: list[str] | None = None) -> tuple[float, ...] | None:
     """The element's finite values; None where it is missing or empty.
 
-    A decimal comma is read as a point. None too where the values are unreadable, or not `count` of them: `flags` then
-    gets a word of it.
+    A decimal comma is read as a point. Where values are unreadable, or their number is not `count`, the result is None
+    and a flag is added to `flags`.
     """
     texts = _texts(source, word)
     if not texts:
@@ -49,7 +49,7 @@ def _texts(source: Any, word: str) -> list[Any]:
     """The element's values, as numbers where pydicom could read them, else as text."""
     try:
         value = getattr(source, word, None)
-    except dicom_errors():  # pydicom refuses the text: it is still there as bytes
+    except dicom_errors():  # pydicom rejects the text, which remains as bytes
         from pydicom.datadict import tag_for_keyword
 
         value = source.get_item(tag_for_keyword(word)).value

@@ -1,4 +1,4 @@
-"""What a DICOM header says of each frame: where it lies, when it was taken, its place in stacks and series."""
+"""Facts of each frame from a DICOM header: position, time, and its index in stacks and temporal series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from indexer.types import Fact
 
 
 class FrameFacts:
-    """Facts of frame `index` (from 0) of a data set; what is missing or unreadable is left out.
+    """Facts of frame `index` (from 0) of a data set; missing or unreadable ones are omitted.
 
     frame: index, of several; z: mm from the scanner's origin along the normal of the slice; time: seconds; stack,
     stack_position, temporal: the frame content's StackID, InStackPositionNumber and TemporalPositionIndex.
@@ -43,7 +43,7 @@ class FrameFacts:
         """PS3.3 C.7.6.2.1.1: position (mm) along the normal, the cross product of the row and column directions."""
         plane = group(self._dataset, index, "PlanePositionSequence")
         if plane is self._dataset and self._count > 1:
-            return None  # the top level tells where the first frame lies, and nothing of the others
+            return None  # the top level has the position of the first frame only
         position = numbers(plane, "ImagePositionPatient", 3)
         directions = numbers(group(self._dataset, index, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
         if position is None or directions is None:
@@ -53,7 +53,7 @@ class FrameFacts:
         return (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
 
     def _seconds(self, index: int) -> float | None:
-        """From the functional groups; else C.7.6.5 (FrameTime, FrameTimeVector in ms); else of the one frame."""
+        """From the functional groups; else C.7.6.5 (FrameTime, FrameTimeVector in ms); else of the only frame."""
         temporal = group(self._dataset, index, "TemporalPositionSequence")
         offset = number(temporal, "TemporalPositionTimeOffset")
         if offset is not None:
@@ -68,7 +68,9 @@ class FrameFacts:
         return starts[index] if index < len(starts) else None
 
     def _frame_times(self) -> Sequence[float]:
-        """Seconds of each frame from the first: a vector holds the time from the frame before, a number is constant."""
+        """Seconds of each frame from the first. FrameTimeVector holds differences to the previous frame, FrameTime one
+        constant difference.
+        """
         if self._starts is None:
             vector = numbers(self._dataset, "FrameTimeVector", None)
             step = number(self._dataset, "FrameTime")

@@ -1,4 +1,4 @@
-"""12-bit JPEG by GDCM itself: pydicom's bridge to GDCM leaves it out, and GDCM and dcmtk agree bit for bit on it."""
+"""12-bit JPEG by GDCM directly: pydicom's GDCM plugin excludes it, though GDCM and dcmtk agree bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gdcm_frames(data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[t
     import gdcm
 
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    with tempfile.TemporaryFile() as file:  # it has no name, so that nothing is left of it after a crash
+    with tempfile.TemporaryFile() as file:  # unlinked, so that a crash leaves nothing behind
         file.write(data)
         file.flush()
         reader = gdcm.ImageReader()
@@ -31,7 +31,7 @@ def gdcm_frames(data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[t
             raise PixelError("unsupported transfer syntax", f"12-bit JPEG of {layout.GetSamplesPerPixel()} samples")
         if image.GetBufferLength() > MAX_INFLATED:
             raise PixelError("too many pixels", f"{image.GetBufferLength():,} bytes in all frames")
-        buffer = image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM hands its bytes over as a str
+        buffer = image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM's binding returns bytes as a str
     signed = "i" if layout.GetPixelRepresentation() else "u"
     values = np.frombuffer(buffer, f"{signed}{layout.GetBitsAllocated() // 8}")
     frame = rows * columns

@@ -1,4 +1,4 @@
-"""What a DICOM data set says about its grey values: modality LUT, VOI LUT or window, padding, polarity, pixel shape."""
+"""Grey-value elements of a DICOM data set: modality LUT, VOI LUT or window, padding, polarity, pixel aspect."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from indexer.pixels.window import Window
 from indexer.types import Float64
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_HOUNSFIELD = ("CT", "")  # an unnamed modality is given the benefit of the doubt
+_HOUNSFIELD = ("CT", "")  # CT presets apply to these modalities, also where none is given
 
 
 def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
-    """The scale of one frame: an enhanced object's per-frame and shared groups go before the top level.
+    """The scale of one frame: an enhanced object's per-frame and shared groups take precedence over the top level.
 
-    Optional elements that cannot be read count as missing, and as a flag.
+    Optional elements that cannot be read count as missing and add a flag.
     """
     signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1
     bits = int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
@@ -66,9 +66,9 @@ def _modality(source: Any, signed: bool, order: str, flags: list[str]) -> Callab
 
 
 def _voi(source: Any, negative: bool, order: str, flags: list[str]) -> Window | Callable[[Float64], Float64] | None:
-    """The first VOI LUT or window of the file, PS3.3 C.11.2; None where it gives none that can be used.
+    """The first VOI LUT or window of the file, PS3.3 C.11.2; None where there is none that is usable.
 
-    `negative`: whether the values that go into the LUT can be below 0.
+    `negative`: whether the input values of the LUT can be below 0.
     """
     if getattr(source, "VOILUTSequence", None):
         table, first, bits = _table(source.VOILUTSequence[0], negative, order)
@@ -85,8 +85,8 @@ def _voi(source: Any, negative: bool, order: str, flags: list[str]) -> Window | 
 def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
     """(entries, first value mapped, bits of an entry) of a LUT item, PS3.3 C.11.1.1.1 and C.11.2.1.1.
 
-    The first value is signed as the values that go into the table are, whatever VR it was written with; the entries
-    are unsigned; 8-bit ones may stand two in a word, the lower byte first.
+    The first value mapped is signed as the input values of the table are, whatever its VR. The entries are unsigned;
+    8-bit entries may be packed two to a word, the lower byte first.
     """
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
     entries, first = (entries & 0xFFFF) or 65536, _sixteen_bits(first, signed)
@@ -103,13 +103,13 @@ def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
 
 
 def _sixteen_bits(value: float, signed: bool) -> int:
-    """A number of 16 bits that may have been read with the other sign."""
+    """Reinterpret a 16-bit number that may have been read with the wrong signedness."""
     bits = int(value) & 0xFFFF
     return bits - 65536 if signed and bits > 32767 else bits
 
 
 def _look_up(values: Float64, table: Float64, first: int) -> Float64:
-    """Below the first mapped value the first entry, beyond the last the last one."""
+    """Look values up; those outside the mapped range get the first or the last entry."""
     found: Float64 = table[np.clip(np.nan_to_num(values) - first, 0, len(table) - 1).astype(np.int64)]
     return found
 
@@ -125,7 +125,7 @@ def _padding(dataset: Any, signed: bool, flags: list[str]) -> tuple[float, float
 
 
 def _float_padding(dataset: Any, flags: list[str]) -> tuple[float, float] | None:
-    """As `_padding`, of pixels that are real numbers."""
+    """As `_padding`, for floating-point pixels."""
     for words in ("FloatPixelPadding", "DoubleFloatPixelPadding"):
         value = number(dataset, f"{words}Value", flags)
         if value is not None:
@@ -136,7 +136,7 @@ def _float_padding(dataset: Any, flags: list[str]) -> tuple[float, float] | None
 
 
 def pixel_aspect(dataset: Any, index: int) -> tuple[float, tuple[str, ...]]:
-    """Height of a pixel over its width, from PixelAspectRatio or the spacing between rows and columns; and flags."""
+    """Height of a pixel divided by its width, from PixelAspectRatio or the pixel spacing; and flags."""
     measures = group(dataset, index, "PixelMeasuresSequence")
     flags: list[str] = []
     for source, word in (

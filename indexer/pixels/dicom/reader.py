@@ -1,6 +1,7 @@
-"""DICOM: what is refused, and each frame from stored values to 8 bits in the standard's order.
+"""Reads DICOM: refuses objects that are not images, and converts each frame from stored values to 8 bits.
 
-Order: palette or colour → RGB; grey → modality LUT → VOI window → inversion (MONOCHROME1). Overlays are ignored.
+The order is the standard's: palette or colour → RGB; grey → modality LUT → VOI window → inversion (MONOCHROME1).
+Overlays are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import UInt8
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_NOT_IMAGES = {  # SOP classes whose pixels are no picture of the patient
+_NOT_IMAGES = {  # SOP classes whose pixel data are not an image of the patient
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation, not an image",
     "1.2.840.10008.5.1.4.1.1.66.7": "segmentation, not an image",
     "1.2.840.10008.5.1.4.1.1.481.2": "dose grid, not an image",
@@ -38,7 +39,7 @@ _FULL = parse_window("full")
 
 
 class DicomReader:
-    """A DICOM file. Raises PixelError with the reason for whatever is refused."""
+    """Reader of a DICOM file. Raises PixelError with the reason for a refused file."""
 
     def __init__(self, data: bytes, rendering: Rendering) -> None:
         self._data, self._rendering = data, rendering
@@ -85,7 +86,7 @@ def read_dataset(data: bytes) -> Any:
         dataset = pydicom.dcmread(BytesIO(data), force=True)
         if "SOPClassUID" not in dataset and not any(keyword in dataset for keyword in (*PIXEL_KEYWORDS, "Rows")):
             raise PixelError("not an image", "not a DICOM data set, or one without a SOP class")
-        if "TransferSyntaxUID" not in dataset.file_meta:  # as pydicom read it, since it did
+        if "TransferSyntaxUID" not in dataset.file_meta:  # the syntax with which pydicom read it
             implicit, little = dataset.original_encoding
             dataset.file_meta.TransferSyntaxUID = _plain_syntax(bool(implicit), bool(little))
     except dicom_errors() as error:
@@ -102,7 +103,7 @@ def _plain_syntax(implicit: bool, little: bool) -> Any:
 
 
 def refuse(dataset: Any) -> None:
-    """Raises PixelError where the header alone says that this is no picture to embed, or too large a one."""
+    """Raise PixelError where the header shows that the object is not an image to embed, or is too large."""
     sop_class = str(getattr(dataset, "SOPClassUID", ""))
     if sop_class in _NOT_IMAGES:
         raise PixelError(_NOT_IMAGES[sop_class], sop_class)
@@ -139,7 +140,7 @@ def _picture(
 
 
 def _colour(values: npt.NDArray[Any], bits: int) -> UInt8:
-    """Colour of more than 8 bits by its whole range; a window concerns grey only."""
+    """Colour of more than 8 bits, scaled by its whole range; windows apply to grey only."""
     if values.dtype == np.uint8:
         return values[..., :3]
     flat = values[..., :3].reshape(values.shape[0], -1)

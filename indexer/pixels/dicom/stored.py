@@ -1,4 +1,4 @@
-"""The stored values of a DICOM file's frames, by the decoder that its transfer syntax needs."""
+"""Decodes the stored values of a DICOM file's frames with the decoders of its transfer syntax."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from indexer.pixels.dicom.colour import PARTIAL, from_partial_range
 from indexer.pixels.dicom.gdcm_12bit import gdcm_frames
 from indexer.pixels.dicom.jpeg_8bit import jpeg_frames
 
-# pydicom plugins in the order they are tried: fixed, so that a machine with more of them gives the same pixels.
-GDCM_ITSELF, LIBJPEG_ITSELF = "gdcm itself", "simplejpeg"  # not by way of pydicom
+# pydicom plugins in the order in which they are tried: fixed, so that further installed ones do not change pixels.
+GDCM_ITSELF, LIBJPEG_ITSELF = "gdcm itself", "simplejpeg"  # called directly, not through pydicom
 PLUGINS: dict[str, tuple[str, ...]] = {
-    "1.2.840.10008.1.2.4.50": (LIBJPEG_ITSELF, "pillow"),  # libjpeg-turbo: sound enough to run in our own process
-    "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow does 8 bits, GDCM 12
+    "1.2.840.10008.1.2.4.50": (LIBJPEG_ITSELF, "pillow"),  # libjpeg-turbo is robust enough for the calling process
+    "1.2.840.10008.1.2.4.51": ("pillow", GDCM_ITSELF, "pylibjpeg"),  # Pillow for 8 bits, GDCM for 12
     "1.2.840.10008.1.2.4.57": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.70": ("gdcm", "pylibjpeg"),
     "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm", "pylibjpeg"),
@@ -35,7 +35,7 @@ PLUGINS: dict[str, tuple[str, ...]] = {
 RUN_LENGTH = "1.2.840.10008.1.2.5"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
-# Decoders in C++ that damaged files have crashed, and a stream that may unpack to any size.
+# Decoders in C++ that damaged files have crashed, and a deflated stream of any unpacked size.
 RISKY = frozenset(PLUGINS) - {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"} | {DEFLATED}
 EXTRA = "pip install 'embedding-indexer[dicom]'"
 
@@ -43,12 +43,12 @@ Stored = tuple[int, npt.NDArray[Any]]
 
 
 def stored_frames(data: bytes, dataset: Any, indices: Sequence[int]) -> Iterator[Stored]:
-    """(index, stored values (h, w) or (h, w, 3)) of each frame asked for; YBR becomes RGB. Raises PixelError."""
+    """(index, stored values (h, w) or (h, w, 3)) of each requested frame; YBR becomes RGB. Raises PixelError."""
     yield from decoded(data, dataset, indices, decoders_for(dataset))
 
 
 def decoders_for(dataset: Any) -> tuple[str, ...]:
-    """The plugins on this machine that decode this data set, ("",) where it is not compressed. Raises PixelError."""
+    """The installed plugins that decode this data set, ("",) where it is not compressed. Raises PixelError."""
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     if syntax in UNCOMPRESSED:
         return ("",)
@@ -73,7 +73,7 @@ def available(syntax: str) -> tuple[str, ...]:
 
 
 def decoded(data: bytes, dataset: Any, indices: Sequence[int], plugins: Sequence[str]) -> Iterator[Stored]:
-    """The frames, by the first plugin that can; the next takes over at the frame where it fails."""
+    """The frames, decoded by the first plugin; where it fails, the next one continues at that frame."""
     done = 0
     failures: tuple[type[BaseException], ...] = (PixelError, *dicom_errors())
     for attempt, plugin in enumerate(plugins):
@@ -104,17 +104,17 @@ def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Itera
         dataset = copy.copy(dataset)
     if partial:  # laid out as YBR_FULL_422
         dataset.add_new("PhotometricInterpretation", "CS", "YBR_FULL_422")
-    if shift:  # pydicom cuts what lies above BitsStored
+    if shift:  # pydicom removes bits above BitsStored
         dataset.add_new("BitsStored", "US", dataset.HighBit + 1)
     frames = map(np.asarray, iter_pixels(dataset, raw=partial, indices=indices, decoding_plugin=plugin))
-    for index, frame in zip(indices, frames, strict=False):  # too few are counted by our caller
+    for index, frame in zip(indices, frames, strict=False):  # the caller checks their number
         yield index, from_partial_range(frame) if partial else frame >> shift if shift else frame
 
 
 def _bits_below(dataset: Any) -> int:
-    """How many bits of a stored value lie below the picture's: PS3.5 8.1.1, where HighBit is not BitsStored - 1.
+    """Unused bits below the pixel value in a stored value, PS3.5 8.1.1: HighBit - (BitsStored - 1).
 
-    Only where the values stand in cells as the header says; a codestream has its own precision.
+    Applies to native pixel cells only; a codestream has its own precision.
     """
     if str(dataset.file_meta.TransferSyntaxUID) not in (*UNCOMPRESSED, RUN_LENGTH) or "PixelData" not in dataset:
         return 0

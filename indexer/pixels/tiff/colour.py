@@ -1,4 +1,4 @@
-"""From the stored values of a TIFF page to 8 bits: polarity, palette, colour model, alpha, window."""
+"""Converts the stored values of a TIFF page to 8 bits: polarity, palette, colour model, alpha, window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from indexer.types import UInt8
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR = 0, 1, 2, 3, 4, 5, 6  # PhotometricInterpretation
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
-_STRAIGHT_ALPHA = 2  # ExtraSamples; associated alpha (1) has been multiplied in, which is the picture on black
+_STRAIGHT_ALPHA = 2  # ExtraSamples; associated alpha (1) is premultiplied, i.e. already composited on black
 
 
 def shown(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
@@ -49,7 +49,7 @@ def shown(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) ->
 
 
 def _eight_bits(values: UInt8, bits: int) -> UInt8:
-    """1 to 8 bits to the whole of 0..255."""
+    """Scale 1 to 8 bits to 0..255."""
     if bits == 8:
         return values
     scaled: UInt8 = np.rint(np.arange(256) * (255.0 / (2**bits - 1))).clip(0, 255).astype(np.uint8)[values]
@@ -59,7 +59,7 @@ def _eight_bits(values: UInt8, bits: int) -> UInt8:
 def _deep(
     values: npt.NDArray[Any], bits: int, rules: tuple[WindowRule, ...], *, invert: bool = False
 ) -> tuple[UInt8, tuple[str, ...]]:
-    """More than 8 bits: windowed; a colour picture by its whole range unless asked otherwise, all channels alike."""
+    """More than 8 bits, windowed; colour by its whole range unless a window is given, equally for all channels."""
     full = full_scale(bits, values.dtype)
     scale = GreyScale(full=full, invert=invert)
     if values.ndim == 2:
@@ -70,7 +70,7 @@ def _deep(
 
 
 def _looked_up(indices: npt.NDArray[Any], page: Any, bits: int) -> UInt8:
-    """Through ColorMap: 16-bit values, or 8-bit ones where none is larger, as libtiff takes them."""
+    """Look indices up in ColorMap: 16-bit values, or 8-bit where none is larger, as in libtiff."""
     if page.colormap is None or indices.dtype.kind != "u" or bits > 16:
         raise PixelError("corrupt image", "TIFF: a palette picture without a palette that fits it")
     table = np.asarray(page.colormap, np.uint16).reshape(3, -1)
@@ -101,7 +101,7 @@ def _from_ycbcr(values: UInt8) -> UInt8:
 
 
 def _over_black(pixels: UInt8, alpha: npt.NDArray[Any], bits: int) -> UInt8:
-    """Straight alpha on black: colour times opacity; opacity is alpha over its greatest value, of real numbers 1."""
+    """Composite straight alpha on black: colour times alpha divided by its maximum, which is 1 for floating point."""
     full = full_scale(bits, alpha.dtype)
     top = 1.0 if alpha.dtype.kind == "f" else full[1] if full else float(np.iinfo(alpha.dtype).max)
     opacity = (alpha.astype(np.float64) / top).clip(0, 1)

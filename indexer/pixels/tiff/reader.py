@@ -1,9 +1,9 @@
-"""TIFF: which pages and planes are pictures, and who reads them.
+"""Reads TIFF: selects the pages and planes that are images, and the reader of each.
 
-| what decides | from | read by |
+| property | source | read by |
 |---|---|---|
 | parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks, a slide's label and macro | tifffile |
-| planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes behind the first one's bytes | tifffile |
+| planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes after the first one's bytes | tifffile |
 | byte order, depth, sign, predictor, planes of samples | BitsPerSample, SampleFormat, Predictor, ... | tiff.values |
 | polarity, palette, colour model, alpha | PhotometricInterpretation, ColorMap, ExtraSamples | tiff.colour |
 | JPEG, CCITT, WebP in a page, subsampled YCbCr | 1 and 8 bits only | Pillow |
@@ -34,7 +34,7 @@ MAX_PLANES = 1_000_000
 
 @dataclass(frozen=True)
 class _Plane:
-    """One picture: a page, or one plane of a page."""
+    """One image: a page, or one plane of a page."""
 
     page: Any  # tifffile's
     plane: int = 0
@@ -43,12 +43,12 @@ class _Plane:
 
 
 def open_tiff(data: bytes, rendering: Rendering) -> Reader:
-    """A TIFF, opened elsewhere: a damaged directory can send tifffile through endless pages, and libtiff crashes."""
+    """Open a TIFF in a child process: damaged directories can make tifffile loop endlessly and crash libtiff."""
     return TiffReader(data, rendering) if rendering.isolated else IsolatedReader("tiff", data, rendering)
 
 
 class TiffReader:
-    """The pictures of a TIFF. Raises PixelError."""
+    """Reader of the images of a TIFF. Raises PixelError."""
 
     def __init__(self, data: bytes, rendering: Rendering) -> None:
         from tifffile import TiffFile
@@ -111,7 +111,7 @@ def _is_ours(page: Any) -> bool:
 
 
 def _pages(file: Any) -> list[Any]:
-    """The pages that hold pictures of their own; of a slide the one of full resolution."""
+    """The pages with images of their own; of a slide, the one of full resolution."""
     if file.is_svs or file.is_ndpi:
         return [file.series[0].keyframe]
     return [page for page in file.pages if not _is_copy(page)]
@@ -139,7 +139,7 @@ def _planes(page: Any, file: Any, nbytes: int) -> list[_Plane]:
 
 
 def _following(page: Any, file: Any) -> int:
-    """How many planes lie one behind the other at the only page's data: ImageJ and tifffile write large stacks so."""
+    """The number of contiguous planes at the only page's data, as ImageJ and tifffile write large stacks."""
     if not (file.is_imagej or file.is_shaped) or len(file.pages) != 1:
         return 1
     series = file.series[0]

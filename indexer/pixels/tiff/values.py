@@ -1,7 +1,7 @@
-"""The stored values of a TIFF page: byte order, depth, sign, predictor and planes as TIFF 6.0 has them.
+"""Reads the stored values of a TIFF page: byte order, depth, sign, predictor and planes as in TIFF 6.0.
 
-tifffile reads the directories; strips and tiles are unpacked here, so that one path serves every compression of bytes
-(none, deflate, LZW, PackBits, LZMA, Zstandard). Compressions of pictures (JPEG, CCITT, WebP) are Pillow's.
+tifffile reads the directories; strips and tiles are decompressed here, so that all general-purpose compressions (none,
+deflate, LZW, PackBits, LZMA, Zstandard) share one path. Image compressions (JPEG, CCITT, WebP) are left to Pillow.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], a
 
 
 def page_values(page: Any, data: bytes, shift: int = 0) -> npt.NDArray[Any]:
-    """(depth, h, w, samples) in native byte order; depth is 1 but for volumes. Raises PixelError.
+    """(depth, h, w, samples) in native byte order; depth is 1 except for volumes. Raises PixelError.
 
-    `shift`: how many bytes behind the page's own data those of the wanted plane begin.
+    `shift`: offset in bytes from the page's data to those of the plane.
 
-    Samples of fewer than 8 bits, or of a number of bits between 8 and 32, stand in the next larger unsigned type.
+    Samples whose number of bits is not that of a type are held in the next larger unsigned type.
     """
     dtype = _dtype(page)
     samples = int(page.samplesperpixel)
@@ -47,7 +47,7 @@ def page_values(page: Any, data: bytes, shift: int = 0) -> npt.NDArray[Any]:
     segments = zip(page.dataoffsets, page.databytecounts, strict=False)
     for (offset, nbytes), (plane, front, top, left, shape) in zip(segments, _places(page, planes), strict=False):
         if not nbytes:
-            continue  # a sparse file: the values are 0
+            continue  # sparse: the values are 0
         raw = data[offset + shift : offset + shift + nbytes]
         if len(raw) < nbytes:
             raise PixelError("truncated", f"TIFF: {len(raw)} of {nbytes} bytes of a segment")
@@ -90,7 +90,7 @@ def _places(page: Any, planes: int) -> Iterator[tuple[int, int, int, int, tuple[
 
 
 def _segment(raw: bytes, page: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """A strip or tile (depth, rows, columns, samples) unpacked, in native order, its differences summed up."""
+    """A strip or tile (depth, rows, columns, samples), decompressed, in native order, with its predictor undone."""
     rows, row_values, bits = shape[0] * shape[1], shape[2] * shape[3], int(page.bitspersample)
     row_bytes = -(-row_values * bits // 8)
     if rows * row_bytes > MAX_INFLATED:
@@ -115,13 +115,13 @@ def _segment(raw: bytes, page: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
 
 
 def _float_bytes(lines: UInt8, samples: int, nbytes: int) -> UInt8:
-    """Undo predictor 3 (Adobe Photoshop TIFF Technical Note 3): summed bytes, the most significant of all first."""
+    """Undo predictor 3 (Adobe Photoshop TIFF Technical Note 3): byte differences, most significant bytes first."""
     summed = np.cumsum(lines.reshape(len(lines), -1, samples), axis=1, dtype=np.uint8).reshape(len(lines), nbytes, -1)
     return np.ascontiguousarray(summed.transpose(0, 2, 1)).reshape(len(lines), -1)
 
 
 def _numbers(lines: UInt8, count: int, bits: int, order: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """(rows, row bytes) → (rows, count); rows begin at whole bytes."""
+    """(rows, row bytes) → (rows, count); each row begins at a whole byte."""
     if bits in (8, 16, 32, 64):
         return np.ascontiguousarray(lines).view(np.dtype(f"{order}{dtype.kind}{dtype.itemsize}")).astype(dtype)
     if bits == 24:
@@ -137,7 +137,7 @@ def _numbers(lines: UInt8, count: int, bits: int, order: str, dtype: np.dtype[An
 
 
 def _float24(whole: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
-    """Technical Note 3: 1 bit of sign, 7 of exponent (bias 64 - 1), 16 of mantissa."""
+    """24-bit floats of Technical Note 3: 1 bit of sign, 7 of exponent (bias 63), 16 of mantissa."""
     sign, exponent, mantissa = whole >> 23, (whole >> 16) & 0x7F, (whole & 0xFFFF).astype(np.float64)
     size = np.where(
         exponent == 0, mantissa * 2.0 ** (-62 - 16), (1 + mantissa / 65536) * 2.0 ** (exponent.astype(float) - 63)
@@ -147,7 +147,7 @@ def _float24(whole: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
 
 
 def _unpacked(raw: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
-    """At most rows * row_bytes bytes."""
+    """Decompress at most rows * row_bytes bytes."""
     most = rows * row_bytes
     unpack: dict[int, Callable[[], bytes]] = {
         _NONE: lambda: raw,
@@ -162,7 +162,7 @@ def _unpacked(raw: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
 
 
 def _by_libtiff(raw: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
-    """The bytes of one segment, unpacked as if they were an 8-bit grey picture of one strip."""
+    """Decompress one segment as if it were an 8-bit grey image of one strip."""
     from PIL import features
     from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
@@ -179,7 +179,7 @@ def _by_libtiff(raw: bytes, compression: int, rows: int, row_bytes: int) -> byte
 
 
 def full_scale(bits: int, dtype: np.dtype[Any]) -> tuple[float, float] | None:
-    """The least and the greatest value of a sample of up to 16 bits; None for wider and for real numbers."""
+    """The range of a sample of up to 16 bits; None for wider and floating-point samples."""
     if dtype.kind == "f" or bits > 16:
         return None
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if dtype.kind == "i" else (0.0, math.ldexp(1.0, bits) - 1)

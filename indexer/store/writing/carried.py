@@ -1,4 +1,4 @@
-"""Labels of rows that are replaced follow the image: the new row of the same key and content gets them."""
+"""Carries labels over from replaced rows: the new row of the same key and content gets them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from indexer.store.table import EmbeddingStore
 from indexer.store.writing.keys import Digests, row_digests, spots_of
 from indexer.types import Bool, Int64
 
-PART_FACTS = "part_"  # columns computed from the image itself
+PART_FACTS = "part_"  # prefix of columns computed from the image itself
 
 
 def label_columns(store: EmbeddingStore) -> list[str]:
-    """The columns in which a label may stand: those of metadata, which labels may overwrite, among them."""
+    """The columns that may hold labels, including those of metadata, which labels may overwrite."""
     return [name for name in store.columns() if name != "part" and not name.startswith(PART_FACTS)]
 
 
 class CarriedLabels:
-    """Label values of rows that were deleted, 16 bytes a labelled row beside the values themselves.
+    """Label values of deleted rows, in 16 bytes for each labelled row beside the values themselves.
 
-    Nothing says of a column whether it holds labels. A value is a label where the row's own metadata (`meta`) does
-    not have it: the column is not in there, or another value is.
+    The schema does not distinguish label columns from metadata columns. A value counts as a label where the row's own
+    metadata (`meta`) lacks the column or has another value in it.
     """
 
     COLUMNS = ("shard", "key", "content", "meta")
 
     def __init__(self) -> None:
-        self._digests: Digests = np.empty(0, "S16")  # sorted; row i of all else is the same deleted row
+        self._digests: Digests = np.empty(0, "S16")  # sorted; row i of all arrays is the same deleted row
         self._labels = pa.table({"shard": pa.array([], pa.string())})
         self._used: Bool = np.zeros(0, bool)
         self._parts: list[tuple[Digests, pa.Table]] = []
@@ -58,14 +58,14 @@ class CarriedLabels:
         return len(self._digests)
 
     def use(self, rows: pa.RecordBatch | pa.Table) -> tuple[Int64, Int64]:
-        """Mark the labels of these rows (`key`, `content`) as kept. Places in `rows`, and of the labels, that match."""
+        """Mark the labels of these rows (`key`, `content`) as kept; returns matching positions in `rows` and labels."""
         self._gather()
         places, spots = spots_of(self._digests, _digests(rows))
         self._used[spots] = True
         return places, spots
 
     def applied(self, rows: pa.Table) -> tuple[pa.Table, int]:
-        """New rows with the labels of the deleted ones, in place of their metadata's values; how many rows got any."""
+        """New rows with labels of the deleted rows in place of metadata values; also, how many rows got labels."""
         places, spots = self.use(rows)
         source = np.full(rows.num_rows, -1, np.int64)
         source[places] = spots
@@ -77,7 +77,7 @@ class CarriedLabels:
         return rows, len(places)
 
     def lost(self, shard: str) -> int:
-        """Labelled rows of this shard to which no new row corresponds."""
+        """The number of labelled rows of this shard without a matching new row."""
         self._gather()
         own = pc.equal(self._labels.column("shard"), shard).to_numpy(zero_copy_only=False)
         return int((own & ~self._used).sum())
@@ -98,5 +98,5 @@ def _digests(rows: pa.RecordBatch | pa.Table) -> Digests:
 
 
 def _label(value: Any, own: Any) -> Any:
-    """The value where it is no copy of the metadata's."""
+    """The value, or None where it equals the metadata's."""
     return None if value is None or value == own else value

@@ -1,7 +1,7 @@
-"""Merging small fragments: each row is rewritten a bounded number of times, and full fragments never.
+"""Merges small fragments: each row is rewritten a bounded number of times, and full fragments never.
 
-Readers slow down with the number of fragments (past about a hundred), and every commit writes the list of all of
-them. So small ones are merged; how often a row is rewritten on the way is what `newest_run` bounds.
+More than about a hundred fragments slow readers down, and every commit writes the list of all fragments. Small ones
+are therefore merged; `newest_run` bounds how often a row is rewritten.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 from lance.optimize import Compaction, CompactionTask
 
-COMPACT_FRAGMENTS = 64  # small fragments gathered during a run before they are merged; readers slow down past ~100
-RUN_FRAGMENTS = 8  # left as they are at the end of a run
-FULL_ROWS = 1_048_576  # a merged fragment's target
-SMALL_SHARE = 0.5  # of FULL_ROWS; a fragment with at least so many rows is left as it is
-GROWTH = 2  # a fragment is merged with newer ones once it is at most so many times as large as they together
-DELETED_SHARE = 0.1  # of a fragment's rows, from which `compact_all` rewrites it without them
-_ANY_ROWS = 1 << 40  # a target that no fragment reaches
+COMPACT_FRAGMENTS = 64  # small fragments during a run that trigger a merge
+RUN_FRAGMENTS = 8  # small fragments left unmerged at the end of a run
+FULL_ROWS = 1_048_576  # target size of a merged fragment
+SMALL_SHARE = 0.5  # of FULL_ROWS; a fragment with at least so many rows is not merged
+GROWTH = 2  # a fragment is merged with the newer ones if it is at most this many times as large as all of them together
+DELETED_SHARE = 0.1  # of a fragment's rows; with more deleted ones `compact_all` rewrites it
+_ANY_ROWS = 1 << 40  # a target larger than any fragment
 KEEP_VERSIONS = datetime.timedelta(days=1)
-CLEAN_SECONDS = 3600.0  # between two clean-ups by one writer: each reads the list of every version that is kept
-MERGE = {  # pages are copied as they are where that can be done: a sixth of the memory, a quarter of the time
+CLEAN_SECONDS = 3600.0  # between two clean-ups by one writer: each reads the manifests of all kept versions
+MERGE = {  # copies pages without decoding where possible: a sixth of the memory, a quarter of the time
     "compaction_mode": "try_binary_copy",
     "batch_size": 1024,
     "num_threads": 1,
@@ -30,16 +30,16 @@ MERGE = {  # pages are copied as they are where that can be done: a sixth of the
 
 
 def small_rows() -> float:
-    """Rows from which a fragment counts as full."""
+    """The number of rows from which a fragment counts as full."""
     return FULL_ROWS * SMALL_SHARE
 
 
 def newest_run(sizes: Sequence[int]) -> int:
     """How many of the newest fragments to merge, given the rows of each in the table's order; 0 for none.
 
-    From the newest one back, each that is small and not more than GROWTH times as large as all newer ones together.
-    A row's fragment grows to at least 1 + 1/GROWTH times its size at each rewrite, so that a row is rewritten at
-    most log(FULL_ROWS) / log(1 + 1/GROWTH) times, and about twice where commits have thousands of rows.
+    Going back from the newest, a fragment is included while it is small and at most GROWTH times as large as all newer
+    ones together. A row's fragment grows by a factor of at least 1 + 1/GROWTH at each rewrite, so that a row is
+    rewritten at most log(FULL_ROWS) / log(1 + 1/GROWTH) times, and about twice where commits have thousands of rows.
     """
     total = count = 0
     for rows in reversed(sizes):
@@ -50,7 +50,7 @@ def newest_run(sizes: Sequence[int]) -> int:
 
 
 def compact_newest(dataset: Any, most: int) -> bool:
-    """Merge the newest small fragments where there are more than `most` small ones; whether anything was merged."""
+    """Merge the newest small fragments where there are more than `most` small ones; returns whether any were merged."""
     fragments = _live(dataset)
     if sum(rows < small_rows() for _, rows, _ in fragments) <= most:
         return False
@@ -77,10 +77,9 @@ def compact_all(dataset: Any) -> bool:
 
 
 def clean_up(dataset: Any) -> None:
-    """Drop versions, with the files that only they name, that are older than KEEP_VERSIONS and have no tag.
+    """Drop versions older than KEEP_VERSIONS without a tag, and the files that only they use.
 
-    Readers may hold a version that long. What merging replaces is kept as long: at most as many rows again as were
-    rewritten in that time.
+    Readers may hold a version that long. The disk space of merged fragments is freed after the same time.
     """
     dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
@@ -95,8 +94,8 @@ def _live(dataset: Any) -> list[tuple[int, int, int]]:
 
 
 def _merge(dataset: Any, runs: list[list[int]]) -> bool:
-    """Rewrite each run of fragments as one fragment, or as several of FULL_ROWS, in one commit."""
-    # Lance's planner takes every fragment below its target: its task is cut down to the fragments wanted
+    """Rewrite each run of fragments as one fragment, or as several of FULL_ROWS, in one commit; whether any was."""
+    # Lance's planner takes every fragment below its target, so its task is reduced to the selected fragments
     plan = Compaction.plan(dataset, {**MERGE, "target_rows_per_fragment": _ANY_ROWS}) if runs else None
     if plan is None or not plan.tasks:
         return False

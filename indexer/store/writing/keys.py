@@ -1,4 +1,4 @@
-"""What the writer knows of a table's rows: their keys, each shard's row ids, and the samples of a begun shard."""
+"""The writer's indexes of a table's rows: keys, row ids by shard, and stored samples of a begun shard."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH_ROWS = 65_536  # of one narrow column
 
 
 class TableKeys:
-    """The keys of one table, learnt when the first rows come. Its writer reports rows that are added and deleted."""
+    """The keys of one table, read when the first rows are added, then updated by the writer."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self._store = store
@@ -41,12 +41,12 @@ class TableKeys:
             self._known.add(keys)
 
     def discard(self, hashes: Int64) -> None:
-        """Keys by `key_hashes` whose rows were deleted."""
+        """Remove the keys of deleted rows, given by `key_hashes`."""
         if self._known is not None:
             self._known.discard(hashes)
 
     def without_duplicates(self, results: Sequence[ShardResult]) -> tuple[list[list[EmbeddingBatch]], list[Failure]]:
-        """Each result's batches without rows whose key the table or an earlier row has, and those as failures."""
+        """Each result's batches without rows whose key the table or an earlier row has; these rows as failures."""
         keys = [row.key for r in results for b in r.batches for row in b.rows]
         suspects = self._learn().suspects(keys) if keys else set()
         taken = self._stored(suspects)
@@ -70,7 +70,7 @@ class TableKeys:
         return kept, duplicates
 
     def of_others(self, duplicates: Sequence[Failure]) -> list[Failure]:
-        """Those whose key another image has; the others are of an image whose rows the table has already."""
+        """The duplicates whose key belongs to another image; the rest are rows of an image that is stored already."""
         columns = ["key", "shard", "member", "offset"]
         stored = {
             tuple(row[name] for name in columns)
@@ -88,7 +88,7 @@ class TableKeys:
         return self._known
 
     def _stored(self, suspects: set[str]) -> set[str]:
-        """Which of the suspects (equal hashes) really are in the table."""
+        """The suspects (keys of equal hash) that are in the table."""
         found: set[str] = set()
         for chunk in chunks(sorted(suspects)):
             for batch in self._store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
@@ -102,9 +102,10 @@ def _duplicate(row: EmbeddingRow) -> Failure:
 
 
 class KeySet:
-    """The hashes of a table's keys: 40 million take 320 MB. Equal hashes are only a suspicion.
+    """64-bit hashes of a table's keys: 40 million take 320 MB. Keys of equal hash must be compared in the table.
 
-    They lie in sorted runs, each at least twice as long as the next: adding is cheap, and few runs are looked into.
+    The hashes are held in sorted runs, each at least twice as long as the next: adding is cheap, and there are few
+    runs to search.
     """
 
     def __init__(self) -> None:
@@ -117,11 +118,11 @@ class KeySet:
         self._runs.append(run)
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             merged = np.concatenate([self._runs.pop(), self._runs.pop()])
-            merged.sort(kind="stable")  # which merges two sorted halves in one pass
+            merged.sort(kind="stable")  # timsort merges two sorted halves in one pass
             self._runs.append(merged)
 
     def discard(self, hashes: Int64) -> None:
-        """Forget keys, given by `key_hashes`."""
+        """Remove keys, given by `key_hashes`."""
         gone = np.unique(hashes)
         for number, run in enumerate(self._runs):
             spots = np.searchsorted(run, gone)
@@ -130,7 +131,7 @@ class KeySet:
                 self._runs[number] = np.delete(run, found)
 
     def suspects(self, keys: Sequence[str]) -> set[str]:
-        """Keys whose hash is known, or that occur twice in `keys`."""
+        """Keys whose hash is in the set, or that occur twice in `keys`."""
         hashes = key_hashes(keys)
         known = np.zeros(len(keys), bool)
         for run in self._runs:
@@ -142,16 +143,16 @@ class KeySet:
 
 
 def key_hashes(keys: Iterable[str]) -> Int64:
-    """Python's own, which differ from process to process: they never leave this one."""
+    """Python's hashes of the keys (n,); valid in this process only."""
     return np.fromiter(map(hash, keys), np.int64)
 
 
 class ShardRows:
     """Row ids of each shard's rows, as ranges: a shard's rows are appended together, so memory grows with shards.
 
-    The map is built by one pass over the shard column when it is first asked for, and then follows the rows that
-    are added. Row ids are stable, so neither deleting nor compacting touches it. A filter on a range of row ids is
-    answered without reading a column (4 million rows: 10 ms, where `shard = …` takes 240 ms). Thread-safe.
+    The map is built on first use by one pass over the shard column, and then updated with added rows. Row ids are
+    stable, so neither deletion nor compaction changes it. A filter on a range of row ids reads no column (4 million
+    rows: 10 ms, where `shard = …` takes 240 ms). Thread-safe.
     """
 
     def __init__(self, store: EmbeddingStore) -> None:
@@ -161,7 +162,7 @@ class ShardRows:
         self._lock = threading.Lock()
 
     def filters(self, shards: Iterable[str]) -> list[str]:
-        """SQL expressions that together name these shards' rows, and perhaps rows that were deleted."""
+        """SQL expressions that together match these shards' rows."""
         with self._lock:
             self._catch_up()
             ranges = [span for name in shards for span in self._ranges.get(name, ())]
@@ -179,31 +180,31 @@ class ShardRows:
                 vectors = vector_block(batch)
                 rows = zip(*(batch.column(c).to_pylist() for c in ("content", "part", "norm")), strict=True)
                 for i, (content, part, norm) in enumerate(rows):
-                    # of two files with the same bytes the first
+                    # the first of two files with the same bytes
                     known.setdefault(content, {}).setdefault(part, (vectors[i].copy(), norm))
         return known
 
     def samples(self, shard: str) -> SamplesOfShard:
-        """Which samples of a shard are stored."""
+        """The stored samples of a shard."""
         view, filters = self._store.at(self._store.version), self.filters([shard])
         rows = sum(view.count(where) for where in filters)
         batches = (batch for where in filters for batch in view.scan(StoredSamples.COLUMNS, where))
         return StoredSamples(batches, rows).of(shard)
 
     def counts(self, shards: Iterable[str]) -> Counter[str]:
-        """Rows of these shards."""
+        """The number of rows of each of these shards."""
         with self._lock:
             self._catch_up()
             return Counter({name: sum(stop - start for start, stop in self._ranges.get(name, ())) for name in shards})
 
     def forget(self, shards: Iterable[str]) -> None:
-        """These shards' rows were deleted."""
+        """Remove these shards, whose rows were deleted."""
         with self._lock:
             for name in shards:
                 self._ranges.pop(name, None)
 
     def _catch_up(self) -> None:
-        store = self._store.at(self._store.version)  # as one version while another thread commits
+        store = self._store.at(self._store.version)  # one version, though another thread may commit
         if store.version == self._version:
             return
         where = f"_row_created_at_version > {self._version}" if self._version else None
@@ -224,7 +225,7 @@ class ShardRows:
 
 
 def count_by_shard(store: EmbeddingStore, where: str | None = None) -> Counter[str]:
-    """Rows by shard, by one pass over the shard column."""
+    """The number of rows of each shard, by one pass over the shard column."""
     rows: Counter[str] = Counter()
     for batch in store.scan(["shard"], where, batch_rows=_BATCH_ROWS):
         for count in pc.value_counts(batch.column("shard")):
@@ -233,7 +234,7 @@ def count_by_shard(store: EmbeddingStore, where: str | None = None) -> Counter[s
 
 
 def delete_rows(dataset: Any, row_ids: Int64) -> bool:
-    """Delete rows by id; whether any were asked for."""
+    """Delete rows by id; returns whether there were any ids."""
     for chunk in (row_ids[i : i + IN_LIST] for i in range(0, len(row_ids), IN_LIST)):
         with writing(dataset.uri):
             dataset.delete(f"_rowid IN ({', '.join(map(str, chunk.tolist()))})")
@@ -241,7 +242,7 @@ def delete_rows(dataset: Any, row_ids: Int64) -> bool:
 
 
 class StoredSamples:
-    """Which samples the table holds, by (shard, member, offset): sorted 16-byte digests, so 16 bytes a row."""
+    """The samples that the table holds, by (shard, member, offset): sorted digests of 16 bytes a row."""
 
     COLUMNS = ("shard", "member", "offset")
 
@@ -256,7 +257,7 @@ class StoredSamples:
         self._sorted.sort()
 
     def which(self, batch: Any) -> Int64:
-        """Places in a batch with COLUMNS of the rows whose sample is stored."""
+        """Positions in a batch with COLUMNS of the rows whose sample is stored."""
         return spots_of(self._sorted, row_digests(batch, self.COLUMNS))[0]
 
     def of(self, shard: str) -> SamplesOfShard:
@@ -265,7 +266,7 @@ class StoredSamples:
 
 @dataclass(frozen=True)
 class SamplesOfShard:
-    """Which samples of one shard are stored. All parts of a sample are stored by one commit, or none."""
+    """The stored samples of one shard. All parts of a sample are stored by one commit, or none."""
 
     digests: Digests
     shard: str
@@ -283,13 +284,13 @@ def row_digests(batch: Any, columns: Sequence[str]) -> Digests:
 
 
 def digests_of(rows: Iterable[Sequence[object]]) -> Digests:
-    """A 16-byte BLAKE2b digest of each tuple: among 10^9 of them two are alike with probability 10^-21."""
+    """A 16-byte BLAKE2b digest of each tuple: among 10^9, the probability of a collision is about 10^-21."""
     texts = ("\0".join(map(str, row)).encode() for row in rows)
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts), "S16")
 
 
 def spots_of(digests: Digests, asked: Digests) -> tuple[Int64, Int64]:
-    """Of those asked for that the sorted digests hold: their places in `asked`, and in `digests`."""
+    """Matches of `asked` in the sorted `digests`: their positions in `asked`, and in `digests`."""
     if not len(digests):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     spots = np.minimum(np.searchsorted(digests, asked), len(digests) - 1)

@@ -1,4 +1,4 @@
-"""From a row's name to its line in a file of labels, in 16 bytes a line; the values stay where they are."""
+"""Index from a row's name to its line in a file of labels, in 16 bytes a line; the values are not copied."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pyarrow.compute as pc
 from indexer.errors import InputError
 from indexer.types import Int64
 
-SHOWN = 3  # names in an error message
-_BATCH_ROWS = 65_536  # hashed at once
+SHOWN = 3  # names listed in an error message
+_BATCH_ROWS = 65_536  # names hashed at once
 
 
 class LabelIndex:
-    """The lines of `labels` by their value in column `on`, which must be there, each once. Raises InputError.
+    """The lines of `labels` by their value in column `on`, which must be unique and not null. Raises InputError.
 
-    Holds a sorted hash and a line number for each line. `labels` may be mapped from a file: it is read by batch.
+    Holds a sorted hash and a line number for each line. `labels` may be mapped from a file and is read in batches.
     """
 
     def __init__(self, labels: pa.Table, on: str, kind: pa.DataType) -> None:
-        """`kind` is the type of the table's column `on`, to which the labels' own is cast."""
+        """`kind` is the type of the table's column `on`, to which the labels' column is cast."""
         self._batches = labels.to_batches(max_chunksize=_BATCH_ROWS)
         self._on, self._kind = on, kind
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
@@ -31,17 +31,17 @@ class LabelIndex:
         for batch, start in zip(self._batches, self._starts[:-1].tolist(), strict=True):
             hashes[start : start + batch.num_rows] = _hashes(cast(batch.column(on), kind, on))
         self._lines = np.argsort(hashes)
-        hashes.sort()  # in place: the lines of equal hashes are alike to us
+        hashes.sort()  # in place; the order of lines of equal hash does not matter
         self._hashes = hashes
         self._require_once()
 
     def lines(self, asked: pa.Array) -> Int64:
-        """For each name (n,) its line, or -1 where there is none."""
+        """The line of each name (n,), or -1 where there is none."""
         hashes = _hashes(asked)
         spots = np.searchsorted(self._hashes, hashes)
         lines = np.full(len(asked), -1, np.int64)
         pending = np.flatnonzero(spots < len(self._hashes))
-        while len(pending):  # once, but for different names of equal hash
+        while len(pending):  # one iteration, unless different names have equal hashes
             pending = pending[self._hashes[spots[pending]] == hashes[pending]]
             found = self._lines[spots[pending]]
             names = cast(self.take(found, [self._on]).column(self._on), self._kind, self._on)
@@ -54,7 +54,7 @@ class LabelIndex:
         return lines
 
     def take(self, lines: Int64, names: Sequence[str]) -> pa.Table:
-        """These columns of these lines, in this order. Only the batches that hold them are read."""
+        """These columns of these lines, in the given order. Reads only the batches that hold them."""
         order = np.argsort(lines, kind="stable")
         ordered, parts = lines[order], []
         bounds = np.searchsorted(ordered, self._starts)
@@ -68,13 +68,13 @@ class LabelIndex:
         return pa.Table.from_batches(parts).take(pa.array(back))
 
     def first(self) -> list[Any]:
-        """A few names, for a message."""
+        """The first few names, for a message."""
         return [
             value for batch in self._batches[:1] for value in batch.column(self._on).slice(0, SHOWN + 1).to_pylist()
         ]
 
     def _require_once(self) -> None:
-        """Raise InputError where two lines have one name."""
+        """Raise InputError where two lines have the same name."""
         twins = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
         repeated: dict[str, None] = {}
         for start in range(0, len(twins), SHOWN + 1):
@@ -88,12 +88,12 @@ class LabelIndex:
                 break
         if repeated:
             raise InputError(
-                f"column {self._on!r} of the labels must name each row once: {few(list(repeated))} stands there twice."
+                f"column {self._on!r} of the labels must name each row once: {few(list(repeated))} occurs twice."
             )
 
 
 def cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str) -> Any:
-    """Whole numbers pass as real ones; nothing else changes its kind unasked. Raises InputError."""
+    """Cast labels to the type of the table's column. Raises InputError where the types differ in kind."""
     own = column.type
     same = pa.types.is_string(kind) and (pa.types.is_large_string(own) or pa.types.is_string(own))
     named = pa.types.is_string(kind) and pa.types.is_integer(own)  # a key written as a number in Parquet

@@ -1,4 +1,4 @@
-"""What a writer does on opening, before anything is written: it mends what a crash of the former one left."""
+"""Recovery when a writer opens a table: repairs the state that a crash of the previous writer left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from indexer.store.writing.side_tables import BEGUN, FailureTable, Ledger, lost_
 
 @dataclass(frozen=True)
 class Tables:
-    """The three tables that a writer keeps in line; `sync` puts what changed of them on the disk."""
+    """The three tables that a writer keeps consistent; `sync` writes the changes of one to the disk."""
 
     store: EmbeddingStore
     ledger: Ledger
@@ -26,10 +26,10 @@ class Tables:
 
 
 def recover(tables: Tables, *, mended: bool) -> int:
-    """Bring rows, failures and ledger in line; returns how many rows were deleted.
+    """Make rows, failures and ledger consistent; returns how many rows were deleted.
 
-    Without a crash this reads the rows that were created after the last commit (none), and the ledger's and the
-    failures' columns, not the table. Where a version was rolled back (`mended`), every row's shard is counted.
+    After a regular end this reads the rows created after the last commit (none), the ledger and the failures, not the
+    whole table. Where a version was rolled back (`mended`), the rows of every shard are counted.
     """
     store, ledger, failures = tables.store, tables.ledger, tables.failures
     counted = ledger.counted_version
@@ -44,12 +44,12 @@ def recover(tables: Tables, *, mended: bool) -> int:
     former = _drop_former(tables, begun)
     store.refresh()
     _drop_failures(tables, begun)
-    _recount(tables, rows, everything=everything)  # last: it names a version up to which all is counted
+    _recount(tables, rows, everything=everything)  # last, since it records the version up to which all rows are counted
     return sum(rows[name] for name in orphans) + former
 
 
 def _drop_former(tables: Tables, begun: Mapping[str, int]) -> int:
-    """Delete the rows of begun shards that are older than their beginning: their former content."""
+    """Delete the rows of begun shards that are older than their "begun" entry: their former content."""
     deleted = 0
     for version in sorted(set(begun.values())):
         for names in chunks(sorted(name for name, since in begun.items() if since == version)):
@@ -63,9 +63,9 @@ def _drop_former(tables: Tables, begun: Mapping[str, int]) -> int:
 
 
 def _drop_failures(tables: Tables, begun: Mapping[str, int]) -> None:
-    """Delete failures of unknown shards, and those of begun shards that come again when they are gone on with.
+    """Delete failures of unknown shards, and those of begun shards that will be reported again.
 
-    A sample of which some part is stored is not read again, so the failures of its other parts stay.
+    A sample with a stored part is not read again, so the failures of its other parts are kept.
     """
     failures, store = tables.failures, tables.store
     changed = failures.drop([name for name in failures.counts if name not in tables.ledger.entries])
@@ -85,7 +85,7 @@ def _drop_failures(tables: Tables, begun: Mapping[str, int]) -> None:
 
 
 def _recount(tables: Tables, rows: Counter[str], *, everything: bool) -> None:
-    """Correct the ledger's counts of shards that have new rows, or other failures than it says."""
+    """Correct the ledger's counts of shards that have new rows, or another number of failures."""
     failures, entries = tables.failures.counts, dict(tables.ledger.entries)
     if not everything:
         doubtful = {n: e for n, e in entries.items() if e.status != BEGUN and (n in rows or failures[n] != e.failed)}

@@ -1,4 +1,4 @@
-"""The tables beside a table of embeddings that its writer keeps: the ledger of shards, and the failures."""
+"""The writer's side tables of a table of embeddings: the ledger of shards, and the failures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, 
 from indexer.store.table import quoted
 from indexer.types import Failure, ShardResult
 
-BEGUN = "begun"  # some parts of the shard are stored, more follow; every other status says that no more will come
-RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # others stay until their shard changes
+BEGUN = "begun"  # some parts of the shard are stored and more follow; with any other status the shard is complete
+RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # other failures stay until their shard changes
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What the ledger says of one shard."""
+    """The ledger row of one shard."""
 
     url: str  # without passwords and signatures
     identity: str
@@ -35,7 +35,7 @@ class LedgerEntry:
 
 
 class Ledger:
-    """The ledger of the table of this identity, open for its writer.
+    """The ledger of the table with this identity, open for its writer.
 
     `entries` has its rows by shard name, about 500 bytes a shard.
     """
@@ -50,18 +50,18 @@ class Ledger:
 
     @property
     def counted_version(self) -> int:
-        """The highest table version that an entry names: rows created up to it are counted, or of a begun shard."""
+        """The highest table version in an entry: rows created up to it are counted, or of a begun shard."""
         return max((entry.table_version for entry in self.entries.values()), default=0)
 
     def put(self, entries: Mapping[str, LedgerEntry]) -> None:
-        """Write these rows in one commit, each in place of the shard's former row if it has one."""
+        """Insert or replace these rows, by shard name, in one commit."""
         if not entries:
             return
         now = datetime.datetime.now(datetime.UTC)
         facts = [{"shard": name, **_fields(entry), "finished_at": now} for name, entry in entries.items()]
         table = pa.Table.from_pylist(facts, schema=LEDGER_SCHEMA)
         if entries.keys() & self.entries.keys():
-            with writing(self.dataset.uri):  # one atomic commit: a crash leaves the former rows or the new ones
+            with writing(self.dataset.uri):  # one atomic commit: a crash leaves either the old rows or the new ones
                 upsert = self.dataset.merge_insert("shard").when_matched_update_all().when_not_matched_insert_all()
                 upsert.execute(table)
         else:
@@ -69,14 +69,14 @@ class Ledger:
         self.entries.update(entries)
 
     def drop(self, names: Sequence[str]) -> bool:
-        """Delete these rows; whether there were any."""
+        """Delete these rows; returns whether there were any."""
         for name in names:
             self.entries.pop(name, None)
         return delete(self.dataset, "shard", names)
 
 
 def lost_shards(entries: Mapping[str, LedgerEntry], rows: Counter[str], failures: Counter[str]) -> list[str]:
-    """Shards with fewer rows and failures than the ledger says: a version that held them was rolled back."""
+    """Shards with fewer rows plus failures than the ledger counts: a version that held them was rolled back."""
     return [
         name
         for name, entry in entries.items()
@@ -87,10 +87,10 @@ def lost_shards(entries: Mapping[str, LedgerEntry], rows: Counter[str], failures
 def recounted(
     entries: Mapping[str, LedgerEntry], rows: Counter[str], failures: Counter[str], version: int
 ) -> dict[str, LedgerEntry]:
-    """Of these entries those to be written again, with right counts and no version that is still to come.
+    """The entries that need correction, with correct counts and no version above the table's.
 
-    A retry that died between two writes leaves rows that its ledger rows do not count, or counts a sample twice, as
-    a row and as the failure that the next retry drops.
+    A retry killed between two writes leaves rows that the ledger does not count, or a sample counted twice, as a row
+    and as the failure that the next retry drops.
     """
     changed: dict[str, LedgerEntry] = {}
     for name, entry in entries.items():
@@ -109,7 +109,7 @@ def _fields(entry: LedgerEntry) -> dict[str, Any]:
 
 
 class FailureTable:
-    """The failures of the table of this identity, open for its writer: `counts` has their number by shard."""
+    """The failures of the table with this identity, open for its writer; `counts` has their number by shard."""
 
     def __init__(self, path: str, identity: str) -> None:
         self.dataset = open_or_create(path, side_schema(FAILURE_SCHEMA, identity))
@@ -119,21 +119,21 @@ class FailureTable:
                 self.counts[count["values"].as_py()] += count["counts"].as_py()
 
     def append(self, failures: Sequence[Failure]) -> bool:
-        """Add failures in one commit; whether there were any."""
+        """Append failures in one commit; returns whether there were any."""
         if failures:
             self.dataset = append(self.dataset, failures_table(failures))
             self.counts.update(f.shard for f in failures)
         return bool(failures)
 
     def drop(self, shards: Iterable[str]) -> bool:
-        """Delete all failures of these shards; whether there were any."""
+        """Delete all failures of these shards; returns whether there were any."""
         known = [name for name in shards if self.counts[name]]
         for name in known:
             del self.counts[name]
         return delete(self.dataset, "shard", known)
 
     def retried(self, results: Sequence[ShardResult]) -> list[tuple[int, str]]:
-        """(row id, shard) of each failure that these results of a retry stand in for: one scan for all of them."""
+        """(row id, shard) of each failure that these results of a retry replace, from one scan."""
         keys: dict[str, set[str]] = {}
         for result in results:
             own = keys.setdefault(result.shard.name, set())
@@ -154,4 +154,4 @@ class FailureTable:
             with writing(self.dataset.uri):
                 self.dataset.delete(f"_rowid IN ({', '.join(str(i) for i, _ in chunk)})")
         self.counts.subtract(shard for _, shard in rows)
-        self.counts += Counter()  # without those that have none left
+        self.counts += Counter()  # removes zero counts
