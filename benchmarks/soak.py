@@ -23,7 +23,8 @@ import psutil
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.run import Hooks, Progress, index
+from indexer.pipeline.run import Hooks, index
+from indexer.progress.silent import Silent
 from indexer.store import mend as durable
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
@@ -62,7 +63,7 @@ class Numbers:
 
 
 @dataclass
-class Watch:
+class Watch(Silent):
     """Memory and time as the rows go by."""
 
     rows: int
@@ -71,8 +72,8 @@ class Watch:
     peaks: list[int] = field(default_factory=lambda: [0] * TENTHS)  # RSS by tenth
     passed: list[float] = field(default_factory=lambda: [0.0] * (TENTHS + 1))  # seconds when a tenth was full
 
-    def __call__(self, progress: Progress) -> None:
-        tenth = min(progress.images * TENTHS // self.rows, TENTHS)
+    def advance(self, n: int = 1, **counts: int) -> None:  # noqa: ARG002 - the protocol's
+        tenth = min(counts["images"] * TENTHS // self.rows, TENTHS)
         self.passed[tenth] = self.passed[tenth] or time.perf_counter() - self.start
         at = min(tenth, TENTHS - 1)
         self.peaks[at] = max(self.peaks[at], self.process.memory_info().rss)
