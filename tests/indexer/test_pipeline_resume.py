@@ -63,7 +63,12 @@ def content(db):
 def test_a_large_shard_is_committed_in_parts_and_equals_one_commit(archive, tmp_path):
     seen = []
     hooks = Hooks(Recorder(lambda _: seen.append(EmbeddingStore.open(str(tmp_path / "parts")).count())))
-    report = run(archive, tmp_path / "parts", hooks=hooks)
+
+    def slow(vectors):  # on a quick machine the whole shard would be embedded during the first commit
+        time.sleep(0.02)
+        return vectors
+
+    report = run(archive, tmp_path / "parts", FakeEncoder(change=slow), hooks=hooks)
     assert len(set(seen)) > 2  # it grows while the one shard is read
     run(archive, tmp_path / "whole", part=10_000)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
