@@ -22,10 +22,10 @@ import psutil
 
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
+from indexer.disk import DiskSync
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
 from indexer.progress.silent import Silent
-from indexer.store import mend as durable
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EncoderSpec, Float32, PixelSpec, Shard, UInt8
@@ -119,9 +119,9 @@ def main() -> int:
 
 def soak(db: Path, rows: int, dim: int) -> dict[str, Any]:
     encoder, watch = Numbers(dim), Watch(rows)
-    commits, syncs = Clock(StoreWriter.commit), Clock(durable.DiskSync.sync)
+    commits, syncs = Clock(StoreWriter.commit), Clock(DiskSync.sync)
     StoreWriter.commit = lambda self, results: commits(self, results)  # type: ignore[method-assign]
-    durable.DiskSync.sync = lambda self, root: syncs(self, root)  # type: ignore[method-assign]
+    DiskSync.sync = lambda self, root: syncs(self, root)  # type: ignore[method-assign]
     store = EmbeddingStore.create(str(db), "t", encoder.spec)
     report = index(list(shards(rows)), store, encoder, RunOptions(), Hooks(watch))
     del store

@@ -29,6 +29,7 @@ from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, write_tar
+from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.progress import Recorder
 from tests.tables import add_shard, make_table, unit_rows
@@ -240,6 +241,34 @@ def test_a_new_secret_is_noted_before_the_run_fails(tmp_path):
     with pytest.raises(InputError):
         pack(options, progress=recorder)
     assert [note.startswith(f"A new secret was made: {secret}.") for note in recorder.notes] == [True]
+
+
+def test_every_long_command_shows_its_progress_on_the_terminal(tmp_path, monkeypatch):
+    made = []
+
+    def terminal():
+        made.append(Recorder())
+        return made[-1]
+
+    monkeypatch.setattr("indexer.progress.terminal.Terminal", terminal)
+    images, db = tmp_path / "images", tmp_path / "db"
+    images.mkdir()
+    for name, data in members(10):
+        (images / name).write_bytes(data)
+    for arguments, stages in (
+        (("pack", images, tmp_path / "packed"), ["listing files", "reading headers", "writing shards"]),
+        (("index", tmp_path / "packed", db), ["embedding 1 shard"]),
+        (("failures", db, "--retry"), ["embedding 1 shard"]),
+        (("build-ann", db), ["reading vectors", "measuring candidates", "building exact", "measuring", "writing"]),
+        (("near-duplicates", db), ["reading vectors", "comparing"]),
+        (("search", db, "--shards", tmp_path / "packed", "--out", tmp_path / "hits.parquet"), ["searching"]),
+    ):
+        made.clear()
+        done = call("indexer", *arguments)
+        assert done.code == 0, done.err
+        (recorder,) = made
+        assert [stage.name for stage in recorder.stages] == stages, arguments[0]
+        totals(recorder)
 
 
 SCRIPT = """
