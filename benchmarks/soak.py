@@ -22,9 +22,10 @@ import psutil
 
 from benchmarks.stream import SIDE
 from benchmarks.throughput import machine
+from indexer.disk import DiskSync
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.run import Hooks, RunProgress, index
-from indexer.store import mend as durable
+from indexer.pipeline.run import Hooks, index
+from indexer.progress.silent import Silent
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EncoderSpec, Float32, PixelSpec, Shard, UInt8
@@ -62,7 +63,7 @@ class Numbers:
 
 
 @dataclass
-class Watch:
+class Watch(Silent):
     """Memory and time as the rows go by."""
 
     rows: int
@@ -71,8 +72,8 @@ class Watch:
     peaks: list[int] = field(default_factory=lambda: [0] * TENTHS)  # RSS by tenth
     passed: list[float] = field(default_factory=lambda: [0.0] * (TENTHS + 1))  # seconds when a tenth was full
 
-    def __call__(self, progress: RunProgress) -> None:
-        tenth = min(progress.images * TENTHS // self.rows, TENTHS)
+    def advance(self, n: int = 1, **counts: int) -> None:  # noqa: ARG002 - the protocol's
+        tenth = min(counts["images"] * TENTHS // self.rows, TENTHS)
         self.passed[tenth] = self.passed[tenth] or time.perf_counter() - self.start
         at = min(tenth, TENTHS - 1)
         self.peaks[at] = max(self.peaks[at], self.process.memory_info().rss)
@@ -118,9 +119,9 @@ def main() -> int:
 
 def soak(db: Path, rows: int, dim: int) -> dict[str, Any]:
     encoder, watch = Numbers(dim), Watch(rows)
-    commits, syncs = Clock(StoreWriter.commit), Clock(durable.DiskSync.sync)
+    commits, syncs = Clock(StoreWriter.commit), Clock(DiskSync.sync)
     StoreWriter.commit = lambda self, results: commits(self, results)  # type: ignore[method-assign]
-    durable.DiskSync.sync = lambda self, root: syncs(self, root)  # type: ignore[method-assign]
+    DiskSync.sync = lambda self, root: syncs(self, root)  # type: ignore[method-assign]
     store = EmbeddingStore.create(str(db), "t", encoder.spec)
     report = index(list(shards(rows)), store, encoder, RunOptions(), Hooks(watch))
     del store

@@ -106,6 +106,7 @@ class Shard:
     identity: str  # changes when the content may have changed: bytes + mtime, etag, or a content hash
     kind: str = "tar"  # the name of one of indexer.archive.kinds
     files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
+    nbytes: int | None = field(default=None, compare=False, repr=False)  # uncompressed; None where that is not known
 
 
 @dataclass(frozen=True)
@@ -264,14 +265,21 @@ class RunReport:
 
 
 class Progress(Protocol):
-    """Progress callbacks of a long call: consecutive stages, and the steps done of the current one."""
+    """How a long call reports: stages one after the other, and how much of the running one is done.
+
+    `indexer.progress` holds one that shows nothing and one for terminals.
+    """
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[object]:
         """A context manager for a stage of `total` steps (None: unknown)."""
         ...
 
-    def advance(self, n: int = 1) -> None:
-        """`n` more steps of the stage are done."""
+    def advance(self, n: int = 1, **counts: int) -> None:
+        """`n` more steps of the stage are done; `counts` are what else is counted, as it stands now."""
+        ...
+
+    def note(self, text: str) -> None:
+        """What the user must read before the call has ended, in one line."""
         ...
 
 

@@ -14,6 +14,7 @@ traceback  # the third argument of __exit__, which Python passes by position
 
 # Read by a library, or by whoever opens the file
 _.by_residual  # faiss: whether a code is of the vector or of its distance to the centroid
+_.start_time  # rich: of a task, for the time that its column shows as elapsed
 _.SOPInstanceUID  # pydicom writes it into the file: so do all of these
 _.PatientID  # pydicom
 _.PatientName  # pydicom

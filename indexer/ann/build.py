@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,8 @@ from indexer.ann.manifest import Measured, Settings
 from indexer.ann.sampling import HELD_OUT, queries_of
 from indexer.ann.tune import Truth, measure, truth_of, tune
 from indexer.ann.vectors import Rows
+from indexer.progress.silent import SILENT
+from indexer.types import Progress
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class Built:
     measured: Measured
 
 
-def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Callable[[int], None] | None = None) -> Built:
-    """Build the chosen kind over all rows, tune it again on them, and measure it with queries not used for tuning."""
+def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Progress = SILENT) -> Built:
+    """Build the chosen kind over all rows; tune it again on them, and measure it with queries not tuned on."""
     engine = ENGINES[choice.chosen.kind]
     trained = choice.trained if engine.routed else None
     index = engine.build(rows.dim, trained)
-    for row_ids, vectors in float_blocks(rows, block_rows(rows.dim, goal.memory_bytes)):
-        engine.add(index, [(row_ids, vectors)])
-        if progress:
-            progress(len(row_ids))
-    settings, measured = _tuned(Searchable(index, engine, rows), choice.truth, goal.recall)
+    with progress.stage(f"building {choice.chosen.kind}", len(rows)):
+        for row_ids, vectors in float_blocks(rows, block_rows(rows.dim, goal.memory_bytes)):
+            engine.add(index, [(row_ids, vectors)])
+            progress.advance(len(row_ids))
+    with progress.stage("measuring"):
+        settings, measured = _tuned(Searchable(index, engine, rows), choice.truth, goal.recall)
     return Built(index, engine, 0 if trained is None else len(trained.centroids), settings, measured)
 
 

@@ -118,12 +118,14 @@ class _Buckets:
         self._spool = Spool()
         self._facts = [hashlib.sha256() for _ in range(BUCKETS)]
         self._counts = [0] * BUCKETS
+        self._nbytes = [0] * BUCKETS  # of the images alone
 
     def add(self, found: ListedFile) -> None:
         number = _bucket(found.path)
         self._spool.append(number, found.path)
         self._facts[number].update(os.fsencode(f"{found.path}\0{self._identity(found)}\0"))
         self._counts[number] += 1
+        self._nbytes[number] += found.nbytes
         self.files += 1
 
     def _identity(self, found: ListedFile) -> str | None:
@@ -141,7 +143,8 @@ class _Buckets:
         for number, facts in enumerate(self._facts):
             if self._counts[number]:
                 files = Bucket(base, number, token, self._spool)
-                yield Shard(base, f"{base}#{number:03d}", facts.hexdigest()[:32], Files.name, files)
+                name, facts_hash = f"{base}#{number:03d}", facts.hexdigest()[:32]
+                yield Shard(base, name, facts_hash, Files.name, files, self._nbytes[number])
 
 
 class Bucket:

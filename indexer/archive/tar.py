@@ -15,7 +15,8 @@ from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFou
 from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
 
-UNVERIFIED = "unverified"  # identity of a shard whose server gives neither size, time nor tag
+UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz")
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
@@ -42,7 +43,9 @@ class Tar:
         if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
             raise InputError(f"{path} is one image, not a shard. Name its folder, or search with it: `indexer search`.")
         name = lasting_name(path)
-        yield Shard(name, name, identity(name, name, hash_content=hash_content) or UNVERIFIED)
+        nbytes = None if path.suffix.lower() in COMPRESSED else path.stat().st_size
+        known = identity(name, name, hash_content=hash_content)
+        yield Shard(name, name, known or UNVERIFIED, nbytes=nbytes)
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         group: Group | None = None

@@ -11,11 +11,10 @@ from indexer.options import emit, json_option, table_option
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from indexer.ann.choose import Candidate, Choice
+    from indexer.ann.choose import Candidate
     from indexer.ann.manifest import Manifest
-    from indexer.search.index_build import BuildReport, Watcher
+    from indexer.search.index_build import BuildReport
 
 
 @click.command("build-ann", short_help="Build or refresh the FAISS index of a table.")
@@ -67,9 +66,9 @@ def command(
     built for. With a different one of these, --refresh rebuilds it.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from indexer.ann.engines import ENGINES
+    from indexer.progress.terminal import Terminal
     from indexer.search.index_build import build_index, refresh_index
     from indexer.store.table import EmbeddingStore
 
@@ -78,13 +77,12 @@ def command(
     console = Console(stderr=True)
     store = EmbeddingStore.open(database, table)
     change, memory_bytes = GoalChange(recall, latency_ms, kind), int(memory_gib * 2**30)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        watch = _watcher(console, progress)
-        if refresh:
-            report = refresh_index(store, change, memory_bytes=memory_bytes, seed=seed, watch=watch)
-        else:
-            report = build_index(store, change.of(Goal(memory_bytes=memory_bytes))[0], seed=seed, watch=watch)
+    progress = Terminal()
+    if refresh:
+        report = refresh_index(store, change, memory_bytes=memory_bytes, seed=seed, progress=progress)
+    else:
+        report = build_index(store, change.of(Goal(memory_bytes=memory_bytes))[0], seed=seed, progress=progress)
+    _print_candidates(report, console)
     summary = _summary(report)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="yellow")
@@ -93,28 +91,13 @@ def command(
     emit(summary, as_json=as_json)
 
 
-def _watcher(console: Console, progress: Progress) -> Watcher:
+def _print_candidates(report: BuildReport, console: Console) -> None:
     from rich.text import Text
 
-    from indexer.search.index_build import Watcher
-
-    task = progress.add_task("starting", total=None)
-
-    def stage(what: str, rows: int) -> None:
-        progress.reset(task, description=what, total=rows or None)
-
-    def choice(made: Choice) -> None:
-        if len(made.candidates) > 1:
-            console.print(_candidates_table(made.candidates, made.sample_rows))
-            for c in made.candidates:
-                console.print(Text(f"  {c.kind}: {c.reason}"))
-        console.print(Text(made.verdict))
-        console.print(f"predicted time still to go: {made.chosen.build_seconds:.2g} s")
-
-    def predicted(seconds: float) -> None:
-        console.print(f"predicted build time: {seconds:.2g} s, if lists meet the goal")
-
-    return Watcher(stage, lambda rows: progress.advance(task, rows), choice, predicted)
+    if len(report.candidates) > 1:
+        console.print(_candidates_table(report.candidates, report.sample_rows))
+        for candidate in report.candidates:
+            console.print(Text(f"  {candidate.kind}: {candidate.reason}"))
 
 
 def _candidates_table(candidates: tuple[Candidate, ...], sample_rows: int) -> Any:

@@ -64,21 +64,15 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     if again:
-        from indexer.commands.index import command_line, progress_bar, tell
+        from indexer.commands.index import command_line, tell
         from indexer.encoders import load_spec
         from indexer.pipeline.retry import retry
         from indexer.pipeline.run import Hooks
+        from indexer.progress.terminal import Terminal
 
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)
-        with progress_bar() as on_progress:
-            report = retry(
-                store,
-                encoder,
-                RunOptions(frames=frames, command=command_line()),
-                Hooks(on_progress),
-                sources=shards,
-                roots=pictures_from,
-            )
+        options = RunOptions(frames=frames, command=command_line())
+        report = retry(store, encoder, options, Hooks(Terminal()), sources=shards, roots=pictures_from)
         tell(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     if not store.count_failures() and not as_json:

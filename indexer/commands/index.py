@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +12,9 @@ from indexer.options import counted, device_option, emit, frames_option, json_op
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
-    from indexer.pipeline.run import RunProgress
     from indexer.types import RunReport
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
-REFRESH_SECONDS = 0.2
 
 
 @click.command("index", short_help="Embed shards into a table, each image once.")
@@ -119,6 +114,7 @@ def command(
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
     from indexer.pipeline.run import Hooks, index
+    from indexer.progress.terminal import Terminal
     from indexer.store.table import EmbeddingStore
 
     if weights == "random":
@@ -140,8 +136,7 @@ def command(
     )
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
-    with progress_bar() as on_progress:
-        report = index(found.shards, store, encoder, options, Hooks(on_progress, check))
+    report = index(found.shards, store, encoder, options, Hooks(Terminal(), check))
     tell(report, as_json=as_json)
     too_many = report.failed > max_failures * report.images
     ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
@@ -191,38 +186,3 @@ def report_text(report: RunReport) -> str:
     if report.failed:
         lines.append("`indexer failures` names each failed image.")
     return "\n".join(lines)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[RunProgress], None] | None]:
-    """A progress bar on stderr where it is a terminal; else None."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    text = TextColumn("{task.completed}/{task.total} shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  ")
-    failed = TextColumn("{task.fields[failed]} failed ")
-    columns = (BarColumn(), text, failed, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("index", images=0, failed=0, rate=0.0)
-        start = last = time.monotonic()
-
-        def show(progress: RunProgress) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last < REFRESH_SECONDS and progress.shards_done < progress.shards:
-                return
-            last = now
-            bar.update(
-                task,
-                total=progress.shards,
-                completed=progress.shards_done,
-                images=progress.images,
-                failed=progress.failed,
-                rate=progress.images / max(now - start, 1e-9),
-            )
-
-        yield show

@@ -51,11 +51,9 @@ def command(
     A pair across patients may be one patient under two names; a pair across splits is a test image seen in training.
     Prints the counts and the first pairs; --out writes them all.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from indexer.duplicates.files import pairs_file, require_pairs_file
     from indexer.duplicates.find import stream_near_duplicates
+    from indexer.progress.terminal import Terminal
     from indexer.store.table import EmbeddingStore
 
     options = NearOptions(threshold, where, group, split, max_pairs, int(memory_gib * 2**30))
@@ -63,20 +61,14 @@ def command(
         require_pairs_file(out)
     store = EmbeddingStore.open(database, table)
     first: list[dict[str, Any]] = []
-    with (
-        Progress(console=Console(stderr=True), transient=True) as progress,
-        pairs_file(out) if out else nullcontext() as write,
-    ):
-        task = progress.add_task("comparing", total=None)
+    with pairs_file(out) if out else nullcontext() as write:
 
         def take(block: Any) -> None:
             first.extend(block.slice(0, FIRST - len(first)).to_pylist())
             if write:
                 write(block)
 
-        report = stream_near_duplicates(
-            store, options, take, progress=lambda done, total: progress.update(task, completed=done, total=total)
-        )
+        report = stream_near_duplicates(store, options, take, progress=Terminal())
     if out:
         click.echo(f"wrote {report.pairs} pairs to {out}", err=True)
     emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)

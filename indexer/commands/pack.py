@@ -60,6 +60,7 @@ def command(
     DICOM metadata comes from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
     """
     from indexer.pack.run import PackOptions, pack
+    from indexer.progress.terminal import Terminal
 
     options = PackOptions(
         source=source,
@@ -77,16 +78,11 @@ def command(
         replace=replace,
         dry_run=dry_run,
     )
-    report = pack(options, progress=_progress, tell=lambda words: click.echo(words, err=True))
+    report = pack(options, progress=Terminal())
     emit(report, as_json=as_json, text=_text)
     if not report.packed:
         click.echo(f"error: {source} holds no image to pack", err=True)
         sys.exit(1)
-
-
-def _progress(stage: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r{stage}: {done:,} of {total:,}", err=True, nl=done >= total)
 
 
 def _text(report: PackReport) -> str:

@@ -153,20 +153,14 @@ def _query(
 
 
 def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, out: Path) -> BatchReport:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from indexer.archive.shards import find_shards
+    from indexer.progress.terminal import Terminal
     from indexer.search.batch import search_shards
 
     found = find_shards(sources)
     for note in found.notes:
         click.echo(note, err=True)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("images searched", total=None)
-        return search_shards(
-            searcher, found.shards, options, out, progress=lambda n: progress.update(task, completed=n)
-        )
+    return search_shards(searcher, found.shards, options, out, progress=Terminal())
 
 
 def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:

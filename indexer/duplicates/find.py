@@ -20,9 +20,10 @@ from scipy.sparse.csgraph import connected_components
 from indexer.duplicates.options import NearOptions
 from indexer.duplicates.pairs import Pairs, close_pairs
 from indexer.errors import InputError
+from indexer.progress.silent import SILENT
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
-from indexer.types import Float16, Int64
+from indexer.types import Float16, Int64, Progress
 
 NOT_NEAR = -1
 BLOCK_PAIRS = 1 << 18  # pairs whose keys and columns are held at once
@@ -61,11 +62,11 @@ class _Rows:
 
 
 def find_near_duplicates(
-    store: EmbeddingStore, options: NearOptions, *, progress: Callable[[int, int], None] | None = None
+    store: EmbeddingStore, options: NearOptions, *, progress: Progress = SILENT
 ) -> tuple[NearReport, pa.Table]:
     """The summary, and one row for each pair: keys, score, cluster, and both rows' group and split where requested.
 
-    Exact: every pair that reaches the threshold is found. `progress` gets (pairs examined, total).
+    Exact: every pair over the threshold is found.
     """
     blocks: list[pa.Table] = []
     report = stream_near_duplicates(store, options, blocks.append, progress=progress)
@@ -77,14 +78,14 @@ def stream_near_duplicates(
     options: NearOptions,
     sink: Callable[[pa.Table], None],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> NearReport:
     """As `find_near_duplicates`, but the pairs are passed to `sink` in blocks, at least one, in bounded memory."""
     started = time.perf_counter()
     view = store.at(store.version)
     columns = _columns(view, options)
     with tempfile.TemporaryDirectory(prefix="near-duplicates-") as folder:
-        rows = _read(view, options, Path(folder))
+        rows = _read(view, options, Path(folder), progress)
         pairs = _pairs(rows.vectors, options, Path(folder), progress)
         n = len(rows.vectors)
         clusters = _clusters(pairs, n)
@@ -116,19 +117,21 @@ def _columns(view: EmbeddingStore, options: NearOptions) -> list[str]:
     return list(dict.fromkeys(["key", "content", *extra]))
 
 
-def _read(view: EmbeddingStore, options: NearOptions, folder: Path) -> _Rows:
+def _read(view: EmbeddingStore, options: NearOptions, folder: Path, progress: Progress) -> _Rows:
     n = view.count(options.where)
     vectors = _array((n, view.dim), np.float16, folder / "vectors", options.memory_bytes)
     row_ids, done = np.empty(n, np.int64), 0
-    for batch in view.scan([], options.where, vectors=True):
-        part = slice(done, done + batch.num_rows)
-        vectors[part] = vector_block(batch)
-        row_ids[part] = batch.column("_rowid").to_numpy()
-        done += batch.num_rows
+    with progress.stage("reading vectors", n):
+        for batch in view.scan([], options.where, vectors=True):
+            part = slice(done, done + batch.num_rows)
+            vectors[part] = vector_block(batch)
+            row_ids[part] = batch.column("_rowid").to_numpy()
+            done += batch.num_rows
+            progress.advance(batch.num_rows)
     return _Rows(row_ids, vectors)
 
 
-def _pairs(vectors: Float16, options: NearOptions, folder: Path, progress: Callable[[int, int], None] | None) -> Pairs:
+def _pairs(vectors: Float16, options: NearOptions, folder: Path, progress: Progress) -> Pairs:
     if len(vectors) < 2:
         none = np.empty(0, np.int64)
         return Pairs(none, none, np.empty(0), 0, 0)

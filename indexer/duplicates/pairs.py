@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from indexer.ann.exact import DECIMALS, to_float32, unit_floats
 from indexer.cores import cores
 from indexer.errors import InputError
-from indexer.types import Float16, Float32, Float64, Int64
+from indexer.progress.silent import SILENT
+from indexer.types import Float16, Float32, Float64, Int64, Progress
 
 LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into the cache
 SAMPLE = 8_192  # rows from which the rotation is computed
@@ -51,25 +52,27 @@ def close_pairs(
     max_pairs: int,
     scratch: Callable[[tuple[int, int]], Float32],
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Pairs:
     """Every pair of rows (n, dim) with cosine ≥ threshold.
 
-    `scratch(shape)` returns the float32 array for the rotated rows, in memory or mapped. `progress` is called with the
-    number of pairs examined and their total. Raises InputError for more than `max_pairs`.
+    `scratch(shape)` gives the float32 array for the rotated rows, in memory or mapped. A stage of `progress` counts the
+    pairs looked at. Raises InputError past `max_pairs`.
     """
     rotated, axes = _rotated(vectors, threshold, scratch)
     work = _Work(vectors, rotated, threshold)
     found: list[Scored] = []
-    total = candidates = done = 0
-    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
+    total = candidates = 0
+    with (
+        progress.stage("comparing", work.size),
+        threadpool_limits(1),
+        ThreadPoolExecutor(threads or cores()) as pool,
+    ):
         for pairs, looked, scored in _in_turn(pool, work):
             found.append(pairs)
             total += len(pairs[0])
             candidates += scored
-            done += looked
-            if progress:
-                progress(done, work.size)
+            progress.advance(looked, pairs=total)
             if total > max_pairs:
                 raise InputError(
                     f"more than {max_pairs} pairs reach {threshold:g}. Raise --threshold or, for many copies of one "

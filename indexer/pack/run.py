@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +26,10 @@ from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
 from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
+from indexer.progress.silent import SILENT
+from indexer.types import Progress
 
 _CHUNK = 256  # files scanned by a worker in one task
-
-Progress = Callable[[str, int, int], None]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,10 @@ class _Plan:
     joined: Joined
 
 
-def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Tell = lambda _: None) -> PackReport:
-    """Pack the source. Raises InputError for what the user must change.
+def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
+    """Raises InputError for what the user must change.
 
-    `progress` is called with (stage, done, total). `tell` is called at once with messages that the user needs even if
-    the run fails later: that a new secret was created.
+    `progress.note` is called at once with what the user must know even if the run fails later: that a secret was made.
     """
     started = time.monotonic()
     _check_local(options.destination)
@@ -78,12 +76,13 @@ def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Te
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
-        files = catalogue.add(source.list())
+        with progress.stage("listing files"):
+            files = catalogue.add(source.list())
         with workers(options.processes, files) as executor:
             _scan(options, source, catalogue, executor, progress)
             plan = _planned(options, catalogue, files)
             if plan.secret_made:
-                tell(
+                progress.note(
                     f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a "
                     "later run will not match these, and with it they can be reversed."
                 )
@@ -111,13 +110,15 @@ def _check_local(destination: Path) -> None:
 def _scan(
     options: PackOptions, source: Source, catalogue: Catalogue, executor: Executor | None, progress: Progress
 ) -> None:
-    """Read the header of every file."""
-    done, files = 0, catalogue.count("1")
+    """Look at the header of every file."""
     refuse = BURNED_IN if options.refuse_burned_in else ""
-    for answer in mapped(executor, partial(_scan_chunk, source), paged(catalogue.found(), _CHUNK), options.processes):
-        catalogue.record(answer, stem_of, refuse=refuse)
-        done += len(answer)
-        progress("looking at headers", done, files)
+    chunks = paged(catalogue.found(), _CHUNK)
+    done = 0
+    with progress.stage("reading headers", catalogue.count("1")):
+        for answer in mapped(executor, partial(_scan_chunk, source), chunks, options.processes):
+            catalogue.record(answer, stem_of, refuse=refuse)
+            done += len(answer)
+            progress.advance(len(answer), files=done)
 
 
 def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
@@ -213,13 +214,14 @@ def _write(
         else:
             catalogue.set_outcomes(outcomes)
     done = kept = len(plans) - len(todo)
-    progress("writing shards", done, len(plans))
+    work = ((shard, list(entries(catalogue, plan.rows, shard))) for shard in todo)
     try:
-        work = ((shard, list(entries(catalogue, plan.rows, shard))) for shard in todo)
-        for written in mapped(executor, partial(_write_shard, writer), work, options.processes):
-            catalogue.set_outcomes(written)
-            done += 1
-            progress("writing shards", done, len(plans))
+        with progress.stage("writing shards", len(plans)):
+            progress.advance(kept, shards=kept)
+            for written in mapped(executor, partial(_write_shard, writer), work, options.processes):
+                catalogue.set_outcomes(written)
+                done += 1
+                progress.advance(shards=done)
     except BrokenExecutor as error:
         raise ReadError(
             "a worker process was ended from outside, perhaps for want of memory. Run again with fewer --processes: "

@@ -162,6 +162,8 @@ class InFlight:
         """Add what became of a sample; `done` with the last of it."""
         job = task.job
         self.tally.count(len(rows), failures)
+        if done:
+            self.tally.settle(task.sample)
         with self._turned:
             job.settle(task.order, rows, failures, done=done, reused=reused)
             if job.resolved or job.settled >= self._part_rows:

@@ -15,34 +15,27 @@ from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
 from indexer.pipeline.in_flight import Known, Planned, ReadShard, Stored
+from indexer.pipeline.meter import Meter
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import bottleneck, plural, precision_warning, spread_warning, stage_times
 from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
+from indexer.pipeline.tally import Tally
 from indexer.pipeline.threads import Threads
+from indexer.progress.silent import SILENT
 from indexer.store.table import EmbeddingStore, identity_of
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
-from indexer.types import Encoder, RunReport, Shard, UInt8
+from indexer.types import Encoder, Progress, RunReport, Shard, ShardResult, UInt8
 
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
 
 
 @dataclass(frozen=True)
-class RunProgress:
-    """The state of a run, passed to `on_progress` a few times a second."""
-
-    shards: int
-    shards_done: int
-    images: int
-    failed: int
-
-
-@dataclass
 class Hooks:
     """Callbacks of the caller during a run."""
 
-    on_progress: Callable[[RunProgress], None] | None = None
+    progress: Progress = SILENT  # one stage a run, moved a few times a second; counts: shards, images, failed
     precision_check: Callable[[UInt8], float] | None = None  # (n, size, size, 3) → lowest cosine against fp32
 
 
@@ -217,31 +210,43 @@ def _skipped(shards: Sequence[Shard], plan: Sequence[Planned], entries: dict[str
 def _drive(
     engine: Engine, plan: Sequence[Planned], lookup: Lookup, committer: Committer, options: RunOptions, hooks: Hooks
 ) -> float | None:
-    """Loop of the calling thread until all of `plan` is committed or the run stops. Returns the precision cosine."""
-    tally, totals = engine.tally, committer.totals
+    """The calling thread's loop, until all of `plan` is committed or the run is to stop. Gives the precision cosine."""
+    tally, totals, meter = engine.tally, committer.totals, Meter(plan, engine.tally)
     cosine: float | None = None
-    for result in engine.results(plan, lookup):
-        if result is not None:
-            committer.add(result)
-        elif committer.late:  # a shard that takes long: commit its settled samples, so that a crash loses few
-            for part in engine.settled():
-                committer.add(part)
-        if committer.due:
-            committer.commit()
-        if cosine is None and hooks.precision_check and tally.sample_pictures:
-            cosine = hooks.precision_check(np.stack(tally.sample_pictures))
-        if hooks.on_progress:
-            done = totals.done + totals.partial
-            hooks.on_progress(RunProgress(len(plan), done, tally.resolved + tally.kept, tally.failed))
-        if tally.resolved >= FAILURE_GRACE and tally.failed > options.max_failures * tally.resolved:
-            engine.stop.set()
-            committer.commit()
-            raise TooManyFailures(
-                f"{tally.failed} of the first {tally.resolved} images failed, more than --max-failures "
-                f"{options.max_failures:g}, most often: {tally.reasons.most_common(1)[0][0]}. Are these the right "
-                "files? See `indexer doctor`, and `indexer failures` for what is stored: it is kept."
-            )
-    for part in engine.settled():  # settled samples are kept at a stop, in one commit, since the user is waiting
-        committer.add(part)
-    committer.commit()
+
+    def take(result: ShardResult) -> None:
+        committer.add(result)
+        meter.add(result)
+
+    def advance() -> None:
+        done, images = totals.done + totals.partial, tally.resolved + tally.kept
+        hooks.progress.advance(meter.steps(), shards=done, images=images, failed=tally.failed)
+
+    with hooks.progress.stage(f"embedding {len(plan)} {plural('shard', len(plan))}", meter.total):
+        for result in engine.results(plan, lookup):
+            # a large shard on a slow machine: what is settled of it is not lost with the power
+            parts = [result] if result is not None else engine.settled() if committer.late else []
+            for part in parts:
+                take(part)
+            if committer.due:
+                committer.commit()
+            if cosine is None and hooks.precision_check and tally.sample_pictures:
+                cosine = hooks.precision_check(np.stack(tally.sample_pictures))
+            advance()
+            if tally.resolved >= FAILURE_GRACE and tally.failed > options.max_failures * tally.resolved:
+                engine.stop.set()
+                committer.commit()
+                raise _too_many_failures(tally, options.max_failures)
+        for part in engine.settled():  # what is whole at a stop is kept, with one commit, since somebody waits
+            take(part)
+        committer.commit()
+        advance()
     return cosine
+
+
+def _too_many_failures(tally: Tally, most: float) -> TooManyFailures:
+    return TooManyFailures(
+        f"{tally.failed} of the first {tally.resolved} images failed, more than --max-failures {most:g}, most often: "
+        f"{tally.reasons.most_common(1)[0][0]}. Are these the right files? See `indexer doctor`, and `indexer "
+        "failures` for what is stored: it is kept."
+    )

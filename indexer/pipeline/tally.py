@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from indexer.types import Failure, UInt8
+from indexer.types import Failure, Sample, UInt8
 from indexer.vectors import Spread
 
 SAMPLE_PICTURES = 16  # decoded images kept for the precision check
@@ -19,9 +19,10 @@ class Tally:
     def __init__(self, dim: int) -> None:
         self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
         self.flags: Counter[str] = Counter()
-        self.resolved = self.failed = 0  # rows and failures so far; failures so far
-        self.kept = 0  # samples whose rows an earlier run had stored
-        self.reasons: Counter[str] = Counter()  # of failures, also of shards in progress
+        self.resolved = self.failed = 0  # rows and failures so far, and failures alone
+        self.kept = 0  # samples whose rows a former run had stored
+        self._nbytes: Counter[str] = Counter()  # of settled images, by the name of a shard in progress
+        self.reasons: Counter[str] = Counter()  # of failures, those of shards in progress too
         self.spread = Spread(dim)
         self.sample_pictures: list[UInt8] = []
         self._lock = threading.Lock()
@@ -38,9 +39,26 @@ class Tally:
             self.failed += len(failures)
             self.reasons.update(failure.reason for failure in failures)
 
-    def keep(self) -> None:
+    def keep(self, sample: Sample | Failure) -> None:
+        """A sample whose rows a former run had stored."""
         with self._lock:
             self.kept += 1
+            self._nbytes[sample.shard] += sample.nbytes
+
+    def settle(self, sample: Sample) -> None:
+        """A sample of which nothing is on its way any more."""
+        with self._lock:
+            self._nbytes[sample.shard] += sample.nbytes
+
+    def end(self, shard: str) -> None:
+        """The shard of that name is no longer in progress."""
+        with self._lock:
+            self._nbytes.pop(shard, None)
+
+    def settled_bytes(self) -> dict[str, int]:
+        """Bytes of settled images, by the name of each shard in progress."""
+        with self._lock:
+            return dict(self._nbytes)
 
     def note_pictures(self, pictures: UInt8, flags: Counter[str]) -> None:
         """Count flags, and keep the first decoded images (n, size, size, 3) of the run."""

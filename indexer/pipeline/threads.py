@@ -37,6 +37,7 @@ class Threads:
         self.stop = self._flight.stop
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
+        self._left = 0  # shards of the plan whose last part was not yet given to the caller
 
     def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
         keep_freed_memory()
@@ -46,14 +47,16 @@ class Threads:
             thread = threading.Thread(target=self._guarded, args=(loop,), name=f"indexer-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        left = len(plan)
-        while left and not self.stop.is_set():
+        self._left = len(plan)
+        while self._left and not self.stop.is_set():
             result = self._flight.finished(POLL_SECONDS)
-            left -= result is not None and not result.more
+            self._left -= result is not None and not result.more
             yield result
 
     def settled(self) -> list[ShardResult]:
-        return self._flight.settled()
+        parts = self._flight.settled()
+        self._left -= sum(not part.more for part in parts)  # a shard may end here, while one before it takes long
+        return parts
 
     def close(self) -> None:
         self.stop.set()

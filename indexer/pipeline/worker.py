@@ -107,7 +107,7 @@ def tasks(
             return
         if (item.member, item.offset) in job.stored:
             job.samples += 1
-            tally.keep()
+            tally.keep(item)
         elif isinstance(item, Sample):
             yield task(job, item)
         else:

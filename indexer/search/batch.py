@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +17,12 @@ from indexer.archive.reader import read_shard
 from indexer.cores import cores
 from indexer.errors import PixelError, ReadError
 from indexer.output_file import require_writable, written_whole
+from indexer.progress.silent import SILENT
 from indexer.search.answer import answer
 from indexer.search.options import SearchOptions
 from indexer.search.queries import Query
 from indexer.search.searcher import Searcher
-from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
+from indexer.types import Failure, PixelSpec, Progress, Sample, Shard, UInt8
 
 CHUNK = 256  # images decoded and searched together
 
@@ -52,7 +53,7 @@ def search_shards(
     options: SearchOptions,
     out: Path,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> BatchReport:
     """Write one row for each hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
 
@@ -66,6 +67,7 @@ def search_shards(
     require_writable(out, "--out")
     images = failed = hits = 0
     with (
+        progress.stage("searching"),
         written_whole(out) as partial,
         pq.ParquetWriter(partial, schema) as writer,
         ThreadPoolExecutor(cores()) as pool,
@@ -79,8 +81,7 @@ def search_shards(
             images += len(queries)
             failed += sum(q.error is not None for q in queries)
             hits += sum(row["rank"] is not None for row in rows)
-            if progress:
-                progress(images)
+            progress.advance(len(queries), images=images, failed=failed)
     return BatchReport(images, images - failed, failed, hits, str(out))
 
 

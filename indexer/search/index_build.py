@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.ann.build import build, retune
-from indexer.ann.choose import Candidate, Choice, choose, predicted_seconds
+from indexer.ann.choose import Candidate, choose, predicted_seconds
 from indexer.ann.engines import ENGINES, float_blocks, version
 from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
 from indexer.ann.goal import Goal, GoalChange
@@ -22,10 +22,12 @@ from indexer.ann.index import Searchable, VectorIndex, load
 from indexer.ann.manifest import FORMAT, Manifest, read_manifest
 from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
 from indexer.errors import StoreError
+from indexer.progress.silent import SILENT
 from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
 from indexer.store.lock import WriterLock
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
+from indexer.types import Progress
 
 TAG = "faiss-"
 # Of the rows at the build. benchmarks/refresh: rows like the old ones cost nothing even at 100 %; rows unlike them
@@ -46,26 +48,14 @@ class BuildReport:
     updated: int
     deleted: int
     seconds: float
-    predicted_seconds: float | None = None  # predicted before the build began
+    predicted_seconds: float | None = None  # what a build was predicted to take before it began
+    sample_rows: int = 0  # that the candidates were measured on
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Progress callbacks of a build."""
-
-    stage: Callable[[str, int], None]  # (name of the stage that begins, rows it will process)
-    rows: Callable[[int], None]
-    choice: Callable[[Choice], None]
-    predicted: Callable[[float], None]  # seconds the whole build will take, called before it begins
-
-
-SILENT = Watcher(lambda _what, _rows: None, lambda _rows: None, lambda _choice: None, lambda _seconds: None)
-
-
-def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, watch: Watcher = SILENT) -> BuildReport:
-    """Choose, build and publish an index of the table's newest version. Raises StoreLocked while another build runs."""
+def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, progress: Progress = SILENT) -> BuildReport:
+    """Choose, build and publish an index of the table as it is now. Raises StoreLocked where another build runs."""
     with _locked(store) as directory:
-        return _build(store, directory, goal, seed, watch, action="built", why="asked for")
+        return _build(store, directory, goal, seed, progress, action="built", why="asked for")
 
 
 def refresh_index(
@@ -74,7 +64,7 @@ def refresh_index(
     *,
     memory_bytes: int = Goal.memory_bytes,
     seed: int = 0,
-    watch: Watcher = SILENT,
+    progress: Progress = SILENT,
 ) -> BuildReport:
     """Update the index to the table's version with the changed rows, or rebuild it where too many changed.
 
@@ -87,24 +77,24 @@ def refresh_index(
         index = load(directory)
         if index is None:
             goal, _ = change.of(Goal(memory_bytes=memory_bytes))
-            return _build(store, directory, goal, seed, watch, action="built", why="there was no index to refresh")
+            return _build(store, directory, goal, seed, progress, action="built", why="there was no index to refresh")
         goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
         if changes:
-            why = f"another index was requested: {', '.join(changes)}"
-            return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
+            why = f"another index is asked for: {', '.join(changes)}"
+            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
         store.refresh()
         view = store.at(store.version)
         delta = changes_since(index, view)
         # Inserted and deleted rows need no comparison of vectors; updated rows may have new labels only.
         if why := _too_many(index.manifest, len(delta.inserted) + len(delta.deleted)):
-            return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
+            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
         now = first_snapshot(view, index, memory_bytes, delta)
         changed = _count(now)
         if why := _too_many(index.manifest, sum(changed)):
-            return _build(store, directory, goal, seed, watch, action="rebuilt", why=why)
+            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
         if not any(changed):
             return _rebind(store, directory, index.manifest, now, started)
-        return _refresh(store, directory, index, now, started, watch)
+        return _refresh(store, directory, index, now, started, progress)
 
 
 def _goal_of(manifest: Manifest, memory_bytes: int) -> Goal:
@@ -128,25 +118,25 @@ def _locked(store: EmbeddingStore) -> Iterator[Path]:
 
 
 def _build(
-    store: EmbeddingStore, directory: Path, goal: Goal, seed: int, watch: Watcher, *, action: str, why: str
+    store: EmbeddingStore, directory: Path, goal: Goal, seed: int, progress: Progress, *, action: str, why: str
 ) -> BuildReport:
     started = time.perf_counter()
     store.refresh()
     with _generation(store, directory) as generation:
         view = store.at(store.version)
         predicted = predicted_seconds(view.count(), store.dim)
-        watch.predicted(predicted)
+        progress.note(f"predicted build time: {predicted:.2g} s, if lists meet the goal")
         paths = vector_paths(directory, generation)
-        watch.stage("reading vectors", view.count())
-        slack = write_vectors(paths, _table_rows(view, watch))
+        with progress.stage("reading vectors", view.count()):
+            slack = write_vectors(paths, _table_rows(view, progress))
         rows = VectorFile(paths, store.dim, slack)
-        watch.stage("measuring candidates", 0)
-        choice = choose(rows, goal, seed)
-        watch.choice(choice)
-        watch.stage(f"building {choice.chosen.kind}", len(rows))
-        built = build(rows, choice, goal, progress=watch.rows)
-        watch.stage("writing", 0)
-        built.engine.save(built.index, index_path(directory, generation))
+        with progress.stage("measuring candidates"):
+            choice = choose(rows, goal, seed)
+        progress.note(choice.verdict)
+        progress.note(f"predicted time still to go: {choice.chosen.build_seconds:.2g} s")
+        built = build(rows, choice, goal, progress=progress)
+        with progress.stage("writing"):
+            built.engine.save(built.index, index_path(directory, generation))
         manifest = Manifest(
             table=store.name,
             fingerprint=store.spec.fingerprint,
@@ -177,11 +167,13 @@ def _build(
         publish(directory, manifest)
     _tidy(store, directory, manifest)
     seconds = time.perf_counter() - started
-    return BuildReport(store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds, predicted)
+    return BuildReport(
+        store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds, predicted, choice.sample_rows
+    )
 
 
 def _refresh(
-    store: EmbeddingStore, directory: Path, old: VectorIndex, now: Snapshot, started: float, watch: Watcher
+    store: EmbeddingStore, directory: Path, old: VectorIndex, now: Snapshot, started: float, progress: Progress
 ) -> BuildReport:
     manifest, engine = old.manifest, ENGINES[old.manifest.kind]
     changed = _count(now)
@@ -190,16 +182,16 @@ def _refresh(
         fresh = now.fresh
         if fresh is None:
             raise StoreError("a snapshot with an index always holds its fresh rows")
-        watch.stage("copying vectors", len(old.rows) - len(now.gone) + len(fresh))
-        slack = write_vectors(paths, _old_and_fresh(old, now, watch))
+        with progress.stage("copying vectors", len(old.rows) - len(now.gone) + len(fresh)):
+            slack = write_vectors(paths, _old_and_fresh(old, now, progress))
         rows = VectorFile(paths, store.dim, slack)
         index = engine.load(index_path(directory, manifest.generation), writable=True)
         if engine.removes:
             engine.remove(index, now.gone)
         engine.add(index, float_blocks(fresh, COPY_ROWS))
         stale = manifest.stale + (0 if engine.removes else len(now.gone))
-        watch.stage("measuring", 0)
-        settings, measured = retune(Searchable(index, engine, rows, stale > 0), manifest.recall_target)
+        with progress.stage("measuring"):
+            settings, measured = retune(Searchable(index, engine, rows, stale > 0), manifest.recall_target)
         engine.save(index, index_path(directory, generation))
         new = replace(
             manifest,
@@ -266,17 +258,17 @@ def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -
         raise
 
 
-def _table_rows(view: EmbeddingStore, watch: Watcher) -> Iterator[KeyedBlock]:
+def _table_rows(view: EmbeddingStore, progress: Progress) -> Iterator[KeyedBlock]:
     for batch in view.scan(["key"], vectors=True):
         yield row_ids_of(batch), vector_block(batch), batch.column("key")
-        watch.rows(batch.num_rows)
+        progress.advance(batch.num_rows)
 
 
-def _old_and_fresh(old: VectorIndex, now: Snapshot, watch: Watcher) -> Iterator[KeyedBlock]:
+def _old_and_fresh(old: VectorIndex, now: Snapshot, progress: Progress) -> Iterator[KeyedBlock]:
     kept = np.flatnonzero(~np.isin(old.rows.row_ids, now.gone)).astype(np.int64)
     for block in chain(old.rows.blocks(kept), now.fresh.blocks() if now.fresh is not None else ()):
         yield block
-        watch.rows(len(block[0]))
+        progress.advance(len(block[0]))
 
 
 def _count(now: Snapshot) -> tuple[int, int, int]:

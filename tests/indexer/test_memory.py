@@ -29,6 +29,7 @@ from indexer.pipeline.run import Hooks, index
 from indexer.store.table import EmbeddingStore
 from indexer.types import Part, Picture, Sample, Shard
 from tests.fakes import FakeEncoder
+from tests.progress import Recorder
 
 SHARDS, IMAGES = 100, 500
 
@@ -47,9 +48,9 @@ run.read_shard = read
 encoder = FakeEncoder(dim=2048, batch_size=128)
 store = EmbeddingStore.create(sys.argv[1], "t", encoder.spec)
 process, sizes = psutil.Process(), {}
-hook = lambda p: sizes.setdefault(p.images // 2500, process.memory_info().rss)
+hook = lambda counts: sizes.setdefault(counts["images"] // 2500, process.memory_info().rss)
 shards = [Shard(str(i), str(i), "1") for i in range(SHARDS)]
-report = index(shards, store, encoder, RunOptions(), Hooks(on_progress=hook))
+report = index(shards, store, encoder, RunOptions(), Hooks(Recorder(hook)))
 marks = sorted(sizes)
 early = max(sizes[m] for m in marks if m <= 8)
 late = max(sizes[m] for m in marks if m >= 14)

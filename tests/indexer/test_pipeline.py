@@ -26,6 +26,7 @@ from indexer.store.writing.side_tables import Ledger
 from indexer.types import Part, ShardResult
 from tests.archives import archive, png, shard, write_tar
 from tests.fakes import FakeEncoder
+from tests.progress import Recorder
 
 
 def run(source, db, encoder=None, options=None, hooks=None, sources=()):
@@ -227,12 +228,12 @@ def test_a_stop_commits_the_finished_shards_and_the_next_run_goes_on(tmp_path):
 
     left = [signal.SIGINT]  # once: a second one, before the run has ended, is not for it any more
 
-    def stop(progress):
-        if progress.shards_done >= 3 and left:
+    def stop(counts):
+        if counts["shards"] >= 3 and left:
             os.kill(os.getpid(), left.pop())
 
     options = RunOptions(commit_rows=8)
-    report = run(source, tmp_path / "db", FakeEncoder(workers=1), options, Hooks(on_progress=stop))
+    report = run(source, tmp_path / "db", FakeEncoder(workers=1), options, Hooks(Recorder(stop)))
     assert report.interrupted
     assert 3 <= report.shards_done < 160
     again = run(source, tmp_path / "db")
@@ -317,7 +318,7 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
         raise PixelError("corrupt image")
 
     monkeypatch.setattr(worker, "decode_missing", damaged_in_the_third_part)
-    hooks = Hooks(on_progress=lambda progress: progress.shards_done and committed.set())
+    hooks = Hooks(Recorder(lambda counts: counts["shards"] and committed.set()))
     options = RunOptions(workers=1, commit_rows=0)
     report = run(first, tmp_path / "db", FakeEncoder(batch_size=64), options, hooks, sources=[second])
     assert (report.embedded, report.failed) == (3, 1)

@@ -18,6 +18,7 @@ from indexer.store.table import EmbeddingStore
 from tests.archives import archive, shard, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
+from tests.progress import Recorder
 
 SECRET = "hunter2SECRETvalue"
 
@@ -96,8 +97,8 @@ def test_a_bug_and_a_stop_are_recorded_too(tmp_path):
     source = archive(tmp_path)
     with pytest.raises(RuntimeError):
         run(source, tmp_path / "db", FakeEncoder(change=broken))
-    left = [signal.SIGINT]  # once: how often progress is told before the run has ended hangs on the machine's load
-    ask = Hooks(on_progress=lambda _: left and signal.raise_signal(left.pop()))
+    left = [signal.SIGINT]  # once: how often progress is reported before the run has ended hangs on the machine's load
+    ask = Hooks(Recorder(lambda _: left and signal.raise_signal(left.pop())))
     assert threading.current_thread() is threading.main_thread()
     assert run(source, tmp_path / "db", hooks=ask).interrupted
     failed, interrupted = records(tmp_path / "db")

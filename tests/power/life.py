@@ -22,7 +22,7 @@ from indexer.ann.goal import Goal
 from indexer.archive.shards import find_shards
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import Hooks, RunProgress, index
+from indexer.pipeline.run import Hooks, index
 from indexer.search.index_build import build_index, refresh_index
 from indexer.store.labels import add_columns
 from indexer.store.rows import TextVectors
@@ -32,6 +32,7 @@ from indexer.store.writing import compaction
 from indexer.types import Float32
 from tests.archives import png, write_tar
 from tests.fakes import FakeEncoder
+from tests.progress import Recorder
 
 GOAL = Goal(recall=0.9, latency_ms=50.0)
 IMAGES = 6  # a shard
@@ -72,13 +73,13 @@ def _index(folder: Path, encoder: FakeEncoder, planned: Sequence[str], promise: 
     shards = find_shards([str(folder / "shards")]).shards
     told = 0
 
-    def tell(progress: RunProgress) -> None:
+    def tell(counts: dict[str, int]) -> None:
         nonlocal told
-        if progress.shards_done > told:
-            told = progress.shards_done
+        if counts["shards"] > told:
+            told = counts["shards"]
             promise(json.dumps(planned[:told]))
 
-    index(shards, store, encoder, OFTEN, Hooks(tell))
+    index(shards, store, encoder, OFTEN, Hooks(Recorder(tell)))
 
 
 def _first(folder: Path, promise: Callable[[str], None]) -> None:

@@ -21,14 +21,14 @@ class Recorder(Stages):
         self.seen: list[list[object]] = []
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Stages]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[None]:
         self.seen.append([name, total, 0])
         with super().stage(name, total):
-            yield self
+            yield
 
-    def advance(self, n: int = 1) -> None:
+    def advance(self, n: int = 1, **counts: int) -> None:
         self.seen[-1][2] += n
-        super().advance(n)
+        super().advance(n, **counts)
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])

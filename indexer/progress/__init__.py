@@ -1,0 +1,1 @@
+"""Implementations of `indexer.types.Progress`."""
