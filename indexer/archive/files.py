@@ -19,7 +19,6 @@ from indexer.archive.samples import (
     IMAGE_ENDINGS,
     METADATA_SUFFIXES,
     Group,
-    image_suffix,
     is_dicom,
     lasting_name,
     plain_name,
@@ -30,6 +29,7 @@ from indexer.archive.spool import Spool
 from indexer.archive.walk import Found, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
+from indexer.user_tables.joining import image_suffix
 
 BUCKETS = 256  # a folder of images is worked through in this many shards; fixed, so that a file keeps its shard
 UNKNOWN = "neither image nor shard"

@@ -43,6 +43,7 @@ class PackOptions:
     new_secret: bool = False  # make `secret` where it is missing
     csv: Path | None = None
     on: str | None = None  # the table's column of paths
+    encoding: str | None = None  # the table's, if it is CSV; None: by its byte order mark, else UTF-8
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
     site: str = ""  # stands in for a missing IssuerOfPatientID
     shard_bytes: int = 256 << 20
@@ -64,6 +65,7 @@ class _Plan:
     secret: str
     secret_made: bool
     joined: Joined
+    notes: tuple[str, ...]  # on the columns of the table
 
 
 def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Tell = lambda _: None) -> PackReport:
@@ -126,11 +128,11 @@ def _scan_chunk(source: Source, found: Sequence[Found]) -> list[Scanned]:
 def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
     keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
-    rows, joined = _rows(options, catalogue, keyed, dicom=dicom)
+    rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
     set_keys(catalogue, keyed)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
-    return _Plan(files, rows, shards, keyed, secret, made, joined)
+    return _Plan(files, rows, shards, keyed, secret, made, joined, notes)
 
 
 def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:
@@ -145,16 +147,18 @@ def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]
     return keyed, str(path), made
 
 
-def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom: bool) -> tuple[Rows, Joined]:
+def _rows(
+    options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom: bool
+) -> tuple[Rows, Joined, tuple[str, ...]]:
     if options.csv is None:
-        if options.on or options.hashed:
-            raise InputError("--on and --hash name columns of a table; give it with --csv.")
-        return {}, Joined()
-    columns: Columns = read_columns(options.csv, options.on, options.hashed, keyed)
+        if options.on or options.hashed or options.encoding:
+            raise InputError("--on, --hash and --encoding are about a table; give it with --csv.")
+        return {}, Joined(), ()
+    columns: Columns = read_columns(options.csv, options.on, options.hashed, keyed, options.encoding)
     clash = sorted(columns.names & set(FIELDS))
     if clash and dicom:
         raise InputError(f"{options.csv} has columns that DICOM headers give too: {', '.join(clash)}. Rename them.")
-    joined = join(columns.rows, (item.found.path for item, _, _ in catalogue.kept()))
+    joined = join(columns.rows, lambda: (item.found.path for item, _, _ in catalogue.kept()))
     if not joined.row_of:
         files = ", ".join(item.found.path for item, _, _ in islice(catalogue.kept(), 3))
         raise InputError(
@@ -162,7 +166,7 @@ def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom
             f"{', '.join(islice(columns.rows, 3)) or 'no value'}; the files are {files or 'none'}. "
             "Name the column of paths with --on."
         )
-    return {path: columns.rows[row] for path, row in joined.row_of.items()}, joined
+    return {path: columns.rows[row] for path, row in joined.row_of.items()}, joined, columns.notes
 
 
 @contextmanager
@@ -278,7 +282,7 @@ def _report(
         secret_made=plan.secret_made,
         list_of_files=listing,
         seconds=seconds,
-        notes=tuple(plan.joined.notes()),
+        notes=(*plan.notes, *plan.joined.notes()),
     )
 
 
