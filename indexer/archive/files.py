@@ -70,7 +70,7 @@ class Files:
             raise InputError(f"{root} holds both shards and loose images. Name the shards: '{root}/*.tar'.")
         if not archives and not buckets.files:
             others = f" Passed over: {'; '.join(left_out.words())}." if left_out else ""
-            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others}")
+            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others} Name another folder.")
         notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, notes=notes)

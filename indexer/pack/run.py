@@ -80,6 +80,8 @@ def pack(options: PackOptions, *, progress: Progress = lambda *_: None, tell: Te
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
         files = catalogue.add(source.list())
+        if not files:
+            raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:
             _scan(options, source, catalogue, executor, progress)
             plan = _planned(options, catalogue, files)
@@ -288,10 +290,12 @@ def _report(
 
 def open_source(name: str) -> Source:
     """The source that the user's first argument names. Raises InputError."""
+    if not name:  # `Path` would take it for the current folder
+        raise InputError("the name of the source is empty. Name a folder, or a server as `indexer pack -h` shows.")
     if name.startswith("dicomweb+"):
         from indexer.pack.dicomweb import DicomWeb  # needs an extra
 
         return DicomWeb.from_url(name)
     if "://" in name:
-        raise InputError(f"{name}: pack reads a folder, or dicomweb+http://host:port/dicom-web?Modality=MR.")
+        raise InputError(f"{name} is no folder and no DICOMweb server. Name one as `indexer pack -h` shows.")
     return Folder(Path(name))
