@@ -12,7 +12,7 @@ from typing import Any
 
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
-from indexer.user_tables.column_types import MISSING, ColumnType, forms_of, column_type, plain_name
+from indexer.user_tables.column_types import MISSING, ColumnType, column_type, forms_of, plain_name
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from indexer.errors import InputError
 from indexer.store.schema import refused_name
 from indexer.store.writing.label_index import plain_values
-from indexer.user_tables.column_types import MISSING, Form, ColumnType, forms_of, column_type, plain_name
+from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_name
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
