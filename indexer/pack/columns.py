@@ -12,7 +12,7 @@ from typing import Any
 
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
-from indexer.user_tables.column_types import MISSING, ColumnType, column_type, forms_of, plain_name
+from indexer.user_tables.column_types import MISSING, ColumnType, column_type, forms_of, plain_column
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
@@ -76,8 +76,8 @@ def read_columns(
 
 
 def _stored_names(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """The file's columns → those of the metadata, by `plain_name`. Raises InputError where two would be one."""
-    stored = {name: plain_name(name) or name for name in names}
+    """The file's columns → those of the metadata, by `plain_column`. Raises InputError where two would be one."""
+    stored = {name: plain_column(name) or name for name in names}
     twice = sorted(name for name in names if [*stored.values()].count(stored[name]) > 1)
     if twice:
         raise InputError(

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from indexer.errors import InputError
 from indexer.store.schema import refused_name
 from indexer.store.writing.label_index import plain_values
-from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_name
+from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_column
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
@@ -89,6 +89,8 @@ def _chosen(file: Path, names: Sequence[str], choice: Choice) -> tuple[dict[str,
             f"{file} has no column {choice.on!r}; it has: {', '.join(names)}. Name one with --on, or with "
             f"--on COLUMN={choice.stored_on} where it is called otherwise there."
         )
+    if names.count(choice.on) > 1:
+        raise InputError(f"{file} has the column {choice.on} twice. Leave one out.")
     absent = [old for old, _ in choice.columns if old not in names]
     if absent:
         raise InputError(f"{file} has no column {', '.join(absent)}; it has: {', '.join(names)}. Correct --columns.")
@@ -98,7 +100,7 @@ def _chosen(file: Path, names: Sequence[str], choice: Choice) -> tuple[dict[str,
         notes.append("left out: a column without a name")
     found = {choice.on: choice.stored_on}
     for old, new in wanted:
-        stored = new or plain_name(old)
+        stored = new or plain_column(old)
         way_out = f'Give it another name with --columns "{old}=NAME", or leave it out there.'
         cause = refused_name(stored)
         if cause:
@@ -154,7 +156,7 @@ def _csv(
         trimmed = _texts(file, layout, [layout.names.index(old) for old in found])
     except UnicodeDecodeError as error:
         raise not_decoded(file, layout.encoding, error) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         if "UTF8" in str(error):
             raise not_decoded(file, layout.encoding, error) from error
         cause = str(error).splitlines()[0]
@@ -171,11 +173,13 @@ def _csv(
 def _texts(file: Path, layout: Layout, columns: Sequence[int]) -> pa.Table:
     """These columns as trimmed text, missing values as null; of the first, which names the row, only blanks are."""
     names = [f"{i}" for i in range(len(layout.header))]  # a name may stand there twice
-    utf8 = layout.encoding in ("utf-8", "utf-8-sig")
-    blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding="utf8" if utf8 else layout.encoding)
+    encoding = "utf8" if layout.encoding == "utf-8-sig" else layout.encoding  # Arrow skips the byte order mark
+    blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding)
     parse = pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     as_text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in layout.header})
     with pa.csv.open_csv(file, read_options=blocks, parse_options=parse, convert_options=as_text) as source:
+        if not all(map(pa.types.is_string, source.schema.types)):  # its header is not ours: 007 would be read as 7
+            raise ValueError("the header cannot be read for certain")
         text = pa.schema([(names[i], pa.string()) for i in columns])
         return _mapped(text, (_trimmed(batch, columns, text) for batch in source))
 

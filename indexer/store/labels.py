@@ -31,6 +31,7 @@ class Labelled:
     rows: int  # of the table that a line of the labels names
     unused: int = 0  # lines that name no row
     examples: tuple[str, ...] = ()  # the first of their names
+    searched: bool = True  # whether other spellings of the unused names were looked for
     forgiven: tuple[Pair, ...] = ()  # names taken for a row's in spite of folder, ending, letter case or form
 
     def notes(self) -> list[str]:
@@ -38,6 +39,8 @@ class Labelled:
         found = [forgiven_words(self.forgiven)] if self.forgiven else []
         if self.unused:
             found.append(f"labels that name no row: {counted(self.examples, self.unused)}")
+        if self.unused and not self.searched:
+            found.append(f"of more than {MOST_FORGIVEN:,} such labels other spellings are not looked for")
         return found
 
 
@@ -87,7 +90,8 @@ def _matched(
     lines = np.flatnonzero(free)
     meant: dict[str, int] = {}
     pairs: list[Pair] = []
-    if forgiving and index.is_text and 0 < len(lines) <= MOST_FORGIVEN:
+    searched = forgiving and len(lines) <= MOST_FORGIVEN
+    if searched and index.is_text and len(lines):
         written = index.written(lines)
         matcher = NameMatcher(written)
         matcher.see_written(index.all_written())
@@ -100,7 +104,7 @@ def _matched(
         rows += sum(name in meant for name in _stored_names(store, on)) if meant else 0
     if not rows:
         raise _nothing_matched(store, index, on)
-    return Labelled(rows, len(lines), tuple(index.written(lines[:EXAMPLES])), tuple(pairs)), meant
+    return Labelled(rows, len(lines), tuple(index.written(lines[:EXAMPLES])), searched, tuple(pairs)), meant
 
 
 def _stored_names(store: EmbeddingStore, on: str) -> Iterator[str]:
@@ -117,10 +121,13 @@ def _checked(labels: pa.Table, on: str) -> list[str]:
                 f"{name!r} cannot be a label column ({cause}). Give it another name, of letters, digits and '_'."
             )
         if pa.types.is_nested(labels.column(name).type):
-            raise InputError(f"column {name!r} of the labels holds lists or records: give plain values.")
+            raise InputError(f"column {name!r} of the labels holds lists or records. Give plain values.")
     given = labels.column(on)
     if given.null_count:
-        raise InputError(f"column {on!r} of the labels must name each row: {given.null_count} rows have none.")
+        raise InputError(
+            f"column {on!r} of the labels must name each row: {given.null_count} rows have none. "
+            "Fill it in, or leave them out."
+        )
     return names
 
 

@@ -49,14 +49,14 @@ def column_type(forms: Set[Form]) -> ColumnType:
     return "bool" if forms == {"bool"} else "text"
 
 
-def plain_name(name: str) -> str:
-    """The name of the column that a user's column becomes; "" where nothing is left of it.
+def plain_column(name: str) -> str:
+    """The name under which a user's column is stored: "Patient ID" → `patient_id`; "" where nothing is left of it.
 
-    A plain name (letters, digits and `_`, no digit first, at most 64) stays. Of another the accents are dropped, the
-    letters are made small, and each run of other characters becomes one `_`: "Patient ID" → `patient_id`.
+    A plain name (ASCII letters, digits and `_`, no digit first) stays. Of another, accents are dropped, letters become
+    lower case, and each run of other characters becomes one `_`. It is not cut: two long names would become one.
     """
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         return name
     letters = unicodedata.normalize("NFKD", name.casefold())
     plain = re.sub(r"[^a-z0-9]+", "_", "".join(c for c in letters if not unicodedata.combining(c))).strip("_")
-    return f"_{plain}"[:64] if plain[:1].isdigit() else plain[:64]
+    return f"_{plain}" if plain[:1].isdigit() else plain

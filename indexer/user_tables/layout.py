@@ -47,9 +47,11 @@ def layout_of(file: Path, head: bytes, wanted: Sequence[str], encoding: str | No
     for magic, words in _OTHERS:
         if head.startswith(magic):
             raise InputError(f"{file} is {words}.")
-    found = encoding or next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8")
+    found = encoding or next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8-sig")
     try:
-        text = codecs.getincrementaldecoder(found)().decode(head, final=len(head) < HEAD_BYTES)
+        "".encode(found)  # LookupError for codecs that make no text, such as base64
+        found = {"utf-8": "utf-8-sig"}.get(codecs.lookup(found).name, found)
+        text = codecs.getincrementaldecoder(found)().decode(head, final=len(head) < HEAD_BYTES).removeprefix("\ufeff")
     except LookupError as error:
         raise InputError(
             f"--encoding {found}: no such encoding. Name one such as cp1252, latin-1 or utf-16."
@@ -58,7 +60,7 @@ def layout_of(file: Path, head: bytes, wanted: Sequence[str], encoding: str | No
         raise not_decoded(file, found, error) from error
     if "\0" in text:
         raise InputError(
-            f"{file} is no CSV table in {found.upper()}: it holds zero bytes. Name its "
+            f"{file} is no CSV table in {found.removesuffix('-sig').upper()}: it holds zero bytes. Name its "
             "encoding, e.g. --encoding utf-16-le."
         )
     headers = {mark: _header(file, text, mark) for mark in DELIMITERS}

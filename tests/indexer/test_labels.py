@@ -66,6 +66,7 @@ def test_parquet_labels_join_numbers_to_names(db):
         ("", "is no CSV table"),
         (b"key,gr\xe4de\nk0,1\n", "in UTF-8"),
         ("key,a,a\nk0,1,2\n", "column a twice"),
+        ("key,key,a\nk0,k1,2\n", "column key twice"),
         ("key,a\nk0,1\nk0,2\n", "'k0' stands there twice"),
         ("key,a\n,1\nk0,2\n", "1 rows have none"),
         ("key,a\nk0,1,2\n", "is no CSV table"),
@@ -243,10 +244,20 @@ def test_a_column_without_any_value_is_left_out_and_said(db):
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_a_csv_file_is_read_whatever_divides_it_and_however_it_is_encoded(db, mark, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-8", ""),
+        ("utf-8-sig", ""),
+        ("utf-8-sig", "UTF8"),
+        ("utf-16", ""),
+        ("utf-16", "utf-16"),
+        ("cp1252", "cp1252"),
+    ],
+)
+def test_a_csv_file_is_read_whatever_divides_it_and_however_it_is_encoded(db, mark, encoding, said):
     text = f'key{mark}größe{mark}text\nk0{mark}1.5{mark}"ein{mark} ""Wort""\nzweite"\nk1{mark}2{mark}Ödem\n'
-    more = ("--encoding", encoding) if encoding == "cp1252" else ()
+    more = ("--encoding", said) if said else ()
     done = labels(db, text.encode(encoding), *more)
     assert done.code == 0, done.err
     assert [column(db, "grosse")[key] for key in ("k0", "k1")] == [1.5, 2.0]
@@ -259,6 +270,7 @@ def test_a_csv_file_is_read_whatever_divides_it_and_however_it_is_encoded(db, ma
         ("key,a\nk0,Ödem\n".encode("cp1252"), (), "--encoding cp1252"),
         ("key,a\nk0,b\n".encode("utf-16-le"), (), "--encoding utf-16-le"),
         (b"key,a\nk0,b\n", ("--encoding", "nix"), "no such encoding"),
+        (b"key,a\nk0,b\n", ("--encoding", "base64"), "no such encoding"),
         (b"PK\x03\x04....", (), "save the sheet as CSV"),
         (b"\x1f\x8b....", (), "unpack it"),
         (b"PAR1....", (), "cannot be read as Parquet"),
@@ -372,3 +384,10 @@ def test_words_for_missing_are_so_in_label_columns_and_may_be_keys(tmp_path):
     assert done.code == 0, done.err
     assert column(tmp_path / "db", "x") == {"k0": 2, "NA": 1, "n/a": None}
     assert column(tmp_path / "db", "y") == {"k0": None, "NA": None, "n/a": "a"}
+
+
+def test_so_many_labels_without_a_row_that_their_spellings_are_not_tried_is_said(db, monkeypatch):
+    monkeypatch.setattr("indexer.store.labels.MOST_FORGIVEN", 1)
+    done = labels(db, "key,a\nk0,1\nK1,2\nK2,3\n", "--json")
+    assert (done.json["rows_labelled"], done.json["labels_without_row"]) == (1, 2)
+    assert "of more than 1 such labels other spellings are not looked for" in done.json["notes"]
