@@ -44,6 +44,18 @@ def is_remote(address: str) -> bool:
     return "://" in address or address.startswith("pipe:")
 
 
+def require_scheme(address: str) -> None:
+    """Raises ShardNotFound for a URL of a kind that nothing here opens."""
+    from webdataset.gopen import gopen_schemes
+
+    scheme = address.partition("://")[0]
+    known = {"file", *(name for name in gopen_schemes if name.isalnum())} - {"pipe"}
+    if not address.startswith("pipe:") and scheme not in known:
+        raise ShardNotFound(
+            f"{stored_address(address)}: {scheme}:// cannot be opened. Use one of {', '.join(sorted(known))}, or pipe:."
+        )
+
+
 def join(uri: str, name: str) -> str:
     """The address of a table or file inside a database directory or object-store prefix."""
     return f"{uri.rstrip('/')}/{name}"

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 # The floors of the house, from the ground up. A room imports from lower floors and from itself, never upwards.
 FLOORS = (
-    {"indexer", "indexer.children", "indexer.column_types", "indexer.cores", "indexer.disk", "indexer.errors",
-     "indexer.jsonable", "indexer.malloc", "indexer.progress", "indexer.redact", "indexer.types", "probes",
-     "probes.presets", "probes.request"},
-    {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.vectors", "probes.compute",
-     "probes.progress"},
+    {"indexer", "indexer.children", "indexer.cores", "indexer.disk", "indexer.errors",
+     "indexer.jsonable", "indexer.malloc", "indexer.redact", "indexer.types", "probes", "probes.presets",
+     "probes.progress", "probes.request"},
+    {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.user_tables", "indexer.vectors",
+     "probes.compute"},
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store"},
     {"indexer.cli", "indexer.duplicates", "indexer.pack", "indexer.pipeline", "indexer.search", "probes.cli",
      "probes.cohort", "probes.options"},

@@ -19,7 +19,6 @@ from indexer.archive.samples import (
     IMAGE_ENDINGS,
     METADATA_SUFFIXES,
     Group,
-    image_suffix,
     is_dicom,
     lasting_name,
     plain_name,
@@ -30,6 +29,7 @@ from indexer.archive.spool import Spool
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
+from indexer.user_tables.joining import image_suffix
 
 BUCKETS = 256  # shards into which a folder of images is divided; fixed, so that a file keeps its shard
 UNKNOWN = "neither image nor shard"
@@ -70,7 +70,7 @@ class Files:
             raise InputError(f"{root} holds both shards and loose images. Name the shards: '{root}/*.tar'.")
         if not archives and not buckets.files:
             others = f" Passed over: {'; '.join(left_out.words())}." if left_out else ""
-            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others}")
+            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others} Name another folder.")
         notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, notes=notes)

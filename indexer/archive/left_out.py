@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from indexer.archive.samples import plain_name
-
-EXAMPLES = 3  # names listed for each reason; the others are only counted
+from indexer.user_tables.joining import EXAMPLES, counted
 
 
 class LeftOut:
@@ -29,9 +27,3 @@ class LeftOut:
     def words(self) -> list[str]:
         """One phrase for each reason, the most frequent first."""
         return [f"{reason}, {counted(self._examples[reason], count)}" for reason, count in self._counts.most_common()]
-
-
-def counted(names: Sequence[str], count: int) -> str:
-    """A phrase with the number of names and the first few of them; `names` need hold no more than those."""
-    more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
-    return f"{count:,}: {', '.join(names[:EXAMPLES])}{more}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from indexer.errors import InputError
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
+from indexer.user_tables.joining import image_suffix
 
 METADATA_SUFFIXES = ("json", "txt", "cls")
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
@@ -21,19 +22,6 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 def plain_name(name: str) -> str:
     """A file's or member's name as text: bytes that are not UTF-8 (in old archives) are percent-encoded."""
     return SURROGATES.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
-
-
-def image_suffix(name: str) -> str | None:
-    """The suffix of an image's file name, "" for a name without one (as in DICOM trees); None for other files."""
-    last = PurePosixPath(name).name.lower()
-    if last.endswith(".nii.gz"):
-        return "nii.gz"
-    stem, dot, suffix = last.rpartition(".")
-    if not dot or not stem:
-        return ""
-    if suffix in IMAGE_SUFFIXES:
-        return suffix
-    return "" if suffix.isdigit() else None  # 1.2.840.113619: a UID is a name without a suffix
 
 
 def split_name(name: str) -> tuple[str, str]:

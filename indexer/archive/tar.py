@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range
+from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import SCATTERED, Links, Target, read_scattered
 from indexer.archive.samples import Group, lasting_name, plain_name, split_name
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
@@ -31,7 +31,8 @@ class Tar:
 
     def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
         if is_remote(address):
-            name = stored_address(address)  # the full address is used but not stored
+            require_scheme(address)
+            name = stored_address(address)  # the address itself is used and forgotten
             known = identity(address, name)
             if known is None:
                 notes.append(f"{name}: a change of its content cannot be seen from here")
@@ -39,7 +40,7 @@ class Tar:
             return
         path = Path(address)
         if not path.is_file():
-            raise ShardNotFound(f"no such shard or folder: {path}")
+            raise ShardNotFound(f"no such shard or folder: {path}. Name a folder, a .tar, a glob in quotes, or a URL.")
         if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
             raise InputError(f"{path} is one image, not a shard. Name its folder, or search with it: `indexer search`.")
         name = lasting_name(path)

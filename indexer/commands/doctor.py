@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from indexer.commands.index import DEFAULT_ENCODER
 from indexer.options import device_option, emit, json_option
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="In the trial.")
 @click.option("--strict", is_flag=True, help="Exit 1 if there is a problem.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     *,
     shards: tuple[str, ...],
     name: str,
@@ -44,6 +47,8 @@ def command(
     With SHARDS (as for `indexer index`), also read, decode and embed a few hundred of their images, spread over the
     archive, and predict the time of a whole run and its bottleneck. Nothing is written.
     """
+    if not shards and ctx.get_parameter_source("name") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--encoder is of the trial: name SHARDS to try it on.")
     plan: tuple[Shard, ...] = ()
     if shards:
         from indexer.archive.shards import find_shards

@@ -27,6 +27,7 @@ _PATH = click.Path(path_type=Path)
 @click.argument("destination", metavar="DEST", type=_PATH)
 @click.option("--csv", type=_PATH, help="A CSV or Parquet file whose columns become metadata, one row per file.")
 @click.option("--on", metavar="COLUMN", help="Its column of paths below SRC. Default: path, file, filename or image.")
+@click.option("--encoding", metavar="NAME", help="Its encoding, e.g. cp1252. Default: UTF-8, or by its first bytes.")
 @click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
 @click.option("--new-secret", is_flag=True, help="Create the file of --secret if it is missing.")
@@ -43,6 +44,7 @@ def command(
     destination: Path,
     csv: Path | None,
     on: str | None,
+    encoding: str | None,
     hashed: tuple[str, ...],
     secret: Path | None,
     new_secret: bool,
@@ -69,6 +71,7 @@ def command(
         new_secret=new_secret,
         csv=csv,
         on=on,
+        encoding=encoding,
         hashed=hashed,
         site=site,
         shard_bytes=shard_mb << 20,

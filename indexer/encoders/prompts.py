@@ -31,14 +31,17 @@ def read_prompts(path: Path) -> Prompts:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read prompts from {path}: {sentence(error)}.") from error
+        raise InputError(
+            f"cannot read prompts from {path}: {sentence(error)}. "
+            'Give JSON {"class": ["prompt", …]}, or a CSV in UTF-8 with the columns class and prompt.'
+        ) from error
     prompts: dict[str, list[str]] = {}
     for name, prompt in pairs:
         if not isinstance(prompt, str) or not prompt.strip() or not name.strip():
             raise InputError(f"{path}: class {name!r} has an empty prompt. Give each class at least one sentence.")
         prompts.setdefault(name, []).append(prompt)
     if len(prompts) < 2:
-        raise InputError(f"{path} names {len(prompts)} classes; zero-shot scores need at least two.")
+        raise InputError(f"{path} names {len(prompts)} classes; zero-shot scores need at least two. Add a class.")
     return prompts
 
 

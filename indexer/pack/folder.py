@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from indexer.archive.samples import IMAGE_ENDINGS, image_suffix, sidecar_of
-from indexer.archive.walk import ListedFile, walk
+from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
+from indexer.archive.walk import walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.sniff import sniff
+from indexer.user_tables.joining import image_suffix
 
 HEAD = 1024  # bytes read to detect a file's kind
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",

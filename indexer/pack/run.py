@@ -42,6 +42,7 @@ class PackOptions:
     new_secret: bool = False  # create `secret` where it is missing
     csv: Path | None = None
     on: str | None = None  # the table's column of paths
+    encoding: str | None = None  # the table's, if it is CSV; None: by its byte order mark, else UTF-8
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
     site: str = ""  # used for a missing IssuerOfPatientID
     shard_bytes: int = 256 << 20
@@ -63,6 +64,7 @@ class _Plan:
     secret: str
     secret_made: bool
     joined: Joined
+    notes: tuple[str, ...]  # on the columns of the table
 
 
 def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
@@ -76,8 +78,9 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
-        with progress.stage("listing files"):
-            files = catalogue.add(source.list())
+        files = catalogue.add(source.list())
+        if not files:
+            raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:
             _scan(options, source, catalogue, executor, progress)
             plan = _planned(options, catalogue, files)
@@ -128,11 +131,11 @@ def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
 def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
     keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
-    rows, joined = _rows(options, catalogue, keyed, dicom=dicom)
+    rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
     set_keys(catalogue, keyed)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
-    return _Plan(files, rows, shards, keyed, secret, made, joined)
+    return _Plan(files, rows, shards, keyed, secret, made, joined, notes)
 
 
 def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:
@@ -147,16 +150,18 @@ def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]
     return keyed, str(path), made
 
 
-def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom: bool) -> tuple[Rows, Joined]:
+def _rows(
+    options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom: bool
+) -> tuple[Rows, Joined, tuple[str, ...]]:
     if options.csv is None:
-        if options.on or options.hashed:
-            raise InputError("--on and --hash name columns of a table; give it with --csv.")
-        return {}, Joined()
-    columns: Columns = read_columns(options.csv, options.on, options.hashed, keyed)
+        if options.on or options.hashed or options.encoding:
+            raise InputError("--on, --hash and --encoding are about a table; give it with --csv.")
+        return {}, Joined(), ()
+    columns: Columns = read_columns(options.csv, options.on, options.hashed, keyed, options.encoding)
     clash = sorted(columns.names & set(FIELDS))
     if clash and dicom:
         raise InputError(f"{options.csv} has columns that DICOM headers give too: {', '.join(clash)}. Rename them.")
-    joined = join(columns.rows, (item.found.path for item, _, _ in catalogue.kept()))
+    joined = join(columns.rows, lambda: (item.found.path for item, _, _ in catalogue.kept()))
     if not joined.row_of:
         files = ", ".join(item.found.path for item, _, _ in islice(catalogue.kept(), 3))
         raise InputError(
@@ -164,7 +169,7 @@ def _rows(options: PackOptions, catalogue: Catalogue, keyed: KeyedHash, *, dicom
             f"{', '.join(islice(columns.rows, 3)) or 'no value'}; the files are {files or 'none'}. "
             "Name the column of paths with --on."
         )
-    return {path: columns.rows[row] for path, row in joined.row_of.items()}, joined
+    return {path: columns.rows[row] for path, row in joined.row_of.items()}, joined, columns.notes
 
 
 @contextmanager
@@ -281,16 +286,18 @@ def _report(
         secret_made=plan.secret_made,
         list_of_files=listing,
         seconds=seconds,
-        notes=tuple(plan.joined.notes()),
+        notes=(*plan.notes, *plan.joined.notes()),
     )
 
 
 def open_source(name: str) -> Source:
-    """The source named by the first argument. Raises InputError."""
+    """The source that the user's first argument names. Raises InputError."""
+    if not name:  # `Path` would take it for the current folder
+        raise InputError("the name of the source is empty. Name a folder, or a server as `indexer pack -h` shows.")
     if name.startswith("dicomweb+"):
         from indexer.pack.dicomweb import DicomWeb  # requires an extra
 
         return DicomWeb.from_url(name)
     if "://" in name:
-        raise InputError(f"{name}: pack reads a folder, or dicomweb+http://host:port/dicom-web?Modality=MR.")
+        raise InputError(f"{name} is no folder and no DICOMweb server. Name one as `indexer pack -h` shows.")
     return Folder(Path(name))

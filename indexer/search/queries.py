@@ -40,7 +40,7 @@ def read_image(path: Path) -> QueryImage:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"query image {path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"query image {path} cannot be read: {error.strerror}. Name an image file.") from error
     return QueryImage(str(path), data, split_name(path.name)[1])
 
 
@@ -90,8 +90,10 @@ def load_vectors(path: Path, dim: int) -> Float64:
         with path.open("rb") as file:
             raw = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
-        raise InputError(f"--vectors {path} cannot be read: {error.strerror or sentence(error)}.") from error
-    except ValueError as error:  # numpy's message advises unpickling, which would run code of the file
+        raise InputError(
+            f"--vectors {path} cannot be read: {error.strerror or sentence(error)}. Name a .npy file."
+        ) from error
+    except ValueError as error:  # numpy's own words advise to unpickle it, which would run the file's code
         raise InputError(
             f"--vectors {path} is not a .npy file of numbers, or is truncated. numpy.save(FILE, vectors) writes one."
         ) from error

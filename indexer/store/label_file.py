@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,70 +17,188 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from indexer.column_types import MISSING, ColumnType, column_type
 from indexer.errors import InputError
+from indexer.store.schema import refused_name
+from indexer.store.writing.label_index import plain_values
+from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_column
+from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 BLOCK_BYTES = 4 << 20  # of CSV parsed at once
 
 
-def read_labels(file: Path, on: str) -> pa.Table:
-    """The table, with column `on` as strings exactly as written in a CSV, and the others typed. Raises InputError."""
-    table = _parquet(file) if file.suffix.lower() in (".parquet", ".pq") else _csv(file, on)
-    names = table.column_names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{file} has the column {', '.join(repeated)} twice.")
-    if on not in names:
-        raise InputError(f"{file} has no column {on!r}; it has: {', '.join(names)}. Name one with --on.")
-    if not table.num_rows or len(names) == 1:
-        raise InputError(f"{file} holds no label: it has {table.num_rows} rows and the columns {', '.join(names)}.")
-    empty = [name for name in names if table.column(name).null_count == table.num_rows]
+@dataclass(frozen=True)
+class Choice:
+    """Which columns of the file are read, and what they are called in the table."""
+
+    on: str  # the file's column that names the row
+    stored_on: str = "key"  # the table's
+    columns: tuple[tuple[str, str], ...] = ()  # (the file's, the table's or "" for the same); (): all
+    encoding: str | None = None  # of CSV; None: by its byte order mark, else UTF-8
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The chosen columns under the table's names, and sentences on what was renamed or left out."""
+
+    table: pa.Table
+    notes: tuple[str, ...]
+
+
+def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
+    """`a,"b, c"=new` → (("a", ""), ("b, c", "new")). Raises InputError."""
+    try:
+        items = [item.strip() for item in next(csv.reader([text], skipinitialspace=True), [])]
+    except csv.Error as error:
+        raise InputError(
+            f"--columns {text}: {error}. Give names as in --columns 'grade,Patient ID=patient'."
+        ) from error
+    if not items or not all(items):
+        raise InputError(f"--columns {text!r} names no column. Give names as in --columns 'grade,Patient ID=patient'.")
+    pairs = [item.rpartition("=") if "=" in item else (item, "", "") for item in items]
+    return tuple((old.strip(), new.strip()) for old, _, new in pairs)
+
+
+def read_labels(file: Path, choice: Choice, stored: Mapping[str, pa.DataType]) -> LabelFile:
+    """The column that names the row as it is written, and the chosen others typed. Raises InputError.
+
+    `stored` are the table's columns: a CSV column of such a name stays text here, to be cast to the stored type.
+    """
+    try:
+        with file.open("rb") as source:
+            head = source.read(HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Name a CSV or Parquet file.") from error
+    read = _parquet if is_parquet(file, head) else _csv
+    table, notes = read(file, head, choice, stored)
+    empty = [name for name in table.column_names[1:] if table.column(name).null_count == table.num_rows]
+    if not table.num_rows or len(empty) == table.num_columns - 1:
+        raise InputError(
+            f"{file} holds no label: it has {table.num_rows} rows, and no value in "
+            f"{', '.join(table.column_names[1:]) or 'any other column'}. Name a file with labels beside {choice.on!r}."
+        )
     if empty:
-        raise InputError(f"{file}: column {', '.join(empty)} has no value at all. Leave it out.")
-    return table
+        notes.append(f"left out, without any value: {', '.join(empty)}")
+    return LabelFile(table.drop_columns(empty), tuple(notes))
 
 
-def _parquet(file: Path) -> pa.Table:
+def _chosen(file: Path, names: Sequence[str], choice: Choice) -> tuple[dict[str, str], list[str]]:
+    """The file's column → the table's, that of the row's name first; and what there is to say of them."""
+    if choice.on not in names:
+        raise InputError(
+            f"{file} has no column {choice.on!r}; it has: {', '.join(names)}. Name one with --on, or with "
+            f"--on COLUMN={choice.stored_on} where it is called otherwise there."
+        )
+    if names.count(choice.on) > 1:
+        raise InputError(f"{file} has the column {choice.on} twice. Leave one out.")
+    absent = [old for old, _ in choice.columns if old not in names]
+    if absent:
+        raise InputError(f"{file} has no column {', '.join(absent)}; it has: {', '.join(names)}. Correct --columns.")
+    notes = []
+    wanted = choice.columns or tuple((name, "") for name in names if name not in (choice.on, ""))
+    if not choice.columns and "" in names:
+        notes.append("left out: a column without a name")
+    found = {choice.on: choice.stored_on}
+    for old, new in wanted:
+        stored = new or plain_column(old)
+        way_out = f'Give it another name with --columns "{old}=NAME", or leave it out there.'
+        cause = refused_name(stored)
+        if cause:
+            raise InputError(f"{file}: {old!r} cannot be a label column ({cause}). {way_out}")
+        if old in found or names.count(old) > 1:
+            raise InputError(f"{file} has the column {old} twice, or --columns names it twice. Leave one out.")
+        if stored in found.values():
+            raise InputError(f"{file}: two columns would be {stored} in the table. {way_out}")
+        if stored != old and not new:
+            notes.append(f"column {old!r} is stored as {stored}")
+        found[old] = stored
+    return found, notes
+
+
+def _parquet(
+    file: Path, head: bytes, choice: Choice, stored: Mapping[str, pa.DataType]
+) -> tuple[pa.Table, list[str]]:  # fmt: skip
+    del head, stored
     try:
         with pa.parquet.ParquetFile(file) as source:
-            return _mapped(source.schema_arrow, source.iter_batches())
+            schema = source.schema_arrow
+            found, notes = _chosen(file, schema.names, choice)
+            other = [] if choice.columns else [old for old in found if _no_label(schema.field(old).type)]
+            if other:
+                notes.append(f"left out, not plain values: {', '.join(other)}")
+            plain = {old: new for old, new in found.items() if old not in other}
+            nothing = schema.empty_table().select(list(plain))
+            typed = pa.schema([(plain[name], plain_values(nothing.column(name)).type) for name in plain])
+            batches = source.iter_batches(columns=list(plain))
+            return _mapped(typed, (_plain(batch, list(plain), typed) for batch in batches)), notes
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        cause = str(error).splitlines()[0]
+        raise InputError(f"{file} cannot be read as Parquet: {cause}. Name a whole file, or a CSV table.") from error
 
 
-def _csv(file: Path, on: str) -> pa.Table:
-    """Reads every column as text first: Arrow's type inference would turn 007 into 7 and a blank into ""."""
+def _no_label(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _plain(batch: pa.RecordBatch, names: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch([plain_values(batch.column(name)) for name in names], schema=schema)
+
+
+def _csv(
+    file: Path, head: bytes, choice: Choice, stored: Mapping[str, pa.DataType]
+) -> tuple[pa.Table, list[str]]:  # fmt: skip
+    """Every column is read as text first: Arrow's own guess would make 7 of 007 and "" of a blank."""
+    layout = layout_of(file, head, [choice.on], choice.encoding)
+    if not any(layout.names):
+        raise InputError(f"{file} is no CSV table: it has no header. Write the columns' names in its first line.")
+    found, notes = _chosen(file, layout.names, choice)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            names = next(csv.reader(lines), [])
-        blanks = pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=list(MISSING)
-        )
-        blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES)
-        with pa.csv.open_csv(file, read_options=blocks, convert_options=blanks) as source:
-            names = source.schema.names
-            text = pa.schema([(f"{i}", pa.string()) for i in range(len(names))])  # a header may repeat a name
-            trimmed = _mapped(text, (_trimmed(batch, text) for batch in source))
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is not a CSV table in UTF-8: {str(error).splitlines()[0]}") from error
-    kinds = ["text" if name == on else _kind(trimmed.column(i)) for i, name in enumerate(names)]
-    typed = pa.schema([(name, TYPES[kind]) for name, kind in zip(names, kinds, strict=True)])
-    return _mapped(typed, (_typed(batch, typed) for batch in trimmed.to_batches()))
+        trimmed = _texts(file, layout, [layout.names.index(old) for old in found])
+    except UnicodeDecodeError as error:
+        raise not_decoded(file, layout.encoding, error) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if "UTF8" in str(error):
+            raise not_decoded(file, layout.encoding, error) from error
+        cause = str(error).splitlines()[0]
+        raise InputError(
+            f"{file} is no CSV table: {cause}. Correct that line, or save the file anew as CSV."
+        ) from error
+    kinds = [
+        "text" if i == 0 or name in stored else _column_type(trimmed.column(i)) for i, name in enumerate(found.values())
+    ]  # fmt: skip
+    typed = pa.schema([(name, TYPES[kind]) for name, kind in zip(found.values(), kinds, strict=True)])
+    return _mapped(typed, (_typed(batch, typed) for batch in trimmed.to_batches())), notes
 
 
-def _trimmed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [pc.utf8_trim_whitespace(column.cast(pa.string())) for column in batch.columns]
-    missing = pa.array(MISSING)
-    return pa.record_batch([pc.if_else(pc.is_in(text, missing), None, text) for text in columns], schema=schema)
+def _texts(file: Path, layout: Layout, columns: Sequence[int]) -> pa.Table:
+    """These columns as trimmed text, missing values as null; of the first, which names the row, only blanks are."""
+    names = [f"{i}" for i in range(len(layout.header))]  # a name may stand there twice
+    encoding = "utf8" if layout.encoding == "utf-8-sig" else layout.encoding  # Arrow skips the byte order mark
+    blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding)
+    parse = pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
+    as_text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in layout.header})
+    with pa.csv.open_csv(file, read_options=blocks, parse_options=parse, convert_options=as_text) as source:
+        if not all(map(pa.types.is_string, source.schema.types)):  # its header is not ours: 007 would be read as 7
+            raise ValueError("the header cannot be read for certain")
+        text = pa.schema([(names[i], pa.string()) for i in columns])
+        return _mapped(text, (_trimmed(batch, columns, text) for batch in source))
 
 
-def _kind(column: pa.ChunkedArray) -> ColumnType:
-    """The narrowest type of all values, determined chunk by chunk."""
-    kinds = {column_type(values) for chunk in column.chunks if (values := pc.unique(chunk).drop_null().to_pylist())}
-    if len(kinds) < 2:
-        return next(iter(kinds), "int")
-    return "float" if kinds == {"int", "float"} else "text"
+def _trimmed(batch: pa.RecordBatch, columns: Sequence[int], schema: pa.Schema) -> pa.RecordBatch:
+    texts = [pc.utf8_trim_whitespace(batch.column(i).cast(pa.string())) for i in columns]
+    missing = [pa.array([""]), *[pa.array(MISSING)] * (len(texts) - 1)]
+    return pa.record_batch(
+        [pc.if_else(pc.is_in(text, none), None, text) for text, none in zip(texts, missing, strict=True)],
+        schema=schema,
+    )
+
+
+def _column_type(column: pa.ChunkedArray) -> ColumnType:
+    """The narrowest kind that all values have, found chunk by chunk."""
+    forms = set[Form]()
+    for chunk in column.chunks:
+        forms |= forms_of(pc.unique(chunk).drop_null().to_pylist())
+    return column_type(forms)
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -31,10 +31,15 @@ SIDE_TABLES = ("shards", "failures", "text")
 
 def table_names(uri: str) -> list[str]:
     """Embedding tables in a database, without their side tables. Creates nothing. Raises StoreNotFound."""
+    _check_uri(uri)
     if is_remote(uri):
         import lancedb
 
-        names = list(lancedb.connect(uri).list_tables().tables)
+        try:
+            names = list(lancedb.connect(uri).list_tables().tables)
+        except (ValueError, RuntimeError, OSError) as error:  # an unknown scheme, no bucket, no answer
+            cause = first_line(error)
+            raise StoreNotFound(f"no database {uri} ({cause}). Name a folder, or s3://bucket/path.") from error
     else:
         root = Path(uri)
         if not root.is_dir():  # lancedb.connect would create it
@@ -65,7 +70,9 @@ class EmbeddingStore:
                 raise StoreNotFound(f"{uri} holds {len(names)} tables ({listed}): name one with --table.")
             table = names[0]
         if table not in names:
-            raise StoreNotFound(f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}.")
+            raise StoreNotFound(
+                f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}. Name one with --table."
+            )
         with reading(None, table):
             return cls(uri, table, open_version(join(uri, f"{table}.lance"), table))
 
@@ -76,6 +83,7 @@ class EmbeddingStore:
         A table, or newest version, that a crash left incomplete is repaired first. Raises StoreLocked,
         EncoderMismatch.
         """
+        _check_uri(uri)
         check_table_name(table)
         if is_remote(uri):
             if table not in table_names(uri):
@@ -373,6 +381,12 @@ class EmbeddingStore:
             if stored not in known:
                 raise InputError(f"no column {name!r} in table {self.name}; it has: {', '.join(known)}.")
         return names
+
+
+def _check_uri(uri: str) -> None:
+    """Raises StoreNotFound for "", which `Path` takes for the current folder and a shell makes of an unset name."""
+    if not uri:
+        raise StoreNotFound("the name of the database is empty. Name its folder.")
 
 
 def check_table_name(name: str) -> None:

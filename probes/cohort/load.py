@@ -230,7 +230,10 @@ def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *
     if not classes:
         raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
     if len(classes) == 1:
-        raise ProbeError(f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart.")
+        raise ProbeError(
+            f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart. "
+            "Name another column with --label, or take in more rows (--where)."
+        )
     if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
         raise ProbeError(
             f"column {name} holds {len(classes)} different values: not classes. Group them into a new column."

@@ -49,7 +49,7 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
     """Run `old`'s request on the table version it was made from, or on the newest where that version is gone."""
     from probes.runs.nested import run_nested
 
-    where = db or old.source.db
+    where = old.source.db if db is None else db
     version, changed = _version(where, old.source)
     request = replace(old.request, db=where, table=old.source.table, version=version)
     weights: float | None = None
@@ -66,7 +66,7 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
 def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages) -> Rerun:
     """Compare the same tables again, each at its stored version."""
     first = old.results[0]
-    where = db or first.source.db
+    where = first.source.db if db is None else db
     found = [_version(where, result.source) for result in old.results]
     tables = [result.source.table for result in old.results]
     request = replace(first.request, db=where)

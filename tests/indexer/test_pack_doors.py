@@ -16,6 +16,7 @@ from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError
 from indexer.pack.run import PackOptions, pack
+from indexer.pack.secret import KeyedHash
 from indexer.types import Failure
 from tests.archives import png
 from tests.commands import call
@@ -186,3 +187,36 @@ def test_a_plan_of_more_files_takes_no_more_memory(tmp_path, monkeypatch):
         peaks[files] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert (peaks[4000] - peaks[1000]) / 3000 < 150  # bytes a file of Python's; the walk sorts a folder's names
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "path;Patient ID;größe\n1.50;1.50;1,5\n".encode("cp1252"),
+        "path\tPatient ID\tgröße\n1.50\t1.50\t1,5\n".encode("utf-16"),
+        'path,Patient ID,größe\n1.50,1.50,"1,5"\n'.encode("utf-8-sig"),
+    ],
+)
+def test_a_table_is_read_whatever_divides_it_and_names_stay_as_they_are_written(tmp_path, data):
+    source(tmp_path / "in", ["1.50"])
+    (tmp_path / "t.csv").write_bytes(data)
+    words = ("indexer", "pack", tmp_path / "in", tmp_path / "out", "--csv", tmp_path / "t.csv")
+    more = ("--hash", "Patient ID", "--secret", tmp_path / "secret", "--new-secret")
+    if b"gr\xf6" in data and not data.startswith(b"\xff\xfe"):
+        refused = call(*words, *more)
+        assert (refused.code, "--encoding cp1252" in refused.err) == (1, True)
+        more += ("--encoding", "cp1252")
+    done = call(*words, *more)
+    assert done.code == 0, done.err
+    assert "column 'Patient ID' is stored as patient_id" in done.out
+    (found,) = samples(tmp_path / "out").values()
+    keyed = KeyedHash(bytes.fromhex((tmp_path / "secret").read_text()))
+    assert found == {"patient_id": keyed("column Patient ID", "1.50"), "grosse": "1,5"}
+
+
+@pytest.mark.parametrize("name", ["benign/1.png", "1.png"])
+def test_a_row_of_another_folder_is_another_image(tmp_path, name):
+    source(tmp_path / "in", ["malignant/1.png", "2.png"])
+    (tmp_path / "t.csv").write_text(f"path,grade\n{name},1\n2.png,2\n")
+    packed(tmp_path, csv=tmp_path / "t.csv")
+    assert joined(tmp_path) == {"malignant/1.png": None if "/" in name else 1, "2.png": 2}

@@ -44,4 +44,4 @@ def devices(text: str) -> tuple[torch.device, ...]:
         if number and int(number) < count:
             return (torch.device("cuda", int(number)),)
         raise EncoderError(f"no GPU {text}: {count} are visible here. Use --device cpu, or auto.")
-    raise EncoderError(f"device {text!r} is none of auto, cpu, {OPENVINO}, cuda, cuda:N.")
+    raise EncoderError(f"device {text!r} is none of auto, cpu, {OPENVINO}, cuda, cuda:N. Name one of these.")

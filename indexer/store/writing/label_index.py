@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,19 @@ class LabelIndex:
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         hashes = np.empty(labels.num_rows, np.int64)
         for batch, start in zip(self._batches, self._starts[:-1].tolist(), strict=True):
-            hashes[start : start + batch.num_rows] = _hashes(cast(batch.column(on), kind, on))
+            hashes[start : start + batch.num_rows] = _hashes(_named(batch.column(on), kind, on))
         self._lines = np.argsort(hashes)
         hashes.sort()  # in place; the order of lines of equal hash does not matter
         self._hashes = hashes
         self._require_once()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the rows are named by text."""
+        return bool(pa.types.is_string(self._kind))
 
     def lines(self, asked: pa.Array) -> Int64:
         """The line of each name (n,), or -1 where there is none."""
@@ -44,7 +52,7 @@ class LabelIndex:
         while len(pending):  # one iteration, unless different names have equal hashes
             pending = pending[self._hashes[spots[pending]] == hashes[pending]]
             found = self._lines[spots[pending]]
-            names = cast(self.take(found, [self._on]).column(self._on), self._kind, self._on)
+            names = _named(self.take(found, [self._on]).column(self._on), self._kind, self._on)
             same = pc.fill_null(pc.equal(names, pa.chunked_array([asked.take(pa.array(pending))])), False)
             hit = same.to_numpy().astype(bool)
             lines[pending[hit]] = found[hit]
@@ -67,6 +75,14 @@ class LabelIndex:
         back[order] = np.arange(len(order))
         return pa.Table.from_batches(parts).take(pa.array(back))
 
+    def written(self, lines: Int64) -> list[str]:
+        """The names of these lines, as the file has them."""
+        return [str(value) for value in self.take(lines, [self._on]).column(self._on).to_pylist()]
+
+    def all_written(self) -> Iterator[str]:
+        """The names of all lines."""
+        return (str(value) for batch in self._batches for value in batch.column(self._on).to_pylist())
+
     def first(self) -> list[Any]:
         """The first few names, for a message."""
         return [
@@ -74,40 +90,83 @@ class LabelIndex:
         ]
 
     def _require_once(self) -> None:
-        """Raise InputError where two lines have the same name."""
+        """Raise InputError where two lines have one name, be it written in two ways."""
         twins = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
         repeated: dict[str, None] = {}
         for start in range(0, len(twins), SHOWN + 1):
             spots = twins[start : start + SHOWN + 1]
-            left, right = (
-                cast(self.take(self._lines[at], [self._on]).column(self._on), self._kind, self._on).to_pylist()
-                for at in (spots, spots + 1)
-            )
-            repeated.update({str(a): None for a, b in zip(left, right, strict=True) if a == b})
+            left, right = (self.take(self._lines[at], [self._on]).column(self._on) for at in (spots, spots + 1))
+            same = [_named(texts, self._kind, self._on).to_pylist() for texts in (left, right)]
+            for a, b, first, second in zip(left.to_pylist(), right.to_pylist(), *same, strict=True):
+                if first is not None and first == second:
+                    repeated[f"{a!r}" if a == b else f"{a!r}, also written {b!r},"] = None
             if len(repeated) > SHOWN:
                 break
         if repeated:
+            names = ", ".join([*repeated][:SHOWN]) + (", …" if len(repeated) > SHOWN else "")
             raise InputError(
-                f"column {self._on!r} of the labels must name each row once: {few(list(repeated))} occurs twice."
+                f"column {self._on!r} of the labels must name each row once: {names} stands there twice. Leave one out."
             )
 
 
-def cast(column: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str) -> Any:
-    """Cast labels to the type of the table's column. Raises InputError where the types differ in kind."""
-    own = column.type
-    same = pa.types.is_string(kind) and (pa.types.is_large_string(own) or pa.types.is_string(own))
-    named = pa.types.is_string(kind) and pa.types.is_integer(own)  # a key written as a number in Parquet
-    widened = pa.types.is_floating(kind) and pa.types.is_integer(own)
-    text_of_numbers = pa.types.is_string(own) and name != "key" and not pa.types.is_string(kind)
+def plain_values(column: Any) -> Any:
+    """Dictionaries and views as the plain values they stand for; NaN as missing, as in CSV."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return plain_values(column.cast(kind.value_type))
+    if _is_text(kind):
+        return column.cast(pa.string())
+    return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(kind) else column
+
+
+def cast(column: Any, kind: pa.DataType, name: str) -> Any:
+    """The values as `kind`, where each is held without loss: 4.0 as a whole number, 2.50 as text. Raises InputError."""
+    values = plain_values(column)
+    own, cause = values.type, ""
     try:
-        if own == kind or same or named or widened or text_of_numbers or own.id == kind.id:
-            return column.cast(kind)
-    except pa.ArrowInvalid:
-        pass
+        if own == kind or pa.types.is_null(own) or pa.types.is_string(kind):
+            return values.cast(kind)
+        if pa.types.is_string(own):
+            return _parsed(values, kind)
+        if pa.types.is_boolean(own) == pa.types.is_boolean(kind):  # Arrow would make 1 of true
+            done = values.cast(kind)
+            if not pa.types.is_floating(own) or done.cast(own).equals(values):
+                return done
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        cause = f" ({str(error).splitlines()[0]})"
     raise InputError(
-        f"column {name!r} holds {kind} in the table and {own} in the labels: the two cannot be one column. "
-        "Give the new one another name."
+        f"column {name!r} holds {kind} in the table and {own} in the labels{cause}: the two cannot be one column. "
+        f"Give the new one another name, as with --columns {name}=NAME."
     )
+
+
+def _parsed(texts: Any, kind: pa.DataType) -> Any:
+    """Text as numbers, truth values or dates. Raises pa.ArrowInvalid, naming the text, where it is none."""
+    if pa.types.is_boolean(kind):
+        return pc.utf8_lower(texts).cast(kind)
+    if not pa.types.is_integer(kind):
+        return texts.cast(kind)
+    whole = pc.replace_substring_regex(texts, r"^\+?(-?[0-9]+)(\.0*)?$", r"\1")
+    return whole.cast(kind)
+
+
+def _named(column: Any, kind: pa.DataType, name: str) -> Any:
+    """The values by which rows are named, as the table's type; null where a value can be none of the table's.
+
+    `007` names the row of the number 7.
+    """
+    values = plain_values(column)
+    if pa.types.is_string(values.type) and pa.types.is_integer(kind):
+        number = pc.match_substring_regex(values, r"^[+-]?0*[0-9]{1,18}(\.0*)?$")
+        values = pc.if_else(number, values, None)
+    elif pa.types.is_string(values.type) and pa.types.is_floating(kind):
+        number = pc.match_substring_regex(values, r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$")
+        values = pc.if_else(number, values, None)
+    return cast(values, kind, name)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def few(values: Sequence[Any]) -> str:
