@@ -21,7 +21,7 @@ from tests.tables import make_table, unit_rows
 
 ODD = "späße ‘1’ \n zwei"  # a name as file systems allow it
 VERBS = (
-    "add, choose, correct, fill, free, give, index, install, join, keep, leave, make, mend, name, pack, remove, "
+    "add, choose, correct, fill, fix, free, give, index, install, join, keep, leave, make, mend, name, pack, remove, "
     "rename, run, save, say, see, take, try, unpack, use, wait, widen, write"
 ).replace(", ", "|")
 WAY_OUT = re.compile(rf"`[a-z-]+ |--[a-z]|[.:;] (?:Or )?({VERBS})\b|did you mean", re.IGNORECASE)

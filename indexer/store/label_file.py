@@ -150,7 +150,7 @@ def _csv(
     """Every column is read as text first: Arrow's own guess would make 7 of 007 and "" of a blank."""
     layout = layout_of(file, head, [choice.on], choice.encoding)
     if not any(layout.names):
-        raise InputError(f"{file} is no CSV table: it has no header. Write the columns' names in its first line.")
+        raise InputError(f"{file} is not a CSV table: it has no header. Write the columns' names in its first line.")
     found, notes = _chosen(file, layout.names, choice)
     try:
         trimmed = _texts(file, layout, [layout.names.index(old) for old in found])
@@ -161,7 +161,7 @@ def _csv(
             raise not_decoded(file, layout.encoding, error) from error
         cause = str(error).splitlines()[0]
         raise InputError(
-            f"{file} is no CSV table: {cause}. Correct that line, or save the file anew as CSV."
+            f"{file} is not a CSV table: {cause}. Correct that line, or save the file anew as CSV."
         ) from error
     kinds = [
         "text" if i == 0 or name in stored else _column_type(trimmed.column(i)) for i, name in enumerate(found.values())

@@ -60,7 +60,7 @@ def layout_of(file: Path, head: bytes, wanted: Sequence[str], encoding: str | No
         raise not_decoded(file, found, error) from error
     if "\0" in text:
         raise InputError(
-            f"{file} is no CSV table in {found.removesuffix('-sig').upper()}: it holds zero bytes. Name its "
+            f"{file} is not a CSV table in {found.removesuffix('-sig').upper()}: it holds zero bytes. Name its "
             "encoding, e.g. --encoding utf-16-le."
         )
     headers = {mark: _header(file, text, mark) for mark in DELIMITERS}
@@ -74,7 +74,7 @@ def not_decoded(file: Path, encoding: str, error: Exception) -> InputError:
     """The error for bytes that are no text in this encoding, with the way out."""
     cause = str(error).splitlines()[0]
     return InputError(
-        f"{file} is no CSV table in {encoding.removesuffix('-sig').upper()}: {cause}. "
+        f"{file} is not a CSV table in {encoding.removesuffix('-sig').upper()}: {cause}. "
         "Save it as UTF-8, or name its encoding, e.g. --encoding cp1252."
     )
 
@@ -83,4 +83,4 @@ def _header(file: Path, text: str, mark: str) -> tuple[str, ...]:
     try:
         return tuple(next(csv.reader(text.splitlines(keepends=True), delimiter=mark), []))
     except csv.Error as error:
-        raise InputError(f"{file} is no CSV table: {error}. Save it anew as CSV in UTF-8.") from error
+        raise InputError(f"{file} is not a CSV table: {error}. Save it anew as CSV in UTF-8.") from error

@@ -67,7 +67,7 @@ def test_parquet_labels_join_numbers_to_names(db):
         (b"key,gr\xe4de\nk0,1\n", "in UTF-8"),
         ("key,a,a\nk0,1,2\n", "column a twice"),
         ("key,key,a\nk0,k1,2\n", "column key twice"),
-        ("key,a\nk0,1\nk0,2\n", "'k0' stands there twice"),
+        ("key,a\nk0,1\nk0,2\n", "'k0' occurs twice"),
         ("key,a\n,1\nk0,2\n", "1 rows have none"),
         ("key,a\nk0,1,2\n", "is not a CSV table"),
         ("key,a\nx1.png,1\n", "the table has 'k0'"),
