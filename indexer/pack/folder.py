@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
-from indexer.archive.walk import walk
+from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
