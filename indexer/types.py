@@ -265,9 +265,9 @@ class RunReport:
 
 
 class Progress(Protocol):
-    """How a long call reports: stages one after the other, and how much of the running one is done.
+    """Progress callbacks of a long call: consecutive stages, and the steps done of the current one.
 
-    `indexer.progress` holds one that shows nothing and one for terminals.
+    `indexer.progress` has an implementation without output and one for terminals.
     """
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[object]:
@@ -275,11 +275,11 @@ class Progress(Protocol):
         ...
 
     def advance(self, n: int = 1, **counts: int) -> None:
-        """`n` more steps of the stage are done; `counts` are what else is counted, as it stands now."""
+        """Add `n` completed steps of the stage; `counts` are current values of further counts."""
         ...
 
     def note(self, text: str) -> None:
-        """What the user must read before the call has ended, in one line."""
+        """Show one line that the user should read before the call ends."""
         ...
 
 

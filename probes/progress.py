@@ -1,4 +1,4 @@
-"""The terminal's progress, with the seconds that each stage took."""
+"""Progress on a terminal that also records the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from indexer.progress.terminal import Terminal
 
 
 class Stages(Terminal):
-    """Implements `indexer.types.Progress`; `seconds` goes into a result."""
+    """Implements `indexer.types.Progress`; `seconds` is stored in the result."""
 
     def __init__(self, *, shown: bool | None = None) -> None:
         super().__init__(shown=shown)
         self._part = ""
-        self.seconds: dict[str, float] = {}  # by stage, in the order in which they ended first
+        self.seconds: dict[str, float] = {}  # by stage, in order of first completion
 
     def name(self, part: str) -> None:
         """Set the prefix of the following stages, e.g. a fold or a table."""

@@ -64,7 +64,7 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     if again:
-        from indexer.commands.index import command_line, tell
+        from indexer.commands.index import command_line, print_report
         from indexer.encoders import load_spec
         from indexer.pipeline.retry import retry
         from indexer.pipeline.run import Hooks
@@ -73,7 +73,7 @@ def command(
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)
         options = RunOptions(frames=frames, command=command_line())
         report = retry(store, encoder, options, Hooks(Terminal()), sources=shards, roots=pictures_from)
-        tell(report, as_json=as_json)
+        print_report(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     if not store.count_failures() and not as_json:
         click.echo(f"no failures in table {store.name}", err=True)

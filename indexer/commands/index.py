@@ -137,12 +137,12 @@ def command(
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
     report = index(found.shards, store, encoder, options, Hooks(Terminal(), check))
-    tell(report, as_json=as_json)
+    print_report(report, as_json=as_json)
     too_many = report.failed > max_failures * report.images
     ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
 
 
-def tell(report: RunReport, *, as_json: bool) -> None:
+def print_report(report: RunReport, *, as_json: bool) -> None:
     """Print the report, and how to resume a stopped run."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:

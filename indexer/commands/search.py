@@ -126,7 +126,7 @@ def command(
         # Also without hits, for programs that read the header
         heads = "\t".join(("query", "rank", "score", "key", *names))
         emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
-        _tell_empty(result)
+        _report_empty(result)
 
 
 def _load_encoder(spec: EncoderSpec, weights: str | None, device: str, *, download: bool) -> Any:
@@ -181,7 +181,7 @@ def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
         click.echo(f"wrote {png}", err=True)
 
 
-def _tell_empty(result: SearchResult) -> None:
+def _report_empty(result: SearchResult) -> None:
     """Reports queries without hits on stderr, since they print no row on stdout."""
     empty = [answer.query for answer in result.queries if not answer.hits]
     if not empty:

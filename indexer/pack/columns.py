@@ -38,7 +38,7 @@ class Columns:
 def read_columns(
     path: Path, on: str | None, hashed: Sequence[str], keyed: KeyedHash | None, encoding: str | None = None
 ) -> Columns:
-    """Raises InputError where the table cannot be read, names a path twice, or lacks a column that was named."""
+    """Read the table. Raises InputError where it is unreadable, names a path twice, or lacks a requested column."""
     if not path.exists() or path.is_dir():  # a named pipe may be read
         raise InputError(f"--csv {path}: there is no such file. Name a CSV or Parquet file.")
     try:
@@ -76,7 +76,7 @@ def read_columns(
 
 
 def _stored_names(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """The file's columns → those of the metadata, by `plain_column`. Raises InputError where two would be one."""
+    """The file's columns → metadata columns, by `plain_column`. Raises InputError where two would become equal."""
     stored = {name: plain_column(name) or name for name in names}
     twice = sorted(name for name in names if [*stored.values()].count(stored[name]) > 1)
     if twice:

@@ -12,13 +12,13 @@ from indexer.user_tables.joining import NameMatcher, Pair, counted, forgiven_wor
 class Joined:
     """The assignment of rows to files."""
 
-    row_of: Mapping[str, str] = field(default_factory=dict)  # a file's path → the name written in the table
-    forgiven: tuple[Pair, ...] = ()  # joined in spite of ending, case or form
+    row_of: Mapping[str, str] = field(default_factory=dict)  # a file's path → the name in the table
+    forgiven: tuple[Pair, ...] = ()  # inexact matches (suffix, case or Unicode form)
     rows_unused: tuple[str, ...] = ()
     files_without_row: int = 0
 
     def notes(self) -> list[str]:
-        """Sentences on what was forgiven and on what joined nothing, each with its count and examples."""
+        """Messages about inexact matches and rows without a file, with counts and examples."""
         found = [forgiven_words(self.forgiven)] if self.forgiven else []
         if self.rows_unused:
             found.append(f"rows that no file answers to: {counted(self.rows_unused, len(self.rows_unused))}")
@@ -26,8 +26,8 @@ class Joined:
 
 
 def join(rows: Iterable[str], paths: Callable[[], Iterable[str]]) -> Joined:
-    """By the path below the source; else by the file name, then in spite of letter case and Unicode form, then of the
-    ending, each only where one row and one file alone answer. `paths` is called twice; memory grows with the rows.
+    """Join by the path below the source, else by the file name, then ignoring letter case and Unicode form, then also
+    the suffix, each only where exactly one row and one file match. `paths` is called twice; memory grows with the rows.
     """
     rows = set(rows)
     row_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""How much of a plan is worked through, in steps of a progress bar."""
+"""Measures the completed part of a plan, in steps of a progress bar."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from indexer.types import ShardResult
 class Meter:
     """Counts bytes of the shards where all their sizes are known, else shards.
 
-    A shard in progress counts with the bytes of its settled images, at most its size, and with its whole size at its
-    end: headers, metadata and padding are no image's bytes.
+    A shard in progress counts with the bytes of its settled images, at most its size; a finished one with its whole
+    size, which includes headers, metadata and padding.
     """
 
     def __init__(self, plan: Sequence[Planned], tally: Tally) -> None:
@@ -21,13 +21,13 @@ class Meter:
         sizes = {planned.shard.name: planned.shard.nbytes for planned in plan}
         known = {name: size for name, size in sizes.items() if size is not None}
         self._in_bytes = len(known) == len(sizes)
-        self._left = known if self._in_bytes else dict.fromkeys(sizes, 1)  # steps of the shards not yet at their end
-        # one shard of unknown size: of how many steps cannot be said
+        self._left = known if self._in_bytes else dict.fromkeys(sizes, 1)  # steps of the unfinished shards
+        # a single shard of unknown size: the number of steps is unknown
         self.total = sum(self._left.values()) if self._in_bytes or len(plan) > 1 else None
         self._ended = self._reported = 0  # steps
 
     def add(self, result: ShardResult) -> None:
-        """Looks whether the engine's result is the end of its shard."""
+        """Count the shard of a result as finished if the result is its last."""
         if not result.more:
             self._tally.end(result.shard.name)
             self._ended += self._left.pop(result.shard.name, 0)

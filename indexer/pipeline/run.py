@@ -56,7 +56,7 @@ def index(
     options, hooks = options or RunOptions(), hooks or Hooks()
     store.require(encoder.spec)
     start = time.perf_counter()
-    with StoreWriter(store) as writer, recorded(store, options.command, _told(options, len(shards))) as record:
+    with StoreWriter(store) as writer, recorded(store, options.command, _run_facts(options, len(shards))) as record:
         shards = under_stored_names(shards, writer.entries)
         plan = _plan(shards, writer.entries, options.changed)
         trusted = remember(identity_of(store), {shard.url for shard in shards})
@@ -135,7 +135,7 @@ def _lookup(writer: StoreWriter) -> Lookup:
     return lookup
 
 
-def _told(options: RunOptions, shards: int) -> dict[str, object]:
+def _run_facts(options: RunOptions, shards: int) -> dict[str, object]:
     """The options and the number of shards, for the run's record."""
     return {"options": {k: v for k, v in asdict(options).items() if k != "command"}, "shards_named": shards}
 

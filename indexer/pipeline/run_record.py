@@ -65,7 +65,7 @@ def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any
         return
     folder = Path(store.uri) / f"{store.name}.runs"
     with writing(f"the record of this run in {folder}"):
-        _bury(folder)
+        _mark_died(folder)
         record = RunRecord(_free(folder), _facts(store, command) | facts)
         record.write("running")
     try:
@@ -133,7 +133,7 @@ def _free(folder: Path) -> Path:
     return path
 
 
-def _bury(folder: Path) -> None:
+def _mark_died(folder: Path) -> None:
     """Set the status of runs that died: with the lock held, no earlier run can still be "running"."""
     for path in sorted(folder.glob(f"*/{MANIFEST}"))[-LOOKED_BACK:]:
         facts = _read(path)

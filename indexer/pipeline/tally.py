@@ -21,7 +21,7 @@ class Tally:
         self.flags: Counter[str] = Counter()
         self.resolved = self.failed = 0  # rows and failures so far, and failures alone
         self.kept = 0  # samples whose rows a former run had stored
-        self._nbytes: Counter[str] = Counter()  # of settled images, by the name of a shard in progress
+        self._nbytes: Counter[str] = Counter()  # bytes of settled images, by the name of a shard in progress
         self.reasons: Counter[str] = Counter()  # of failures, those of shards in progress too
         self.spread = Spread(dim)
         self.sample_pictures: list[UInt8] = []
@@ -40,18 +40,18 @@ class Tally:
             self.reasons.update(failure.reason for failure in failures)
 
     def keep(self, sample: Sample | Failure) -> None:
-        """A sample whose rows a former run had stored."""
+        """Count a sample whose rows an earlier run had stored."""
         with self._lock:
             self.kept += 1
             self._nbytes[sample.shard] += sample.nbytes
 
     def settle(self, sample: Sample) -> None:
-        """A sample of which nothing is on its way any more."""
+        """Count a settled sample."""
         with self._lock:
             self._nbytes[sample.shard] += sample.nbytes
 
     def end(self, shard: str) -> None:
-        """The shard of that name is no longer in progress."""
+        """Forget a shard that is no longer in progress."""
         with self._lock:
             self._nbytes.pop(shard, None)
 

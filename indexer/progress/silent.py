@@ -1,4 +1,4 @@
-"""The default of every call that reports progress."""
+"""Progress callbacks without output, the default of every call that reports progress."""
 
 from __future__ import annotations
 

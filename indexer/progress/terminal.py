@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar, what is counted beside it, and the time left."""
+"""Progress on a terminal: a bar with counts and the remaining time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 QUIET_SECONDS = 2.0  # a shorter stage shows no bar
-RATED = "images"  # the count that is also shown per second
+RATED = "images"  # the count also shown as a rate
 
 
 class Terminal:
@@ -23,15 +23,15 @@ class Terminal:
     """
 
     def __init__(self, *, shown: bool | None = None) -> None:
-        """`shown`: whether bars are drawn; None: where stderr is a terminal."""
+        """`shown`: whether bars are drawn; None: only where stderr is a terminal."""
         self._shown = sys.stderr.isatty() if shown is None else shown
         self._name = ""
         self._total: int | None = None
         self._done = 0
         self._counts: dict[str, int] = {}
-        self._since = 0.0  # time.monotonic() at the stage's begin
-        self._stage = 0  # the running stage's number: a late timer of an ended stage draws nothing
-        self._lock = threading.Lock()  # a timer begins the bar, the caller's threads move it
+        self._since = 0.0  # time.monotonic() at the start of the stage
+        self._stage = 0  # number of the current stage; the timer of an ended stage draws nothing
+        self._lock = threading.Lock()  # a timer starts the bar, the caller's threads advance it
         self._bar: Bar | None = None
 
     @contextmanager
@@ -55,14 +55,14 @@ class Terminal:
                 self._stop()
 
     def advance(self, n: int = 1, **counts: int) -> None:
-        """`n` more steps are done; `counts` are shown beside the bar, each until it is given anew."""
+        """Add `n` completed steps; `counts` are shown beside the bar, each until it is updated."""
         with self._lock:
             self._done += n
             self._counts.update(counts)
             self._draw()
 
     def note(self, text: str) -> None:
-        """A line above the bar; also where stderr is no terminal."""
+        """Print a line above the bar, also where stderr is not a terminal."""
         with self._lock:
             if self._bar is None:
                 sys.stderr.write(f"{text}\n")
@@ -71,7 +71,7 @@ class Terminal:
                 self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def words(self, seconds: float) -> str:
-        """The counts as they stand `seconds` after the stage's begin, e.g. "1,200 images  3 failed  80.0 images/s"."""
+        """The counts `seconds` after the start of the stage, e.g. "1,200 images  3 failed  80.0 images/s"."""
         shown = [f"{count:,} {name}" for name, count in self._counts.items()]
         if RATED in self._counts:
             shown.append(f"{self._counts[RATED] / max(seconds, 1e-9):,.1f} {RATED}/s")

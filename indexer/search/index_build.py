@@ -49,11 +49,11 @@ class BuildReport:
     deleted: int
     seconds: float
     predicted_seconds: float | None = None  # what a build was predicted to take before it began
-    sample_rows: int = 0  # that the candidates were measured on
+    sample_rows: int = 0  # rows on which the candidates were measured
 
 
 def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, progress: Progress = SILENT) -> BuildReport:
-    """Choose, build and publish an index of the table as it is now. Raises StoreLocked where another build runs."""
+    """Choose, build and publish an index of the table's newest version. Raises StoreLocked while another build runs."""
     with _locked(store) as directory:
         return _build(store, directory, goal, seed, progress, action="built", why="asked for")
 

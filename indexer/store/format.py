@@ -72,9 +72,9 @@ def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts |
     if raw is None:
         return None
     try:
-        told = json.loads(raw)
-        texts = {name: str(told.get(name, "")) for name in ("identity", "package", "fingerprint")}
-        facts = TableFacts(int(told["format"]), encoder=told.get("encoder"), **texts)
+        parsed = json.loads(raw)
+        texts = {name: str(parsed.get(name, "")) for name in ("identity", "package", "fingerprint")}
+        facts = TableFacts(int(parsed["format"]), encoder=parsed.get("encoder"), **texts)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
     if facts.format > FORMAT:

@@ -133,8 +133,9 @@ class StoreWriter:
         with self._unless_failed():
             batches, duplicates = self._keys.without_duplicates(results)
             old = self._failures.retried(results)
-            told = [f for r in results for f in r.failures]  # with those of truncated shards, which are stored already
-            failures = [f for f in told if f.stage != "read"] + (others := self._keys.of_others(duplicates))
+            # With those of truncated shards, which are stored already
+            failed = [f for r in results for f in r.failures]
+            failures = [f for f in failed if f.stage != "read"] + (others := self._keys.of_others(duplicates))
             rows, skipped, _ = self._append_rows([b for own in batches for b in own], [])
             if self._failures.append(failures):
                 self._sync("failures.lance")
@@ -145,7 +146,7 @@ class StoreWriter:
             entries = {name: self.entries[name] for name in held}
             self._ledger.put(recounted(entries, held, self._failures.counts, self.store.version))
             self._sync("shards.lance")
-            return Committed(rows, len(others), (*told, *others), skipped)
+            return Committed(rows, len(others), (*failed, *others), skipped)
 
     def stored(self, shard: str) -> SamplesOfShard:
         """The samples of a begun shard, by (member, offset), that the table holds. Thread-safe."""

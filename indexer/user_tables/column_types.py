@@ -12,7 +12,7 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>",
 ColumnType = Literal["int", "float", "bool", "text"]
 Form = Literal["whole", "wide", "long", "name", "real", "exponent", "bool", "text"]
 
-# The first pattern that a value fits gives its form. ASCII digits only: Arrow reads no others.
+# The first pattern that matches a value gives its form. ASCII digits only, since Arrow parses no others.
 _FORMS: tuple[tuple[Form, re.Pattern[str]], ...] = (
     ("name", re.compile(r"[+-]?0[0-9].*")),  # a leading zero ("007") makes it an identifier
     ("whole", re.compile(r"-?[0-9]{1,15}")),  # exact in int64 and in float64 (below 2^53)
@@ -25,7 +25,7 @@ _FORMS: tuple[tuple[Form, re.Pattern[str]], ...] = (
 
 
 def forms_of(texts: Iterable[str]) -> set[Form]:
-    """The forms of all values of a column but the MISSING ones; those of its parts may be united."""
+    """The forms of a column's values, without MISSING ones; forms of parts of a column may be merged by union."""
     return {_form(text) for text in {*texts} - {*MISSING}}
 
 
@@ -37,10 +37,10 @@ def _form(text: str) -> Form:
 
 
 def column_type(forms: Set[Form]) -> ColumnType:
-    """The narrowest type that holds all values of these forms exactly; text where no number does.
+    """The narrowest type that holds all values of these forms exactly; text where no numeric type does.
 
-    Whole numbers of 19 and more digits are text, as are those of more than 15 beside real ones. `1E10` is a number
-    only where another value of the column has a decimal point or a sign in its exponent.
+    Integers of 19 and more digits are text, as are those of more than 15 digits in a column with decimals. `1E10` is a
+    number only where another value of the column has a decimal point or a sign in its exponent.
     """
     if forms <= {"whole", "wide"}:
         return "int"
@@ -50,10 +50,11 @@ def column_type(forms: Set[Form]) -> ColumnType:
 
 
 def plain_column(name: str) -> str:
-    """The name under which a user's column is stored: "Patient ID" → `patient_id`; "" where nothing is left of it.
+    """The name under which a user's column is stored: "Patient ID" → `patient_id`; "" where no character is left.
 
-    A plain name (ASCII letters, digits and `_`, no digit first) stays. Of another, accents are dropped, letters become
-    lower case, and each run of other characters becomes one `_`. It is not cut: two long names would become one.
+    A plain name (ASCII letters, digits and `_`, no leading digit) is unchanged. In other names accents are removed,
+    letters become lower case, and each run of other characters becomes one `_`. Names are not truncated, since two long
+    names could become equal.
     """
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         return name

@@ -1,4 +1,4 @@
-"""Names as people write them in tables → names as stored, where one of each alone can be meant."""
+"""Matches names in users' tables to stored names that differ in folder, case, Unicode form or suffix, if unique."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from indexer.types import IMAGE_SUFFIXES, Int64
 
-EXAMPLES = 3  # names that a message quotes; the others are counted
+EXAMPLES = 3  # names listed in a message; the others are only counted
 BATCH_NAMES = 65_536  # hashed at once
-_SEVERAL = ""  # stands for more than one answer; no name is empty
+_SEVERAL = ""  # marks more than one match; no name is empty
 
 
 def image_suffix(name: str) -> str | None:
-    """The suffix of an image's file name, "" for a name without one (DICOM trees); None for anything else."""
+    """The suffix of an image's file name, "" for a name without one (as in DICOM trees); None for other files."""
     last = PurePosixPath(name).name.lower()
     if last.endswith(".nii.gz"):
         return "nii.gz"
@@ -35,19 +35,19 @@ def _name(path: str) -> str:
 
 
 def _folded(path: str) -> str:
-    """Without regard to letter case and Unicode form: macOS writes names decomposed (NFD), most others composed."""
+    """Case-folded and in one Unicode form: macOS writes names decomposed (NFD), most other systems composed."""
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _bare(path: str) -> str:
-    """Also without the ending of an image."""
+    """As the rule before, also without an image's suffix."""
     suffix = image_suffix(path)
     return _folded(path[: -len(suffix) - 1] if suffix else path)
 
 
-# Under a rule a written and a stored name are the same where the results are equal; the strictest rule comes first.
+# A written and a stored name match under a rule where its results are equal; the strictest rule comes first.
 RULES: Sequence[Callable[[str], str]] = (
     _name,
     _folded,
@@ -59,19 +59,19 @@ RULES: Sequence[Callable[[str], str]] = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A name of the user's table and the stored name it was taken for."""
+    """A name of the user's table and the stored name matched to it."""
 
     written: str
     stored: str
-    rule: int  # its number in RULES
+    rule: int  # index in RULES
 
 
 class NameMatcher:
-    """Finds the stored names that written names mean in spite of folder, letter case, Unicode form or ending.
+    """Matches written names to stored names, ignoring folder, letter case, Unicode form or suffix.
 
-    Only `unmatched`, the written names that no stored name equals, are looked for; memory grows with their number
-    alone (about 150 bytes each). But all written and all stored names must be shown (`see_written`, `see_stored`), so
-    that a name is taken only where one written and one stored name alone can be meant.
+    Only `unmatched`, the written names without an equal stored name, are matched; memory grows with their number only
+    (about 150 bytes each). All written and all stored names must be passed to `see_written` and `see_stored`, so that
+    a match is accepted only where exactly one written and one stored name agree.
     """
 
     def __init__(self, unmatched: Sequence[str]) -> None:
@@ -84,13 +84,13 @@ class NameMatcher:
                 table.note(batch, table.written)
 
     def see_stored(self, names: Iterable[str]) -> None:
-        """A name may come several times: it is still one."""
+        """Names may be repeated; a repeated name counts once."""
         for batch in _batches(names):
             for table in self._tables:
                 table.note(batch, table.stored)
 
     def pairs(self) -> list[Pair]:
-        """Each written and each stored name at most once; a stricter rule goes before. In the order of the names."""
+        """Matches, each written and stored name at most once, by the strictest rule first, in order of names."""
         found: dict[str, Pair] = {}
         used: set[str] = set()
         for number, table in enumerate(self._tables):
@@ -108,13 +108,13 @@ def _batches(names: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _one_folder(written: str, stored: str) -> bool:
-    """Whether the folders do not contradict each other: `benign/1.png` is not `malignant/1.png`."""
+    """Whether the folders are compatible: `benign/1.png` does not match `malignant/1.png`."""
     a, b = f"/{_bare(written)}", f"/{_bare(stored)}"
     return a.endswith(b) or b.endswith(a)
 
 
 class _Table:
-    """Under one rule: the one written and the one stored name of each result, in arrays sorted by the result's hash."""
+    """For one rule, the written and the stored name of each result, in arrays sorted by the result's hash."""
 
     def __init__(self, rule: Callable[[str], str], names: Sequence[str]) -> None:
         self._rule = rule
@@ -146,12 +146,12 @@ class _Table:
 
 
 def forgiven_words(pairs: Sequence[Pair]) -> str:
-    """A sentence for names that were taken for others, with the count and examples."""
+    """A message about inexact matches, with their count and examples."""
     shown = counted([f"{pair.written} → {pair.stored}" for pair in pairs], len(pairs))
     return f"rows joined without regard to ending, letter case or Unicode form: {shown}"
 
 
 def counted(names: Sequence[str], count: int) -> str:
-    """The count of some names, of which the first are given, and the first few of them: "5: a, b, c and 2 more"."""
+    """The number of names and the first few of them, e.g. "5: a, b, c and 2 more"; `names` may hold only those."""
     more = f" and {count - EXAMPLES:,} more" if count > EXAMPLES else ""
     return f"{count:,}: {', '.join(names[:EXAMPLES])}{more}"

@@ -231,7 +231,7 @@ def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *
         raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
     if len(classes) == 1:
         raise ProbeError(
-            f"column {name} holds one class only ({classes[0]}): there is nothing to tell apart. "
+            f"column {name} holds one class only ({classes[0]}): nothing can be learnt. "
             "Name another column with --label, or take in more rows (--where)."
         )
     if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
