@@ -25,7 +25,7 @@ FLOORS = (
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store"},
     {"indexer.cli", "indexer.duplicates", "indexer.pack", "indexer.pipeline", "indexer.search", "probes.cli",
      "probes.cohort", "probes.options"},
-    {"indexer.__main__", "indexer.doctor", "indexer.health", "probes.__main__", "probes.evaluation"},
+    {"indexer.__main__", "indexer.doctor", "indexer.upkeep", "probes.__main__", "probes.evaluation"},
     {"indexer.commands", "probes.fitting"},
     {"probes.runs"},
     {"probes.reporting"},
