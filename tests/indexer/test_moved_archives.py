@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from indexer.archive.reader import read_place
-from indexer.store.table import PLACE_COLUMNS, EmbeddingStore, place_of
+from indexer.store.rows import PLACE_COLUMNS, place_of
+from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
