@@ -113,10 +113,6 @@ def _new_names(fragment: Any, names: Mapping[str, str]) -> pa.Table:
     return pa.table({"key": found.column("key"), "shard": new})
 
 
-def shards_below(entries: Mapping[str, LedgerEntry], prefix: str) -> list[str]:
-    """Names of the shards at this address or below it: a folder's own groups, the files in it."""
-    return [name for name in entries if below(name, prefix)]
-
-
 def below(address: str, prefix: str) -> bool:
+    """Whether an address is `prefix`, one of its groups of files, or lies below it."""
     return address == prefix or address.startswith((f"{prefix.rstrip('/')}/", f"{prefix}#"))
