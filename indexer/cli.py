@@ -11,6 +11,8 @@ COMMANDS = {
     "search": "Find the images most like a query image, key, text or vector.",
     "build-ann": "Build or refresh the FAISS index of a table.",
     "labels": "Join label columns from CSV or Parquet to the rows.",
+    "relocate": "Give an archive that was moved its new address; nothing is embedded.",
+    "delete": "Delete images for good (withdrawn consent), with a receipt.",
     "info": "What a table holds and which encoder made it.",
     "failures": "What could not be embedded, and why; --retry reads just those again.",
     "health": "Check a table and its index by measuring them.",

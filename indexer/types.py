@@ -131,12 +131,21 @@ class Part:
     facts: Mapping[str, Fact] = field(default_factory=dict)  # from the header, e.g. z (mm), time (seconds), page
 
 
+UNREAD = "unread"  # the identity of a shard that is to be read again: unlike any other
+
+DELETED = "deleted by request"  # the reason of the failure that stands for a deleted image
+
 FIRST_PART = ("", "0")  # names of an image's first part: the only one, or the first of several
 
 
 def part_key(key: str, part: str) -> str:
     """The row's key: the sample's key for its first part, `key#part` for every other."""
     return key if part in FIRST_PART else f"{key}#{part}"
+
+
+def sample_key(key: str, part: str) -> str:
+    """The sample's own key: the inverse of `part_key`."""
+    return key if part in FIRST_PART else key.removesuffix(f"#{part}")
 
 
 def part_order(name: str) -> tuple[str | int, ...]:
@@ -215,6 +224,7 @@ class ShardResult:
     replaces: bool = False  # delete the rows of the shard's former content first; read from the first part only
     reused: int = 0  # rows whose vector was kept from the former content
     more: bool = False  # further parts of this shard follow
+    adopted: int = 0  # samples so far that the table has under another shard, with the same bytes
 
 
 @dataclass(frozen=True)
@@ -261,6 +271,8 @@ class RunReport:
     precision_cosine: float | None  # lowest cosine of the reduced-precision vectors against fp32 on a sample
     interrupted: bool
     warnings: tuple[str, ...] = ()
+    adopted: int = 0  # not in `images`: in the table under another shard, with the same key and bytes
+    gone: int = 0  # rows whose file is gone from the folders that were named
     decoder_difference: float | None = None  # largest of --decoder gpu to the CPU's pixels on a sample, in grey levels
 
 

@@ -55,6 +55,8 @@ _.split_pairs  # near-duplicates --json
 _.leaked_rows  # near-duplicates --json
 _.rows_in_index  # health --json
 _.stale_entries  # health --json
+_.shards_missing  # health --json
+_.shards_not_checked  # health --json
 _.p99_ms  # benchmarks.native's JSON
 _.wall_seconds  # benchmarks.scale's JSON
 _.searched  # search --shards --json

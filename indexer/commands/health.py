@@ -10,7 +10,7 @@ import click
 from indexer.options import emit, json_option, plain, table_option
 
 if TYPE_CHECKING:
-    from indexer.health import HealthReport
+    from indexer.upkeep.health import HealthReport
 
 
 @click.command("health", short_help="Check a table and its index by measuring them.")
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 @json_option
 def command(*, database: str, strict: bool, seed: int, table: str | None, as_json: bool) -> None:
     """Read every row once and search with some of them: counts, coverage of the index, recall against exact search.
+    A sample of the images is read back from where they were indexed.
 
     Problems are listed with their remedies. Nothing is changed.
     """
-    from indexer.health import health
     from indexer.store.table import EmbeddingStore
+    from indexer.upkeep.health import health
 
     report = health(EmbeddingStore.open(database, table), seed=seed)
     emit(report, as_json=as_json, text=_text)
@@ -34,8 +35,10 @@ def command(*, database: str, strict: bool, seed: int, table: str | None, as_jso
 
 
 def _text(report: HealthReport) -> str:
-    facts = {k: v for k, v in vars(report).items() if k not in ("problems", "index")}
+    facts = {k: v for k, v in vars(report).items() if k not in ("problems", "index", "sources")}
     lines = [plain(facts), "index"]
     lines += ["  " + line for line in plain(report.index or "none: searches scan every row").splitlines()]
+    if report.sources is not None:
+        lines += ["sources", *("  " + line for line in plain(report.sources).splitlines())]
     lines += [f"problem: {p}" for p in report.problems] or ["no problems found"]
     return "\n".join(lines)

@@ -54,6 +54,13 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     show_default=True,
     help="For a shard whose content changed since it was indexed.",
 )
+@click.option(
+    "--gone",
+    type=click.Choice(["keep", "drop"]),
+    default=RunOptions.gone,
+    show_default=True,
+    help="For rows whose file is gone from a folder that you name; they are counted either way.",
+)
 @click.option("--hash-content", is_flag=True, help="Detect changed shards by their bytes, not by size and time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
 @click.option(
@@ -90,6 +97,7 @@ def command(
     plane: str,
     frames: str,
     changed: str,
+    gone: str,
     hash_content: bool,
     workers: int | None,
     max_failures: float,
@@ -113,7 +121,7 @@ def command(
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
-    from indexer.pipeline.run import Hooks, index
+    from indexer.pipeline.run import Hooks, index, too_many
     from indexer.progress.terminal import Terminal
     from indexer.store.table import EmbeddingStore
 
@@ -129,6 +137,7 @@ def command(
     options = RunOptions(
         frames=frames,
         changed=changed,
+        gone=gone,
         workers=workers,
         max_failures=max_failures,
         commit_rows=commit_rows,
@@ -136,10 +145,11 @@ def command(
     )
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
-    report = index(found.shards, store, encoder, options, Hooks(Terminal(), check))
+    folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
+    report = index(found.shards, store, encoder, options, Hooks(Terminal(), check), folders=folders)
     print_report(report, as_json=as_json)
-    too_many = report.failed > max_failures * report.images
-    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or too_many))
+    failed = too_many(report, max_failures)
+    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or failed))
 
 
 def print_report(report: RunReport, *, as_json: bool) -> None:
@@ -170,6 +180,11 @@ def report_text(report: RunReport) -> str:
     ]
     if report.reused:
         lines.append(f"{counted(report.reused, 'vector')} kept from before: same bytes")
+    if report.adopted:
+        lines.append(
+            f"{counted(report.adopted, 'image')} adopted: the table has them with the same key and bytes under another "
+            "address. If the archive moved, `indexer relocate DB OLD NEW` moves the addresses"
+        )
     lines += [f"failed: {n} x {reason}" for reason, n in report.reasons.items()]
     lines += [f"noted: {n} x {flag}" for flag, n in report.flags.items()]
     lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]

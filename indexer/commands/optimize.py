@@ -25,12 +25,16 @@ class OptimizeReport:
 
 @click.command("optimize", short_help="Compact the table and clean up old versions.")
 @click.argument("database", metavar="DB")
+@click.option("--purge", is_flag=True, help="Keep no old version and no deleted row; the index is refreshed.")
 @table_option
 @json_option
-def command(*, database: str, table: str | None, as_json: bool) -> None:
+def command(*, database: str, purge: bool, table: str | None, as_json: bool) -> None:
     """Merge small fragments and drop versions older than a day that no index uses.
 
     Rows keep their ids, so an index stays valid. A table of an older format is migrated.
+
+    With --purge nothing is left of deleted rows: every fragment that has some is rewritten, the index is brought to the
+    newest version, and all other versions are dropped at once. Run no search or probe meanwhile.
     """
     from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter
@@ -40,6 +44,10 @@ def command(*, database: str, table: str | None, as_json: bool) -> None:
     with StoreWriter(store) as writer:
         renamed = writer.renamed
         writer.optimize()
+    if purge:
+        from indexer.upkeep.purge import purge_versions
+
+        purge_versions(store)
     store.refresh()
     bound = [tag for tag in store.tags() if tag.startswith("faiss-")]
     report = OptimizeReport(

@@ -24,6 +24,8 @@ class Totals:
     partial: int = 0  # shards that ended early (truncated or damaged)
     empty: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    adopted: int = 0  # images in the table under another shard
+    unread: int = 0  # shards that are to be read again, since a changed shard may have lost what they adopted
     labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
     labels_lost: int = 0  # labelled rows of replaced shards without a new row of the same key and content
     skipped: Counter[str] = field(default_factory=Counter)  # metadata values that stayed in `meta`, by field and cause
@@ -67,6 +69,8 @@ class Committer:
         totals.skipped.update(written.columns_skipped)
         totals.labels_kept += written.labels_kept
         totals.labels_lost += written.labels_lost
+        totals.adopted += written.adopted
+        totals.unread += written.unread
         for result in self._group:
             totals.reused += result.reused
             if result.more:

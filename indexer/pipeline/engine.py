@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from indexer.pipeline.in_flight import Known, Planned, Stored
+from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.tally import Tally
 from indexer.types import ShardResult
 
-Lookup = Callable[[Planned], tuple[Known, Stored]]  # vectors that a replaced shard keeps, samples that are stored
+Lookup = Callable[[Planned], Before]
 
 
 class Engine(Protocol):

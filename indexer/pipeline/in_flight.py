@@ -15,12 +15,36 @@ from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample
 
 Known = Mapping[str, Mapping[str, tuple[Float16, float]]]  # content hash → part's name → stored unit vector and norm
 Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose rows are in the table
+Held = Callable[[str, bytes], bool]  # whether the table has the image of this key and these bytes under another shard
 EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
 POLL_SECONDS = 0.1  # how often a waiting thread looks at the stop event
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
+
+
+Withdrawn = Callable[[str], str]  # the hash of a key whose image was deleted by request; "" for any other
+
+
+def none_withdrawn(key: str) -> str:  # noqa: ARG001 - implements Withdrawn
+    """For a table from which nothing was deleted."""
+    return ""
+
+
+def held_nowhere(key: str, image: bytes) -> bool:  # noqa: ARG001 - implements Held
+    """For a table that has no other shard."""
+    return False
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the table has of a shard, or of its images, before the shard is worked through."""
+
+    known: Known = field(default_factory=dict)
+    stored: Stored = ()
+    held: Held = held_nowhere
+    withdrawn: Withdrawn = none_withdrawn
 
 
 @dataclass(frozen=True)
@@ -48,9 +72,10 @@ class Job:
     A shard of many rows is taken in parts: its rows need not all be held, and a stop loses no settled sample.
     """
 
-    def __init__(self, plan: Planned, known: Known | None = None, stored: Stored = ()) -> None:
-        self.shard, self.known, self.stored = plan.shard, known or {}, stored
+    def __init__(self, plan: Planned, before: Before | None = None) -> None:
+        self.shard, self.before = plan.shard, before or Before()
         self.samples = 0  # whole ones read
+        self.adopted = 0  # of these, in the table under another shard
         self.read = self.partial = False  # read to its end; ended early (truncated or damaged)
         self._replaces = plan.replaces
         self._given = self._low = 0  # samples dispatched; all below `_low` are settled
@@ -108,6 +133,7 @@ class Job:
             replaces=self._replaces,
             reused=self._reused,
             more=not self.resolved,
+            adopted=self.adopted,
         )
         self._rows, self._failures, self._reused, self._replaces = [], [], 0, False
         return result

@@ -11,6 +11,7 @@ class RunOptions:
 
     frames: str = "all"  # all | first | middle: which parts of an image with several are embedded
     changed: str = "error"  # error | replace: a shard whose content changed since it was indexed
+    gone: str = "keep"  # keep | drop: rows whose file is gone from its folder
     workers: int | None = None  # default: the encoder's
     max_failures: float = 0.5  # a larger share of failed images stops the run, once FAILURE_GRACE were read
     commit_rows: int = 8192  # fewer rows a commit: more manifests and fragments

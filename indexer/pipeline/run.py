@@ -14,7 +14,8 @@ from indexer.archive.shards import changed_words, under_stored_names
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
-from indexer.pipeline.in_flight import Known, Planned, ReadShard, Stored
+from indexer.pipeline.gone import settle_gone
+from indexer.pipeline.in_flight import Before, Held, Planned, ReadShard, held_nowhere
 from indexer.pipeline.meter import Meter
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import bottleneck, plural, precision_warning, spread_warning, stage_times
@@ -26,7 +27,7 @@ from indexer.progress.silent import SILENT
 from indexer.store.table import EmbeddingStore, identity_of
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
-from indexer.types import Encoder, Progress, RunReport, Shard, ShardResult, UInt8
+from indexer.types import DELETED, UNREAD, Encoder, Progress, RunReport, Shard, ShardResult, UInt8
 
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
 
@@ -45,10 +46,14 @@ def index(
     encoder: Encoder,
     options: RunOptions | None = None,
     hooks: Hooks | None = None,
+    *,
+    folders: Sequence[str] = (),
 ) -> RunReport:
     """Embed every shard that the table does not hold yet, each readable image once.
 
     A shard that is done is skipped. In a shard that an earlier run began, samples that are stored are skipped.
+    `folders` are absolute paths that the user named: shards that lay there and are gone are counted, as are rows whose
+    file is gone from a folder of images.
     Ctrl-C or SIGTERM commits what is embedded so far and sets `interrupted` in the report.
     Raises ShardChanged before any work where a shard's identity is not the stored one, EncoderMismatch,
     StoreLocked, and TooManyFailures.
@@ -59,20 +64,23 @@ def index(
     with StoreWriter(store) as writer, recorded(store, options.command, _run_facts(options, len(shards))) as record:
         shards = under_stored_names(shards, writer.entries)
         plan = _plan(shards, writer.entries, options.changed)
+        gone = settle_gone(writer, shards, plan, folders, drop=options.gone == "drop")
+        writer.expect({planned.shard.name for planned in plan}, {p.shard.name for p in plan if p.replaces})
         trusted = remember(identity_of(store), {shard.url for shard in shards})
-        report = run_engine(writer, plan, encoder, options, hooks, start=start, record=record)
+        done = run_engine(writer, plan, encoder, options, hooks, start=start, record=record)
         skipped = _skipped(shards, plan, writer.entries)
         untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"
         recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
-        report = replace(
-            report,
+        more = [*([recovered] if writer.recovered else []), *([] if trusted else [untrusted])]
+        done = replace(
+            done,
             shards_skipped=len(skipped),
-            shards_partial=report.shards_partial + sum(entry.status == "partial" for entry in skipped),
-            warnings=(*report.warnings, *([recovered] if writer.recovered else []), *([] if trusted else [untrusted])),
+            shards_partial=done.shards_partial + sum(entry.status == "partial" for entry in skipped),
+            gone=gone.rows,
         )
-        if record is not None:
-            record.report = report
-    return report
+        if record is not None:  # without keys: an image may be deleted later, and its key with it
+            record.report = replace(done, warnings=(*done.warnings, *gone.words(named=False), *more))
+    return replace(done, warnings=(*done.warnings, *gone.words(), *more))
 
 
 def run_engine(
@@ -102,7 +110,8 @@ def run_engine(
 
     with stopped_by_signals(engine.stop) as interrupted:
         try:
-            cosine = _drive(engine, plan, _lookup(writer), committer, options, hooks)
+            held = writer.held_elsewhere() if read is None else held_nowhere
+            cosine = _drive(engine, plan, _lookup(writer, held), committer, options, hooks)
         finally:
             try:
                 engine.close()
@@ -112,7 +121,7 @@ def run_engine(
     if not interrupted.is_set():  # merging fragments may take minutes; the next run does it
         writer.tidy()
     done = report()
-    many = read is None and done.failed > options.max_failures * done.images
+    many = read is None and too_many(done, options.max_failures)
     words = (
         f"{done.failed} of {done.images} images failed, more than --max-failures {options.max_failures:g}: are "
         "these the right files, and can this machine decode them? See `indexer failures --summary` and "
@@ -126,11 +135,20 @@ def run_engine(
     )
 
 
-def _lookup(writer: StoreWriter) -> Lookup:
-    def lookup(planned: Planned) -> tuple[Known, Stored]:
-        known: Known = writer.vectors_by_content(planned.shard.name) if planned.replaces else {}
-        stored: Stored = writer.stored(planned.shard.name) if planned.resumes else ()
-        return known, stored
+def too_many(report: RunReport, share: float) -> bool:
+    """Whether more than this share of the images failed; those that were deleted by request did not fail."""
+    return report.failed - report.reasons.get(DELETED, 0) > share * (report.images + report.adopted)
+
+
+def _lookup(writer: StoreWriter, held: Held) -> Lookup:
+    def lookup(planned: Planned) -> Before:
+        name = planned.shard.name
+        return Before(
+            writer.vectors_by_content(name) if planned.replaces else {},
+            writer.stored(name) if planned.resumes else (),
+            held,
+            writer.tombstones,
+        )
 
     return lookup
 
@@ -151,6 +169,11 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
         notes.append(
             f"the labels of {totals.labels_lost} {plural('row', totals.labels_lost)} were lost: the changed shards no "
             "longer hold these images under the same key and with the same bytes"
+        )
+    if totals.unread:
+        notes.append(
+            f"{totals.unread} {plural('shard', totals.unread)} had adopted images that a changed shard may have lost: "
+            "index the archive once more, and they are read again"
         )
     if tally.kept:
         notes.append(f"{tally.kept} images of shards that a former run had begun were stored already")
@@ -175,6 +198,7 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
         precision_cosine=None,
         interrupted=False,
         warnings=(*spread_warning(tally.spread.mean_cosine()), *notes),
+        adopted=totals.adopted,
         decoder_difference=engine.decoder.difference if engine.decoder else None,
     )
 
@@ -187,6 +211,8 @@ def _plan(shards: Sequence[Shard], entries: dict[str, LedgerEntry], changed: str
         entry = entries.get(shard.name)
         if entry is None:
             plan.append(Planned(shard))
+        elif entry.identity == UNREAD:
+            plan.append(Planned(shard, replaces=True))
         elif entry.identity != shard.identity:
             # a shard that was truncated, or not read to its end, is expected to change
             if changed != "replace" and entry.status == "done":
@@ -219,7 +245,8 @@ def _drive(
         meter.add(result)
 
     def advance() -> None:
-        done, images = totals.done + totals.partial, tally.resolved + tally.kept
+        done = totals.done + totals.partial
+        images = tally.resolved + tally.kept + tally.adopted
         hooks.progress.advance(meter.steps(), shards=done, images=images, failed=tally.failed)
 
     with hooks.progress.stage(f"embedding {len(plan)} {plural('shard', len(plan))}", meter.total):
@@ -233,10 +260,11 @@ def _drive(
             if cosine is None and hooks.precision_check and tally.sample_pictures:
                 cosine = hooks.precision_check(np.stack(tally.sample_pictures))
             advance()
-            if tally.resolved >= FAILURE_GRACE and tally.failed > options.max_failures * tally.resolved:
+            seen, failed = tally.resolved + tally.adopted, tally.failed - tally.reasons[DELETED]
+            if seen >= FAILURE_GRACE and failed > options.max_failures * seen:
                 engine.stop.set()
                 committer.commit()
-                raise _too_many_failures(tally, options.max_failures)
+                raise _too_many_failures(tally, failed, seen, options.max_failures)
         for part in engine.settled():  # what is whole at a stop is kept, with one commit, since somebody waits
             take(part)
         committer.commit()
@@ -244,9 +272,9 @@ def _drive(
     return cosine
 
 
-def _too_many_failures(tally: Tally, most: float) -> TooManyFailures:
+def _too_many_failures(tally: Tally, failed: int, seen: int, most: float) -> TooManyFailures:
     return TooManyFailures(
-        f"{tally.failed} of the first {tally.resolved} images failed, more than --max-failures {most:g}, most often: "
+        f"{failed} of the first {seen} images failed, more than --max-failures {most:g}, most often: "
         f"{tally.reasons.most_common(1)[0][0]}. Are these the right files? See `indexer doctor`, and `indexer "
         "failures` for what is stored: it is kept."
     )

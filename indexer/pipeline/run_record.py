@@ -186,7 +186,7 @@ def summary(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_COUNTS = ("shards_done", "shards_skipped", "shards_partial", "images", "embedded", "reused", "failed")
+_COUNTS = ("shards_done", "shards_skipped", "shards_partial", "images", "embedded", "reused", "adopted", "failed")
 
 
 def _cell(text: str) -> str:

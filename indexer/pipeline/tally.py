@@ -21,7 +21,8 @@ class Tally:
         self.flags: Counter[str] = Counter()
         self.resolved = self.failed = 0  # rows and failures so far, and failures alone
         self.kept = 0  # samples whose rows a former run had stored
-        self._nbytes: Counter[str] = Counter()  # bytes of settled images, by the name of a shard in progress
+        self._nbytes: Counter[str] = Counter()  # of settled images, by the name of a shard in progress
+        self.adopted = 0  # samples that the table has under another shard
         self.reasons: Counter[str] = Counter()  # of failures, those of shards in progress too
         self.spread = Spread(dim)
         self.sample_pictures: list[UInt8] = []
@@ -59,6 +60,12 @@ class Tally:
         """Bytes of settled images, by the name of each shard in progress."""
         with self._lock:
             return dict(self._nbytes)
+
+    def adopt(self, sample: Sample) -> None:
+        """A sample that the table has under another shard."""
+        with self._lock:
+            self.adopted += 1
+            self._nbytes[sample.shard] += sample.nbytes
 
     def note_pictures(self, pictures: UInt8, flags: Counter[str]) -> None:
         """Count flags, and keep the first decoded images (n, size, size, 3) of the run."""

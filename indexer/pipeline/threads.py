@@ -96,8 +96,7 @@ class Threads:
                 if not self._flight.room.acquire(blocking=False):
                     chunk = self._given(chunk)  # the shards in progress may be waiting for samples in this chunk
                     self._flight.wait(lambda: self._flight.room.acquire(timeout=POLL_SECONDS))
-                known, stored = lookup(planned)
-                job = Job(planned, known, stored)
+                job = Job(planned, lookup(planned))
                 self._flight.begin(job)
                 chunk = self._read_one(job, ahead, chunk)
             self._given(chunk)

@@ -13,11 +13,13 @@ import numpy as np
 
 from indexer.archive.reader import read_shard
 from indexer.errors import CutShard, EncoderError, NotATar, PixelError, ReadError
-from indexer.pipeline.in_flight import EmbeddedRow, Job, Known, Planned, ReadShard, Stored, Task
+from indexer.pipeline.in_flight import Before, EmbeddedRow, Job, Planned, ReadShard, Task
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import Tally
 from indexer.pixels import decode_missing
 from indexer.types import (
+    DELETED,
+    UNREAD,
     EmbeddingRow,
     Encoder,
     Failure,
@@ -33,7 +35,6 @@ from indexer.types import (
 )  # fmt: skip
 from indexer.vectors import unit_rows
 
-UNREAD = "unread"  # identity of a shard that could not be read; equals no other, so that the next run reads it
 _NO_SAMPLE = Sample("", "", "", b"", -1, 0)
 
 
@@ -56,14 +57,14 @@ class Resolve(Protocol):
 
 
 def embed_shard(
-    shard: Shard, embedder: Embedder, *, known: Known | None = None, stored: Stored = (), read: ReadShard = read_shard
+    shard: Shard, embedder: Embedder, *, before: Before | None = None, read: ReadShard = read_shard
 ) -> ShardResult:
     """Process one shard in the calling thread, for engines that run outside this process.
 
-    `known` holds vectors by content hash, `stored` the samples that are in the table and are skipped. The embedder
-    must report to `settle`. Never raises ReadError: the result of a truncated or damaged shard is `partial`.
+    `before` holds what the table has: vectors by content hash, samples that are skipped. The embedder must report to
+    `settle`. Never raises ReadError: the result of a truncated or damaged shard is `partial`.
     """
-    job = Job(Planned(shard), known, stored)
+    job = Job(Planned(shard), before)
 
     def task(of: Job, sample: Sample) -> Task:
         of.samples += not of.partial
@@ -105,9 +106,16 @@ def tasks(
         tally.clock("read", start)
         if item is None:
             return
-        if (item.member, item.offset) in job.stored:
+        if digest := job.before.withdrawn(item.key):
+            gone = Failure(job.shard.name, digest, "store", DELETED)
+            resolve(task(job, _NO_SAMPLE), [], [gone], done=True)
+        elif (item.member, item.offset) in job.before.stored:
             job.samples += 1
             tally.keep(item)
+        elif isinstance(item, Sample) and job.before.held(item.key, item.image):
+            job.samples += 1
+            job.adopted += 1
+            tally.adopt(item)
         elif isinstance(item, Sample):
             yield task(job, item)
         else:
@@ -150,7 +158,7 @@ class Embedder:
         """Decode a sample and embed each batch that becomes full. `square`: its pixels where `Decoder` decoded it."""
         sample, tally = task.sample, self.tally
         content = hashlib.sha256(sample.image).hexdigest()
-        stored = {part_key("", name): kept for name, kept in task.job.known.get(content, {}).items()}
+        stored = {part_key("", name): kept for name, kept in task.job.before.known.get(content, {}).items()}
         start = time.perf_counter()
         held: EmbeddingRow | None = None  # resolved one step late, when it is known whether it is the last part
         reused = 0

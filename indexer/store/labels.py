@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError
+from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
 from indexer.store.migrate import migrate
 from indexer.store.schema import refused_name
@@ -169,24 +170,7 @@ def _nothing_matched(store: EmbeddingStore, index: LabelIndex, on: str) -> Input
 
 def _update(dataset: Any, join: _Join, names: Sequence[str]) -> int:
     """Update existing columns in one commit; returns the number of rows updated."""
-    fragments, fields, rows, matched = [], set[int](), {}, 0
-    for fragment in dataset.get_fragments():
-        values = join.values(fragment, names)
-        if values.num_rows:
-            metadata, changed, offsets = fragment.update_columns(values, "key", "key", with_offsets=True)
-            fragments.append(metadata)
-            fields.update(changed)
-            rows[fragment.fragment_id] = offsets
-            matched += values.num_rows
-    if fragments:
-        operation = lance.LanceOperation.Update(
-            updated_fragments=fragments,
-            fields_modified=sorted(fields),
-            update_mode="rewrite_columns",
-            updated_fragment_offsets=rows,
-        )
-        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
-    return matched
+    return update_columns(dataset, lambda fragment: join.values(fragment, names))
 
 
 def _merge(dataset: Any, join: _Join, names: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,31 @@ def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE")
                 dataset.delete(where)
             deleted = True
     return deleted
+
+
+def update_columns(dataset: Any, values: Callable[[Any], pa.Table]) -> int:
+    """Give rows new values in columns that are there, in one commit; how many rows got any. No other column is written.
+
+    `values` gives, of a fragment, `key` and the new values of the rows that get some.
+    """
+    fragments, fields, rows, matched = [], set[int](), {}, 0
+    for fragment in dataset.get_fragments():
+        table = values(fragment)
+        if table.num_rows:
+            metadata, changed, offsets = fragment.update_columns(table, "key", "key", with_offsets=True)
+            fragments.append(metadata)
+            fields.update(changed)
+            rows[fragment.fragment_id] = offsets
+            matched += table.num_rows
+    if fragments:
+        operation = lance.LanceOperation.Update(
+            updated_fragments=fragments,
+            fields_modified=sorted(fields),
+            update_mode="rewrite_columns",
+            updated_fragment_offsets=rows,
+        )
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+    return matched
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -63,6 +63,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("failed", pa.int64(), False),
         pa.field("table_version", pa.int64(), False),
         pa.field("finished_at", pa.timestamp("us", tz="UTC"), False),
+        pa.field("adopted", pa.int64(), False),
     ]
 )
 FAILURE_SCHEMA = pa.schema(

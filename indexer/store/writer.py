@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -38,12 +38,15 @@ from indexer.store.mend import mend, rolled_back
 from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
 from indexer.store.table import EmbeddingStore, quoted
-from indexer.store.writing import compaction
+from indexer.store.writing import compaction, gone
 from indexer.store.writing.carried import CarriedLabels, label_columns
+from indexer.store.writing.deleted import Doomed, Tombstones, delete_images
+from indexer.store.writing.held import HeldElsewhere
 from indexer.store.writing.keys import SamplesOfShard, ShardRows, TableKeys, key_hashes
+from indexer.store.writing.moved import NewAddress, move
 from indexer.store.writing.recovery import Tables, recover
 from indexer.store.writing.side_tables import BEGUN, FailureTable, Ledger, LedgerEntry, recounted
-from indexer.types import EmbeddingBatch, Failure, Float16, ShardResult
+from indexer.types import UNREAD, EmbeddingBatch, Failure, Float16, Int64, ShardResult
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class Committed:
     columns_skipped: Counter[str]
     labels_kept: int = 0  # rows of replaced shards whose labels were copied to the new row of the same key and content
     labels_lost: int = 0  # labelled rows of replaced shards that have no such new row
+    adopted: int = 0  # images of complete shards that the table has under another shard
+    unread: int = 0  # shards that are to be read again: images they adopted may have gone with a replaced shard
+
+
+@dataclass(frozen=True)
+class _Completed:
+    """Of the shards that a commit completed."""
+
+    labels_lost: int
+    adopted: int
+    unread: int
 
 
 class StoreWriter:
@@ -81,10 +95,13 @@ class StoreWriter:
                 held.synced_until = time.time()
             # begun shards of this and of an earlier writer: labels for their new rows
             self._open, self._resumable = dict[str, CarriedLabels](), dict[str, CarriedLabels]()
+            self.tombstones = Tombstones(self.store)
+            self._adopted = Counter[str]()  # rows, found at a commit, of shards that are not complete
+            self._expected = set[str]()
             self._failed = False
             self._cleaned = float("-inf")
-            tables = Tables(self.store, self._ledger, self._failures, self._sync)
-            self.recovered = recover(tables, mended=bool(broken))
+            self._tables = Tables(self.store, self._ledger, self._failures, self._sync)
+            self.recovered = recover(self._tables, mended=bool(broken))
             self._find_resumable()
             for manifest in broken:
                 manifest.unlink(missing_ok=True)
@@ -111,7 +128,9 @@ class StoreWriter:
     def _commit(self, results: Sequence[ShardResult]) -> Committed:
         first = {r.shard.name: r for r in reversed(results) if r.shard.name not in self._open}
         plain = self._begin(list(first.values()))
-        batches, duplicates = self._keys.without_duplicates(results)
+        unique = self._keys.without_duplicates(results)
+        batches, duplicates = unique.batches, unique.duplicates
+        self._adopted.update(unique.adopted)
         ours = [f for f in duplicates if f.shard in self._open]
         if ours:  # an image of a begun shard may come twice, before and after a crash
             duplicates = [f for f in duplicates if f.shard not in self._open] + self._keys.of_others(ours)
@@ -121,8 +140,10 @@ class StoreWriter:
             self._sync("failures.lance")
         labels = [self._open[r.shard.name] for r in results if r.shard.name in self._open]
         rows, skipped, kept = self._append_rows([b for own in batches for b in own], labels)
-        lost = self._complete(results, batches, failures)
-        return Committed(rows, len(duplicates), tuple(failures), skipped, kept, lost)
+        done = self._complete(results, batches, failures)
+        return Committed(
+            rows, len(duplicates), tuple(failures), skipped, kept, done.labels_lost, done.adopted, done.unread
+        )
 
     def commit_retry(self, results: Sequence[ShardResult]) -> Committed:
         """Add rows of samples that had failed to shards that are done, and replace the old failures of the others.
@@ -131,7 +152,8 @@ class StoreWriter:
         retry drops old failures whose sample has a row or a newer failure.
         """
         with self._unless_failed():
-            batches, duplicates = self._keys.without_duplicates(results)
+            unique = self._keys.without_duplicates(results)
+            batches, duplicates = unique.batches, unique.duplicates
             old = self._failures.retried(results)
             # With those of truncated shards, which are stored already
             failed = [f for r in results for f in r.failures]
@@ -143,10 +165,19 @@ class StoreWriter:
             self._sync("failures.lance")
             # Counted, since a killed retry may have stored some
             held = self._rows.counts({r.shard.name for r in results})
-            entries = {name: self.entries[name] for name in held}
+            entries = {n: replace(e := self.entries[n], adopted=e.adopted + unique.adopted[n]) for n in held}
             self._ledger.put(recounted(entries, held, self._failures.counts, self.store.version))
             self._sync("shards.lance")
-            return Committed(rows, len(others), (*failed, *others), skipped)
+            return Committed(rows, len(others), (*failed, *others), skipped, adopted=unique.adopted.total())
+
+    def expect(self, shards: Collection[str], replaced: Collection[str]) -> None:
+        """The shards that a run is going to commit, and those of them whose stored rows will be deleted."""
+        self._expected = set(shards)
+        self._keys.replaced = set(replaced)
+
+    def held_elsewhere(self) -> HeldElsewhere:
+        """Which images rows of other shards than the expected ones have."""
+        return HeldElsewhere(self.store, self._keys, self._expected)
 
     def stored(self, shard: str) -> SamplesOfShard:
         """The samples of a begun shard, by (member, offset), that the table holds. Thread-safe."""
@@ -155,6 +186,40 @@ class StoreWriter:
     def vectors_by_content(self, shard: str) -> dict[str, dict[str, tuple[Float16, float]]]:
         """Content hash → part's name → unit vector and norm, of a shard's rows. Thread-safe."""
         return self._rows.vectors_by_content(shard)
+
+    def move(self, moves: Mapping[str, NewAddress]) -> int:
+        """Give shards, by their names, the addresses they have now; how many rows got one. Nothing is embedded."""
+        with self._unless_failed():
+            return move(self._tables, moves)
+
+    def rows_of(self, shards: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """`_rowid`, `key`, `shard`, `member` and `content` of these shards' rows."""
+        return gone.rows_of(self._tables, shards)
+
+    def set_aside(self, keys: Collection[str], name: str, url: str) -> None:
+        """Give the rows of these keys to shard `name`, so that they outlive their own one."""
+        with self._unless_failed():
+            gone.set_aside(self._tables, keys, name, url)
+            self._rows = ShardRows(self.store)
+
+    def drop_rows(self, row_ids: Int64) -> None:
+        """Delete rows by id."""
+        with self._unless_failed():
+            gone.drop_rows(self._tables, row_ids)
+
+    def drop_shards(self, names: Sequence[str]) -> None:
+        """Delete shards with their rows, failures and ledger rows."""
+        with self._unless_failed():
+            gone.drop_shards(self._tables, names)
+
+    def failures_of(self, keys: Collection[str]) -> list[tuple[int, str, str]]:
+        """(row id, shard, key) of the failures of samples of these keys."""
+        return self._failures.of_keys(keys)
+
+    def delete_images(self, doomed: Doomed) -> None:
+        """Delete images by request. The receipt, which names them by hash, must be on the disk."""
+        with self._unless_failed():
+            delete_images(self._tables, doomed)
 
     def tidy_when_due(self) -> None:
         """Merge small fragments once there are many: more than about a hundred slow readers down."""
@@ -168,19 +233,27 @@ class StoreWriter:
         """Merge all small fragments whatever their number, and drop old versions without a tag."""
         self._compact(None)
 
-    def _compact(self, most: int | None) -> None:
+    def purge(self) -> None:
+        """Rewrite every fragment without its deleted rows, and drop every version but the newest and the tagged."""
+        self._compact(None, purge=True)
+
+    def _compact(self, most: int | None, *, purge: bool = False) -> None:
         """Merge where a table has more than `most` small fragments (None: any), and drop old versions periodically."""
         tables = {"lance": self.store._dataset, "shards.lance": self._ledger.dataset}
         tables["failures.lance"] = self._failures.dataset
         clean = most is None or time.monotonic() - self._cleaned > compaction.CLEAN_SECONDS
         for kind, dataset in tables.items():
             with writing(f"table {self.store.name}, whose fragments were to be merged,"):
-                merged = compaction.compact_all(dataset) if most is None else compaction.compact_newest(dataset, most)
+                merged = (
+                    compaction.compact_all(dataset, purge=purge)
+                    if most is None
+                    else compaction.compact_newest(dataset, most)
+                )
             if merged:
                 self._sync(kind)  # the merged files must be on the disk before the original ones are deleted
             if most is None or (merged and clean):
                 with writing(f"table {self.store.name}, whose old versions were to be dropped,"):
-                    compaction.clean_up(dataset)
+                    compaction.clean_up(dataset, purge=purge)
                 self._cleaned = time.monotonic()
         self.store.refresh()
 
@@ -259,6 +332,7 @@ class StoreWriter:
                 self.store._dataset.delete(where)
         self._sync("lance")
         self.store.refresh()
+        self._keys.replaced.difference_update(names)  # rows of these shards are new ones from now on
         self._rows.forget(names)
         self._keys.discard(np.concatenate(hashes))
         self._open.update({name: labels for name in names})
@@ -304,9 +378,9 @@ class StoreWriter:
 
     def _complete(
         self, results: Sequence[ShardResult], batches: list[list[EmbeddingBatch]], failures: list[Failure]
-    ) -> int:
-        """Write the ledger rows of the complete shards; returns how many of their labelled rows were lost."""
-        lost, failed = 0, Counter(f.shard for f in failures)
+    ) -> _Completed:
+        """Write the ledger rows of the shards that are complete."""
+        lost, replaced, failed = 0, False, Counter(f.shard for f in failures)
         rows = self._rows.counts(self._open) if any(not r.more and r.shard.name in self._open for r in results) else {}
         done: dict[str, LedgerEntry] = {}
         for r, own in zip(results, batches, strict=True):
@@ -318,12 +392,23 @@ class StoreWriter:
                     continue
                 counts = rows[name], self._failures.counts[name]
                 lost += opened.lost(name)
+                replaced = True
                 del self._open[name]
             status = "partial" if r.partial else "done"
             done[name] = LedgerEntry(
-                stored_address(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version
-            )
+                stored_address(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version,
+                r.adopted + self._adopted.pop(name, 0),
+            )  # fmt: skip
+        again = self._adopters(done) if replaced else {}
         if done:
-            self._ledger.put(done)
+            self._ledger.put(done | again)
             self._sync("shards.lance")
-        return lost
+        return _Completed(lost, sum(entry.adopted for entry in done.values()), len(again))
+
+    def _adopters(self, done: Mapping[str, LedgerEntry]) -> dict[str, LedgerEntry]:
+        """Shards that adopted images, marked to be read again: these may have gone with a replaced shard."""
+        return {
+            name: replace(entry, identity=UNREAD)
+            for name, entry in self.entries.items()
+            if entry.adopted and name not in done and entry.identity != UNREAD and entry.status != BEGUN
+        }

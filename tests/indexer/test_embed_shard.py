@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from indexer.archive.shards import find_shards
+from indexer.pipeline.in_flight import Before
 from indexer.pipeline.run import index
 from indexer.pipeline.tally import Tally
 from indexer.pipeline.worker import Embedder, embed_shard
@@ -64,7 +65,7 @@ def test_samples_that_are_stored_are_passed_over_without_decoding(tmp_path):
     path = shard(tmp_path / "s.tar", list(range(6)))
     (whole,) = work(path)
     first = {(row.place.member, row.place.offset) for row in whole.batches[0].rows[:4]}
-    (rest,) = work(path, stored=first)
+    (rest,) = work(path, before=Before(stored=first))
     assert [row.key for row in rest.batches[0].rows] == ["im4", "im5"]
     assert rest.samples == 6
 

@@ -13,10 +13,10 @@ import pytest
 
 from indexer.ann.goal import Goal
 from indexer.ann.manifest import read_manifest
-from indexer.health import HealthReport, health
 from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
+from indexer.upkeep.health import HealthReport, health
 from tests import tables
 from tests.commands import call
 from tests.tables import add_shard, keys_of, make_table, unit_rows

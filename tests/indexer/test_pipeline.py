@@ -85,7 +85,7 @@ def test_a_corrupt_image_in_the_middle_is_named_and_the_others_are_stored(tmp_pa
 
 def test_the_same_key_twice_gives_one_row_and_one_failure(tmp_path):
     shard(tmp_path / "a.tar", [1, 2])
-    shard(tmp_path / "b.tar", [2, 3])
+    write_tar(tmp_path / "b.tar", [("im2.png", png(9)), ("im3.png", png(3))])
     report = run(tmp_path / "a.tar", tmp_path / "db", sources=[tmp_path / "b.tar"])
     (failure,) = EmbeddingStore.open(str(tmp_path / "db")).failures().to_pylist()
     assert (report.embedded, report.reasons) == (3, {"duplicate key": 1})
@@ -94,9 +94,9 @@ def test_the_same_key_twice_gives_one_row_and_one_failure(tmp_path):
 
 
 def test_a_key_is_a_duplicate_across_runs_too(tmp_path):
-    run(shard(tmp_path / "a.tar", [1, 2]), tmp_path / "db")
-    report = run(shard(tmp_path / "b.tar", [2, 3]), tmp_path / "db")
-    assert (report.embedded, report.failed) == (1, 1)
+    run(write_tar(tmp_path / "a.tar", [("im1.png", png(1)), ("im2.png", png(2))]), tmp_path / "db")
+    report = run(write_tar(tmp_path / "b.tar", [("im2.png", png(9)), ("im3.png", png(3))]), tmp_path / "db")
+    assert (report.embedded, report.failed, report.adopted) == (1, 1, 0)
 
 
 def test_a_changed_shard_is_refused_then_replaced_and_same_bytes_keep_their_vectors(tmp_path):

@@ -24,7 +24,6 @@ from indexer.ann.manifest import FileFact, read_manifest
 from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import VectorFile, VectorPaths, write_vectors
 from indexer.errors import IndexFileError, InputError
-from indexer.health import health
 from indexer.search import snapshot as snapshot_module
 from indexer.search.answer import answer
 from indexer.search.index_build import build_index, refresh_index
@@ -33,6 +32,7 @@ from indexer.search.queries import Query
 from indexer.search.searcher import Searcher
 from indexer.search.snapshot import Snapshot
 from indexer.store.table import EmbeddingStore
+from indexer.upkeep.health import health
 from tests.commands import call
 from tests.tables import add_shard, keys_of, make_table, nearest_keys, unit_rows
 

@@ -58,29 +58,36 @@ def compact_newest(dataset: Any, most: int) -> bool:
     return _merge(dataset, [[number for number, _, _ in fragments[-count:]]] if count else [])
 
 
-def compact_all(dataset: Any) -> bool:
-    """Merge every run of neighbouring small fragments, and rewrite those with many deleted rows."""
+def compact_all(dataset: Any, *, purge: bool = False) -> bool:
+    """Merge every run of neighbouring small fragments, and rewrite those with many deleted rows, or (purge) any."""
+    share = 0.0 if purge else DELETED_SHARE
     runs: list[list[int]] = [[]]
     lone: list[list[int]] = []
     for number, rows, deleted in _live(dataset):
         if rows < small_rows():
             runs[-1].append(number)
-            if deleted > DELETED_SHARE * (rows + deleted):
+            if deleted > share * (rows + deleted):
                 lone.append([number])
         else:
             runs.append([])
-            if deleted > DELETED_SHARE * (rows + deleted):
+            if deleted > share * (rows + deleted):
                 lone.append([number])
     merged = [run for run in runs if len(run) > 1]
     inside = {number for run in merged for number in run}
     return _merge(dataset, merged + [run for run in lone if run[0] not in inside])
 
 
-def clean_up(dataset: Any) -> None:
+def clean_up(dataset: Any, *, purge: bool = False) -> None:
     """Drop versions older than KEEP_VERSIONS without a tag, and the files that only they use.
 
     Readers may hold a version that long. The disk space of merged fragments is freed after the same time.
+    With `purge` all versions but the newest and the tagged are dropped, and files that no version uses.
     """
+    if purge:
+        dataset.cleanup_old_versions(
+            older_than=datetime.timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False
+        )
+        return
     dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
 
@@ -96,7 +103,8 @@ def _live(dataset: Any) -> list[tuple[int, int, int]]:
 def _merge(dataset: Any, runs: list[list[int]]) -> bool:
     """Rewrite each run of fragments as one fragment, or as several of FULL_ROWS, in one commit; whether any was."""
     # Lance's planner takes every fragment below its target, so its task is reduced to the selected fragments
-    plan = Compaction.plan(dataset, {**MERGE, "target_rows_per_fragment": _ANY_ROWS}) if runs else None
+    wide = {**MERGE, "target_rows_per_fragment": _ANY_ROWS, "materialize_deletions_threshold": 0.0}
+    plan = Compaction.plan(dataset, wide) if runs else None
     if plan is None or not plan.tasks:
         return False
     options = {**MERGE, "target_rows_per_fragment": FULL_ROWS}

@@ -25,49 +25,87 @@ _RANGES = 200  # row id ranges in one SQL filter
 _BATCH_ROWS = 65_536  # of one narrow column
 
 
+@dataclass(frozen=True)
+class Unique:
+    """Rows of new keys, a list of batches for each result, and what became of the others."""
+
+    batches: list[list[EmbeddingBatch]]
+    duplicates: list[Failure]
+    adopted: Counter[str]  # rows by shard
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The row that has a key."""
+
+    content: str
+    shard: str
+    stays: bool  # False in a shard that is about to be replaced
+
+
 class TableKeys:
     """The keys of one table, read when the first rows are added, then updated by the writer."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self._store = store
         self._known: KeySet | None = None
+        self._lock = threading.RLock()  # the thread that reads shards asks `may_have`
+        self.replaced = set[str]()  # shards whose stored rows this writer's run is going to delete
 
     @property
     def learnt(self) -> bool:
         return self._known is not None
 
     def add(self, keys: Iterable[str]) -> None:
-        if self._known is not None:
-            self._known.add(keys)
+        with self._lock:
+            if self._known is not None:
+                self._known.add(keys)
 
     def discard(self, hashes: Int64) -> None:
         """Remove the keys of deleted rows, given by `key_hashes`."""
-        if self._known is not None:
-            self._known.discard(hashes)
+        with self._lock:
+            if self._known is not None:
+                self._known.discard(hashes)
 
-    def without_duplicates(self, results: Sequence[ShardResult]) -> tuple[list[list[EmbeddingBatch]], list[Failure]]:
-        """Each result's batches without rows whose key the table or an earlier row has; these rows as failures."""
+    def may_have(self, key: str) -> bool:
+        """Whether the table may have a row of this key; where not, it has none. Any thread may call it."""
+        with self._lock:
+            return bool(self._learn().suspects([key]))
+
+    def without_duplicates(self, results: Sequence[ShardResult]) -> Unique:
+        """Each result's batches without rows whose key the table or an earlier row has.
+
+        Such a row is adopted where the other has the same bytes, lies in another shard and stays; else it is a failure.
+        """
         keys = [row.key for r in results for b in r.batches for row in b.rows]
-        suspects = self._learn().suspects(keys) if keys else set()
+        with self._lock:
+            suspects = self._learn().suspects(keys) if keys else set()
         taken = self._stored(suspects)
         kept: list[list[EmbeddingBatch]] = []
         duplicates: list[Failure] = []
+        adopted = Counter[str]()
         for result in results:
             own: list[EmbeddingBatch] = []
             for batch in result.batches:
                 good = []
                 for i, row in enumerate(batch.rows):
-                    if row.key in taken:
+                    other = taken.get(row.key)
+                    if other is not None and self._stands_for(other, row):
+                        adopted[row.place.shard] += 1
+                    elif other is not None:
                         duplicates.append(_duplicate(row))
                     else:
                         if row.key in suspects:
-                            taken.add(row.key)
+                            taken[row.key] = _Taken(row.content, row.place.shard, stays=True)
                         good.append(i)
                 if len(good) < len(batch.rows):
                     batch = EmbeddingBatch(tuple(batch.rows[i] for i in good), batch.vectors[good], batch.norms[good])
                 own.append(batch)
             kept.append(own)
-        return kept, duplicates
+        return Unique(kept, duplicates, adopted)
+
+    def _stands_for(self, other: _Taken, row: EmbeddingRow) -> bool:
+        return other.content == row.content and other.shard != row.place.shard and other.stays
 
     def of_others(self, duplicates: Sequence[Failure]) -> list[Failure]:
         """The duplicates whose key belongs to another image; the rest are rows of an image that is stored already."""
@@ -87,12 +125,14 @@ class TableKeys:
                 self._known.add(batch.column("key").to_pylist())
         return self._known
 
-    def _stored(self, suspects: set[str]) -> set[str]:
+    def _stored(self, suspects: set[str]) -> dict[str, _Taken]:
         """The suspects (keys of equal hash) that are in the table."""
-        found: set[str] = set()
+        found: dict[str, _Taken] = {}
+        columns = ["key", "content", "shard"]
         for chunk in chunks(sorted(suspects)):
-            for batch in self._store.scan(["key"], f"key IN ({', '.join(map(quoted, chunk))})"):
-                found.update(batch.column("key").to_pylist())
+            for batch in self._store.scan(columns, f"key IN ({', '.join(map(quoted, chunk))})"):
+                for key, content, shard in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
+                    found[key] = _Taken(content, shard, stays=shard not in self.replaced)
         return found
 
 

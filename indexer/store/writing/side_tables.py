@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class LedgerEntry:
     embedded: int = 0  # rows; 0 while begun, as are samples and failed
     failed: int = 0
     table_version: int = 0  # of the main table once the shard was complete; while begun: before its first row
+    adopted: int = 0  # images that were in the table under another shard, with the same bytes
 
 
 class Ledger:
@@ -124,6 +125,31 @@ class FailureTable:
             self.dataset = append(self.dataset, failures_table(failures))
             self.counts.update(f.shard for f in failures)
         return bool(failures)
+
+    @property
+    def columns(self) -> pa.Schema:
+        return self.dataset.schema
+
+    def append_rows(self, rows: pa.Table) -> bool:
+        """Add rows of `columns` in one commit; whether there were any."""
+        if rows.num_rows:
+            self.dataset = append(self.dataset, rows)
+            self.counts.update(rows.column("shard").to_pylist())
+        return bool(rows.num_rows)
+
+    def of(self, shards: Sequence[str]) -> pa.Table:
+        """All failures of these shards."""
+        known = [name for name in shards if self.counts[name]]
+        parts = [self.dataset.to_table(filter=f"shard IN ({', '.join(map(quoted, chunk))})") for chunk in chunks(known)]
+        return pa.concat_tables(parts) if parts else self.columns.empty_table()
+
+    def of_keys(self, keys: Collection[str]) -> list[tuple[int, str, str]]:
+        """(row id, shard, key) of the failures with these keys."""
+        found: list[tuple[int, str, str]] = []
+        for batch in self.dataset.scanner(columns=["shard", "key"], with_row_id=True).to_batches():
+            columns = (batch.column(name).to_pylist() for name in ("_rowid", "shard", "key"))
+            found += [row for row in zip(*columns, strict=True) if row[2] in keys]
+        return found
 
     def drop(self, shards: Iterable[str]) -> bool:
         """Delete all failures of these shards; returns whether there were any."""

@@ -14,6 +14,7 @@ from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
+from indexer.upkeep.sources import SourceHealth, source_health
 
 MANY_FRAGMENTS = 100  # more fragments slow scans down
 COLLAPSED = 0.995  # mean cosine of random pairs above which the encoder hardly distinguishes images
@@ -61,6 +62,7 @@ class HealthReport:
     duplicate_keys: int
     mean_cosine: float | None  # of random pairs; near 1 means a collapsed encoder
     index: IndexHealth | None
+    sources: SourceHealth | None  # None where the rows cannot be read
     problems: list[str]
 
 
@@ -76,7 +78,10 @@ class _Scan:
 
 
 def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_BYTES) -> HealthReport:
-    """Read every row once, and search with a sample of them. Raises StoreError where the table cannot be read."""
+    """Reads every row once, searches with some of them, and reads some images back.
+
+    Raises StoreError where the table cannot be read.
+    """
     store.refresh()
     view = store.at(store.version)
     if view.unreadable_columns:
@@ -101,6 +106,8 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         problems.append(str(error))
     if index is not None:
         problems += _index_problems(index)
+    sources, unreadable = source_health(view, seed)
+    problems += unreadable
     ledger = _side_counts(view, problems)
     return HealthReport(
         table=view.name,
@@ -118,6 +125,7 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         duplicate_keys=scan.duplicate_keys,
         mean_cosine=mean_cosine,
         index=index,
+        sources=sources,
         problems=problems,
     )
 
@@ -132,7 +140,7 @@ def _unreadable(view: EmbeddingStore) -> HealthReport:
     encoder = f"{view.spec.name} {view.spec.weights} ({view.spec.fingerprint})"
     return HealthReport(
         view.name, view.version, encoder, 0, view.fragments(), view.versions(), shards, partial, failures,
-        0, 0, 0, 0, None, None, problems,
+        0, 0, 0, 0, None, None, None, problems,
     )  # fmt: skip
 
 

@@ -1,0 +1,25 @@
+"""Dropping all that a table keeps of the past: deleted rows, old versions, tags of old indexes."""
+
+from __future__ import annotations
+
+from indexer.ann.manifest import read_manifest
+from indexer.search.index_build import TAG, refresh_index
+from indexer.store.table import EmbeddingStore
+from indexer.store.writer import StoreWriter
+
+
+def purge_versions(store: EmbeddingStore) -> None:
+    """Rewrite the table without its deleted rows, bind the index to what is then the newest version, drop the others.
+
+    Raises StoreLocked, and IndexFileError where the index is damaged.
+    """
+    with StoreWriter(store) as writer:
+        writer.purge()  # the index may still hold an older version
+    current = read_manifest(store.index_directory) if store.path is not None else None
+    if current is not None:
+        current = refresh_index(store).manifest
+    for tag in store.tags():
+        if tag.startswith(TAG) and (current is None or tag != current.tag):
+            store.untag(tag)
+    with StoreWriter(store) as writer:
+        writer.purge()
