@@ -101,7 +101,7 @@ def _decode_on_gpus(images: Sequence[bytes], settings: Settings, pixels: Any) ->
     import torch
 
     from indexer.encoders.backends.device import devices
-    from indexer.pixels.jpeg_gpu import GpuDecoder
+    from indexer.pixels.jpeg.gpu import GpuDecoder
 
     found = [torch.device(d) for d in devices(settings.device)]
     decoder = GpuDecoder(found, pixels)

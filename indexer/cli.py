@@ -31,6 +31,7 @@ group = LazyGroup(
     commands_help=COMMANDS,
     doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
     version=version_words,
+    folders=dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )
 

@@ -52,18 +52,24 @@ def frames_option(default: str) -> Callable[[Any], Any]:
 class LazyGroup(click.Group):
     """A command group that imports a command's module only when the command is run, so that -h is fast.
 
-    `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`.
+    `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`,
+    or in a subpackage that `folders` gives for its name.
     """
 
     def __init__(
         self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str,
-        version: Callable[[], str],
+        version: Callable[[], str], folders: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]},
             params=[_version_option(version)],
         )  # fmt: skip
-        self._package, self._commands_help = package, commands_help
+        self._package, self._commands_help, self._folders = package, commands_help, folders or {}
+
+    def module_of(self, command: str) -> str:
+        """The dotted name of a command's module."""
+        folder = f"{self._folders[command]}." if command in self._folders else ""
+        return f"{self._package}.{folder}{command.replace('-', '_')}"
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self._commands_help)
@@ -71,7 +77,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         if cmd_name not in self._commands_help:
             return None
-        module = importlib.import_module(f"{self._package}.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(self.module_of(cmd_name))
         found: click.Command = module.command
         return found
 

@@ -38,8 +38,8 @@ def command(
     A name without a row of that name is also looked for without its folder, image ending, letter case and Unicode
     form, and taken where one row alone answers.
     """
-    from indexer.store.label_file import Choice, parse_columns, read_labels
-    from indexer.store.labels import join_labels
+    from indexer.store.labelling.file import Choice, parse_columns, read_labels
+    from indexer.store.labelling.join import join_labels
     from indexer.store.table import EmbeddingStore
 
     store = EmbeddingStore.open(db, table)

@@ -259,7 +259,7 @@ def decoder_of(encoder: Encoder) -> Decoder | None:
     from indexer.encoders.backends.device import require_decoder
 
     require_decoder("gpu", encoder.device.split(",")[0])
-    from indexer.pixels.jpeg_gpu import GpuDecoder
+    from indexer.pixels.jpeg.gpu import GpuDecoder
 
     return GpuDecoder([torch.device(name) for name in encoder.device.split(",")], encoder.spec.pixels)
 

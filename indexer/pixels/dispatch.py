@@ -68,7 +68,7 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     quiet()
     kind = sniff(data, suffix)
     if kind == "jpeg":
-        from indexer.pixels.jpeg import JpegReader
+        from indexer.pixels.jpeg.cpu import JpegReader
 
         return OpenedImage(JpegReader(data, spec), spec)
     if kind:

@@ -42,7 +42,7 @@ def command(
     """
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
-    from indexer.store.labels import add_columns
+    from indexer.store.labelling.join import add_columns
     from indexer.store.table import EmbeddingStore
     from probes.runs.bundle import read_bundle
     from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions

@@ -20,7 +20,7 @@ from indexer.ann.index import load
 from indexer.search.index_build import build_index, refresh_index
 from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from tests.tables import add_shard, all_row_ids, cosines, keys_of, make_table, nearest_keys, unit_rows
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from indexer.cli import COMMANDS
+from indexer.cli import COMMANDS, group
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, shard, write_tar
 from tests.commands import call
@@ -44,9 +44,9 @@ def test_each_command_has_help_with_json_and_stands_in_the_readme(command, reque
 
 
 def test_each_command_module_is_named_in_the_group(request):
-    files = {p.stem.replace("_", "-") for p in (request.config.rootpath / "indexer" / "commands").glob("[a-z]*.py")}
+    files = {p.stem.replace("_", "-") for p in (request.config.rootpath / "indexer" / "commands").rglob("[a-z]*.py")}
     assert files == set(COMMANDS)
-    assert all(importlib.import_module(f"indexer.commands.{n.replace('-', '_')}").command for n in COMMANDS)
+    assert all(importlib.import_module(group.module_of(name)).command for name in COMMANDS)
 
 
 def test_a_rerun_embeds_nothing(db):

@@ -22,7 +22,7 @@ from indexer.errors import NewerFormat, StoreError
 from indexer.pipeline.run import index
 from indexer.store import migrate, schema
 from indexer.store.format import FORMAT, METADATA_KEY
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.rows import TextVectors
 from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text

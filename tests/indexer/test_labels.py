@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
 from tests.tables import add_shard, make_table, unit_rows
@@ -95,7 +95,7 @@ def test_one_odd_cell_does_not_turn_a_column_of_numbers_into_text(db):
 
 
 def test_a_file_of_many_blocks_is_typed_and_joined_as_one(db, monkeypatch):
-    monkeypatch.setattr("indexer.store.label_file.BLOCK_BYTES", 64)
+    monkeypatch.setattr("indexer.store.labelling.file.BLOCK_BYTES", 64)
     lines = [f"k{n},{n}{'.5' if n == 5 else ''},{n if n else 'x'},{'' if n % 2 else n}" for n in range(6)]
     others = [f"other{n},{n},{n},{n}" for n in range(200)]
     done = labels(db, "\n".join(["key,real,words,whole", *lines[:3], *others, *lines[3:]]) + "\n")
@@ -111,7 +111,7 @@ def test_a_file_of_many_blocks_is_typed_and_joined_as_one(db, monkeypatch):
 
 def test_names_whose_hashes_are_equal_are_not_taken_for_one_another(db, monkeypatch):
     monkeypatch.setattr(
-        "indexer.store.writing.label_index._hashes", lambda names: np.full(len(names), 3, np.int64) + (len(names) > 99)
+        "indexer.store.labelling.index._hashes", lambda names: np.full(len(names), 3, np.int64) + (len(names) > 99)
     )
     done = labels(db, "key,grade\nk3,3\nk1,1\nx,9\nk0,0\n")
     assert done.code == 0, done.err
@@ -387,7 +387,7 @@ def test_words_for_missing_are_so_in_label_columns_and_may_be_keys(tmp_path):
 
 
 def test_so_many_labels_without_a_row_that_their_spellings_are_not_tried_is_said(db, monkeypatch):
-    monkeypatch.setattr("indexer.store.labels.MOST_FORGIVEN", 1)
+    monkeypatch.setattr("indexer.store.labelling.join.MOST_FORGIVEN", 1)
     done = labels(db, "key,a\nk0,1\nK1,2\nK2,3\n", "--json")
     assert (done.json["rows_labelled"], done.json["labels_without_row"]) == (1, 2)
     assert "of more than 1 such labels other spellings are not looked for" in done.json["notes"]

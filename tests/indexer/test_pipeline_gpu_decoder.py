@@ -26,8 +26,8 @@ from tests.archives import picture, png, write_tar
 from tests.fakes import FakeEncoder
 
 pytest.importorskip("torchcodec", reason="the gpu extra is not installed")
-from indexer.pixels import jpeg_gpu as gpu_decoder
-from indexer.pixels.jpeg_gpu import GpuDecoder
+from indexer.pixels.jpeg.cpu import gpu as gpu_decoder
+from indexer.pixels.jpeg.gpu import GpuDecoder
 
 SPEC = PixelSpec(32, 36, "bicubic", "crop")
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from PIL import Image
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError
 from indexer.pipeline.run import RunOptions, index
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from tests.archives import picture, png, shard, write_tar
 from tests.fakes import FakeEncoder

@@ -15,7 +15,7 @@ from indexer.search.index_build import build_index
 from indexer.search.options import SearchOptions
 from indexer.search.queries import QueryImage, load_vectors
 from indexer.search.searcher import Searcher
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
 from tests.tables import add_shard, cosines, keys_of, make_table, nearest_keys, unit_rows

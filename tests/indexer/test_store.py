@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import BadFilter, InputError, NewerFormat, StoreError, StoreNotFound
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.rows import TextVectors, place_of
 from indexer.store.table import EmbeddingStore, table_names
 from indexer.store.text import write_text

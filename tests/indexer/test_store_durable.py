@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from indexer.disk import DiskSync
 from indexer.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from indexer.store.create import table_lock
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.mend import damage, mend
 from indexer.store.table import EmbeddingStore, table_names
 from indexer.store.writer import StoreWriter

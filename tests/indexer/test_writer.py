@@ -11,7 +11,7 @@ import pytest
 from lance.dataset import MergeInsertBuilder
 
 from indexer.errors import StoreError
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.store.writing import compaction

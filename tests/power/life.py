@@ -24,7 +24,7 @@ from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
 from indexer.pipeline.run import Hooks, index
 from indexer.search.index_build import build_index, refresh_index
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.rows import TextVectors
 from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text

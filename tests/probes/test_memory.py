@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from indexer.store.labels import add_columns
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from probes.cohort import cache, vectors
 from probes.cohort.load import load

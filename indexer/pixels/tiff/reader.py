@@ -19,7 +19,7 @@ from typing import Any
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named
 from indexer.pixels.isolated import IsolatedReader
-from indexer.pixels.jpeg import orient
+from indexer.pixels.jpeg.cpu import orient
 from indexer.pixels.limits import check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
 from indexer.pixels.pillow import PillowReader

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError
+from indexer.store.labelling.index import SHOWN, LabelIndex, cast, few
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
 from indexer.store.migrate import migrate
 from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore
-from indexer.store.writing.label_index import SHOWN, LabelIndex, cast, few
 from indexer.types import Int64
 from indexer.user_tables.joining import EXAMPLES, NameMatcher, Pair, counted, forgiven_words
 

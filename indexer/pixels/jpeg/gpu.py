@@ -20,7 +20,7 @@ from torchcodec.decoders import decode_jpeg
 from indexer.errors import EncoderError, PixelError
 from indexer.pixels import decode
 from indexer.pixels.fit import square_of_planes
-from indexer.pixels.jpeg import plain_size
+from indexer.pixels.jpeg.cpu import plain_size
 from indexer.types import PixelSpec, UInt8
 
 BATCH_BYTES = 256 << 20  # of decoded images on a GPU at once; a larger image is decoded alone

@@ -18,8 +18,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from indexer.errors import InputError
+from indexer.store.labelling.index import plain_values
 from indexer.store.schema import refused_name
-from indexer.store.writing.label_index import plain_values
 from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_column
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 

@@ -1,0 +1,1 @@
+"""JPEG on the CPU and on a GPU."""
