@@ -84,7 +84,7 @@ def command(
     report = pack(options, progress=Terminal())
     emit(report, as_json=as_json, text=_text)
     if not report.packed:
-        click.echo(f"error: {source} holds no image to pack", err=True)
+        click.echo(f"error: {source} holds no image to pack. Name another source.", err=True)
         sys.exit(1)
 
 

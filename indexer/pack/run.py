@@ -79,7 +79,7 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
         files = catalogue.add(source.list())
-        if not files:
+        if not files and isinstance(source, Folder):
             raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:
             _scan(options, source, catalogue, executor, progress)

@@ -14,9 +14,9 @@ HEAD_BYTES = 1 << 20  # the header must lie in these
 DELIMITERS = ",;\t|"
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _OTHERS = (  # what is handed over in place of a CSV file
-    (b"PK\x03\x04", "a spreadsheet or zip archive, no CSV table: save the sheet as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an old spreadsheet (xls), no CSV table: save the sheet as CSV"),
-    (b"\x1f\x8b", "compressed (gzip), no CSV table: unpack it first"),
+    (b"PK\x03\x04", "a spreadsheet or zip archive, not a CSV table: save the sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old spreadsheet (xls), not a CSV table: save the sheet as CSV"),
+    (b"\x1f\x8b", "compressed (gzip), not a CSV table: unpack it first"),
 )
 
 
