@@ -78,7 +78,8 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
-        files = catalogue.add(source.list())
+        with progress.stage("listing files"):
+            files = catalogue.add(source.list())
         if not files and isinstance(source, Folder):
             raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:

@@ -26,7 +26,7 @@ from tests.archives import picture, png, write_tar
 from tests.fakes import FakeEncoder
 
 pytest.importorskip("torchcodec", reason="the gpu extra is not installed")
-from indexer.pixels.jpeg.cpu import gpu as gpu_decoder
+from indexer.pixels.jpeg import gpu as gpu_decoder
 from indexer.pixels.jpeg.gpu import GpuDecoder
 
 SPEC = PixelSpec(32, 36, "bicubic", "crop")

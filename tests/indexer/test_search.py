@@ -307,7 +307,12 @@ def test_an_encoder_of_another_fingerprint_is_refused(pictures: EmbeddingStore) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(np.ones((2, 3)), "needs"), (np.array(["a"]), "needs"), (np.ones((1, 1, DIM)), "needs"), (None, "no .npy file")],
+    [
+        (np.ones((2, 3)), "needs"),
+        (np.array(["a"]), "needs"),
+        (np.ones((1, 1, DIM)), "needs"),
+        (None, "not a .npy file"),
+    ],
 )
 def test_a_vectors_file_of_the_wrong_form_is_refused(tmp_path: Path, content: np.ndarray | None, message: str) -> None:
     path = tmp_path / "q.npy"
