@@ -82,6 +82,14 @@ print(index(find_shards([sys.argv[2]]).shards, store, FakeEncoder()).interrupted
 
 
 def alive(marker):
+    """The processes of that command. A killed one is still listed until the kernel has ended it."""
+    until = time.monotonic() + 60
+    while (found := _listed(marker)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def _listed(marker):
     return [p for p in psutil.process_iter(["cmdline"]) if marker in " ".join(p.info["cmdline"] or [])]
 
 
@@ -104,7 +112,7 @@ def test_the_children_of_a_hanging_pipe_end_with_the_run(tmp_path, request, stop
         assert alive(f"sleep {marker}") == []
     finally:
         run.kill()
-        for process in alive(f"sleep {marker}"):
+        for process in _listed(f"sleep {marker}"):
             process.kill()
 
 

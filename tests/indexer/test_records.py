@@ -97,10 +97,16 @@ def test_a_bug_and_a_stop_are_recorded_too(tmp_path):
     source = archive(tmp_path)
     with pytest.raises(RuntimeError):
         run(source, tmp_path / "db", FakeEncoder(change=broken))
-    left = [signal.SIGINT]  # once: how often progress is reported before the run has ended hangs on the machine's load
-    ask = Hooks(Recorder(lambda _: left and signal.raise_signal(left.pop())))
+    handlers = []  # once: how often progress is reported before the run has ended hangs on the machine's load
+
+    def press(_):
+        if not handlers:
+            handlers.append(signal.getsignal(signal.SIGINT))
+            assert handlers[0] is not signal.default_int_handler  # which would end the tests
+            handlers[0](signal.SIGINT, None)
+
     assert threading.current_thread() is threading.main_thread()
-    assert run(source, tmp_path / "db", hooks=ask).interrupted
+    assert run(source, tmp_path / "db", hooks=Hooks(Recorder(press))).interrupted
     failed, interrupted = records(tmp_path / "db")
     assert (failed["status"], failed["error"]) == ("failed", {"kind": "RuntimeError", "message": "a device is gone"})
     assert (interrupted["status"], interrupted["report"]["interrupted"]) == ("interrupted", True)
