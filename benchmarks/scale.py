@@ -32,12 +32,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.scale_cases import CASES, DATA, Case
+from benchmarks.throughput import machine
 
 RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 4, 16)
@@ -98,7 +100,8 @@ def main() -> int:
         growths = [g for data in DATA for g in _measure(Path(scratch), data, cases, args)]
     result: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
-        "cores": len(os.sched_getaffinity(0)),
+        "machine": machine("cpu"),
+        "versions": {name: version(name) for name in ("embedding-indexer", "pylance", "pyarrow", "numpy", "faiss-cpu")},
         "cases": [asdict(g) for g in growths],
         "over_budget": [words for g in growths for words in g.over],
     }
