@@ -22,6 +22,7 @@ import urllib.request
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -169,6 +170,7 @@ class _Command:
             ["/bin/sh", "-c", command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
         )
         self._lock = threading.Lock()
+        _end_all_at_exit()
         _running.add(self)
 
     def read(self, nbytes: int = -1) -> bytes:
@@ -209,13 +211,15 @@ class _Command:
         return True
 
 
+@cache
+def _end_all_at_exit() -> None:
+    atexit.register(end_commands)
+
+
 def end_commands() -> None:
     """End every running `pipe:` command of this process; their readers get end of file."""
     for command in list(_running):
         command.end()
-
-
-atexit.register(end_commands)
 
 
 def _decompressed(raw: IO[bytes]) -> Any:

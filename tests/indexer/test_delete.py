@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from indexer.store.table import EmbeddingStore
-from indexer.store.writer import StoreWriter
 from tests.archives import picture, png
 from tests.commands import call
 from tests.indexer.test_moved_archives import encoder, failures, index, rows  # noqa: F401 - a fixture
+from tests.killed import killed_after
 
 IMAGES = 30
 WITHDRAWN = ["patient-007-müller.png", "patient-011-müller.png", "patient-bad-müller.png"]
@@ -147,18 +147,9 @@ def test_what_cannot_be_deleted_is_said_and_nothing_changes_without_a_yes(db, tm
 
 @pytest.mark.parametrize("step", range(1, 5))
 def test_a_deletion_that_dies_is_completed_by_the_same_command(db, monkeypatch, step):
-    before, real, seen = rows(db), StoreWriter._sync, []
-
-    def dies(writer, *kinds):
-        real(writer, *kinds)
-        seen.append(kinds)
-        if len(seen) == step + 1:  # the first is of the opening
-            raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "_sync", dies)
-        with pytest.raises(RuntimeError, match="killed"):
-            delete(db, WITHDRAWN)
+    before = rows(db)
+    with killed_after(step):
+        delete(db, WITHDRAWN)
     assert before.keys() - set(WITHDRAWN) <= rows(db).keys()
     done = delete(db, WITHDRAWN)
     assert done.code == 0 or (step == 4 and "nothing to delete" in done.err)

@@ -15,6 +15,7 @@ from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
+from tests.killed import killed_after
 
 IMAGES = 24
 
@@ -143,24 +144,13 @@ def test_a_place_with_other_bytes_is_refused_by_name_and_nothing_is_changed(sour
 def test_a_relocation_that_dies_between_two_writes_is_completed_by_the_same_command(
     source, tmp_path, encoder, monkeypatch, step
 ):
-    from indexer.store.writer import StoreWriter
 
     db, new = tmp_path / "db", tmp_path / "new"
     first = index(source, db)
     before = rows(db)
     source.rename(new)
-    real, seen = StoreWriter._sync, []
-
-    def dies(writer, *kinds):
-        real(writer, *kinds)
-        seen.append(kinds)
-        if len(seen) == step + 1:  # the first is of the opening
-            raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "_sync", dies)
-        with pytest.raises(RuntimeError, match="killed"):
-            call("indexer", "relocate", db, source, new)
+    with killed_after(step):
+        call("indexer", "relocate", db, source, new)
     assert rows(db) == before  # at every step each row is there once
     done = call("indexer", "relocate", db, source, new)
     assert done.code == 0, done.err
