@@ -15,12 +15,12 @@ import numpy as np
 from indexer.archive.reader import read_place
 from indexer.demo.retrieval import CLOSE_MM, Queries, Share, gap_mm, is_close
 from indexer.demo.volume import PLANES
+from indexer.design.page import whole_page
 from indexer.pixels import decode_part
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore
 from indexer.types import UInt8
 from probes.reporting import plots
-from probes.reporting.page import STYLE as PROBES_STYLE
 from probes.reporting.page import cell, figure, html_table
 from probes.reporting.text import metric_name, number
 from probes.runs.result import ProbeResult
@@ -31,13 +31,6 @@ SIDE = 150  # pixels of a picture on the page
 HITS = Mapping[str, Sequence[Mapping[str, Any]]]
 
 SHOWN_METRICS = ("auc_macro", "ap_macro", "balanced_accuracy", "f1_macro", "ece_debiased")
-STYLE = """
-.row { display: flex; flex-wrap: wrap; gap: 10px; margin: 10px 0; background: #fff; padding: 10px; border-radius: 6px }
-.row figure { margin: 0; padding: 0; width: 150px }
-.row figure.asked { border-right: 2px solid #c8ced3; padding-right: 12px }
-img { width: 150px; height: 150px; display: block; background: #000 }
-.good { color: #1b7f3b } .bad { color: #b3261e }
-"""
 
 
 def write_page(
@@ -72,9 +65,7 @@ def write_page(
         "<footer>Not for clinical use. Made by <code>make demo</code>; every number on this page was computed "
         "in that run.</footer>",
     ]
-    title = "<title>Embedding indexer demo</title>"
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{PROBES_STYLE}{STYLE}</style>"
-    path.write_text(f"{head}<main>{''.join(body)}</main></html>", encoding="utf-8")
+    path.write_text(whole_page("Embedding indexer demo", body), encoding="utf-8")
     return path
 
 
@@ -119,7 +110,7 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
         for path in paths[step::step][:SHOWN_PER_PLANE]:
             item, pixels = queries[path]
             asked = np.repeat((pixels * 255).astype(np.uint8)[..., None], 3, axis=2)
-            figures = [_figure(asked, f"<b>query</b><br>{plane} {item.millimetres:+.0f} mm", "asked")]
+            figures = [_figure(asked, f"<b>query</b><br>{plane} {item.millimetres:+.0f} mm", " query")]
             for hit in hits[path][:NEIGHBOURS]:
                 columns = hit["columns"]
                 found = columns["image_orientation"], columns["slice_location"]
@@ -130,7 +121,7 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
                     f"cosine {hit['score']:.3f} <span class='{'good' if right else 'bad'}'>{off}</span>"
                 )
                 figures.append(_figure(_stored_picture(store, int(hit["row_id"])), text, ""))
-            parts.append(f"<div class='row'>{''.join(figures)}</div>")
+            parts.append(f"<div class='row small'>{figures[0]}<div class='hits'>{''.join(figures[1:])}</div></div>")
     return parts
 
 
@@ -151,4 +142,4 @@ def _figure(pixels: UInt8, caption: str, kind: str) -> str:
     ImageOps.pad(Image.fromarray(pixels), (SIDE, SIDE)).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     image = f"<img alt='' src='data:image/png;base64,{data}'>"
-    return f"<figure class='{kind}'>{image}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure class='picture{kind}'>{image}<figcaption>{caption}</figcaption></figure>"

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from indexer.design.page import whole_page
 from indexer.search.pictures import SIDE
 from indexer.search.results import Pictures, QueryHits, SearchResult, Thumbnail
 from indexer.types import Hit, UInt8
@@ -18,38 +19,24 @@ MARGIN, LINE, TEXT = 10, 17, 13  # pixels of a contact sheet: gap, line height, 
 SHEET_FACTS = 4  # columns shown below a picture on a contact sheet
 BLUE, GREY = "#0066cc", "#666666"
 
-STYLE = """
-:root{color-scheme:light dark}
-body{font:14px/1.45 system-ui,sans-serif;margin:24px;color:#222;background:#fff}
-h1{font-size:22px;margin:0 0 4px}.how{color:#666;margin:0 0 28px}
-section{margin-bottom:36px}h2{font-size:15px;margin:0 0 8px;overflow-wrap:anywhere}
-.row{display:grid;grid-template-columns:224px 1fr;gap:28px}.hits{display:flex;flex-wrap:wrap;gap:16px 12px}
-figure{margin:0;width:224px}img,.none{width:224px;height:224px;background:#eee;display:block}
-.none{display:flex;align-items:center;justify-content:center;color:#666;text-align:center;overflow-wrap:anywhere}
-figcaption{font-size:12px;margin-top:6px}.query img,.query .none{outline:3px solid #0066cc}
-figcaption div{white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.label{color:#666}
-@media(max-width:560px){.row{grid-template-columns:1fr}}
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}img,.none{background:#333}.how,.label{color:#999}}
-"""
-
 
 def html_page(result: SearchResult) -> str:
     """One self-contained HTML page: pictures are data URIs, every text is escaped."""
     pictures = _pictures(result)
-    how = "; ".join([result.how, *result.limits()])
-    sections = []
+    parts = [f"<h1>Search in {html.escape(result.table)}</h1>", _facts(result)]
     for answer, query in zip(result.queries, pictures.queries, strict=True):
-        asked = _figure(query, "query", "<div>query</div>", css="query")
+        asked = _figure(query, "query", "<b>query</b>", css=" query")
         hits = "".join(_figure(pictures.hits[h.row_id], f"hit {h.rank}", _caption(h)) for h in answer.hits)
-        body = f'<div class="row">{asked}<div class="hits">{hits or "<p>no hits</p>"}</div></div>'
-        sections.append(f"<section><h2>{html.escape(answer.query)}</h2>{body}</section>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>Search in {html.escape(result.table)}</title><style>{STYLE}</style></head><body>"
-        f'<h1>Search in {html.escape(result.table)}</h1><p class="how">{html.escape(how)}</p>'
-        f"{''.join(sections)}</body></html>"
-    )
+        body = f"<div class='row'>{asked}<div class='hits'>{hits or '<p>no hits</p>'}</div></div>"
+        parts.append(f"<section><h2>{html.escape(answer.query)}</h2>{body}</section>")
+    return whole_page(f"Search in {result.table}", parts)
+
+
+def _facts(result: SearchResult) -> str:
+    """How the hits were found, and the options that restrict them."""
+    facts = {"Searched": result.how, "Hits restricted by": "; ".join(result.limits())}
+    lines = (f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items() if text)
+    return f"<dl class='facts'>{''.join(lines)}</dl>"
 
 
 def contact_sheet(result: SearchResult) -> Image.Image:
@@ -108,20 +95,19 @@ def fitted(text: str, font: Any, width: int) -> str:
 
 def _figure(drawn: Thumbnail, name: str, caption: str, css: str = "") -> str:
     if drawn.pixels is None:
-        inner = f'<div class="none">{html.escape(drawn.missing)}</div>'
+        inner = f"<div class='none'>{html.escape(drawn.missing)}</div>"
     else:
-        inner = f'<img alt="{name}" src="data:image/jpeg;base64,{_jpeg(drawn.pixels)}">'
-    return f'<figure class="{css}">{inner}<figcaption>{caption}</figcaption></figure>'
+        inner = f"<img alt='{name}' src='data:image/jpeg;base64,{_jpeg(drawn.pixels)}'>"
+    return f"<figure class='picture{css}'>{inner}<figcaption>{caption}</figcaption></figure>"
 
 
 def _caption(hit: Hit) -> str:
-    """One line for each fact; a long line is cut and shown in full in its tooltip."""
-    key = html.escape(hit.key)
-    lines = [f"<div><b>{hit.rank}</b> &nbsp;cosine {hit.score:.4f}</div>", f'<div title="{key}">{key}</div>']
+    """One line for each fact; long ones wrap, since the end of a key names the image."""
+    lines = [f"<div><b>{hit.rank}</b> &nbsp;cosine {hit.score:.4f}</div>", f"<div>{html.escape(hit.key)}</div>"]
     for name, value in hit.columns.items():
         if value is not None:
             shown = html.escape(str(value))
-            lines.append(f'<div title="{shown}"><span class="label">{html.escape(name)}</span> {shown}</div>')
+            lines.append(f"<div><span class='label'>{html.escape(name)}</span> {shown}</div>")
     return "".join(lines)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
+from indexer.design.page import whole_page
 from probes.reporting import plots
 from probes.reporting.caveats import limits
-from probes.reporting.page import cell, figure, html_table, whole_page
+from probes.reporting.page import cell, figure, html_table
 from probes.reporting.text import NAMES, metric_name, number, table, with_interval
 from probes.runs.compare import Comparison
 

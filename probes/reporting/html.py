@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from indexer.design.page import whole_page
 from probes.cohort.experiment import SHUFFLES
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.scoring import Scored
 from probes.reporting import plots
 from probes.reporting.caveats import limits
 from probes.reporting.checklist import items
-from probes.reporting.page import cell, figure, html_table, spread_cell, whole_page
+from probes.reporting.page import cell, figure, html_table, spread_cell
 from probes.reporting.text import NAMES, metric_name, number, plus_minus, positive_words, with_interval
 from probes.runs.result import ProbeResult
 

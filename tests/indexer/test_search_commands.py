@@ -109,7 +109,7 @@ def test_the_page_holds_the_pictures_read_back_from_the_shards(db, tmp_path):
     page = tmp_path / "page.html"
     call("indexer", "search", db, image_file(tmp_path, 5), "-k", 2, "--html", page)
     text = page.read_text()
-    found = [base64.b64decode(m) for m in re.findall(r"data:image/jpeg;base64,([^\"]+)", text)]
+    found = [base64.b64decode(m) for m in re.findall(r"data:image/jpeg;base64,([^'\"]+)", text)]
     assert len(found) == 3  # the query and two hits
     query, first = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float32) for data in found[:2])
     assert np.abs(query - first).mean() < 1  # the query is the stored image im5
