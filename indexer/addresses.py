@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from indexer.decompression import decompressed
 from indexer.errors import ReadError, ShardNotFound
 from indexer.redact import stored_address
 
@@ -99,10 +100,10 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
     """
     web = address.startswith(("http://", "https://"))
     with _web_stream(address) if web else open_stream(address) as stream:
-        if is_remote(address):
-            _skip(stream, offset)
-        else:
+        if stream.seekable():
             stream.seek(offset)
+        else:
+            _skip(stream, offset)
         return _exactly(stream, nbytes)
 
 
@@ -110,20 +111,22 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 def open_stream(address: str) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a local file, of a command's output, or of a URL that webdataset's gopen supports."""
     raw: Any
-    stream: Any
     try:
         if address.startswith("pipe:"):
-            raw = stream = _Command(address.removeprefix("pipe:"))
+            raw = _Command(address.removeprefix("pipe:"))
         elif is_remote(address):
             from webdataset.gopen import gopen
 
-            raw = stream = gopen(address, "rb")
+            raw = gopen(address, "rb")
         else:
             raw = Path(address).open("rb")  # noqa: SIM115 - closed below
-            stream = _decompressed(raw)
     except (OSError, ValueError) as error:
         raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
     try:
+        try:
+            stream = decompressed(raw)
+        except OSError as error:
+            raise ReadError(f"{stored_address(address)} cannot be read: {error}") from error
         yield stream
     except BaseException:
         with suppress(OSError):
@@ -149,14 +152,14 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def _web_stream(address: str) -> Iterator[IO[bytes]]:
-    """The bytes of an http or https URL. Raises ReadError."""
+    """The uncompressed bytes of an http or https URL. Raises ReadError."""
     opener = urllib.request.build_opener(_SameHost)
     try:
         answer = opener.open(address, timeout=WEB_SECONDS)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
     with answer:
-        yield answer
+        yield decompressed(answer)
 
 
 _running: set[_Command] = set()  # of this process
@@ -220,23 +223,6 @@ def end_commands() -> None:
     """End every running `pipe:` command of this process; their readers get end of file."""
     for command in list(_running):
         command.end()
-
-
-def _decompressed(raw: IO[bytes]) -> Any:
-    """The decompressed stream of a plain or compressed file, detected by its first bytes."""
-    magic = raw.read(6)
-    raw.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        import gzip
-
-        return gzip.GzipFile(fileobj=raw)
-    if magic[:3] == b"BZh":
-        import bz2
-
-        return bz2.BZ2File(raw)
-    if magic == b"\xfd7zXZ\x00":
-        return lzma.LZMAFile(raw)
-    return raw
 
 
 def _skip(stream: IO[bytes], nbytes: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from dataclasses import dataclass
+from typing import Literal
 
-from indexer.addresses import is_remote
+from indexer.addresses import is_remote, open_stream
+from indexer.archive.samples import plain_name
 from indexer.errors import ReadError
 
 SCATTERED = -1  # the offset of a sparse member, whose bytes are stored in several pieces
@@ -65,9 +67,14 @@ def _listed(url: str) -> dict[str, Target | str]:
 
 
 def read_scattered(url: str, member: str) -> bytes:
-    """A sparse member's bytes, found by its name. Raises ReadError, tarfile.TarError."""
-    with tarfile.open(url) as archive:
-        file = archive.extractfile(archive.getmember(member))
-        if file is None:
-            raise ReadError(f"{member} in {url} is not a file any more")
-        return file.read()
+    """A sparse member's bytes: the first of that name. Raises ReadError, or one of addresses.DAMAGE."""
+    with open_stream(url) as stream:
+        mode: Literal["r:", "r|"] = "r:" if stream.seekable() else "r|"
+        with tarfile.open(fileobj=stream, mode=mode) as archive:
+            for header in archive:
+                if plain_name(header.name) == member:
+                    file = archive.extractfile(header)
+                    if file is not None:
+                        return file.read()
+                archive.members.clear()  # type: ignore[attr-defined]  # as above
+    raise ReadError(f"{member} in {url} is not a file any more")

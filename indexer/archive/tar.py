@@ -16,7 +16,7 @@ from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
 
 UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
-COMPRESSED = (".gz", ".tgz", ".bz2", ".xz")
+COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".tzst")
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
@@ -24,7 +24,9 @@ class Tar:
     """Implements `kind.ShardKind`: a tar file, or any URL."""
 
     name = "tar"
-    suffixes: tuple[str, ...] = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+    suffixes: tuple[str, ...] = (
+        ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.zstd", ".tzst",
+    )  # fmt: skip
 
     def claims(self, address: str) -> bool:
         return is_remote(address) or not Path(address).is_dir()
@@ -153,11 +155,11 @@ class _Ending:
 def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError:
     """`damaged`, or a plain ReadError where the disk or the network failed, which may be temporary.
 
-    An OSError of a damaged gzip has no errno. Neither has that of a pipe's program that failed, but remote shards are
-    not decompressed here.
+    Damaged content is no OSError (`decompression.decompressed`), except to tarfile.
     """
-    trouble = isinstance(error, OSError) and (error.errno is not None or is_remote(url))
-    return ReadError(f"{stored_address(url)} cannot be read: {error}") if trouble else damaged
+    if isinstance(error, OSError) and (error.errno is not None or is_remote(url)):
+        return ReadError(f"{stored_address(url)} cannot be read: {error.strerror or error}")
+    return damaged
 
 
 def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
