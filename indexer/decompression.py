@@ -39,6 +39,11 @@ def decompressed(raw: Any) -> Any:
     return buffered if make is None else _Decompressed(source, make(buffered))
 
 
+def is_compressed(head: bytes) -> bool:
+    """Whether content that begins so is decompressed while it is read."""
+    return _decompressor(head) is not None
+
+
 def _decompressor(head: bytes) -> Callable[[io.BufferedReader], Any] | None:
     if head[:2] == b"\x1f\x8b":
         return _gzip

@@ -5,7 +5,8 @@ IndexerError
 │   ├── ShardNotFound   no such file, folder or pattern
 │   └── WindowError     a window that is not one of the documented forms
 ├── ReadError           a shard could not be read to its end
-│   ├── NotATar         the bytes are not a tar archive
+│   ├── NotAnArchive    the bytes are not of the kind of archive that they should be; carries `reason`
+│   │   └── NotATar     the bytes are not a tar archive
 │   └── CutShard        the archive ends, or is damaged, before its end-of-archive marker
 ├── PixelError          an image could not be decoded; carries `reason`, becomes a Failure
 ├── EncoderError
@@ -49,8 +50,19 @@ class ReadError(IndexerError):
     """A shard could not be read to its end."""
 
 
-class NotATar(ReadError):
+class NotAnArchive(ReadError):
+    """The file is damaged or is not of the kind that its name says. `reason` is a stable phrase, to be counted."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotATar(NotAnArchive):
     """The file does not begin with a tar header."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "not a tar archive")
 
 
 class CutShard(ReadError):

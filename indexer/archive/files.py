@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from indexer.addresses import identity, is_remote, stat_identity
@@ -18,9 +18,9 @@ from indexer.archive.samples import (
     DICOM_HEAD,
     IMAGE_ENDINGS,
     METADATA_SUFFIXES,
-    Group,
     is_dicom,
     lasting_name,
+    loose_sample,
     plain_name,
     sidecar_of,
     split_name,
@@ -67,10 +67,12 @@ class Files:
             elif not _is_sidecar(root, found, last):
                 left_out.add(UNKNOWN, found.path)
         if archives and buckets.files:
-            raise InputError(f"{root} holds both shards and loose images. Name the shards: '{root}/*.tar'.")
+            named = f"'{root}/*{archives[0][0].suffix}'"
+            raise InputError(f"{root} holds both shards and loose images. Name the shards: {named}.")
         if not archives and not buckets.files:
             others = f" Passed over: {'; '.join(left_out.words())}." if left_out else ""
-            raise ShardNotFound(f"{root} holds no shard (*.tar) and no image.{others} Name another folder.")
+            kinds = ", ".join(f"*{kind.suffixes[0]}" for kind in self._inside)
+            raise ShardNotFound(f"{root} holds no shard ({kinds}) and no image.{others} Name another folder.")
         notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, notes=notes)
@@ -81,21 +83,15 @@ class Files:
         root = Path(shard.url)
         for name in shard.files:
             path, name = root / name, plain_name(name)
-            group = Group(shard.name, name)
             try:
                 data = path.read_bytes()
                 sidecar = path.with_name(sidecar_of(path.name))
-                if sidecar.is_file():
-                    group.add(sidecar.name, "json", 0, sidecar.read_bytes())
+                beside = sidecar.read_bytes() if sidecar.is_file() else None
             except OSError as error:
-                group.fail("unreadable file", str(error), 0, 0, image_suffix(name) or "", name)
-                yield from group.failures
+                suffix = image_suffix(name) or ""
+                yield Failure(shard.name, name, "read", "unreadable file", str(error)[:500], 0, 0, suffix, name)
                 continue
-            parent = PurePosixPath(name).parent.as_posix()
-            if parent != ".":
-                group.metadata.setdefault("folder", parent)  # the class, in a folder-per-class tree
-            group.add(name, image_suffix(name) or "", 0, data)
-            yield from group.close()
+            yield from loose_sample(shard.name, name, data, beside)
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
         path = named_file(Path(url), place.member).resolve()

@@ -26,7 +26,7 @@ class ShardKind(Protocol):
         """Whole samples in the shard's own order, and a Failure for each that has no usable image or metadata.
 
         In a truncated archive the incomplete last sample is not yielded, and CutShard is raised after the others.
-        Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
+        Raises NotAnArchive where there is no archive at all, ReadError where it cannot be opened.
         """
         ...
 

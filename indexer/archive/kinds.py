@@ -5,10 +5,11 @@ from __future__ import annotations
 from indexer.archive.files import Files
 from indexer.archive.kind import ShardKind
 from indexer.archive.tar import Tar
+from indexer.archive.zip import Zip
 
-TAR = Tar()
+INSIDE: tuple[ShardKind, ...] = (Tar(), Zip())  # what may lie in a folder
 # The first that claims an address handles it; Tar claims all others
-KINDS: tuple[ShardKind, ...] = (Files(inside=(TAR,)), TAR)
+KINDS: tuple[ShardKind, ...] = (Files(inside=INSIDE), *reversed(INSIDE))
 
 
 def kind_of(address: str) -> ShardKind:

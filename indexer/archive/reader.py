@@ -17,7 +17,7 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     """Samples in the shard's order; a Failure for each that has no usable image or metadata.
 
     Yields whole samples only: in a truncated archive the incomplete last one is not yielded, and CutShard is raised
-    after the others. Raises NotATar where there is no archive at all, ReadError where it cannot be opened.
+    after the others. Raises NotAnArchive where there is no archive at all, ReadError where it cannot be opened.
     """
     return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
 

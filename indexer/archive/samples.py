@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from indexer.errors import InputError
@@ -13,6 +13,8 @@ from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 from indexer.user_tables.joining import image_suffix
 
 METADATA_SUFFIXES = ("json", "txt", "cls")
+ARCHIVE_SUFFIXES = ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", "npz", "parquet")
+NESTED, UNPACK = "archive inside an archive", "unpack the outer one and index what it holds"
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
 # Surrogateescape: how Python represents the bytes of a name that is not UTF-8
@@ -46,6 +48,11 @@ def sidecar_of(name: str) -> str:
 def is_dicom(head: bytes) -> bool:
     """Whether the first bytes of a file are those of DICOM, whatever its name: scanners also write .IMA, .MR or .CT."""
     return head[DICOM_HEAD - 4 : DICOM_HEAD] == b"DICM"
+
+
+def is_archive(name: str) -> bool:
+    """Whether a member is itself an archive, by its suffix."""
+    return image_suffix(name) is None and split_name(name)[1] in ARCHIVE_SUFFIXES
 
 
 def sidecar_fields(data: bytes) -> dict[str, Any]:
@@ -101,7 +108,11 @@ class Group:
     def close(self) -> Iterator[Sample | Failure]:
         if self.image is None:
             if not self.failures:  # one reason is enough
-                self.fail("no image in sample", ", ".join(self.members)[:500])
+                inner = next((name for name in self.members if is_archive(name)), "")
+                if inner:
+                    self.fail(NESTED, f"{inner}: {UNPACK}", member=inner)
+                else:
+                    self.fail("no image in sample", ", ".join(self.members)[:500])
         else:
             member, suffix, offset, data = self.image
             if self.bad_metadata:
@@ -111,6 +122,25 @@ class Group:
             else:
                 yield Sample(self.shard, self.key, suffix, data, offset, len(data), self.metadata, member)
         yield from self.failures
+
+
+def loose_sample(
+    shard: str, name: str, image: bytes, sidecar: bytes | None, offset: int = 0, *, key: str = ""
+) -> Iterator[Sample | Failure]:
+    """The sample of one image of a tree of files, whose JSON beside it is `sidecar`.
+
+    The key is its path with the suffix, since a.png may lie beside a.jpg. The folder, which is the class in a tree of
+    one folder a class, becomes the field `folder` unless the JSON has one.
+    """
+    path = key or name
+    group = Group(shard, path)
+    if sidecar is not None:
+        group.add(PurePosixPath(sidecar_of(path)).name, "json", 0, sidecar)
+    parent = PurePosixPath(path).parent.as_posix()
+    if parent != ".":
+        group.metadata.setdefault("folder", parent)
+    group.add(name, image_suffix(path) or "", offset, image)
+    yield from group.close()
 
 
 def _json(data: bytes) -> Any:

@@ -43,7 +43,8 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Source
                 notes.append(f"{shard.name} was named twice; it is read once")
             shards[shard.name] = shard
     if not shards:
-        raise ShardNotFound(f"no shard and no image under {', '.join(sources) or 'nothing'}.")
+        what = f" {'; '.join(notes)}." if notes else ""
+        raise ShardNotFound(f"no shard and no image under {', '.join(sources) or 'nothing'}.{what}")
     return Sources(tuple(shards.values()), tuple(notes))
 
 
@@ -57,7 +58,7 @@ def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard
         found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
         paths = [pattern] if Path(pattern).exists() else found
         if not paths:
-            raise ShardNotFound(f"nothing matches {pattern}. Give a folder, a .tar, a glob in quotes, or a URL.")
+            raise ShardNotFound(f"nothing matches {pattern}. Give a folder, an archive, a glob in quotes, or a URL.")
         for path in paths:
             yield from kind_of(str(path)).shards(str(path), hash_content=hash_content, notes=notes)
 

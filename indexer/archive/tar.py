@@ -10,10 +10,12 @@ from typing import IO, Any
 
 from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import SCATTERED, Links, Target, read_scattered
+from indexer.archive.local import READ, first_bytes, refuse_foreign
 from indexer.archive.samples import Group, lasting_name, plain_name, split_name
+from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.redact import stored_address
-from indexer.types import IMAGE_SUFFIXES, Failure, Place, Sample, Shard
+from indexer.types import Failure, Place, Sample, Shard
 
 UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".tzst")
@@ -42,9 +44,15 @@ class Tar:
             return
         path = Path(address)
         if not path.is_file():
-            raise ShardNotFound(f"no such shard or folder: {path}. Name a folder, a .tar, a glob in quotes, or a URL.")
-        if path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
-            raise InputError(f"{path} is one image, not a shard. Name its folder, or search with it: `indexer search`.")
+            raise ShardNotFound(
+                f"no such shard or folder: {path}. Name a folder, an archive, a glob in quotes, or a URL."
+            )
+        head = first_bytes(address)
+        refuse_foreign(path, head)
+        if not path.name.lower().endswith(self.suffixes) and not _may_be_tar(head):
+            raise InputError(
+                f"{path} is no archive that is read here. Name a folder of images, or an archive of them: {READ}."
+            )
         name = lasting_name(path)
         nbytes = None if path.suffix.lower() in COMPRESSED else path.stat().st_size
         known = identity(name, name, hash_content=hash_content)
@@ -71,6 +79,16 @@ class Tar:
         if place.offset == SCATTERED:
             return read_scattered(url, place.member)
         return read_range(url, place.offset, place.nbytes)
+
+
+def _may_be_tar(head: bytes) -> bool:
+    """Whether a file of any name begins like a tar: with a header, with zeros (an empty one), or compressed."""
+    if not head.strip(b"\0") or is_compressed(head):
+        return True
+    try:
+        return bool(tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape"))
+    except tarfile.HeaderError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,9 @@ def command(
 ) -> None:
     """Embed SHARDS into the table of database DB, each readable image once.
 
-    SHARDS: tar files (also .gz, .bz2, .xz, .zst), folders, globs in quotes, braces {0000..0099}, or URLs (pipe:,
-    http:, s3:). A folder of images is read as it is. After a stop, run the same command
-    again: finished work is skipped.
+    SHARDS: tar (also .gz, .bz2, .xz, .zst) or zip files, folders, globs in quotes, braces {0000..0099}, or URLs
+    (pipe:, http:, s3:). A folder of images is read as it is, and a zip like the folder it unpacks to. After a stop,
+    run the same command again: finished work is skipped.
     """
     if seed is not None and weights != "random":
         raise click.UsageError("--seed draws random weights: give it with --weights random")

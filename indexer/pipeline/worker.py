@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from indexer.archive.reader import read_shard
-from indexer.errors import CutShard, EncoderError, NotATar, PixelError, ReadError
+from indexer.errors import CutShard, EncoderError, NotAnArchive, PixelError, ReadError
 from indexer.pipeline.in_flight import Before, EmbeddedRow, Job, Planned, ReadShard, Task
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import Tally
@@ -99,7 +99,7 @@ def tasks(
             item = next(stream, None)
         except ReadError as error:
             job.partial = True
-            if not isinstance(error, (NotATar, CutShard)):  # of the disk or the network, perhaps temporary:
+            if not isinstance(error, (NotAnArchive, CutShard)):  # of the disk or the network, perhaps temporary:
                 job.shard = replace(job.shard, identity=UNREAD)  # the next run reads the shard, whatever its identity
             item = Failure(job.shard.name, "", "read", shard_reason(error), str(error))
             stream = iter(())  # the next iteration ends the shard
@@ -266,6 +266,6 @@ def decoder_of(encoder: Encoder) -> Decoder | None:
 
 def shard_reason(error: ReadError) -> str:
     """The stable reason under which a shard that cannot be read to its end is counted."""
-    if isinstance(error, NotATar):
-        return "not a tar archive"
+    if isinstance(error, NotAnArchive):
+        return error.reason
     return "shard is cut or damaged" if isinstance(error, CutShard) else "shard cannot be opened"
