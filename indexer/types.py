@@ -236,6 +236,7 @@ class Hit:
     score: float  # cosine
     row_id: int
     columns: dict[str, Any]  # the requested scalar columns
+    more: int | None = None  # with `one_per`: other rows of the same value that the search's options allow
 
 
 @dataclass(frozen=True)

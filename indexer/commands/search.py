@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @where_option
 @click.option("--exclude-same", metavar="COLUMN", help="Leave out rows with the query's own value, e.g. its patient.")
+@click.option("--one-per", metavar="COLUMN", help="One hit for each value, its best; a row without a value is a hit.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
 @click.option(
     "--offset",
@@ -50,9 +51,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0, MOST),
     help="Hits to skip (paging).",
 )
-@click.option(
-    "--columns", metavar="A,B", help="Columns to show. Default: all on a terminal and with --json, else none."
-)
+@click.option("--columns", metavar="A,B", help="Columns to show. Default: all; none in piped text.")
 @click.option("--exact", is_flag=True, help="Scan every row; do not use the index.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page with the pictures.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Also write a contact sheet.")
@@ -74,6 +73,7 @@ def command(
     k: int,
     where: str | None,
     exclude_same: str | None,
+    one_per: str | None,
     min_score: float | None,
     offset: int,
     columns: str | None,
@@ -90,8 +90,9 @@ def command(
     """Find the stored images nearest to each query by cosine, in the table's newest version.
 
     The query is one or more image files, --key, --text, --vectors or --shards. Filters apply before the search, so
-    that k hits are returned where k rows match. Without an index every row is scanned. Piped, it prints
-    tab-separated rows.
+    that k hits are returned where k rows match. With --one-per, k values are returned where k exist, each with its
+    best row and, as `more`, the number of its other rows that the options allow. Without an index every row is
+    scanned. Piped, it prints tab-separated rows.
     """
     if sum(map(bool, (images, keys, texts, vectors, shards))) != 1:
         raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
@@ -107,8 +108,10 @@ def command(
             require_writable(path, option)
 
     store = EmbeddingStore.open(database, table)
-    names = _columns(columns, store, as_json=as_json)
-    options = SearchOptions(k, where, exclude_same, min_score, offset, names)
+    names = _columns(columns, store, shown=as_json or sys.stdout.isatty())
+    # What a page shows must not depend on where the text goes
+    drawn = names if columns is not None or not (html or png) else tuple(store.columns())
+    options = SearchOptions(k, where, exclude_same, one_per, min_score, offset, drawn)
     searcher = Searcher(
         store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device, download=download)
     )
@@ -124,8 +127,8 @@ def command(
         _print_tables(result)
     else:
         # Also without hits, for programs that read the header
-        heads = "\t".join(("query", "rank", "score", "key", *names))
-        emit(result.rows(), as_json=False, text=lambda rows: plain(rows) if rows else heads)
+        heads = "\t".join(result.heads(names))
+        emit(result.rows(names), as_json=False, text=lambda rows: plain(rows) if rows else heads)
         _report_empty(result)
 
 
@@ -135,10 +138,10 @@ def _load_encoder(spec: EncoderSpec, weights: str | None, device: str, *, downlo
     return load_spec(spec, weights=weights, device=device, download=download)
 
 
-def _columns(named: str | None, store: Any, *, as_json: bool) -> tuple[str, ...]:
+def _columns(named: str | None, store: Any, *, shown: bool) -> tuple[str, ...]:
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())
-    return tuple(store.columns()) if as_json or sys.stdout.isatty() else ()
+    return tuple(store.columns()) if shown else ()
 
 
 def _query(
@@ -167,7 +170,8 @@ def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
     if not (html or png):
         return
     from indexer.output_file import written_whole
-    from indexer.search.pages import contact_sheet, html_page
+    from indexer.search.pages import html_page
+    from indexer.search.sheet import contact_sheet
 
     if html:
         page = html_page(result)
@@ -201,14 +205,15 @@ def _print_tables(result: SearchResult) -> None:
         if not answer.hits:
             console.print(Text(f"{answer.query}: no hits"))
             continue
-        names = list(answer.hits[0].columns)
+        names, one_per = list(answer.hits[0].columns), result.options.one_per is not None
         table = Table(title=Text(answer.query), title_justify="left", box=None)
-        for name in ("rank", "cosine"):
+        for name in ("rank", "cosine", *(["more"] if one_per else [])):
             table.add_column(name, justify="right")
         for name in ("key", *names):
             table.add_column(name, overflow="fold")
         for hit in answer.hits:
             values = ["-" if hit.columns[n] is None else str(hit.columns[n]) for n in names]
-            table.add_row(str(hit.rank), f"{hit.score:.4f}", Text(hit.key), *map(Text, values))
+            numbers = (str(hit.rank), f"{hit.score:.4f}", *([str(hit.more)] if one_per else []))
+            table.add_row(*numbers, Text(hit.key), *map(Text, values))
         console.print(table)
     console.print(Text(result.how, style="dim"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from indexer.ann.exact import Found, best, no_hits, padded
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
-from indexer.search.exclude import Excluded, key_rows, rows_by_content, rows_of_values, same_value_rows
+from indexer.search.exclude import Excluded, key_rows, row_set, rows_by_content, rows_of_values, same_value_rows
+from indexer.search.grouped import Search, best_of_each, further_rows, joined
 from indexer.search.options import DEFAULT, SearchOptions
 from indexer.search.pictures import pictures_of
 from indexer.search.queries import Query, QueryImage, image_vectors, unit
@@ -46,9 +48,13 @@ def answer(
     own = key_rows(snapshot.view, query.keys)
     vectors = _stored(snapshot.view, own, query.keys) if embedded is None else embedded
     excluded = _excluded(snapshot, query, options, own)
-    found = _find(snapshot, vectors, options, searcher.allowed(snapshot, options.where), excluded)
+    allowed = searcher.allowed(snapshot, options.where)
+    found = _find(snapshot, vectors, options, allowed, excluded)
     hits = _hits(snapshot, found, options)
-    answers = [QueryHits(name, own_hits) for name, own_hits in zip(query.labels, hits, strict=True)]
+    if options.one_per is not None:
+        hits = _with_further(hits, further_rows(snapshot, vectors, found[1], options, allowed, excluded))
+    columns = _columns(snapshot, own, options.columns) if query.keys else [{}] * len(hits)
+    answers = [QueryHits(*each) for each in zip(query.labels, hits, columns, strict=True)]
     drawn = pictures_of(snapshot.view, query, own, answers, roots) if pictures else None
     return SearchResult(snapshot.view.name, snapshot.version, query.kind, snapshot.describe(), options, answers, drawn)
 
@@ -111,9 +117,13 @@ def _find(
     for which, left_out in _groups(excluded):
         if isinstance(left_out, RowSet):
             rest = (snapshot.everything() if allowed is None else allowed) - left_out
-            found = _page(partial(snapshot.search, queries[which], allowed=rest), snapshot, options)
+            search: Search = _among(snapshot, queries[which], rest)
         else:
-            found = _page(_apart(snapshot, queries[which], allowed, left_out), snapshot, options)
+            search = _apart(snapshot, queries[which], allowed, left_out)
+        if options.one_per is None:
+            found = _page(partial(search, np.arange(len(which))), snapshot, options)
+        else:
+            found = _best_of_each(snapshot, queries[which], options, search, allowed, left_out)
         found = padded(found, page[1].shape[1])
         page[0][which], page[1][which] = found
     if options.min_score is not None:
@@ -133,19 +143,39 @@ def _groups(excluded: Sequence[Excluded]) -> list[tuple[Int64, Any]]:
     return groups + [(np.array(which, np.int64), excluded[which[0]]) for which in sets.values()]
 
 
-def _apart(
-    snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]
-) -> Callable[[int], Found]:
+def _among(snapshot: Snapshot, queries: Float64, allowed: RowSet) -> Search:
+    """A search of the allowed rows."""
+    return lambda which, k: snapshot.search(queries[which], k, allowed)
+
+
+def _apart(snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]) -> Search:
     """A search without each query's excluded rows: fetches as many extra hits as a query excludes, and drops those."""
     widest = max(map(len, excluded))
 
-    def search(k: int) -> Found:
-        scores, ids = snapshot.search(queries, k + widest, allowed)
-        for i, rows in enumerate(excluded):
-            ids[i, np.isin(ids[i], rows)] = -1
+    def search(which: Int64, k: int) -> Found:
+        scores, ids = snapshot.search(queries[which], k + widest, allowed)
+        for i, query in enumerate(which.tolist()):
+            ids[i, np.isin(ids[i], excluded[query])] = -1
         return best(scores, ids, k)
 
     return search
+
+
+def _best_of_each(
+    snapshot: Snapshot,
+    queries: Float64,
+    options: SearchOptions,
+    search: Search,
+    allowed: RowSet | None,
+    excluded: Any,
+) -> Found:
+    """The page of one hit for each value of `options.one_per`."""
+
+    def rest(i: int) -> RowSet:
+        out = excluded if isinstance(excluded, RowSet) else row_set(excluded[i])
+        return (snapshot.everything() if allowed is None else allowed) - out
+
+    return joined(best_of_each(snapshot, queries, options, search, rest), min(options.k, snapshot.count()))
 
 
 def _page(search: Callable[[int], Found], snapshot: Snapshot, options: SearchOptions) -> Found:
@@ -183,16 +213,29 @@ def _hits(snapshot: Snapshot, found: Found, options: SearchOptions) -> list[list
     scores, ids = found
     known = ids >= 0
     flat = ids[known]
-    keys = snapshot.keys(flat)
-    rows: list[dict[str, Any]] = [{} for _ in flat]
-    if options.columns:
-        mask, table = snapshot.view.take(flat, options.columns)
-        if not mask.all():
-            raise RowNotFound(f"a row found in version {snapshot.version} cannot be read: the table was damaged.")
-        rows = table.drop_columns(["_rowid"]).to_pylist()
-    values = zip(scores[known].tolist(), flat.tolist(), keys, rows, strict=True)
+    rows = _columns(snapshot, flat, options.columns)
+    values = zip(scores[known].tolist(), flat.tolist(), snapshot.keys(flat), rows, strict=True)
     out: list[list[Hit]] = []
     for own in known.sum(1).tolist():
         ranked = enumerate((next(values) for _ in range(own)), options.offset + 1)
         out.append([Hit(rank, key, score, row_id, columns) for rank, (score, row_id, key, columns) in ranked])
     return out
+
+
+def _with_further(hits: list[list[Hit]], further: Int64) -> list[list[Hit]]:
+    """The hits, each with the number of other rows of its value."""
+    return [
+        [replace(hit, more=more) for hit, more in zip(own, counts, strict=False)]
+        for own, counts in zip(hits, further.tolist(), strict=True)
+    ]
+
+
+def _columns(snapshot: Snapshot, row_ids: Int64, names: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of rows found in the snapshot, in order."""
+    if not names:
+        return [{} for _ in row_ids]
+    mask, table = snapshot.view.take(row_ids, names)
+    if not mask.all():
+        raise RowNotFound(f"a row found in version {snapshot.version} cannot be read: the table was damaged.")
+    rows: list[dict[str, Any]] = table.drop_columns(["_rowid"]).to_pylist()
+    return rows

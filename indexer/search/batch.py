@@ -58,12 +58,14 @@ def search_shards(
     """Write one row for each hit; an image that cannot be read or decoded, or has no hit, is one row without a rank.
 
     The query of an image with several parts is its middle part. Columns: query_shard, query, rank, score, key, error,
-    then the columns of `options`. The file appears once it is complete. Raises InputError where it cannot be written.
+    with `one_per` also more, then the columns of `options`. The file appears once it is complete. Raises InputError
+    where it cannot be written.
     """
     view = searcher.snapshot.view
     kinds = {"shard": pa.string(), "content": pa.string(), **view.columns()}
     extra = [pa.field(name, kinds.get(name, pa.string())) for name in options.columns]
-    schema = pa.schema(_FIELDS + extra)
+    more = [] if options.one_per is None else [pa.field("more", pa.int64())]
+    schema = pa.schema(_FIELDS + more + extra)
     require_writable(out, "--out")
     images = failed = hits = 0
     with (
@@ -138,7 +140,7 @@ def _rows(searcher: Searcher, queries: list[_Query], options: SearchOptions) -> 
     for q in queries:
         named = {"query_shard": q.shard, "query": q.key}
         hits = answers.get(id(q), [])
-        rows += [named | {"rank": h.rank, "score": h.score, "key": h.key} | h.columns for h in hits]
+        rows += [named | {"rank": h.rank, "score": h.score, "key": h.key, "more": h.more} | h.columns for h in hits]
         if not hits:
             rows.append(named | {"rank": None, "error": q.error})
     return rows

@@ -20,6 +20,8 @@ IN_LIST = 500  # values in one SQL list
 FEW = 4_096  # up to so many row ids of one value are held as an array; more become a bitmap
 FOLD = 65_536  # row ids of one value collected before they are added to its bitmap
 
+OPTION = "--exclude-same"
+
 Excluded = Int64 | RowSet  # few rows as ids, many as a set
 
 
@@ -27,8 +29,8 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
     """Row ids (q,) of the keys, in order. Raises RowNotFound for the first that is not stored."""
     wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
     known: dict[str, int] = {}
-    for values, ids in _rows_with(view, "key", wanted):
-        known.update(zip(values.to_pylist(), ids.tolist(), strict=True))
+    for batch, ids in rows_with(view, "key", wanted):
+        known.update(zip(batch.column("key").to_pylist(), ids.tolist(), strict=True))
     for key in keys:
         if key not in known:
             raise RowNotFound(
@@ -39,7 +41,7 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
 
 def rows_by_content(view: EmbeddingStore, contents: Sequence[str]) -> list[Int64]:
     """For each sha256 of image bytes, the row ids of the image with that content."""
-    members = _members(view, "content", list(contents))
+    members = rows_of_values(view, "content", list(contents))
     return [ids if isinstance(ids, np.ndarray) else np.concatenate(list(ids.ids())) for ids in members]
 
 
@@ -48,7 +50,7 @@ def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> 
 
     Where a query's own rows have several values, the rows of all of them are excluded.
     """
-    _kind(view, column)
+    column_kind(view, column, OPTION)
     flat = np.concatenate([np.empty(0, np.int64), *own])
     _, table = view.take(flat, [column])
     stored = table.column(column).combine_chunks()
@@ -63,23 +65,18 @@ def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> 
     return out
 
 
-def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
-    """For each value, the rows that have it in `column`; none for a null."""
-    _kind(view, column)
-    return _members(view, column, values)
-
-
-def _kind(view: EmbeddingStore, column: str) -> pa.DataType:
+def column_kind(view: EmbeddingStore, column: str, option: str) -> pa.DataType:
+    """The type of a column that rows are grouped by. Raises InputError, which names the option."""
     kinds = {"key": pa.string(), "shard": pa.string(), "content": pa.string(), **view.columns()}
     if column not in kinds:
         known = ", ".join(view.columns()) or "none"
-        raise InputError(f"--exclude-same {column}: no such column in table {view.name}. It has: {known}.")
+        raise InputError(f"{option} {column}: no such column in table {view.name}. It has: {known}.")
     return kinds[column]
 
 
-def _members(view: EmbeddingStore, column: str, values: Sequence[Any]) -> list[Excluded]:
-    """For each of these Python values, its rows; none for a value that the column cannot hold."""
-    kind = _kind(view, column)
+def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any], option: str = OPTION) -> list[Excluded]:
+    """For each value, the rows that have it in `column`; none for a null and for a value that it cannot hold."""
+    kind = column_kind(view, column, option)
     stored = pa.array([_as(value, kind) for value in values], kind)
     codes = _codes(stored)
     members = _members_of(view, column, stored, codes)
@@ -117,8 +114,8 @@ def _members_of(view: EmbeddingStore, column: str, stored: pa.Array, codes: Int6
         return {}
     wanted = stored.take(pa.array(list(first.values())))
     members = [_Members() for _ in first]
-    for values, ids in _rows_with(view, column, wanted):
-        places = pc.index_in(values, value_set=wanted).to_numpy(zero_copy_only=False)
+    for batch, ids in rows_with(view, column, wanted):
+        places = pc.index_in(batch.column(column), value_set=wanted).to_numpy(zero_copy_only=False)
         for place in np.unique(places).astype(int).tolist():
             members[place].add(ids[places == place])
     return {code: m.excluded() for code, m in zip(first, members, strict=True)}
@@ -155,16 +152,20 @@ def _union(parts: Sequence[Excluded]) -> Excluded:
     return RowSet.of(ids for part in parts for ids in ([part] if isinstance(part, np.ndarray) else part.ids()))
 
 
-def _rows_with(view: EmbeddingStore, column: str, values: pa.Array) -> Iterator[tuple[pa.Array, Int64]]:
-    """Blocks of the column and row ids of the rows that have one of the values."""
+def row_set(rows: Excluded) -> RowSet:
+    """The rows as a set."""
+    return rows if isinstance(rows, RowSet) else RowSet.of([rows])
+
+
+def rows_with(
+    view: EmbeddingStore, column: str, values: pa.Array, *, vectors: bool = False
+) -> Iterator[tuple[pa.RecordBatch, Int64]]:
+    """Blocks of the rows that have one of the values: the column, with the vectors where requested, and row ids."""
     for where in _filters(column, values):
-        for batch in view.scan([column], where):
-            found, ids = batch.column(column), row_ids_of(batch)
-            if where is None:
-                keep = pc.is_in(found, value_set=values)
-                found, ids = found.filter(keep), ids[keep.to_numpy(zero_copy_only=False)]
-            if len(ids):
-                yield found, ids
+        for batch in view.scan([column], where, vectors=vectors):
+            found = batch if where is not None else batch.filter(pc.is_in(batch.column(column), value_set=values))
+            if found.num_rows:
+                yield found, row_ids_of(found)
 
 
 def _filters(column: str, values: pa.Array) -> Iterable[str | None]:

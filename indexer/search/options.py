@@ -16,6 +16,7 @@ class SearchOptions:
     k: int = 10
     where: str | None = None  # SQL over the table's columns, applied before the search
     exclude_same: str | None = None  # column: rows with the query's value in it (e.g. the same patient) are excluded
+    one_per: str | None = None  # column: of the rows with one value in it (e.g. one patient) only the best is a hit
     min_score: float | None = None  # cosine
     offset: int = 0  # hits to skip, for paging
     columns: tuple[str, ...] = ()  # table columns to return with each hit

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from indexer.jsonable import jsonable
@@ -33,6 +34,7 @@ class QueryHits:
 
     query: str  # a file, key, text, or file[row]
     hits: list[Hit]
+    columns: dict[str, Any] = field(default_factory=dict)  # the requested columns, where the query is a key
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,26 @@ class SearchResult:
     queries: list[QueryHits]
     pictures: Pictures | None = None  # where requested
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat mapping for each hit."""
-        return [
-            {"query": a.query, "rank": h.rank, "score": h.score, "key": h.key, **h.columns}
-            for a in self.queries
-            for h in a.hits
-        ]
+    def rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """One flat mapping for each hit, with these of its columns; its names are `heads(columns)`."""
+        rows = []
+        for answer in self.queries:
+            for hit in answer.hits:
+                values = (answer.query, hit.rank, hit.score, hit.key, *([hit.more] if self.options.one_per else []))
+                rows.append(dict(zip(self.heads(columns), (*values, *(hit.columns[c] for c in columns)), strict=True)))
+        return rows
+
+    def heads(self, columns: Sequence[str]) -> list[str]:
+        """The names of the fields of `rows`."""
+        return ["query", "rank", "score", "key", *(["more"] if self.options.one_per else []), *columns]
+
+    def drawn(self) -> Pictures:
+        """The pictures; where none were requested, that reason in place of each."""
+        if self.pictures is not None:
+            return self.pictures
+        none = Thumbnail(None, "no picture was requested")
+        hits = {hit.row_id: none for answer in self.queries for hit in answer.hits}
+        return Pictures([none] * len(self.queries), hits)
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON types, without pictures."""
@@ -66,6 +81,7 @@ class SearchResult:
         words = {
             f"--where {asked.where!r}": asked.where is not None,
             f"--exclude-same {asked.exclude_same}": asked.exclude_same is not None,
+            f"--one-per {asked.one_per}": asked.one_per is not None,
             f"--min-score {asked.min_score}": asked.min_score is not None,
             f"--offset {asked.offset}": asked.offset > 0,
         }

@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 import indexer.encoders
 from indexer.archive.shards import find_shards
 from indexer.pipeline.run import index
-from indexer.search.pages import fitted
+from indexer.search.options import SearchOptions
+from indexer.search.pages import html_page
+from indexer.search.results import QueryHits, SearchResult
+from indexer.search.sheet import contact_sheet, drawable, fitted, sheet_font, wrapped
 from indexer.store.table import EmbeddingStore
+from indexer.types import Hit
 from tests.archives import archive, picture, png, write_tar
 from tests.commands import call
 from tests.fakes import FakeEncoder
@@ -151,11 +156,69 @@ def test_a_contact_sheet_has_a_row_a_query(db, tmp_path):
     named = tmp_path / "named.png"
     call("indexer", "search", db, "--key", "im1", "--key", "im2", "-k", 3, "--png", named, "--columns", "n,patient")
     assert sheet_size(named)[0] == width
-    assert sheet_size(named)[1] > height  # two lines more below each picture
+    assert sheet_size(named)[1] < height  # one line less below each picture: by default there is sex too
+
+
+def ink(image, colour):
+    """How many pixels are of this colour."""
+    return int((np.asarray(image) == np.array(colour)).all(2).sum())
+
+
+def test_a_contact_sheet_shows_every_column_and_what_restricts_the_hits():
+    def sheet(columns, **options):
+        hit = Hit(1, "k", 0.5, 0, columns)
+        return contact_sheet(SearchResult("t", 1, "key", "exact", SearchOptions(**options), [QueryHits("q", [hit])]))
+
+    seven = {f"column{i}": "value" for i in range(7)}
+    heights = [sheet(dict(list(seven.items())[:n])).height for n in range(8)]
+    assert len(set(np.diff(heights))) == 1  # one line for each
+    assert sheet({}, where="sex = 'F'", exclude_same="patient", one_per="study").height > sheet({}).height
+
+
+def test_letters_of_many_scripts_are_drawn_and_others_told_by_their_code():
+    font = sheet_font()
+    box = font.getmask("\uffff")  # what is drawn for a letter that the font lacks
+    for letter in "äöüßéñøłçğşăžαΩжщ€µ°":
+        assert drawable(letter) == letter
+        assert bytes(font.getmask(letter)) != bytes(box)
+    assert drawable("Fälle 例\n") == "Fälle \\u4f8b?"
+
+
+def test_wrapped_text_keeps_every_word_within_the_width():
+    font = sheet_font()
+    text = "exact scan of all rows, table version 12 " * 5
+    lines = wrapped(text, font, 200)
+    assert " ".join(lines).split() == text.split()
+    assert max(font.getlength(line) for line in lines) <= 200
+
+
+def test_the_page_is_the_same_whether_the_text_goes_to_a_terminal_or_not(db, tmp_path, monkeypatch):
+    pages = []
+    for terminal in (False, True):
+        stdout = SimpleNamespace(isatty=lambda answer=terminal: answer)
+        monkeypatch.setattr("indexer.commands.search.sys", SimpleNamespace(stdout=stdout))
+        page = tmp_path / "page.html"
+        options = ("--where", "sex = 'M'", "--exclude-same", "patient", "-k", 2, "--html", page)
+        done = call("indexer", "search", db, "--key", "im6", *options)
+        assert done.code == 0, done.err
+        pages.append(page.read_text())
+    assert pages[0] == pages[1]
+    facts = re.findall(r"<span class='label'>(\w+)</span> (\w+)", pages[0])
+    assert facts[:3] == [("n", "6"), ("patient", "p1"), ("sex", "F")]  # of the query
+    assert facts.count(("sex", "M")) == 2
+    assert "--where" in pages[0]
+    assert "sex = &#x27;M&#x27;" in pages[0]
+    assert "--exclude-same patient" in pages[0]
+
+
+def test_a_long_key_on_the_page_keeps_its_part(db, tmp_path):
+    hit = Hit(1, "folder/" * 40 + "cine.dcm#17", 0.5, 0, {})
+    result = SearchResult("t", 1, "key", "exact", SearchOptions(), [QueryHits("q", [hit])])
+    assert "cine.dcm#17</div>" in html_page(result)
 
 
 def test_a_long_name_on_a_contact_sheet_keeps_its_end_and_stays_within_its_picture():
-    font = ImageFont.load_default(13)
+    font = sheet_font()
     shown = fitted("folder/" * 40 + "tomogram_0042.dcm", font, 224)
     assert shown.startswith("…")
     assert shown.endswith("tomogram_0042.dcm")
