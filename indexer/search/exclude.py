@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
 from indexer.search.snapshot import row_ids_of
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.filters import quoted
+from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
 
 IN_LIST = 500  # values in one SQL list

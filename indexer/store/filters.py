@@ -54,3 +54,8 @@ def _fault(bare: str) -> str | None:
     if depth:
         return "a bracket is not closed"
     return "a random function gives no lasting answer" if VOLATILE.search(bare) else None
+
+
+def quoted(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"

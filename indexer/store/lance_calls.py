@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from indexer.addresses import is_remote
 from indexer.errors import StoreError
+from indexer.store.filters import quoted
 from indexer.store.lance_errors import first_line, writing
 from indexer.store.mend import exists, mend, newest_damage
-from indexer.store.table import quoted
 
 IN_LIST = 1000  # values in one SQL list
 

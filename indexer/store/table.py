@@ -17,35 +17,15 @@ from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
 from indexer.store.create import ensure_table, make_table, table_lock
-from indexer.store.filters import expression
+from indexer.store.filters import expression, quoted
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
+from indexer.store.names import check_table_name, check_uri, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
-from indexer.store.rows import Delta, TextVectors, VectorRows, row_ids_read, vector_block
+from indexer.store.rows import Delta, TextVectors, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
 from indexer.types import EncoderSpec, Int64
-
-SIDE_TABLES = ("shards", "failures", "text")
-
-
-def table_names(uri: str) -> list[str]:
-    """Embedding tables in a database, without their side tables. Creates nothing. Raises StoreNotFound."""
-    _check_uri(uri)
-    if is_remote(uri):
-        import lancedb
-
-        try:
-            names = list(lancedb.connect(uri).list_tables().tables)
-        except (ValueError, RuntimeError, OSError) as error:  # an unknown scheme, no bucket, no answer
-            cause = first_line(error)
-            raise StoreNotFound(f"no database {uri} ({cause}). Name a folder, or s3://bucket/path.") from error
-    else:
-        root = Path(uri)
-        if not root.is_dir():  # lancedb.connect would create it
-            raise StoreNotFound(f"no database directory {uri}. Name an existing one, or make it with `indexer index`.")
-        names = sorted(p.name.removesuffix(".lance") for p in root.glob("*.lance") if exists(p))
-    return [n for n in names if not any(n.endswith(f".{side}") for side in SIDE_TABLES)]
 
 
 class EmbeddingStore:
@@ -83,7 +63,7 @@ class EmbeddingStore:
         A table, or newest version, that a crash left incomplete is repaired first. Raises StoreLocked,
         EncoderMismatch.
         """
-        _check_uri(uri)
+        check_uri(uri)
         check_table_name(table)
         if is_remote(uri):
             if table not in table_names(uri):
@@ -231,10 +211,10 @@ class EmbeddingStore:
         names = self._columns_with(held, columns, vectors=vectors)
         condition = expression(where, self.name)
         with reading(where, self.name):
-            scanner = held.dataset.scanner(
-                columns=held.stored(names), filter=condition, prefilter=True, with_row_id=True, batch_size=batch_rows
+            found = batches(
+                held.dataset, held.stored(names), condition, with_row_id=True, prefilter=True, batch_size=batch_rows
             )
-            yield from (part_of(batch, ["_rowid", *names]) for batch in scanner.to_batches())
+            yield from (part_of(batch, ["_rowid", *names]) for batch in found)
 
     def empty(self, columns: Sequence[str]) -> pa.Table:
         """These columns, without rows."""
@@ -340,7 +320,7 @@ class EmbeddingStore:
     def scan_failures(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """These columns of the failures, in batches."""
         with reading(None, f"{self.name}.failures"):
-            yield from self._side("failures").scanner(columns=list(columns)).to_batches()
+            yield from batches(self._side("failures"), columns)
 
     def urls(self) -> dict[str, str]:
         """The address of each shard, by shard name."""
@@ -383,26 +363,7 @@ class EmbeddingStore:
         return names
 
 
-def _check_uri(uri: str) -> None:
-    """Raises StoreNotFound for "", which `Path` takes for the current folder and a shell makes of an unset name."""
-    if not uri:
-        raise StoreNotFound("the name of the database is empty. Name its folder.")
-
-
-def check_table_name(name: str) -> None:
-    """Raise InputError unless the name, which becomes a directory, has only letters, digits, '-', '_', inner dots."""
-    plain = all(c.isalnum() or c in "-_." for c in name)
-    taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
-    if not name or not plain or name.startswith(".") or taken:
-        raise InputError(f"{name!r} cannot name a table: use letters, digits, '-', '_' and inner dots.")
-
-
 def identity_of(store: EmbeddingStore) -> str:
     """A unique name of the table: its identity, or, in format 1, its address."""
     address = store.uri if is_remote(store.uri) else str(Path(store.uri).resolve())
     return store.state.identity or join(address, store.name)
-
-
-def quoted(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import InputError
+from indexer.store.filters import quoted
 from indexer.store.format import facts_of
 from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
@@ -18,7 +19,7 @@ from indexer.store.mend import mend
 from indexer.store.migrate import migrate
 from indexer.store.rows import TextVectors
 from indexer.store.schema import completed, side_schema
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.table import EmbeddingStore
 
 
 def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:

@@ -32,12 +32,13 @@ from indexer.addresses import join
 from indexer.disk import DiskSync
 from indexer.errors import StoreError
 from indexer.redact import stored_address
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import append, chunks, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, rolled_back
 from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.table import EmbeddingStore
 from indexer.store.writing import compaction, gone
 from indexer.store.writing.carried import CarriedLabels, label_columns
 from indexer.store.writing.deleted import Doomed, Tombstones, delete_images

@@ -11,8 +11,9 @@ import pytest
 
 from indexer.errors import BadFilter, InputError, NewerFormat, StoreError, StoreNotFound
 from indexer.store.labelling.join import add_columns
+from indexer.store.names import table_names
 from indexer.store.rows import TextVectors, place_of
-from indexer.store.table import EmbeddingStore, table_names
+from indexer.store.table import EmbeddingStore
 from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.keys import KeySet, key_hashes

@@ -25,7 +25,8 @@ from indexer.errors import InputError, StoreError, StoreLocked, StoreNotFound
 from indexer.store.create import table_lock
 from indexer.store.labelling.join import add_columns
 from indexer.store.mend import damage, mend
-from indexer.store.table import EmbeddingStore, table_names
+from indexer.store.names import table_names
+from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from tests.privileges import obeying_permissions
 from tests.tables import add_shard, make_table, spec_for, unit_rows

@@ -16,7 +16,8 @@ from indexer.options import emit, json_option, table_option
 def command(db: str, table: str | None, as_json: bool) -> None:
     """Print what DB holds: rows, shards, failures, columns, and the encoder that made the vectors."""
     from indexer.pipeline.run_record import runs
-    from indexer.store.table import EmbeddingStore, table_names
+    from indexer.store.names import table_names
+    from indexer.store.table import EmbeddingStore
 
     names = [table] if table else table_names(db)
     if not names:

@@ -16,6 +16,7 @@ from indexer.store.labelling.index import SHOWN, LabelIndex, cast, few
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
 from indexer.store.migrate import migrate
+from indexer.store.rows import batches
 from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
@@ -145,7 +146,7 @@ class _Join:
         """`key` and the label columns, in the table's types, of the fragment's rows that the labels name."""
         keys: list[pa.Array] = []
         lines: list[Int64] = [np.empty(0, np.int64)]
-        for batch in fragment.to_batches(columns=list(dict.fromkeys(["key", self.on]))):
+        for batch in batches(fragment, list(dict.fromkeys(["key", self.on]))):
             found = self.index.lines(batch.column(self.on))
             if self.meant:
                 asked = zip(batch.column(self.on).to_pylist(), found.tolist(), strict=True)

@@ -18,9 +18,11 @@ import numpy as np
 
 from indexer.disk import make_directory, replace_file
 from indexer.errors import StoreError
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import chunks
 from indexer.store.lance_errors import writing
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.rows import batches
+from indexer.store.table import EmbeddingStore
 from indexer.store.writing.keys import count_by_shard, delete_rows
 from indexer.store.writing.recovery import Tables
 from indexer.store.writing.side_tables import BEGUN
@@ -115,7 +117,7 @@ def _marks(tables: Tables, doomed: Doomed) -> list[Failure]:
     names = {(shard, key_hash(identity, key)) for shard, key in doomed.images}
     for chunk in chunks(sorted({shard for shard, _ in names})):
         where = f"reason = {quoted(DELETED)} AND shard IN ({', '.join(map(quoted, chunk))})"
-        for batch in tables.failures.dataset.scanner(columns=["shard", "key"], filter=where).to_batches():
+        for batch in batches(tables.failures.dataset, ["shard", "key"], where):
             names -= set(zip(*(batch.column(c).to_pylist() for c in ("shard", "key")), strict=True))
     return [mark(shard, digest) for shard, digest in sorted(names)]
 

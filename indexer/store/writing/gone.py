@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import chunks, update_columns
 from indexer.store.lance_errors import writing
-from indexer.store.table import quoted
+from indexer.store.rows import batches
 from indexer.store.writing.keys import count_by_shard, delete_rows
 from indexer.store.writing.recovery import Tables
 from indexer.store.writing.side_tables import LedgerEntry
@@ -38,10 +39,10 @@ def set_aside(tables: Tables, keys: Collection[str], name: str, url: str) -> Non
     wanted = pa.array(sorted(keys), pa.string())
 
     def values(fragment: Any) -> pa.Table:
-        batches = fragment.to_batches(columns=["key"])
-        parts = [pa.Table.from_batches([b]).filter(pc.is_in(b.column("key"), value_set=wanted)) for b in batches]
-        found = pa.concat_tables(parts) if parts else pa.table({"key": pa.array([], pa.string())})
-        return found.append_column("shard", pa.repeat(pa.scalar(name), found.num_rows))
+        found = batches(fragment, ["key"])
+        parts = [pa.Table.from_batches([b]).filter(pc.is_in(b.column("key"), value_set=wanted)) for b in found]
+        rows = pa.concat_tables(parts) if parts else pa.table({"key": pa.array([], pa.string())})
+        return rows.append_column("shard", pa.repeat(pa.scalar(name), rows.num_rows))
 
     with writing(f"the addresses of table {store.name}"):
         update_columns(store._dataset, values)

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import IN_LIST, chunks
 from indexer.store.lance_errors import writing
 from indexer.store.rows import vector_block
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.table import EmbeddingStore
 from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Int64, ShardResult
 
 Digests = npt.NDArray[np.bytes_]  # (n,) of 16 bytes each

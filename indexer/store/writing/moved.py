@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from indexer.errors import StoreError
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
+from indexer.store.rows import batches
 from indexer.store.writing.keys import count_by_shard
 from indexer.store.writing.recovery import Tables
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
@@ -105,12 +106,12 @@ def _copied(tables: Tables, moves: Mapping[str, NewAddress]) -> pa.Table:
 def _new_names(fragment: Any, names: Mapping[str, str]) -> pa.Table:
     """`key` and the new `shard` of the fragment's rows that move."""
     old = pa.array(list(names), pa.string())
-    batches = fragment.to_batches(columns=["key", "shard"])
-    parts = [pa.Table.from_batches([b]).filter(pc.is_in(b.column("shard"), value_set=old)) for b in batches]
-    found = pa.concat_tables(parts) if parts else pa.table({"key": pa.array([], pa.string()), "shard": []})
-    spots = pc.index_in(found.column("shard"), value_set=old)
+    found = batches(fragment, ["key", "shard"])
+    parts = [pa.Table.from_batches([b]).filter(pc.is_in(b.column("shard"), value_set=old)) for b in found]
+    rows = pa.concat_tables(parts) if parts else pa.table({"key": pa.array([], pa.string()), "shard": []})
+    spots = pc.index_in(rows.column("shard"), value_set=old)
     new = pa.chunked_array([pa.array(list(names.values()), pa.string())]).take(spots)
-    return pa.table({"key": found.column("key"), "shard": new})
+    return pa.table({"key": rows.column("key"), "shard": new})
 
 
 def below(address: str, prefix: str) -> bool:

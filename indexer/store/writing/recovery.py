@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import chunks, delete
-from indexer.store.table import EmbeddingStore, quoted
+from indexer.store.rows import batches
+from indexer.store.table import EmbeddingStore
 from indexer.store.writing.keys import StoredSamples, count_by_shard, delete_rows
 from indexer.store.writing.side_tables import BEGUN, FailureTable, Ledger, lost_shards, recounted
 
@@ -74,7 +76,7 @@ def _drop_failures(tables: Tables, begun: Mapping[str, int]) -> None:
         stored = StoredSamples(store.scan(StoredSamples.COLUMNS, where), store.count(where))
         gone: list[tuple[int, str]] = []
         columns = list(StoredSamples.COLUMNS)
-        for batch in failures.dataset.scanner(columns=columns, filter=where, with_row_id=True).to_batches():
+        for batch in batches(failures.dataset, columns, where, with_row_id=True):
             again = np.delete(np.arange(batch.num_rows), stored.which(batch))
             rows = batch.take(pa.array(again))
             gone += zip(rows.column("_rowid").to_pylist(), rows.column("shard").to_pylist(), strict=True)

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.store.filters import quoted
 from indexer.store.lance_calls import append, chunks, delete, open_or_create
 from indexer.store.lance_errors import writing
+from indexer.store.rows import batches
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, side_schema
-from indexer.store.table import quoted
 from indexer.types import Failure, ShardResult
 
 BEGUN = "begun"  # some parts of the shard are stored and more follow; with any other status the shard is complete
@@ -45,7 +46,7 @@ class Ledger:
         self.dataset = open_or_create(path, side_schema(LEDGER_SCHEMA, identity))
         self.entries: dict[str, LedgerEntry] = {}
         columns = ["shard", *LedgerEntry.__dataclass_fields__]
-        for batch in self.dataset.scanner(columns=columns).to_batches():
+        for batch in batches(self.dataset, columns):
             for name, *facts in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
                 self.entries[name] = LedgerEntry(*facts)
 
@@ -115,7 +116,7 @@ class FailureTable:
     def __init__(self, path: str, identity: str) -> None:
         self.dataset = open_or_create(path, side_schema(FAILURE_SCHEMA, identity))
         self.counts: Counter[str] = Counter()
-        for batch in self.dataset.scanner(columns=["shard"]).to_batches():
+        for batch in batches(self.dataset, ["shard"]):
             for count in pc.value_counts(batch.column("shard")):
                 self.counts[count["values"].as_py()] += count["counts"].as_py()
 
@@ -146,7 +147,7 @@ class FailureTable:
     def of_keys(self, keys: Collection[str]) -> list[tuple[int, str, str]]:
         """(row id, shard, key) of the failures with these keys."""
         found: list[tuple[int, str, str]] = []
-        for batch in self.dataset.scanner(columns=["shard", "key"], with_row_id=True).to_batches():
+        for batch in batches(self.dataset, ["shard", "key"], with_row_id=True):
             columns = (batch.column(name).to_pylist() for name in ("_rowid", "shard", "key"))
             found += [row for row in zip(*columns, strict=True) if row[2] in keys]
         return found
@@ -168,8 +169,7 @@ class FailureTable:
         found: list[tuple[int, str]] = []
         for chunk in chunks(list(keys)):
             where = f"shard IN ({', '.join(map(quoted, chunk))}) AND ({RETRIED})"
-            scanner = self.dataset.scanner(columns=["key", "shard"], filter=where, with_row_id=True)
-            for batch in scanner.to_batches():
+            for batch in batches(self.dataset, ["key", "shard"], where, with_row_id=True):
                 columns = (batch.column(name).to_pylist() for name in ("_rowid", "key", "shard"))
                 found += [(i, shard) for i, key, shard in zip(*columns, strict=True) if key in keys[shard]]
         return found
