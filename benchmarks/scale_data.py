@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from indexer.archive.shards import find_shards
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
+from indexer.store.writing import compaction
 from indexer.types import (
     EmbeddingBatch,
     EmbeddingRow,
@@ -23,6 +25,9 @@ from indexer.types import (
 )
 
 SHARD_ROWS = 25_000  # of one commit
+FULL_ROWS = (
+    SHARD_ROWS  # of a full fragment, for the 1,048,576 of a real table: what is held of one fragment stays constant
+)
 SECOND_DIM = 8  # of the table that `compare` has beside the first
 PATIENT_ROWS = 5
 LABELLED = 100  # one patient in so many has a label
@@ -38,7 +43,7 @@ def spec(dim: int) -> EncoderSpec:
 def make_table(database: Path, name: str, n: int, dim: int) -> None:
     """A table of n unit rows; the vectors of two classes differ in their first number, 1 % of the rows say which."""
     store = EmbeddingStore.create(str(database), name, spec(dim))
-    with StoreWriter(store) as writer:
+    with mock.patch.object(compaction, "FULL_ROWS", FULL_ROWS), StoreWriter(store) as writer:
         for start in range(0, n, SHARD_ROWS):
             numbers = range(start, min(start + SHARD_ROWS, n))
             rows = tuple(_row(i, f"s{start:09d}") for i in numbers)

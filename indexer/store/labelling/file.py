@@ -18,13 +18,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from indexer.errors import InputError
+from indexer.malloc import release_freed_memory
 from indexer.store.labelling.index import plain_values
 from indexer.store.schema import refused_name
 from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_type, forms_of, plain_column
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
-BLOCK_BYTES = 4 << 20  # of CSV parsed at once
+BLOCK_BYTES = 512 << 10  # of CSV parsed at once; a line must be shorter. Arrow reads some 60 of them ahead
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def read_labels(file: Path, choice: Choice, stored: Mapping[str, pa.DataType]) -
         raise InputError(f"{file} cannot be read: {error.strerror}. Name a CSV or Parquet file.") from error
     read = _parquet if is_parquet(file, head) else _csv
     table, notes = read(file, head, choice, stored)
+    release_freed_memory()  # of the blocks that were parsed
     empty = [name for name in table.column_names[1:] if table.column(name).null_count == table.num_rows]
     if not table.num_rows or len(empty) == table.num_columns - 1:
         raise InputError(

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError
+from indexer.malloc import release_freed_memory
 from indexer.store.labelling.index import SHOWN, LabelIndex, cast, few
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
@@ -69,6 +70,7 @@ def join_labels(store: EmbeddingStore, labels: pa.Table, on: str = "key", *, for
             for name in names:
                 cast(batch.column(name), kinds.get(name, batch.column(name).type), name)
         labelled, meant = _matched(store, index, on, forgiving=forgiving)
+        release_freed_memory()
         join = _Join(index, on, kinds, meant)
         known, new = [n for n in names if n in kinds], [n for n in names if n not in kinds]
         with writing(f"the columns {', '.join(names)} of table {store.name}"):
