@@ -9,6 +9,8 @@ _.list_commands  # click: a group's commands, which here are imported when they 
 _.get_command  # click
 _.format_commands  # click
 _.__getitem__  # a Protocol's method: x[a:b] is how it is called
+_.readable  # io.RawIOBase: asked by BufferedReader
+_.readinto  # io.RawIOBase: called by BufferedReader
 param  # click: the second argument of an option's callback
 traceback  # the third argument of __exit__, which Python passes by position
 
