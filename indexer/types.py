@@ -98,6 +98,19 @@ def _flat(spec: EncoderSpec) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class KeyRule:
+    """How the members of archives become samples and keys: one rule for a table, which keeps it.
+
+    `split` cuts a member's name: at the last dot before a known ending, so that every image is a sample of its own
+    (names of DICOM files hold many dots); or at the first dot of the last part, as webdataset does, so that all members
+    of that stem are one sample with one image. In a folder of loose images a key is the path, whatever `split` is.
+    """
+
+    split: str = "last-dot"  # last-dot | first-dot
+    prefix: int = 0  # so many last parts of the archive's own path, without its suffix, are put before its keys
+
+
+@dataclass(frozen=True)
 class Shard:
     """One unit of work and of commit."""
 
@@ -107,6 +120,7 @@ class Shard:
     kind: str = "tar"  # the name of one of indexer.archive.kinds
     files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
     nbytes: int | None = field(default=None, compare=False, repr=False)  # uncompressed; None where that is not known
+    keys: KeyRule = field(default=KeyRule(), compare=False, repr=False)  # the table's
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,7 @@ class Sample:
     nbytes: int
     metadata: dict[str, Any] = field(default_factory=dict)
     member: str = ""  # the image's name inside the shard
+    notes: tuple[str, ...] = ()  # what is worth counting: members passed over, and an image chosen by its place
 
 
 @dataclass(frozen=True)
@@ -263,7 +278,7 @@ class RunReport:
     reused: int  # of embedded: unchanged images of changed shards, whose vector was kept
     failed: int
     reasons: dict[str, int]  # failures by reason
-    flags: dict[str, int]  # decoded images by flag
+    flags: dict[str, int]  # images by flag, and members of their samples that were passed over
     columns_skipped: dict[str, int]  # metadata values that stayed in `meta` only, by field and cause
     seconds: float
     images_per_second: float

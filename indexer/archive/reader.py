@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from indexer.addresses import DAMAGE, is_remote
 from indexer.archive.kinds import KINDS, kind_of
 from indexer.archive.roots import is_below
-from indexer.errors import ReadError
+from indexer.errors import InputError, ReadError
 from indexer.redact import PIPE, can_be_reopened, stored_address
 from indexer.types import Failure, Place, Sample, Shard
 
@@ -19,7 +20,28 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     Yields whole samples only: in a truncated archive the incomplete last one is not yielded, and CutShard is raised
     after the others. Raises NotAnArchive where there is no archive at all, ReadError where it cannot be opened.
     """
-    return next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
+    samples = next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
+    prefix = key_prefix(shard)
+    return (replace(item, key=prefix + item.key) for item in samples) if prefix else samples
+
+
+def key_prefix(shard: Shard) -> str:
+    """The last parts of the archive's own path that `KeyRule.prefix` puts before its keys, with a slash at the end.
+
+    The path is the one under which the archive was first indexed, so that an archive that moved keeps its keys.
+    Raises InputError for a command, which has no path.
+    """
+    if not shard.keys.prefix:
+        return ""
+    if shard.name.startswith(PIPE):
+        raise InputError(
+            f"{shard.name} is a command and has no path, as --prefix needs one. Index it without --prefix."
+        )
+    path = shard.name.rpartition("#")[0] if shard.kind == "files" else shard.name
+    path = path.partition("://")[2] or path
+    suffix = next((s for kind in KINDS for s in kind.suffixes if path.lower().endswith(s)), "")
+    parts = [part for part in path[: len(path) - len(suffix)].split("/") if part]
+    return "".join(f"{part}/" for part in parts[-shard.keys.prefix :])
 
 
 def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | None = None) -> bytes:

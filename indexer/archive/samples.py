@@ -17,6 +17,10 @@ ARCHIVE_SUFFIXES = ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", 
 NESTED, UNPACK = "archive inside an archive", "unpack the outer one and index what it holds"
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
+LONGEST_ENDING = 24  # characters of an ending that a note holds
+OTHER_IMAGE = "passed over, since the sample has another image"
+NOT_USED = "passed over, neither image nor metadata"
+BY_PLACE = "image of its sample as its first one, none being .jpg, .png, … alone"
 # Surrogateescape: how Python represents the bytes of a name that is not UTF-8
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -38,6 +42,16 @@ def split_name(name: str) -> tuple[str, str]:
     if dot and suffix is None:
         return stem, last.lower()
     return name, ""
+
+
+def split_first(name: str) -> tuple[str, str]:
+    """(key, ending) of a member as webdataset splits its name: at the first dot of its last part.
+
+    Other than there, a dot that begins the last part belongs to the key, and a name without another dot is all key.
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last[1:].partition(".")
+    return f"{folder}{slash}{last[:1]}{stem}", ending.lower()
 
 
 def sidecar_of(name: str) -> str:
@@ -69,9 +83,12 @@ def sidecar_fields(data: bytes) -> dict[str, Any]:
 class Group:
     """The members of one sample, collected until the key changes."""
 
-    def __init__(self, shard: str, key: str) -> None:
-        self.shard, self.key = shard, key
+    def __init__(self, shard: str, key: str, beside: str = "") -> None:
+        """`beside`: an image read before, whose name begins with this key and a dot."""
+        self.shard, self.key, self._beside = shard, key, beside
         self.image: tuple[str, str, int, bytes] | None = None
+        self._ending = ""  # of the image's name, after the key
+        self._notes: list[str] = []
         self.metadata: dict[str, Any] = {}
         self.failures: list[Failure] = []
         self.bad_metadata = ""
@@ -83,9 +100,13 @@ class Group:
         self.suffixes.add(suffix)
         named = image_suffix(name)
         if named is not None or (suffix not in METADATA_SUFFIXES and is_dicom(data)):
-            suffix = "dcm" if named is None else suffix
-            if self.image is None:
-                self.image = (name, suffix, offset, data)
+            if self.image is not None and _several(suffix):
+                self._note(OTHER_IMAGE, suffix)
+            elif self.image is None or _several(self._ending):
+                if self.image is not None:
+                    self._note(OTHER_IMAGE, self._ending)
+                self._ending = suffix
+                self.image = (name, "dcm" if named is None else named, offset, data)
             else:
                 detail = f"{name}: the sample's image is {self.image[0]}"
                 self.fail("second image in one sample", detail, offset, len(data), suffix, name)
@@ -97,6 +118,8 @@ class Group:
         elif suffix in METADATA_SUFFIXES:
             text = data.decode("utf-8", "replace").strip()
             self.metadata[suffix] = int(text) if suffix == "cls" and text.isascii() and text.isdigit() else text
+        else:
+            self._note(NOT_USED, suffix)
 
     def fail(
         self, reason: str, detail: str, offset: int = -1, nbytes: int = 0, suffix: str = "", member: str = ""
@@ -112,7 +135,8 @@ class Group:
                 if inner:
                     self.fail(NESTED, f"{inner}: {UNPACK}", member=inner)
                 else:
-                    self.fail("no image in sample", ", ".join(self.members)[:500])
+                    way_out = f". {self._beside} is a sample of its own: --key first-dot reads the two as one"
+                    self.fail("no image in sample", ", ".join(self.members)[:300] + (way_out if self._beside else ""))
         else:
             member, suffix, offset, data = self.image
             if self.bad_metadata:
@@ -120,8 +144,61 @@ class Group:
             elif not data:
                 self.fail("empty file", member, offset, 0, suffix, member)
             else:
-                yield Sample(self.shard, self.key, suffix, data, offset, len(data), self.metadata, member)
+                if _several(self._ending):
+                    self._note(BY_PLACE, self._ending)
+                notes = tuple(self._notes)
+                yield Sample(self.shard, self.key, suffix, data, offset, len(data), self.metadata, member, notes)
         yield from self.failures
+
+    def _note(self, what: str, ending: str) -> None:
+        named = ending if len(ending) <= LONGEST_ENDING else f"…{ending[-LONGEST_ENDING:]}"
+        self._notes.append(f"{what}: .{named}" if ending else what)
+
+
+class OpenSamples:
+    """The samples that may get further members: the last one, and those whose key it continues after a dot.
+
+    So `s1.json` belongs to `s1.jpg` though `s1.seg.png` stands between them. Memory holds at most DEEPEST samples.
+    """
+
+    DEEPEST = 4
+
+    def __init__(self, shard: str) -> None:
+        self._shard = shard
+        self._groups: list[Group] = []
+        self._image = ""  # member of the last closed sample
+
+    @property
+    def last(self) -> Group:
+        """The sample of the member for which `close_before` was called last."""
+        return self._groups[-1]
+
+    def close_before(self, key: str, suffix: str) -> Iterator[Sample | Failure]:
+        """The samples that end before a member with this key and suffix; `last` is then the member's."""
+        while self._groups and not f"{key}.".startswith(f"{self.last.key}."):
+            yield from self._closed(self._groups.pop())
+        if self._groups and self.last.key == key and suffix in self.last.suffixes:
+            yield from self._closed(self._groups.pop())  # another sample of the same key
+        if not self._groups or self.last.key != key:
+            beside = self._image if self._image.startswith(f"{key}.") else ""
+            self._groups.append(Group(self._shard, key, beside))
+        if len(self._groups) > self.DEEPEST:
+            yield from self._closed(self._groups.pop(0))
+
+    def close(self) -> Iterator[Sample | Failure]:
+        """All samples that are left."""
+        while self._groups:
+            yield from self._closed(self._groups.pop())
+
+    def _closed(self, group: Group) -> Iterator[Sample | Failure]:
+        if group.image is not None:
+            self._image = group.image[0]
+        yield from group.close()
+
+
+def _several(ending: str) -> bool:
+    """Whether an ending is more than a suffix, as `seg.png` is: of a mask or a view, by the first-dot rule."""
+    return "." in ending and ending not in IMAGE_SUFFIXES
 
 
 def loose_sample(

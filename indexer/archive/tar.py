@@ -11,7 +11,7 @@ from typing import IO, Any
 from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import SCATTERED, Links, Target, read_scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
-from indexer.archive.samples import Group, lasting_name, plain_name, split_name
+from indexer.archive.samples import OpenSamples, lasting_name, plain_name, split_first, split_name
 from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.redact import stored_address
@@ -59,21 +59,18 @@ class Tar:
         yield Shard(name, name, known or UNVERIFIED, nbytes=nbytes)
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
-        group: Group | None = None
+        split = split_first if shard.keys.split == "first-dot" else split_name
+        groups = OpenSamples(shard.name)
         with open_stream(shard.url) as stream:
             for member in _members(stream, shard.url):
                 name = plain_name(member.name)
-                key, suffix = split_name(name)
-                if group is None or key != group.key or suffix in group.suffixes:
-                    if group is not None:
-                        yield from group.close()
-                    group = Group(shard.name, key)
+                key, suffix = split(name)
+                yield from groups.close_before(key, suffix)
                 if member.data is None:
-                    group.fail(member.reason, member.detail, member.offset, 0, suffix, name)
+                    groups.last.fail(member.reason, member.detail, member.offset, 0, suffix, name)
                 else:
-                    group.add(name, suffix, member.offset, member.data)
-        if group is not None:
-            yield from group.close()
+                    groups.last.add(name, suffix, member.offset, member.data)
+        yield from groups.close()
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:  # noqa: ARG002 - one file, which the caller checked
         if place.offset == SCATTERED:

@@ -61,6 +61,21 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     show_default=True,
     help="For rows whose file is gone from a folder that you name; they are counted either way.",
 )
+@click.option(
+    "--key",
+    "split",
+    type=click.Choice(["last-dot", "first-dot"]),
+    help="Where a member's name in a tar is cut: s1.seg.png is an image of its own, s1.seg (last-dot), or as in "
+    "webdataset a member of sample s1, whose image is s1.jpg (first-dot). Members that are passed over are counted. "
+    "Default: the table's; for a new one last-dot, as names of DICOM files hold many dots.",
+)
+@click.option(
+    "--prefix",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Begin each key with the last N parts of the path of its folder or tar: with 1, two/train gives train/a.png. "
+    "Default: the table's; 0 for a new one.",
+)
 @click.option("--hash-content", is_flag=True, help="Detect changed shards by their bytes, not by size and time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
 @click.option(
@@ -98,6 +113,8 @@ def command(
     frames: str,
     changed: str,
     gone: str,
+    split: str | None,
+    prefix: int | None,
     hash_content: bool,
     workers: int | None,
     max_failures: float,
@@ -125,6 +142,7 @@ def command(
     from indexer.pipeline.run import Hooks, index, too_many
     from indexer.progress.terminal import Terminal
     from indexer.store.table import EmbeddingStore
+    from indexer.types import KeyRule
 
     if weights == "random":
         weights = f"random:{seed or 0}"
@@ -132,7 +150,11 @@ def command(
         name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
         compiled=not no_compile,
     ).in_plane(plane)  # fmt: skip
-    store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec)
+    keys = KeyRule(split or KeyRule.split, prefix or KeyRule.prefix)
+    store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec, keys)
+    store.require_keys(split=split, prefix=prefix)
+    if split == "first-dot" and any(shard.kind in ("files", "zip") for shard in found.shards):
+        click.echo("note: --key is about tars: in a folder or zip every image file is a row by its path", err=True)
     if no_compile and encoder.device == "cpu":
         click.echo("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(

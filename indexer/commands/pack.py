@@ -32,6 +32,15 @@ _PATH = click.Path(path_type=Path)
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
 @click.option("--new-secret", is_flag=True, help="Create the file of --secret if it is missing.")
 @click.option("--site", default="", metavar="NAME", help="Used for a missing IssuerOfPatientID.")
+@click.option(
+    "--key",
+    "split",
+    type=click.Choice(["last-dot", "first-dot"]),
+    default="last-dot",
+    show_default=True,
+    help="With first-dot, dots in keys are written %2E: webdataset, which cuts names at the first dot, then reads the "
+    "same samples.",
+)
 @click.option("--shard-mb", type=click.IntRange(1), default=256, show_default=True, help="A shard closes at this size.")
 @click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores, at most 8]")
@@ -49,6 +58,7 @@ def command(
     secret: Path | None,
     new_secret: bool,
     site: str,
+    split: str,
     shard_mb: int,
     shard_files: int,
     processes: int | None,
@@ -74,6 +84,7 @@ def command(
         encoding=encoding,
         hashed=hashed,
         site=site,
+        split=split,
         shard_bytes=shard_mb << 20,
         shard_files=shard_files,
         processes=processes or min(8, cores()),

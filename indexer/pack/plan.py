@@ -12,6 +12,7 @@ from typing import Any
 from indexer.pack.catalogue import Catalogue
 from indexer.pack.secret import KeyedHash
 from indexer.pack.source import Scanned
+from indexer.types import KeyRule
 
 _ESCAPED = re.compile(r"[%\\]|//|(^|/)\.{0,2}(/|$)")  # what `safe` changes in a printable path
 FORMAT = 1  # of a shard's content; part of the plan's digest
@@ -42,16 +43,22 @@ class ShardPlan:
     digest: str  # of everything that determines the shard's bytes
 
 
-def set_keys(catalogue: Catalogue, keyed: KeyedHash) -> None:
+def set_keys(catalogue: Catalogue, keyed: KeyedHash, *, split: str = KeyRule.split) -> None:
     """Assign a unique key to each file to pack, in path order.
 
     A DICOM file's key is the keyed hash of its SOPInstanceUID, since paths may contain names, or of its path where it
-    has none. Another file's key is its path without the suffix, or with it where two files would share the key.
+    has none. Another file's key is its path without the suffix, or with it where two files would share the key. With
+    `split` first-dot no last part of a key holds a dot: it is written %2E, so that webdataset, which cuts a member's
+    name at its first dot, reads the same samples.
     """
     catalogue.index_headers()
     with catalogue.transaction():
         for item, _, _ in catalogue.kept():
-            wanted = key = _key(item, catalogue, keyed)
+            key = _key(item, catalogue, keyed)
+            if split == "first-dot":
+                folder, slash, last = key.rpartition("/")
+                key = f"{folder}{slash}{last.replace('.', '%2E')}"
+            wanted = key
             number = 1
             while catalogue.key_is_taken(key):
                 number += 1

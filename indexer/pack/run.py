@@ -27,7 +27,7 @@ from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
 from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
 from indexer.progress.silent import SILENT
-from indexer.types import Progress
+from indexer.types import KeyRule, Progress
 
 _CHUNK = 256  # files scanned by a worker in one task
 
@@ -45,6 +45,7 @@ class PackOptions:
     encoding: str | None = None  # the table's, if it is CSV; None: by its byte order mark, else UTF-8
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
     site: str = ""  # used for a missing IssuerOfPatientID
+    split: str = KeyRule.split  # first-dot: keys without a dot
     shard_bytes: int = 256 << 20
     shard_files: int = 10_000
     processes: int = 1
@@ -133,7 +134,7 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
     keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
-    set_keys(catalogue, keyed)
+    set_keys(catalogue, keyed, split=options.split)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
     return _Plan(files, rows, shards, keyed, secret, made, joined, notes)

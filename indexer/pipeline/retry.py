@@ -58,7 +58,8 @@ def retry(
 
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:
         wanted = failed[shard.name]
-        return (s for s in read_shard(shard) if isinstance(s, Sample) and s.key in wanted)
+        samples = read_shard(replace(shard, keys=store.keys))
+        return (s for s in samples if isinstance(s, Sample) and s.key in wanted)
 
     allowed = (*remembered(identity_of(store)), *named(roots))
     found, out_of_reach = _found(ledger, failed, sources, allowed)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from indexer.archive.reader import read_shard
+from indexer.archive.reader import key_prefix, read_shard
 from indexer.archive.roots import remember, state_file
 from indexer.archive.shards import changed_words, under_stored_names
 from indexer.errors import ShardChanged, TooManyFailures
@@ -62,7 +62,9 @@ def index(
     store.require(encoder.spec)
     start = time.perf_counter()
     with StoreWriter(store) as writer, recorded(store, options.command, _run_facts(options, len(shards))) as record:
-        shards = under_stored_names(shards, writer.entries)
+        shards = [replace(shard, keys=store.keys) for shard in under_stored_names(shards, writer.entries)]
+        for shard in shards:
+            key_prefix(shard)  # raises before any work
         plan = _plan(shards, writer.entries, options.changed)
         gone = settle_gone(writer, shards, plan, folders, drop=options.gone == "drop")
         writer.expect({planned.shard.name for planned in plan}, {p.shard.name for p in plan if p.replaces})
@@ -174,6 +176,12 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
         notes.append(
             f"{totals.unread} {plural('shard', totals.unread)} had adopted images that a changed shard may have lost: "
             "index the archive once more, and they are read again"
+        )
+    if same := totals.reasons["duplicate key"]:
+        notes.append(
+            f"{same} {plural('image', same)} have the key of another image, as where two folders or tars hold equal "
+            f"names: index into a new table (--table) with --prefix {store.keys.prefix + 1}, and each key begins with "
+            "the name of its folder or tar"
         )
     if tally.kept:
         notes.append(f"{tally.kept} images of shards that a former run had begun were stored already")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from indexer.types import Failure, Sample, UInt8
 from indexer.vectors import Spread
 
+MOST_FLAGS = 50  # that are counted apart
 SAMPLE_PICTURES = 16  # decoded images kept for the precision check
 
 
@@ -66,6 +67,15 @@ class Tally:
         with self._lock:
             self.adopted += 1
             self._nbytes[sample.shard] += sample.nbytes
+
+    def note(self, flags: Sequence[str]) -> None:
+        """Count what is worth counting of a sample."""
+        if not flags:
+            return
+        with self._lock:
+            for flag in flags:  # endings of members are the archive's own words: their number is limited
+                known = flag in self.flags or len(self.flags) < MOST_FLAGS
+                self.flags[flag if known else f"{flag.partition(':')[0]}: other endings"] += 1
 
     def note_pictures(self, pictures: UInt8, flags: Counter[str]) -> None:
         """Count flags, and keep the first decoded images (n, size, size, 3) of the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def search_shards(
         pq.ParquetWriter(partial, schema) as writer,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        samples = _samples(shards)
+        samples = _samples(replace(shard, keys=view.keys) for shard in shards)
         decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)
         while chunk := list(islice(samples, CHUNK)):
             queries = list(pool.map(decode, chunk))

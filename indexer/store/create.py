@@ -9,7 +9,7 @@ from indexer.store.lance_errors import writing
 from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, mend, newest_damage
 from indexer.store.schema import table_schema
-from indexer.types import EncoderSpec
+from indexer.types import EncoderSpec, KeyRule
 
 
 def table_lock(uri: str, table: str) -> WriterLock:
@@ -17,7 +17,7 @@ def table_lock(uri: str, table: str) -> WriterLock:
     return WriterLock(Path(uri) / f"{table}.lock", what=f"table {table} in {uri}")
 
 
-def ensure_table(uri: str, table: str, spec: EncoderSpec) -> None:
+def ensure_table(uri: str, table: str, spec: EncoderSpec, keys: KeyRule) -> None:
     """Create the table in this local database, or repair it, where it is not complete. Raises StoreLocked."""
     path = Path(uri) / f"{table}.lance"
     if exists(path) and newest_damage(path) is None:
@@ -28,12 +28,12 @@ def ensure_table(uri: str, table: str, spec: EncoderSpec) -> None:
         mend(path)
         if not exists(path):
             with writing(f"table {table} in {uri}"):
-                make_table(uri, table, spec)
+                make_table(uri, table, spec, keys)
                 DiskSync().sync(path)
 
 
-def make_table(uri: str, table: str, spec: EncoderSpec) -> None:
+def make_table(uri: str, table: str, spec: EncoderSpec, keys: KeyRule) -> None:
     import lancedb
 
     options = {"new_table_enable_stable_row_ids": "true"}
-    lancedb.connect(uri, storage_options=options).create_table(table, schema=table_schema(spec))
+    lancedb.connect(uri, storage_options=options).create_table(table, schema=table_schema(spec, keys))

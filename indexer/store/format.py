@@ -28,6 +28,7 @@ class TableFacts:
     package: str  # version of this package that gave the table its format; "" in format 1
     encoder: Mapping[str, Any] | None = None  # EncoderSpec as JSON; of the main table only
     fingerprint: str = ""  # EncoderSpec.fingerprint, for other programs; of the main table only
+    keys: Mapping[str, Any] | None = None  # KeyRule as JSON; of the main table only; None: the default rule
 
     def to_metadata(self) -> dict[str, str]:
         """As schema metadata of a table."""
@@ -74,7 +75,7 @@ def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts |
     try:
         parsed = json.loads(raw)
         texts = {name: str(parsed.get(name, "")) for name in ("identity", "package", "fingerprint")}
-        facts = TableFacts(int(parsed["format"]), encoder=parsed.get("encoder"), **texts)
+        facts = TableFacts(int(parsed["format"]), encoder=parsed.get("encoder"), keys=parsed.get("keys"), **texts)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
     if facts.format > FORMAT:

@@ -25,7 +25,7 @@ from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of
 from indexer.store.lance_errors import first_line
 from indexer.store.mend import manifest_path
 from indexer.store.schema import UNREADABLE
-from indexer.types import EncoderSpec
+from indexer.types import EncoderSpec, KeyRule
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class OpenedTable:
     dataset: Any
     facts: TableFacts
     spec: EncoderSpec
+    keys: KeyRule
     state: TableState
     stamp: tuple[int, ...] | None  # of the version's manifest file; None in an object store
 
@@ -76,8 +77,12 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
         raise StoreError(
             f"table {table} at {path} names an encoder that this version does not understand ({first_line(error)})."
         ) from error
+    try:
+        keys = KeyRule(**(facts.keys or {}))
+    except TypeError as error:
+        raise StoreError(f"table {table} makes its keys by a rule that this version does not know.") from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
-    return OpenedTable(dataset, facts, spec, state, stamp)
+    return OpenedTable(dataset, facts, spec, keys, state, stamp)
 
 
 def open_side(main: OpenedTable, path: str, name: str) -> Any:

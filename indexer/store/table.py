@@ -25,7 +25,9 @@ from indexer.store.names import check_table_name, check_uri, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, TextVectors, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
-from indexer.types import EncoderSpec, Int64
+from indexer.types import EncoderSpec, Int64, KeyRule
+
+KEY_RULE = KeyRule()
 
 
 class EmbeddingStore:
@@ -57,19 +59,19 @@ class EmbeddingStore:
             return cls(uri, table, open_version(join(uri, f"{table}.lance"), table))
 
     @classmethod
-    def create(cls, uri: str, table: str, spec: EncoderSpec) -> EmbeddingStore:
+    def create(cls, uri: str, table: str, spec: EncoderSpec, keys: KeyRule = KEY_RULE) -> EmbeddingStore:
         """Create an empty table for this encoder, with stable row ids. An existing one must be of the same encoder.
 
-        A table, or newest version, that a crash left incomplete is repaired first. Raises StoreLocked,
-        EncoderMismatch.
+        `keys` is the rule of a new table; an existing one keeps its own. A table, or newest version, that a crash left
+        incomplete is repaired first. Raises StoreLocked, EncoderMismatch.
         """
         check_uri(uri)
         check_table_name(table)
         if is_remote(uri):
             if table not in table_names(uri):
-                make_table(uri, table, spec)
+                make_table(uri, table, spec, keys)
         else:
-            ensure_table(uri, table, spec)
+            ensure_table(uri, table, spec, keys)
         store = cls.open(uri, table)
         store.require(spec)
         return store
@@ -81,6 +83,20 @@ class EmbeddingStore:
                 stored=f"{self.spec.name} ({self.spec.fingerprint})",
                 given=f"{spec.name} ({spec.fingerprint}; differs in {self.spec.differences(spec)})",
             )
+
+    def require_keys(self, *, split: str | None, prefix: int | None) -> None:
+        """Raise InputError unless these, where given, are parts of the rule by which this table's keys are made."""
+        for option, given, own in (("--key", split, self.keys.split), ("--prefix", prefix, self.keys.prefix)):
+            if given is not None and given != own:
+                raise InputError(
+                    f"the keys of table {self.name} are made with {option} {own}, and one table has one rule: leave "
+                    f"{option} out, or index into a new table (--table)."
+                )
+
+    @property
+    def keys(self) -> KeyRule:
+        """The rule by which this table's keys are made."""
+        return self._opened.keys
 
     @property
     def dim(self) -> int:

@@ -39,6 +39,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
                 "failures": store.count_failures(),
                 "version": store.version,
                 "format": store.format,
+                "keys": store.keys,
                 "identity": store.state.identity or "none yet: a table of format 1",
                 "encoder": spec.name,
                 "weights": spec.weights + (" (random: the vectors mean nothing)" if spec.random else ""),
