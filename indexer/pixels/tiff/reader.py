@@ -24,7 +24,8 @@ from indexer.pixels.limits import check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
 from indexer.pixels.pillow import PillowReader
 from indexer.pixels.tiff.colour import MASK, YCBCR, shown
-from indexer.pixels.tiff.values import BYTEWISE, page_values
+from indexer.pixels.tiff.unpack import BYTEWISE
+from indexer.pixels.tiff.values import page_values
 
 _ORIENTATION, _YCBCR_SUBSAMPLING = 274, 530
 _REDUCED, _TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType

@@ -1,17 +1,15 @@
 """Reads the stored values of a TIFF page: byte order, depth, sign, predictor and planes as in TIFF 6.0.
 
-tifffile reads the directories; strips and tiles are decompressed here, so that all general-purpose compressions (none,
-deflate, LZW, PackBits, LZMA, Zstandard) share one path. Image compressions (JPEG, CCITT, WebP) are left to Pillow.
+tifffile reads the directories; `tiff.unpack` decompresses strips and tiles, so that all general-purpose compressions
+share one path. Image compressions (JPEG, CCITT, WebP) are left to Pillow.
 """
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
-import zlib
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,10 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.limits import MAX_INFLATED
+from indexer.pixels.tiff.unpack import unpack
 from indexer.types import UInt8
 
-_NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD = 1, 5, 8, 32773, 32946, 34925, 50000
-BYTEWISE = (_NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD)
+BATCH_BYTES = 4 << 20  # unpacked at once
 SEPARATE = 2  # PlanarConfiguration
 _NO_PREDICTOR, _DIFFERENCES, _FLOATING_POINT = 1, 2, 3
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # SampleFormat
@@ -44,17 +42,56 @@ def page_values(page: Any, data: bytes, shift: int = 0) -> npt.NDArray[Any]:
     if depth * height * width * samples * dtype.itemsize > MAX_INFLATED:
         raise PixelError("too many pixels", f"{depth} x {height} x {width} x {samples} values in one page")
     out = np.zeros((planes, depth, height, width, together), dtype)
-    segments = zip(page.dataoffsets, page.databytecounts, strict=False)
-    for (offset, nbytes), (plane, front, top, left, shape) in zip(segments, _places(page, planes), strict=False):
+    for segments in _batches(_segments(page, data, planes, shift), _segment_bytes(page, together)):
+        shape = (*segments[0].shape, together)
+        for segment, block in zip(segments, _decoded([s.raw for s in segments], page, shape, dtype), strict=True):
+            front, top, left = segment.start
+            target = out[segment.plane, front : front + shape[0], top : top + shape[1], left : left + shape[2]]
+            target[...] = block[: target.shape[0], : target.shape[1], : target.shape[2]]
+    return np.moveaxis(out, 0, -2).reshape(depth, height, width, samples)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A strip or tile as it is stored."""
+
+    plane: int
+    start: tuple[int, int, int]  # front, top, left
+    shape: tuple[int, int, int]  # depth, rows, columns; of a tile also where it reaches past the page
+    raw: bytes
+
+
+def _segments(page: Any, data: bytes, planes: int, shift: int) -> Iterator[_Segment]:
+    """The strips or tiles that have data. Raises PixelError where one is cut or missing."""
+    stored = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    number = -1
+    for number, (plane, start, shape) in enumerate(_places(page, planes)):
+        if number >= len(stored):
+            raise PixelError("truncated", f"TIFF: {len(stored)} strips or tiles, and the page needs more")
+        offset, nbytes = stored[number]
         if not nbytes:
-            continue  # sparse: the values are 0
+            continue  # sparse, as GDAL writes it: the values are 0
         raw = data[offset + shift : offset + shift + nbytes]
         if len(raw) < nbytes:
             raise PixelError("truncated", f"TIFF: {len(raw)} of {nbytes} bytes of a segment")
-        block = _segment(raw, page, (*shape, together), dtype)
-        part = out[plane, front : front + shape[0], top : top + shape[1], left : left + shape[2]]
-        part[...] = block[: part.shape[0], : part.shape[1], : part.shape[2]]
-    return np.moveaxis(out, 0, -2).reshape(depth, height, width, samples)
+        yield _Segment(plane, start, shape, raw)
+
+
+def _segment_bytes(page: Any, samples: int) -> int:
+    """Bytes of the largest strip or tile, unpacked. Raises PixelError where that is more than any picture needs."""
+    depth, rows, columns = _full_shape(page)
+    nbytes = depth * rows * _row_bytes(columns * samples, int(page.bitspersample))
+    if nbytes > MAX_INFLATED:
+        raise PixelError("too many pixels", f"{nbytes:,} bytes in one segment")
+    return nbytes
+
+
+def _batches(segments: Iterator[_Segment], nbytes: int) -> Iterator[list[_Segment]]:
+    """Runs of segments of one shape, of about BATCH_BYTES unpacked: a call for each segment would cost more than it."""
+    most = max(1, BATCH_BYTES // max(nbytes, 1))
+    for _, alike in groupby(segments, key=lambda segment: segment.shape):
+        while batch := list(islice(alike, most)):
+            yield batch
 
 
 def _dtype(page: Any) -> np.dtype[Any]:
@@ -72,46 +109,55 @@ def _dtype(page: Any) -> np.dtype[Any]:
     raise PixelError("unsupported TIFF", f"{bits} bits a sample, sample format {int(kind)}")
 
 
-def _places(page: Any, planes: int) -> Iterator[tuple[int, int, int, int, tuple[int, int, int]]]:
-    """Plane, front, top, left and shape (depth, rows, columns) of each strip or tile in the file's order."""
-    depth, height, width = int(page.imagedepth), int(page.imagelength), int(page.imagewidth)
+def _full_shape(page: Any) -> tuple[int, int, int]:
+    """(depth, rows, columns) of a strip or tile. Raises PixelError."""
+    height, width = int(page.imagelength), int(page.imagewidth)
     if page.is_tiled:
         shape = (max(1, int(page.tiledepth)), int(page.tilelength), int(page.tilewidth))
     else:
         shape = (1, max(1, min(int(page.rowsperstrip), height)), width)
     if min(shape) <= 0:
         raise PixelError("corrupt image", f"TIFF: tiles of {shape}")
+    return shape
+
+
+def _places(page: Any, planes: int) -> Iterator[tuple[int, tuple[int, int, int], tuple[int, int, int]]]:
+    """Plane, start (front, top, left) and shape (depth, rows, columns) of each strip or tile in the file's order."""
+    depth, height, width = int(page.imagedepth), int(page.imagelength), int(page.imagewidth)
+    shape = _full_shape(page)
     for plane in range(planes):
         for front in range(0, depth, shape[0]):
             for top in range(0, height, shape[1]):
                 rows = shape[1] if page.is_tiled else min(shape[1], height - top)
                 for left in range(0, width, shape[2]):
-                    yield plane, front, top, left, (shape[0], rows, shape[2])
+                    yield plane, (front, top, left), (shape[0], rows, shape[2])
 
 
-def _segment(raw: bytes, page: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """A strip or tile (depth, rows, columns, samples), decompressed, in native order, with its predictor undone."""
+def _row_bytes(values: int, bits: int) -> int:
+    return -(-values * bits // 8)
+
+
+def _decoded(raws: Sequence[bytes], page: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Strips or tiles (n, depth, rows, columns, samples) in native order, with their predictor undone."""
     rows, row_values, bits = shape[0] * shape[1], shape[2] * shape[3], int(page.bitspersample)
-    row_bytes = -(-row_values * bits // 8)
-    if rows * row_bytes > MAX_INFLATED:
-        raise PixelError("too many pixels", f"{rows} x {row_bytes} bytes in one segment")
+    row_bytes = _row_bytes(row_values, bits)
     if int(page.fillorder) == 2:
-        raw = _REVERSED[np.frombuffer(raw, np.uint8)].tobytes()
-    unpacked = _unpacked(raw, int(page.compression), rows, row_bytes)
-    if len(unpacked) < rows * row_bytes:
-        raise PixelError("truncated", f"TIFF: {len(unpacked)} of {rows * row_bytes} bytes in a segment")
-    lines = np.frombuffer(unpacked, np.uint8, rows * row_bytes).reshape(rows, row_bytes)
+        raws = [_REVERSED[np.frombuffer(raw, np.uint8)].tobytes() for raw in raws]
+    unpacked = unpack(raws, int(page.compression), rows, row_bytes)
+    lines = np.frombuffer(unpacked, np.uint8).reshape(len(raws) * rows, row_bytes)
     order, predictor = page.parent.byteorder, int(page.predictor)
     if predictor == _FLOATING_POINT:
+        if dtype.kind != "f":
+            raise PixelError("corrupt image", f"TIFF: predictor 3 with samples of type {dtype}")
         lines, order = _float_bytes(lines, shape[3], bits // 8), ">"
-    values = _numbers(lines, row_values, bits, order, dtype).reshape(rows, shape[2], shape[3])
+    values = _numbers(lines, row_values, bits, order, dtype).reshape(len(lines), shape[2], shape[3])
     if predictor == _DIFFERENCES:
         if bits not in (8, 16, 32, 64) or dtype.kind == "f":
             raise PixelError("unsupported TIFF", f"predictor 2 with {bits} bits a sample, type {dtype}")
         values = np.cumsum(values, axis=1, dtype=dtype)
     elif predictor not in (_NO_PREDICTOR, _FLOATING_POINT):
         raise PixelError("unsupported TIFF", f"predictor {predictor}")
-    return values.reshape(shape)
+    return values.reshape(len(raws), *shape)
 
 
 def _float_bytes(lines: UInt8, samples: int, nbytes: int) -> UInt8:
@@ -123,7 +169,9 @@ def _float_bytes(lines: UInt8, samples: int, nbytes: int) -> UInt8:
 def _numbers(lines: UInt8, count: int, bits: int, order: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """(rows, row bytes) → (rows, count); each row begins at a whole byte."""
     if bits in (8, 16, 32, 64):
-        return np.ascontiguousarray(lines).view(np.dtype(f"{order}{dtype.kind}{dtype.itemsize}")).astype(dtype)
+        return (
+            np.ascontiguousarray(lines).view(np.dtype(f"{order}{dtype.kind}{dtype.itemsize}")).astype(dtype, copy=False)
+        )
     if bits == 24:
         wide = np.zeros((*lines.shape[:1], count, 4), np.uint8)  # big-endian
         three = lines.reshape(len(lines), count, 3)
@@ -144,38 +192,6 @@ def _float24(whole: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
     )
     size = np.where(exponent == 0x7F, np.where(mantissa == 0, np.inf, np.nan), size)
     return np.where(sign == 1, -size, size).astype(np.float32)
-
-
-def _unpacked(raw: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
-    """Decompress at most rows * row_bytes bytes."""
-    most = rows * row_bytes
-    unpack: dict[int, Callable[[], bytes]] = {
-        _NONE: lambda: raw,
-        _ADOBE_DEFLATE: lambda: zlib.decompressobj().decompress(raw, most),
-        _DEFLATE: lambda: zlib.decompressobj().decompress(raw, most),
-        _LZMA: lambda: lzma.LZMADecompressor().decompress(raw, most),
-    }
-    try:
-        return unpack[compression]() if compression in unpack else _by_libtiff(raw, compression, rows, row_bytes)
-    except lzma.LZMAError as error:
-        raise PixelError("corrupt image", f"TIFF: {error}") from error
-
-
-def _by_libtiff(raw: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
-    """Decompress one segment as if it were an 8-bit grey image of one strip."""
-    from PIL import features
-    from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
-
-    if compression not in COMPRESSION_INFO or not features.check("libtiff"):
-        raise PixelError("unsupported TIFF", f"compression {compression}")
-    entries = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 273: 8, 277: 1, 278: rows, 279: len(raw)}
-    padded = raw + b"\0" * (len(raw) % 2)
-    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
-    head = b"II*\0" + struct.pack("<I", 8 + len(padded))
-    directory = struct.pack("<H", len(entries)) + table + b"\0\0\0\0"
-    image = TiffImageFile(BytesIO(head + padded + directory))
-    image.load()
-    return image.tobytes()
 
 
 def full_scale(bits: int, dtype: np.dtype[Any]) -> tuple[float, float] | None:
