@@ -14,6 +14,7 @@ PARTIAL = "YBR_PARTIAL_422"
 _JPEG_DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _FULL = ("YBR_FULL", "YBR_FULL_422")
 _PARTIAL = (PARTIAL, "YBR_PARTIAL_420")
 _TRANSFORMED = ("YBR_ICT", "YBR_RCT")  # JPEG 2000's component transformations, which its decoders invert
@@ -49,6 +50,22 @@ def _has_colour_transform(dataset: Any) -> bool:
             return at + 9 <= len(stream) and stream[at + 8] == 1
         at += 2 + max(length, 2)
     return False
+
+
+def palette_colours(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
+    """Indices (h, w) → RGB (h, w, 3) uint8 or uint16, PS3.3 C.7.9."""
+    from pydicom.pixels import apply_color_lut
+
+    if str(dataset.file_meta.TransferSyntaxUID) == _BIG_ENDIAN:  # pydicom reads plain tables as little-endian
+        swapped = dataset.group_dataset(0x0028)  # a data set of its own
+        for word in (f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue", "Alpha")):
+            table = getattr(dataset, word, None)
+            if table:
+                swapped.add_new(word, "OW", np.frombuffer(table, ">u2").astype("<u2").tobytes())
+        swapped.file_meta = dataset.file_meta
+        dataset = swapped
+    colours: npt.NDArray[Any] = apply_color_lut(stored, dataset)[..., :3]
+    return colours
 
 
 def from_partial_range(values: npt.NDArray[Any]) -> UInt8:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import dicom_errors, named
-from indexer.pixels.dicom.colour import colour_model
+from indexer.pixels.dicom.colour import colour_model, palette_colours
 from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom.stored import RISKY, stored_frames
@@ -130,9 +130,7 @@ def _picture(
         pixels = _colour(stored, int(getattr(dataset, "BitsStored", 8)))
         return pixels, () if stored.dtype == np.uint8 else ("16-bit colour reduced to 8 bits",)
     if photometric == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
-
-        red_green_blue = apply_color_lut(stored, dataset)[..., :3]
+        red_green_blue = palette_colours(stored, dataset)
         return _colour(red_green_blue, 8 * red_green_blue.dtype.itemsize), ()
     if photometric not in _GREY:
         raise PixelError("corrupt image", f"DICOM: {photometric} with one sample a pixel")

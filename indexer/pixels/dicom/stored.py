@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -100,13 +99,11 @@ def _by(plugin: str, data: bytes, dataset: Any, indices: Sequence[int]) -> Itera
 
     partial = str(dataset.PhotometricInterpretation) == PARTIAL
     shift = _bits_below(dataset)
-    if partial or shift:
-        dataset = copy.copy(dataset)
-    if partial:  # laid out as YBR_FULL_422
-        dataset.add_new("PhotometricInterpretation", "CS", "YBR_FULL_422")
-    if shift:  # pydicom removes bits above BitsStored
-        dataset.add_new("BitsStored", "US", dataset.HighBit + 1)
-    frames = map(np.asarray, iter_pixels(dataset, raw=partial, indices=indices, decoding_plugin=plugin))
+    # Options of pydicom go before the elements of the data set; a copy of it would share them and change both
+    options: dict[str, Any] = {"photometric_interpretation": "YBR_FULL_422"} if partial else {}  # which is laid out so
+    if shift:
+        options["bits_stored"] = int(dataset.HighBit) + 1  # pydicom removes bits above
+    frames = map(np.asarray, iter_pixels(dataset, raw=partial, indices=indices, decoding_plugin=plugin, **options))
     for index, frame in zip(indices, frames, strict=False):  # the caller checks their number
         yield index, from_partial_range(frame) if partial else frame >> shift if shift else frame
 

@@ -6,7 +6,7 @@
 | planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes after the first one's bytes | tifffile |
 | byte order, depth, sign, predictor, planes of samples | BitsPerSample, SampleFormat, Predictor, ... | tiff.values |
 | polarity, palette, colour model, alpha | PhotometricInterpretation, ColorMap, ExtraSamples | tiff.colour |
-| JPEG, CCITT, WebP in a page, subsampled YCbCr | 1 and 8 bits only | Pillow |
+| JPEG, CCITT in a page, subsampled YCbCr | 1 and 8 bits only | Pillow |
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
 from indexer.pixels.pillow import PillowReader
 from indexer.pixels.tiff.colour import MASK, YCBCR, shown
 from indexer.pixels.tiff.unpack import BYTEWISE
-from indexer.pixels.tiff.values import page_values
+from indexer.pixels.tiff.values import ignores_predictor, page_values
 
 _ORIENTATION, _YCBCR_SUBSAMPLING = 274, 530
 _REDUCED, _TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType
-_OF_PICTURES = (2, 3, 4, 6, 7, 50001)  # compressions that Pillow's libtiff decodes: CCITT, JPEG, WebP
+_OF_PICTURES = (2, 3, 4, 6, 7)  # compressions that Pillow's libtiff decodes: CCITT, JPEG
 MAX_PLANES = 1_000_000
 
 
@@ -67,7 +67,7 @@ class TiffReader:
         for position in positions:
             plane = self._planes[position]
             try:
-                check_size(plane.page.imagelength, plane.page.imagewidth)
+                check_size(int(plane.page.imagelength), int(plane.page.imagewidth))
                 raster = self._ours(plane) if _is_ours(plane.page) else self._by_pillow(plane.page)
             except DECODER_ERRORS as error:
                 raise named(error, "TIFF") from error
@@ -86,6 +86,8 @@ class TiffReader:
         volume = page_values(page, self._data, plane.shift)
         values = volume[plane.plane if plane.planes > 1 and not plane.shift and len(volume) > 1 else 0]
         pixels, flags = shown(values, page, self._rendering.rules)
+        if ignores_predictor(page):
+            flags = (*flags, "predictor without compression ignored")
         tag = page.tags.get(_ORIENTATION)
         return Raster(orient(pixels, int(tag.value) if tag else 1), flags=flags)
 
@@ -96,6 +98,8 @@ class TiffReader:
             raise PixelError(
                 "unsupported TIFF", f"{page.bitspersample} bits a sample in compression {int(page.compression)}"
             )
+        if page.parent.is_bigtiff and page.parent.byteorder == ">":
+            raise PixelError("unsupported TIFF", f"compression {int(page.compression)} in a big-endian BigTIFF")
         if self._pillow is None:
             self._pillow = PillowReader(self._data, "tiff", self._rendering)
         (raster,) = self._pillow.rasters([page.index])

@@ -1,4 +1,4 @@
-"""Decompresses strips and tiles of a TIFF page: none, deflate, LZW, PackBits, LZMA, Zstandard."""
+"""Decompresses strips and tiles of a TIFF page: none, deflate, LZW, PackBits, LZMA, Zstandard, WebP."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from io import BytesIO
 
 from indexer.errors import PixelError
 
-_NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD = 1, 5, 8, 32773, 32946, 34925, 50000
-BYTEWISE = (_NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD)
+NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD, _WEBP = 1, 5, 8, 32773, 32946, 34925, 50000, 50001
+BYTEWISE = (NONE, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE, _LZMA, _ZSTD, _WEBP)
 _LONG = 4  # the type of a field
 
 
@@ -19,10 +19,11 @@ def unpack(raws: Sequence[bytes], compression: int, rows: int, row_bytes: int) -
     """The segments' bytes joined, rows * row_bytes of each. Raises PixelError, also where one holds fewer."""
     nbytes = rows * row_bytes
     ways: dict[int, Callable[[bytes], bytes]] = {
-        _NONE: lambda raw: raw[:nbytes],
-        _ADOBE_DEFLATE: lambda raw: zlib.decompressobj().decompress(raw, nbytes),
-        _DEFLATE: lambda raw: zlib.decompressobj().decompress(raw, nbytes),
-        _LZMA: lambda raw: lzma.LZMADecompressor().decompress(raw, nbytes),
+        NONE: lambda raw: raw[:nbytes],
+        _ADOBE_DEFLATE: lambda raw: _inflated(raw, nbytes),
+        _DEFLATE: lambda raw: _inflated(raw, nbytes),
+        _LZMA: lambda raw: _by_lzma(raw, nbytes),
+        _WEBP: lambda raw: _by_webp(raw, rows, row_bytes),
     }
     if compression not in ways:
         return _by_libtiff(raws, compression, rows, row_bytes)
@@ -34,6 +35,35 @@ def unpack(raws: Sequence[bytes], compression: int, rows: int, row_bytes: int) -
     if short < nbytes:
         raise PixelError("truncated", f"TIFF: {short} of {nbytes} bytes in a segment")
     return b"".join(unpacked)
+
+
+def _inflated(raw: bytes, nbytes: int) -> bytes:
+    """At most nbytes. Raises zlib.error, also where the checksum at the stream's end is wrong."""
+    stream = zlib.decompressobj()
+    data = stream.decompress(raw, nbytes)
+    if not stream.eof:
+        stream.decompress(stream.unconsumed_tail, 1)  # reads the checksum, where nothing comes before it
+    return data
+
+
+def _by_lzma(raw: bytes, nbytes: int) -> bytes:
+    """As `_inflated`. Raises lzma.LZMAError."""
+    stream = lzma.LZMADecompressor()
+    data = stream.decompress(raw, nbytes)
+    if not stream.eof and not stream.needs_input:
+        stream.decompress(b"", 1)
+    return data
+
+
+def _by_webp(raw: bytes, rows: int, row_bytes: int) -> bytes:
+    """A strip or tile that is a WebP file of its own. Raises PixelError where it has another size."""
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    image = WebPImageFile(BytesIO(raw))
+    modes = {3 * image.width: "RGB", 4 * image.width: "RGBA"}
+    if image.height != rows or row_bytes not in modes:
+        raise PixelError("corrupt image", f"TIFF: a WebP of {image.width} x {image.height} in a strip of {rows} rows")
+    return image.convert(modes[row_bytes]).tobytes()
 
 
 def _by_libtiff(raws: Sequence[bytes], compression: int, rows: int, row_bytes: int) -> bytes:

@@ -1,7 +1,7 @@
 """Reads the stored values of a TIFF page: byte order, depth, sign, predictor and planes as in TIFF 6.0.
 
 tifffile reads the directories; `tiff.unpack` decompresses strips and tiles, so that all general-purpose compressions
-share one path. Image compressions (JPEG, CCITT, WebP) are left to Pillow.
+share one path. JPEG and CCITT are left to Pillow.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.limits import MAX_INFLATED
-from indexer.pixels.tiff.unpack import unpack
+from indexer.pixels.tiff.unpack import NONE, unpack
 from indexer.types import UInt8
 
 BATCH_BYTES = 4 << 20  # unpacked at once
+HEADER_BYTES = 8  # of the file, before any data
 SEPARATE = 2  # PlanarConfiguration
 _NO_PREDICTOR, _DIFFERENCES, _FLOATING_POINT = 1, 2, 3
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # SampleFormat
@@ -51,6 +52,11 @@ def page_values(page: Any, data: bytes, shift: int = 0) -> npt.NDArray[Any]:
     return np.moveaxis(out, 0, -2).reshape(depth, height, width, samples)
 
 
+def ignores_predictor(page: Any) -> bool:
+    """Whether the page names a predictor that is not applied: TIFF 6.0 and libtiff have it with a compression only."""
+    return int(page.compression) == NONE and int(page.predictor) != _NO_PREDICTOR
+
+
 @dataclass(frozen=True)
 class _Segment:
     """A strip or tile as it is stored."""
@@ -69,8 +75,10 @@ def _segments(page: Any, data: bytes, planes: int, shift: int) -> Iterator[_Segm
         if number >= len(stored):
             raise PixelError("truncated", f"TIFF: {len(stored)} strips or tiles, and the page needs more")
         offset, nbytes = stored[number]
-        if not nbytes:
+        if not nbytes and not offset:
             continue  # sparse, as GDAL writes it: the values are 0
+        if not nbytes or offset < HEADER_BYTES:
+            raise PixelError("corrupt image", f"TIFF: a segment of {nbytes} bytes at {offset}")
         raw = data[offset + shift : offset + shift + nbytes]
         if len(raw) < nbytes:
             raise PixelError("truncated", f"TIFF: {len(raw)} of {nbytes} bytes of a segment")
@@ -145,7 +153,8 @@ def _decoded(raws: Sequence[bytes], page: Any, shape: tuple[int, ...], dtype: np
         raws = [_REVERSED[np.frombuffer(raw, np.uint8)].tobytes() for raw in raws]
     unpacked = unpack(raws, int(page.compression), rows, row_bytes)
     lines = np.frombuffer(unpacked, np.uint8).reshape(len(raws) * rows, row_bytes)
-    order, predictor = page.parent.byteorder, int(page.predictor)
+    order = page.parent.byteorder
+    predictor = _NO_PREDICTOR if ignores_predictor(page) else int(page.predictor)
     if predictor == _FLOATING_POINT:
         if dtype.kind != "f":
             raise PixelError("corrupt image", f"TIFF: predictor 3 with samples of type {dtype}")
