@@ -7,6 +7,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +36,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any load")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k cases` chooses the tests of faults found by use, `-k case_P1_` those of one (tests/cases/catalogue.py)."""
+    ids = [name for mark in item.iter_markers("case") for name in mark.args]
+    item.extra_keyword_matches.update(f"case_{name}_" for name in ids)
+    if ids or item.path.is_relative_to(ROOT / "tests" / "cases"):
+        item.extra_keyword_matches.add("cases")

@@ -67,6 +67,7 @@ def archive(tmp_path: Path) -> Path:
     return write_tar(tmp_path / "in" / "s.tar", [("a.png", png(1)), ("b.png", png(2)), ("c.png", b"damaged")])
 
 
+@pytest.mark.case("X1")
 def test_a_stored_command_runs_neither_for_a_page_nor_for_a_retry(tmp_path):
     path, mark = archive(tmp_path), tmp_path / "MARK"
     store = indexed(tmp_path, path)
@@ -85,6 +86,7 @@ def test_a_stored_command_runs_neither_for_a_page_nor_for_a_retry(tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.case("X1")
 def test_pictures_come_from_where_this_user_indexed_the_table_from_or_from_where_he_says(tmp_path):
     path = archive(tmp_path)
     store = indexed(tmp_path, path)
@@ -97,6 +99,7 @@ def test_pictures_come_from_where_this_user_indexed_the_table_from_or_from_where
     assert drawn(store, tmp_path)[0] == 2
 
 
+@pytest.mark.case("X1")
 @pytest.mark.parametrize("how", ["absolute", "dots", "link", "shard"])
 def test_a_crafted_row_shows_no_image_outside_the_roots(tmp_path, how):
     folder, secret = tmp_path / "in", tmp_path / "private" / "x.png"
@@ -118,6 +121,7 @@ def test_a_crafted_row_shows_no_image_outside_the_roots(tmp_path, how):
         read_place(url, Place("s", member, 0, 0, "png"), content, roots=[str(folder)])
 
 
+@pytest.mark.case("X1")
 def test_a_retry_reads_no_folder_that_a_table_names_by_itself(tmp_path):
     path = archive(tmp_path)
     store = indexed(tmp_path, path)
@@ -184,6 +188,7 @@ class Redirecting(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.case("X1", "X5")
 def test_a_stored_url_is_not_followed_to_another_host(tmp_path):
     image = png(1)
     Redirecting.data = write_tar(tmp_path / "s.tar", [("a.png", image)]).read_bytes()

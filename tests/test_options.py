@@ -26,6 +26,7 @@ def strict(text: str) -> object:
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
 
 
+@pytest.mark.case("R9", "T12")
 @pytest.mark.parametrize(
     "value",
     [

@@ -44,6 +44,7 @@ def output(outputs, start):
     return printed
 
 
+@pytest.mark.case("U1")
 def test_every_line_of_the_tour_runs_as_printed(outputs, clone):
     assert 10 <= len(outputs) <= 25
     assert "90 images embedded, 0 failed" in output(outputs, "indexer index")
@@ -71,6 +72,7 @@ def test_the_python_of_the_readme_prints_five_ranked_hits(readme, outputs, clone
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.case("U1")
 def test_the_pictures_of_the_tour_never_overwrite_a_folder(tmp_path):
     (tmp_path / "tour").mkdir()
     command = [sys.executable, "-m", "indexer.demo.photos", tmp_path / "tour"]

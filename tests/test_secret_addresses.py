@@ -58,6 +58,7 @@ def no_secret(tmp_path, *shown):
         assert [path for path in written if secret.encode() in path.read_bytes() or secret in str(path)] == []
 
 
+@pytest.mark.case("X9")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_byte_of_a_database_and_no_output_holds_a_secret_of_an_address(tmp_path, server, part):
     mixed = write_tar(tmp_path / "mixed.tar", [("good.png", png(part)), ("bad.png", b"no image")])

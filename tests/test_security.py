@@ -228,6 +228,7 @@ def test_no_file_that_a_run_makes_can_be_written_by_others(tmp_path):
     assert [p for p in made if p.stat().st_mode & 0o022] == []
 
 
+@pytest.mark.case("X8")
 def test_a_message_cannot_steer_the_terminal(tmp_path):
     name = "\x1b[2Jgone\x07.tar"
     done = call("indexer", "index", tmp_path / name, tmp_path / "db")
@@ -245,6 +246,7 @@ def test_an_npy_of_objects_is_refused_as_a_query(tmp_path):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.case("X2")
 def test_no_process_of_ours_imports_a_module_from_the_current_folder(tmp_path):
     """A handed-over folder may hold struct.py or indexer/__init__.py; its owner's indexer must not run them."""
     here = tmp_path / "handed-over"

@@ -21,6 +21,7 @@ def inside(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.case("X6")
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_that_once_were_a_fault_are_answers_now(name, inside):
     attack = TARGETS[name].prepare(inside)

@@ -62,6 +62,7 @@ def needles_of(db, keys):
     return [k.encode() for k in keys], [v.tobytes() for v in vectors] + [v.astype("<f4").tobytes() for v in vectors]
 
 
+@pytest.mark.case("U9")
 def test_nothing_of_a_deleted_image_is_left_in_any_file_after_the_purge(db, photos):
     keys, vectors = needles_of(db, WITHDRAWN)
     assert call("indexer", "build-ann", db).code == 0
@@ -88,6 +89,7 @@ def test_nothing_of_a_deleted_image_is_left_in_any_file_after_the_purge(db, phot
     assert call("indexer", "health", db, "--json").json["index"]["rows_gone"] == 0
 
 
+@pytest.mark.case("U9")
 def test_a_deleted_image_is_never_embedded_again_and_is_counted_by_its_hash(db, photos):
     before = rows(db)
     delete(db, WITHDRAWN[:2])

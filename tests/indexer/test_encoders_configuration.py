@@ -48,6 +48,7 @@ def _edited(folder: Path, spec: EncoderSpec, **changes: object) -> EncoderSpec:
     return replace(spec, weights=f"sha256:{hashlib.sha256(''.join(each).encode()).hexdigest()}")
 
 
+@pytest.mark.case("X3")
 def test_searching_a_handed_over_table_runs_no_code_that_its_models_configuration_names(tmp_path):
     spec, marker = planted(tmp_path / "m")
     store = EmbeddingStore.create(str(tmp_path / "db"), "t", spec)
@@ -57,6 +58,7 @@ def test_searching_a_handed_over_table_runs_no_code_that_its_models_configuratio
     assert "tokenizer_kwargs has the unknown key 'trust_remote_code'" in done.err
 
 
+@pytest.mark.case("X3")
 def test_indexing_with_such_a_model_is_refused_too(tmp_path):
     _, marker = planted(tmp_path / "m")
     with pytest.raises(EncoderError, match="trust_remote_code"):
@@ -64,6 +66,7 @@ def test_indexing_with_such_a_model_is_refused_too(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.case("X3")
 def test_a_tokenizer_with_code_of_its_own_is_refused_without_asking(tmp_path):
     folder = tmp_path / "m"
     spec, marker = planted(folder)
@@ -128,6 +131,7 @@ def test_a_timm_configuration_takes_its_weights_from_beside_it_wherever_it_point
     np.testing.assert_array_equal(one.embed(batch), other.embed(batch))
 
 
+@pytest.mark.case("X3")
 def test_a_query_asks_no_network_for_weights_unless_told_to(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(hub, "_answers", lambda origin: asked.append(origin))

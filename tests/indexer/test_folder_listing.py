@@ -84,6 +84,7 @@ def test_memory_does_not_grow_with_the_files_of_a_folder(tmp_path, monkeypatch):
     assert (peaks[9000] - peaks[3000]) / 6000 < 30  # bytes a file, where each name alone takes 85
 
 
+@pytest.mark.case("R3")
 def test_every_file_that_is_passed_over_is_counted_by_its_reason(tmp_path):
     root = tmp_path / "in"
     write(root, ["a.png", "b.png", "b.json", "alone.json", "notes.md", ".hidden.png", ".git/x", ".git/y/z"])
@@ -111,6 +112,7 @@ def test_a_folder_of_nothing_to_read_says_what_it_holds(tmp_path):
         find_shards([str(tmp_path)])
 
 
+@pytest.mark.case("R3")
 def test_dicom_of_any_name_is_known_by_its_bytes(tmp_path):
     image = dicom(deep(8, 8))
     write(tmp_path / "in", ["a.IMA", "b.MR", "c.whatever", "1.2.3.4"], image)
@@ -128,6 +130,7 @@ def test_dicom_of_any_name_is_known_by_its_bytes(tmp_path):
     assert {key: (s.suffix, s.metadata) for key, s in in_tar.items()} == {"a": ("dcm", {}), "b": ("dcm", {"n": 1})}
 
 
+@pytest.mark.case("R5")
 @pytest.mark.parametrize(
     ("image", "beside"),
     [("x.nii.gz", "x.json"), ("x.nii", "x.json"), ("a.b.png", "a.b.json"), ("1.2.840.7", "1.2.840.7.json"),

@@ -38,6 +38,7 @@ def lose(folder, db):
     return set(lost)
 
 
+@pytest.mark.case("U9")
 @pytest.mark.usefixtures("encoder")
 def test_rows_of_files_that_are_gone_are_kept_and_named_unless_they_are_dropped(photos, tmp_path):
     db = tmp_path / "db"
@@ -60,6 +61,7 @@ def test_rows_of_files_that_are_gone_are_kept_and_named_unless_they_are_dropped(
     assert (last["gone"], last["images"]) == (0, 0)
 
 
+@pytest.mark.case("U9")
 @pytest.mark.usefixtures("encoder")
 def test_files_are_dropped_with_their_groups_at_once(photos, tmp_path):
     db = tmp_path / "db"

@@ -153,6 +153,7 @@ def archive(tmp_path):
     return tmp_path / "db"
 
 
+@pytest.mark.case("M8")
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -283,6 +284,7 @@ def test_a_file_that_cannot_be_read_for_certain_is_refused_with_the_way_out(db, 
     assert set(EmbeddingStore.open(str(db)).columns()) == {"pid"}
 
 
+@pytest.mark.case("T5")
 def test_nan_of_parquet_is_missing_as_in_csv(db):
     values = [1500.0, float("nan"), 3.0]
     pa.parquet.write_table(pa.table({"key": ["k0", "k1", "k2"], "num": values}), db.parent / "labels.parquet")
@@ -294,6 +296,7 @@ def test_nan_of_parquet_is_missing_as_in_csv(db):
     assert (store.count("num > 1000"), store.count("num IS NULL")) == (0, 4)
 
 
+@pytest.mark.case("T6")
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -319,6 +322,7 @@ def test_what_a_number_does_not_hold_exactly_stays_text(db, values, kind):
     assert [column(db, "x")[f"k{n}"] for n in range(len(values))] == expected
 
 
+@pytest.mark.case("T11")
 def test_two_spellings_of_one_number_are_an_error_and_one_names_the_row(archive):
     twice = labels(archive, "sub,a\n007,x\n7,y\n", "--on", "sub")
     assert (twice.code, twice.err.count("\n")) == (1, 1)
@@ -328,6 +332,7 @@ def test_two_spellings_of_one_number_are_an_error_and_one_names_the_row(archive)
     assert [column(archive, "a")[key] for key in ("k0", "k1")] == ["x", "z"]
 
 
+@pytest.mark.case("T11")
 @pytest.mark.parametrize(
     ("first", "then", "expected"),
     [
@@ -349,6 +354,7 @@ def test_values_join_a_column_of_another_type_where_nothing_is_lost(db, first, t
     assert [column(db, "x")[key] for key in ("k0", "k1")] == expected
 
 
+@pytest.mark.case("T11")
 @pytest.mark.parametrize(("first", "then"), [("1", "4.5"), ("1", "x"), ("1.5", "x"), ("true", "2"), ("1", "true")])
 def test_values_that_would_lose_something_are_refused(db, first, then):
     assert labels(db, f"key,x\nk0,{first}\n").code == 0
@@ -358,6 +364,7 @@ def test_values_that_would_lose_something_are_refused(db, first, then):
     assert "--columns x=NAME" in done.err
 
 
+@pytest.mark.case("T11")
 @pytest.mark.parametrize(
     ("values", "kind", "stored"),
     [
@@ -377,6 +384,7 @@ def test_parquet_values_of_another_type_join_a_column_of_whole_numbers(db, value
     assert [column(db, "x")[key] for key in ("k0", "k1")] == [stored, None]
 
 
+@pytest.mark.case("T11")
 def test_words_for_missing_are_so_in_label_columns_and_may_be_keys(tmp_path):
     store = make_table(tmp_path / "db", unit_rows(1, 8))
     add_shard(store, "second", ["NA", "n/a"], unit_rows(2, 8))

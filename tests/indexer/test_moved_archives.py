@@ -91,6 +91,7 @@ def require_readable(db, root):
     assert len(found) == IMAGES
 
 
+@pytest.mark.case("U2")
 @pytest.mark.parametrize("copied", ["moved", "copied without times"])
 def test_a_relocated_archive_is_read_at_the_new_place_and_nothing_is_embedded_again(source, tmp_path, encoder, copied):
     db, new = tmp_path / "db", tmp_path / "elsewhere" / "archive"
@@ -118,6 +119,7 @@ def test_a_relocated_archive_is_read_at_the_new_place_and_nothing_is_embedded_ag
     assert (same.code, same.out.split(":")[0]) == (0, "nothing to do")
 
 
+@pytest.mark.case("U2")
 def test_a_place_with_other_bytes_is_refused_by_name_and_nothing_is_changed(source, tmp_path, encoder):
     db, new = tmp_path / "db", tmp_path / "new"
     index(source, db)
@@ -183,6 +185,7 @@ def test_labels_and_the_index_outlive_a_relocation(source, tmp_path, encoder):
     assert labelled == [key]
 
 
+@pytest.mark.case("U2")
 def test_an_archive_that_moved_is_adopted_without_embedding_and_relocate_then_moves_the_addresses(
     source, tmp_path, encoder
 ):
@@ -205,6 +208,7 @@ def test_an_archive_that_moved_is_adopted_without_embedding_and_relocate_then_mo
     assert (index(new, db)["shards_skipped"], encoder.pictures) == (first["shards_done"], asked)
 
 
+@pytest.mark.case("U2")
 def test_the_report_says_that_relocate_moves_the_addresses(tmp_path, encoder):
     folder = archive(tmp_path, shards=1, images=4)
     index(folder, tmp_path / "db")
@@ -267,6 +271,7 @@ def test_an_image_that_moves_between_two_changed_shards_is_never_lost(tmp_path, 
         assert len(rows(db)) + len(named) == 4
 
 
+@pytest.mark.case("U2")
 def test_health_says_which_images_cannot_be_read_back_and_how_to_relocate(source, tmp_path, encoder):
     db, new = tmp_path / "db", tmp_path / "new"
     index(source, db)

@@ -381,6 +381,7 @@ def paged(request):
     thread.join()
 
 
+@pytest.mark.case("R4")
 @pytest.mark.parametrize(
     "paged",
     [{}, {"warns": False, "counts": True}, {"instances": 1234, "cap": 10_000}, {"instances": 1000, "cap": 500},
@@ -393,6 +394,7 @@ def test_every_instance_is_listed_however_the_server_cuts_its_pages(paged):
     assert found == [f"1.2/1.3/1.{number}" for number in range(instances)]
 
 
+@pytest.mark.case("R4")
 @pytest.mark.parametrize(
     "paged",
     [{"ignores_offset": True}, {"ignores_offset": True, "warns": False, "counts": True},

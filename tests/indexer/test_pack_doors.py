@@ -40,6 +40,7 @@ def joined(tmp_path: Path) -> dict[str, object]:
     return {path: found[row["key"]].get("grade") for path, row in rows.items() if row["key"]}
 
 
+@pytest.mark.case("M8")
 @pytest.mark.parametrize(
     ("files", "named", "expected"),
     [
@@ -89,6 +90,7 @@ def test_a_table_that_joins_nothing_is_an_error_that_shows_both_sides(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.case("R8")
 @pytest.mark.parametrize("bad", [b"{", b"[1]", b"\xff", b"[" * 100_000])
 def test_an_image_with_damaged_json_beside_it_is_refused_by_index_and_by_pack(tmp_path, bad):
     source(tmp_path / "in", ["a.png", "b.png"])
@@ -100,6 +102,7 @@ def test_an_image_with_damaged_json_beside_it_is_refused_by_index_and_by_pack(tm
     assert {(s.key, s.reason) for s in read if isinstance(s, Failure)} == {("a.png", "bad metadata")}
 
 
+@pytest.mark.case("R9")
 def test_numbers_that_json_does_not_know_are_missing_for_index_and_for_pack(tmp_path):
     source(tmp_path / "in", ["a.png"])
     (tmp_path / "in" / "a.json").write_text('{"x": NaN, "y": [Infinity, 1], "z": 2}')
@@ -108,6 +111,7 @@ def test_numbers_that_json_does_not_know_are_missing_for_index_and_for_pack(tmp_
     assert samples(tmp_path / "out")["a"] == read.metadata == {"x": None, "y": [None, 1], "z": 2}
 
 
+@pytest.mark.case("R5")
 @pytest.mark.parametrize(
     ("image", "beside"), [("v.nii.gz", "v.json"), ("1.2.3.4", "1.2.3.4.json"), ("a.png", "a.json")]
 )
@@ -129,6 +133,7 @@ def test_a_url_as_destination_is_refused_and_no_folder_is_made_of_it(tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.case("U6")
 def test_a_secret_that_is_not_there_is_an_error_unless_a_new_one_is_asked_for(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.dcm").write_bytes(dicom(deep(8, 8), PatientID="P"))
@@ -144,6 +149,7 @@ def test_a_secret_that_is_not_there_is_an_error_unless_a_new_one_is_asked_for(tm
     assert call(*words, "--new-secret").code == 0  # a stopped run is started again by the same line
 
 
+@pytest.mark.case("X4")
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_what_names_the_archives_files_is_for_its_owner_alone_whatever_the_umask(tmp_path, umask):
     (tmp_path / "in").mkdir()
@@ -162,6 +168,7 @@ def test_what_names_the_archives_files_is_for_its_owner_alone_whatever_the_umask
     assert len(modes) == 6
 
 
+@pytest.mark.case("X5")
 def test_a_link_in_place_of_a_record_is_not_written_through(tmp_path):
     source(tmp_path / "in", ["a.png"])
     (tmp_path / "victim").write_text("kept")
@@ -189,6 +196,7 @@ def test_a_plan_of_more_files_takes_no_more_memory(tmp_path, monkeypatch):
     assert (peaks[4000] - peaks[1000]) / 3000 < 150  # bytes a file of Python's; the walk sorts a folder's names
 
 
+@pytest.mark.case("M8")
 @pytest.mark.parametrize(
     "data",
     [

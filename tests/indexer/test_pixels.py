@@ -264,6 +264,7 @@ def test_every_page_is_a_part_and_parts_can_be_chosen():
             decode_part(data, "tif", PixelSpec(40, 40), name)
 
 
+@pytest.mark.case("P5")
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize("top", [4000, 60_000])
 def test_a_png_of_16_bit_grey_and_alpha_is_windowed_as_one_without_alpha(opaque, top):
@@ -285,6 +286,7 @@ def test_a_png_of_16_bit_grey_and_alpha_is_windowed_as_one_without_alpha(opaque,
     assert np.abs(found.pixels - plain.pixels * (alpha / 65535.0)[..., None]).max() <= 0.5 + 1e-9
 
 
+@pytest.mark.case("P5")
 def test_a_whole_file_in_a_form_that_is_not_read_is_unsupported_and_a_damaged_one_corrupt():
     data = bytearray(encoded(scene(16, 16), "BMP"))
     data[30:34] = (4).to_bytes(4, "little")  # BI_JPEG
@@ -378,6 +380,7 @@ def test_nifti_slices_stand_as_a_radiologist_sees_them():
     assert len(list(decode(data, "nii", PixelSpec(40, 40)))) == 20
 
 
+@pytest.mark.case("P5")
 def test_a_gzipped_nifti_is_the_same_volume():
     nibabel = pytest.importorskip("nibabel")
     import gzip

@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from indexer.errors import PixelError
-from indexer.pixels import decode
+from indexer.pixels import decode, open_image
 from indexer.types import PixelSpec
 from tests.pictures import deep, dicom, scene
 
@@ -65,6 +65,7 @@ def lut(first: int, table: np.ndarray, bits: int, descriptor_vr: str, data_vr: s
     return item
 
 
+@pytest.mark.case("P1")
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize(("kind", "intercept", "first"), [
     (np.uint16, -1024, -1024), (np.uint16, -1024, 200), (np.uint16, 0, 40_000), (np.int16, 0, -700),
@@ -83,6 +84,7 @@ def test_a_voi_lut_begins_at_a_number_signed_as_what_goes_into_it(syntax, kind, 
             assert np.abs(grey(data) - truth).max() <= 0.5 + 1e-9, (bits, data_vr, descriptor_vr)
 
 
+@pytest.mark.case("P1")
 @pytest.mark.parametrize("data_vr", ["US", "SS", "OW"])
 @pytest.mark.parametrize(("kind", "first"), [(np.uint16, 300), (np.int16, -300)])
 def test_a_modality_lut_gives_unsigned_values_whatever_its_vr(data_vr, kind, first):
@@ -95,6 +97,7 @@ def test_a_modality_lut_gives_unsigned_values_whatever_its_vr(data_vr, kind, fir
     assert np.abs(grey(data) - truth).max() <= 0.5 + 1e-9
 
 
+@pytest.mark.case("P4")
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -119,6 +122,35 @@ def test_a_value_may_stand_anywhere_in_its_cell(signed, compressed, syntax):
         assert np.abs(grey(data) - truth).max() <= 0.5 + 1e-9, (stored, high)
 
 
+@pytest.mark.case("P4")
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_with_unused_bits_below_are_shown_by_their_own_range_in_every_frame(signed):
+    values = np.random.default_rng(6).integers(*((-32, 32) if signed else (0, 64)), (3, SIDE, SIDE))
+    cells = ((values & 63) << 4).astype(np.uint16)
+    plain = dicom(cells, PixelRepresentation=int(signed), BitsStored=6, NumberOfFrames=3)
+    truth = (values + (32 if signed else 0)) / 63 * 255
+    pictures = list(decode(changed(plain, HighBit=("US", 9)), "dcm", PixelSpec(SIDE, SIDE)))
+    for picture, frame in zip(pictures, truth, strict=True):
+        assert np.abs(picture.pixels[..., 0] - frame).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_palette_is_read_in_the_files_byte_order_in_every_frame(syntax):
+    rng = np.random.default_rng(7)
+    tables = rng.integers(0, 65536, (3, 256))
+    indices = rng.integers(0, 256, (2, SIDE, SIDE)).astype(np.uint8)
+    order = "<u2" if syntax.is_little_endian else ">u2"
+    elements = {"PixelData": ("OB", indices.tobytes())}  # as OW, big-endian files hold pairs of them swapped
+    for colour, table in zip(("Red", "Green", "Blue"), tables, strict=True):
+        elements[f"{colour}PaletteColorLookupTableDescriptor"] = ("US", [256, 0, 16])
+        elements[f"{colour}PaletteColorLookupTableData"] = ("OW", table.astype(order).tobytes())
+    data = changed(dicom(indices, NumberOfFrames=2, PhotometricInterpretation="PALETTE COLOR"), syntax, **elements)
+    pictures = list(decode(data, "dcm", PixelSpec(SIDE, SIDE)))
+    for picture, frame in zip(pictures, indices, strict=True):
+        assert np.abs(picture.pixels - np.moveaxis(tables[:, frame], 0, -1) / 257).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.case("P4")
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_signed_as_the_pixels_are(photometric):
     window = {"WindowCenter": 100, "WindowWidth": 600, "PhotometricInterpretation": photometric}
@@ -159,6 +191,7 @@ def real_numbers(values: np.ndarray, **elements: tuple[str, object]) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.case("P4")
 @pytest.mark.parametrize(("kind", "words", "vr"), [
     (np.float32, "FloatPixelPadding", "FL"), (np.float64, "DoubleFloatPixelPadding", "FD"),
 ])  # fmt: skip
@@ -177,6 +210,7 @@ def test_padding_of_a_map_of_real_numbers_is_outside_of_it(kind, words, vr, limi
 WINDOWED = {"WindowCenter": "2048.0", "WindowWidth": "4096.0", "RescaleSlope": "0.5", "RescaleIntercept": "10.5"}
 
 
+@pytest.mark.case("P4")
 @pytest.mark.parametrize("word", WINDOWED)
 @pytest.mark.parametrize("way", ["comma", "UT", "LO", "spaces"])
 def test_a_number_is_read_whatever_its_vr_and_with_a_decimal_comma(word, way):
@@ -192,6 +226,7 @@ def test_a_number_is_read_whatever_its_vr_and_with_a_decimal_comma(word, way):
     assert (seen(data).flags, np.array_equal(grey(data), grey(plain))) == ((), True)
 
 
+@pytest.mark.case("P4")
 @pytest.mark.parametrize(
     "word", ["PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "NominalScannedPixelSpacing"]
 )
@@ -205,6 +240,7 @@ def test_the_shape_of_a_pixel_is_read_whatever_its_vr(word):
     assert np.array_equal(grey(changed(plain, **{word: ("UT", "\\".join(shape))}), fit="pad"), truth)
 
 
+@pytest.mark.case("P4")
 @pytest.mark.parametrize("text", ["abc", "--", "1\\x"])
 @pytest.mark.parametrize(("word", "elements"), [
     ("WindowCenter", {"WindowCenter": None, "WindowWidth": None}), ("RescaleSlope", {"RescaleSlope": None}),
@@ -221,6 +257,7 @@ def test_an_optional_number_that_cannot_be_read_counts_as_missing_and_is_flagged
     assert np.array_equal(broken.pixels, without.pixels)
 
 
+@pytest.mark.case("P4")
 def test_a_rescale_slope_of_zero_is_passed_over_and_flagged():
     values = deep(SIDE, SIDE)
     found = seen(dicom(values, RescaleSlope="0", RescaleIntercept="5", WindowCenter="900", WindowWidth="1800"))
@@ -241,6 +278,7 @@ def colour_file(stream: bytes | list[bytes], syntax: str, photometric: str, *, c
     return file.getvalue()
 
 
+@pytest.mark.case("P3")
 @pytest.mark.parametrize(
     "photometric", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"]
 )
@@ -252,6 +290,7 @@ def test_a_jpeg_is_ycbcr_whatever_the_header_calls_it(photometric, syntax):
     assert np.abs(seen(colour_file(file.getvalue(), syntax, photometric)).pixels - truth).mean() <= 1
 
 
+@pytest.mark.case("P3")
 @pytest.mark.parametrize("transform", [False, True])
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_422"])
 def test_a_jpeg_2000_stream_decides_whether_its_colours_are_transformed(transform, photometric):
@@ -264,6 +303,7 @@ def test_a_jpeg_2000_stream_decides_whether_its_colours_are_transformed(transfor
     assert np.abs(found.astype(float) - colours).mean() <= (1 if ybr else 0)
 
 
+@pytest.mark.case("P3")
 def test_uncompressed_ycbcr_of_partial_range_is_converted_by_its_own_range():
     flat = np.repeat(scene(SIDE, SIDE)[:, ::2], 2, axis=1).astype(float)  # pairs of equal pixels: 4:2:2 loses nothing
     red, green, blue = np.moveaxis(flat, -1, 0)
@@ -273,9 +313,13 @@ def test_uncompressed_ycbcr_of_partial_range_is_converted_by_its_own_range():
     units = np.stack([y[:, ::2], y[:, 1::2], b[:, ::2], r[:, ::2]], axis=-1)
     raw = np.rint(units).astype(np.uint8).tobytes()
     data = colour_file(raw, ExplicitVRLittleEndian, "YBR_PARTIAL_422", compressed=False)
-    assert np.abs(seen(data).pixels - flat).max() <= 3  # of 220 and 225 levels instead of 256
+    with open_image(data, "dcm", PixelSpec(SIDE, SIDE)) as image:
+        for _ in range(2):  # also when it is asked for again
+            picture = image.pixels(image.part(""))
+            assert np.abs(picture.pixels - flat).max() <= 3  # of 220 and 225 levels instead of 256
 
 
+@pytest.mark.case("P3")
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"])
 def test_partial_range_where_its_layout_is_not_known_is_unsupported_and_not_shown(syntax):
     with pytest.raises(PixelError, match="unsupported photometric interpretation: YBR_PARTIAL_422"):
@@ -285,6 +329,7 @@ def test_partial_range_where_its_layout_is_not_known_is_unsupported_and_not_show
 DICOM_CASES = ("comma", "floatpad", "highbit", "j2kmct", "padding", "spacing", "voilut_neg", "ybrpartial")
 
 
+@pytest.mark.case("P1", "P3", "P4")
 @pytest.mark.parametrize("name", DICOM_CASES)
 def test_the_two_ways_of_each_case_show_one_picture(name):
     for fit, window in product(("crop", "pad"), ("file", "percentile")):

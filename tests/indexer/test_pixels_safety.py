@@ -206,6 +206,7 @@ def jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.case("X7")
 @pytest.mark.parametrize(
     "data",
     [
@@ -229,6 +230,7 @@ def test_the_pixel_limit_is_two_hundred_million():
     assert MAX_PIXELS == 200_000_000
 
 
+@pytest.mark.case("X7")
 def test_a_gzip_bomb_of_a_volume_is_refused(monkeypatch):
     monkeypatch.setattr("indexer.pixels.nifti.MAX_INFLATED", 1 << 20)
     with pytest.raises(PixelError, match="file too large"):
@@ -241,6 +243,7 @@ def test_a_file_over_the_size_limit_is_refused(monkeypatch):
         list(decode(encoded(scene(), "PNG"), "png", SPEC))
 
 
+@pytest.mark.case("X7")
 def test_a_dicom_that_announces_billions_of_frames_is_refused():
     with pytest.raises(PixelError):
         list(decode(dicom(deep(16, 16)[None], NumberOfFrames=2_000_000_000), "dcm", SPEC))

@@ -49,6 +49,7 @@ def members(n):
     return [(f"im{i:03d}.png", NO_PICTURE + bytes(9000) if i % 5 == 4 else png(i, 64)) for i in range(n)]
 
 
+@pytest.mark.case("U8")
 def test_one_large_shard_moves_the_bar_by_the_bytes_of_its_images_and_ends_at_its_size(tmp_path):
     path, first = write_tar(tmp_path / "s.tar", members(60)), {}
 

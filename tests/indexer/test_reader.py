@@ -226,12 +226,14 @@ def test_what_cannot_be_found_says_where_it_was_sought(tmp_path):
             find_shards([source])
 
 
+@pytest.mark.case("R1")
 def test_of_two_samples_of_one_key_each_keeps_its_own_metadata(tmp_path):
     members = [("x.png", b"1"), ("x.json", b'{"l": "first"}'), ("x.png", b"2"), ("x.json", b'{"l": "second"}')]
     found = read(write_tar(tmp_path / "s.tar", members))
     assert [(s.key, s.image, s.metadata) for s in found] == [("x", b"1", {"l": "first"}), ("x", b"2", {"l": "second"})]
 
 
+@pytest.mark.case("R2")
 def test_links_of_a_tar_are_samples_of_their_own_with_the_bytes_they_lead_to(tmp_path):
     root = tmp_path / "in"
     (root / "sub").mkdir(parents=True)
@@ -263,6 +265,7 @@ def test_links_of_a_tar_are_samples_of_their_own_with_the_bytes_they_lead_to(tmp
     assert [f.key for f in found if isinstance(f, Failure)] == ["b", "c", "sub/e", "f", "g", "h"]
 
 
+@pytest.mark.case("R6")
 def test_a_sparse_member_is_read_back_as_it_was_embedded(tmp_path):
     file = tmp_path / "hole.jpg"
     with file.open("wb") as out:
@@ -278,6 +281,7 @@ def test_a_sparse_member_is_read_back_as_it_was_embedded(tmp_path):
         assert s.image == image == read_place(str(path), place, sha256(image))
 
 
+@pytest.mark.case("R6")
 def test_an_image_whose_bytes_changed_is_not_read_back_as_if_it_were_the_one_indexed(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("a.jpg", b"old")])
     (sample,) = read(path)

@@ -50,6 +50,7 @@ def test_the_version_before_is_still_known_by_its_names(given, left):
     assert former_name(given) == left
 
 
+@pytest.mark.case("X9")
 @pytest.mark.parametrize("number", range(len(FORMS)))
 def test_no_form_of_a_secret_is_stored_or_shown(number):
     given = form(number)
@@ -61,6 +62,7 @@ def test_no_form_of_a_secret_is_stored_or_shown(number):
         assert not any(secret in text for secret in SECRETS), text
 
 
+@pytest.mark.case("X9")
 @pytest.mark.parametrize(
     ("given", "stored"),
     [

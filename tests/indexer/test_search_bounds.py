@@ -248,6 +248,7 @@ def test_near_duplicates_and_health_hold_few_bytes_a_row(tmp_path: Path) -> None
     assert slopes["near-duplicates"] < 48
 
 
+@pytest.mark.case("T8")
 def test_a_huge_k_takes_no_more_than_the_table_holds(tmp_path: Path) -> None:
     store = make_table(tmp_path, VECTORS)
     build_index(store, Goal(kind="ivf-fp16"))
@@ -258,6 +259,7 @@ def test_a_huge_k_takes_no_more_than_the_table_holds(tmp_path: Path) -> None:
         assert [sorted(keys_of(hits)) for hits in found] == [sorted(KEYS)] * 3
 
 
+@pytest.mark.case("T8")
 @pytest.mark.parametrize("option", ["-k", "--offset"])
 def test_a_number_beyond_all_tables_is_wrong_usage(tmp_path: Path, option: str) -> None:
     store = make_table(tmp_path, VECTORS[:5])
@@ -271,6 +273,7 @@ def test_a_number_beyond_all_tables_is_wrong_usage(tmp_path: Path, option: str) 
 # --- pages
 
 
+@pytest.mark.case("T8")
 @pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw-fp16", "ivf-sq8"])
 @pytest.mark.parametrize("size", [5, 10])
 def test_no_row_stands_on_two_pages(tmp_path: Path, kind: str, size: int) -> None:
@@ -319,6 +322,7 @@ def add_column(store: EmbeddingStore, name: str, values: pa.Array) -> None:
     store.refresh()
 
 
+@pytest.mark.case("T10")
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_same_value_of_any_type_is_left_out(tmp_path: Path, kind: str) -> None:
     store = make_table(tmp_path, VECTORS[:60])
@@ -331,6 +335,7 @@ def test_the_same_value_of_any_type_is_left_out(tmp_path: Path, kind: str) -> No
         assert set(keys_of(hits)) == {f"k{i}" for i in range(60) if i not in same}
 
 
+@pytest.mark.case("T10")
 def test_nan_is_like_no_other_value(tmp_path: Path) -> None:
     store = make_table(tmp_path, VECTORS[:20])
     add_column(store, "c", pa.array([float("nan") if i < 10 else 1.5 for i in range(20)]))
@@ -441,6 +446,7 @@ def test_notes_go_to_the_users_cache_where_the_index_cannot_be_written(hashed, t
 # --- files that a command writes
 
 
+@pytest.mark.case("U4")
 @pytest.mark.parametrize("option", ["--html", "--png"])
 @pytest.mark.parametrize("name", ["none/x.html", "."])
 def test_a_picture_page_that_cannot_be_written_is_one_line_before_the_search(
@@ -454,6 +460,7 @@ def test_a_picture_page_that_cannot_be_written_is_one_line_before_the_search(
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.case("U3")
 @pytest.mark.parametrize("command", ["html", "png", "export", "near-duplicates"])
 def test_what_stood_there_stays_where_writing_fails(tmp_path: Path, monkeypatch, command: str) -> None:
     store = make_table(tmp_path / "db", np.repeat(VECTORS[:10], 2, axis=0))
@@ -480,6 +487,7 @@ def test_what_stood_there_stays_where_writing_fails(tmp_path: Path, monkeypatch,
     assert out.read_bytes() != b"old"
 
 
+@pytest.mark.case("U13")
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
 def test_near_duplicates_writes_what_the_name_says_and_lists_the_first_pairs(tmp_path: Path, name: str) -> None:
     import pyarrow.parquet as pq
@@ -498,6 +506,7 @@ def test_near_duplicates_writes_what_the_name_says_and_lists_the_first_pairs(tmp
     assert [(pair["key_a"], pair["key_b"], pair["score"]) for pair in shown] == [(a, b, 1.0) for a, b in expected]
 
 
+@pytest.mark.case("U13")
 def test_pairs_of_another_ending_are_refused_before_the_work(tmp_path: Path) -> None:
     store = make_table(tmp_path / "db", VECTORS[:5])
     done = call("indexer", "near-duplicates", store.uri, "--out", tmp_path / "x.xlsx")
@@ -505,6 +514,7 @@ def test_pairs_of_another_ending_are_refused_before_the_work(tmp_path: Path) -> 
     assert ".parquet or .csv" in done.err
 
 
+@pytest.mark.case("T12", "X8")
 def test_a_key_with_a_line_break_is_not_exported_to_a_list_of_lines(tmp_path: Path) -> None:
     store = make_table(tmp_path / "db", VECTORS[:5])
     add_shard(store, "odd", ["two\nlines"], VECTORS[5:6])

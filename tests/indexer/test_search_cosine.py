@@ -49,6 +49,7 @@ def searcher(request: pytest.FixtureRequest, store: EmbeddingStore, monkeypatch:
     return Searcher(store, exact=True, memory_bytes=0 if request.param == "streamed" else 1 << 30)
 
 
+@pytest.mark.case("T3", "M1")
 @pytest.mark.parametrize("count", [3, 200])
 def test_a_collapsed_encoders_rows_are_ranked_as_float64_ranks_them(searcher: Searcher, count: int) -> None:
     queries = collapsed(count, seed=1).astype(np.float32)
@@ -60,12 +61,14 @@ def test_a_collapsed_encoders_rows_are_ranked_as_float64_ranks_them(searcher: Se
             assert hit.score == pytest.approx(scores[row, int(hit.key[1:])], abs=1e-11)
 
 
+@pytest.mark.case("T3", "M1")
 def test_every_row_finds_itself_first_with_a_score_of_1(searcher: Searcher) -> None:
     found = searcher.by_vector(collapsed()[:500].astype(np.float32), SearchOptions(k=1, min_score=1))
     assert [keys_of(hits) for hits in found] == [[f"k{i}"] for i in range(500)]
     assert {hit.score for hits in found for hit in hits} == {1.0}
 
 
+@pytest.mark.case("T3")
 def test_an_exported_row_is_found_by_its_own_copy_at_min_score_1(tmp_path: Path) -> None:
     make_table(tmp_path / "db", unit_rows(200, 512, clusters=1, spread=3))
     assert call("indexer", "export", tmp_path / "db", tmp_path / "v.npy").code == 0
@@ -77,6 +80,7 @@ def test_an_exported_row_is_found_by_its_own_copy_at_min_score_1(tmp_path: Path)
     ]
 
 
+@pytest.mark.case("T3")
 def test_near_duplicates_at_threshold_1_are_all_the_exact_copies(tmp_path: Path) -> None:
     rows = unit_rows(300, 512, clusters=1, spread=3)
     store = make_table(tmp_path, rows)
@@ -88,6 +92,7 @@ def test_near_duplicates_at_threshold_1_are_all_the_exact_copies(tmp_path: Path)
     assert set(pairs.column("score").to_pylist()) == {1.0}
 
 
+@pytest.mark.case("T3", "M1")
 def test_pairs_of_a_collapsed_encoder_are_those_of_the_cosine(tmp_path: Path) -> None:
     rows = collapsed(600)
     scores = np.triu(np.round(cosines(rows, rows), 12), 1)
@@ -98,6 +103,7 @@ def test_pairs_of_a_collapsed_encoder_are_those_of_the_cosine(tmp_path: Path) ->
     assert {(row["key_a"], row["key_b"]) for row in pairs.to_pylist()} == expected
 
 
+@pytest.mark.case("M1")
 @pytest.mark.parametrize("kind", ["ivf-fp16", "ivf-sq8", "ivf-rabitq", "hnsw-fp16"])
 def test_an_index_of_any_kind_measures_itself_by_the_cosine(tmp_path: Path, kind: str) -> None:
     store = make_table(tmp_path, collapsed())

@@ -149,6 +149,7 @@ def test_threads_read_while_another_refreshes_and_each_sees_one_whole_version(tm
     assert shared.count() == 160
 
 
+@pytest.mark.case("T4")
 @pytest.mark.parametrize(
     ("where", "python"),
     [
@@ -170,6 +171,7 @@ def test_double_quotes_name_columns_and_single_quotes_texts(tmp_path, where, pyt
     assert sorted(found) == [row["n"] for row in metadata if python(row)]
 
 
+@pytest.mark.case("T4")
 @pytest.mark.parametrize("where", ["\"nocolumn\" != 'x'", 'n = "F"', '"" = 1', '"a`b" = 1', '"n = 1'])
 def test_a_double_quoted_name_that_is_no_column_is_refused(store, where):
     with pytest.raises(BadFilter, match="--where"):
@@ -180,6 +182,7 @@ TAKEN = ["_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_la
 TAKEN += ["key", "vector", "part", "part_z"]
 
 
+@pytest.mark.case("T1")
 @pytest.mark.parametrize("name", TAKEN)
 def test_no_label_and_no_metadata_field_makes_a_column_of_a_taken_name(store, name):
     labels = {"key": pa.array(["k1"]), name: pa.array([1])} if name != "key" else {"n": pa.array([1]), "key": ["k1"]}
@@ -194,6 +197,7 @@ def test_no_label_and_no_metadata_field_makes_a_column_of_a_taken_name(store, na
     assert store.count() == 55
 
 
+@pytest.mark.case("T1")
 @pytest.mark.parametrize("name", TAKEN[:5])
 def test_a_table_with_a_column_by_a_name_of_lances_is_reported_and_mended(store, name):
     """As an older version let `labels` make: Lance can then scan no row of the table."""

@@ -211,6 +211,7 @@ def test_a_table_is_checked_for_whole_files_once_a_file(store, monkeypatch):
     assert len(opened) == 1
 
 
+@pytest.mark.case("X5")
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_a_lock_file_that_is_no_regular_file_is_refused_and_its_target_left_alone(store, tmp_path, kind):
     lock = Path(store.uri) / "t.lock"
@@ -228,6 +229,7 @@ def test_a_lock_file_that_is_no_regular_file_is_refused_and_its_target_left_alon
     assert target.read_text() == "not to be truncated"
 
 
+@pytest.mark.case("X10")
 def test_a_holder_that_could_not_write_its_name_is_not_called_by_an_earlier_holders(store):
     with StoreWriter(store):  # its name stays in the file
         pass

@@ -225,6 +225,7 @@ def test_killed_between_any_two_writes_the_next_writer_goes_on_and_every_row_is_
     pytest.fail("the life never came to its end")
 
 
+@pytest.mark.case("T2")
 def test_labels_follow_an_image_of_the_same_key_and_content_and_those_lost_are_counted(store):
     with StoreWriter(store) as writer:
         writer.commit([part("a", range(20), metadata={"age": 7}), part("b", range(20))])
@@ -245,6 +246,7 @@ def test_labels_follow_an_image_of_the_same_key_and_content_and_those_lost_are_c
     assert json.loads(rows["a-3"]["meta"]) == {"age": 8}
 
 
+@pytest.mark.case("T2")
 def test_labels_of_another_content_under_the_same_key_do_not_follow(store):
     with StoreWriter(store) as writer:
         writer.commit([part("a", range(3))])

@@ -42,6 +42,7 @@ def test_a_second_read_comes_from_the_copy(tmp_path: Path, monkeypatch: pytest.M
     assert [np.load(path).shape for path in files(store)] == [(60,), (60, DIM)]  # ids before vectors; numpy reads both
 
 
+@pytest.mark.case("N5")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_version_that_came_back_is_never_read_from_the_copy_of_the_one_that_was(tmp_path: Path, way: str) -> None:
     store = before(tmp_path / "db", FIRST, OLD)
@@ -85,6 +86,7 @@ def text(path: Path) -> None:
     path.write_bytes(b"#" * path.stat().st_size)
 
 
+@pytest.mark.case("N5")
 @pytest.mark.parametrize("which", [0, 1], ids=["ids", "vectors"])
 @pytest.mark.parametrize("spoil", [cut, emptied, longer, other_shape, other_kind, pickled, piped, text, Path.unlink])
 def test_a_copy_that_is_not_whole_is_made_anew(tmp_path: Path, which: int, spoil: Callable[[Path], None]) -> None:

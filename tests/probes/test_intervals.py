@@ -145,6 +145,7 @@ def test_intervals_by_patient_are_wider_than_by_row():
     assert 1.5 < widths[0] / widths[1] < 2.5
 
 
+@pytest.mark.case("M4")
 def test_the_interval_of_an_area_is_the_logit_one_with_students_t_of_the_smaller_side():
     rng = np.random.default_rng(0)
     replicates = np.clip(0.8 + 0.05 * rng.standard_normal(500), 0, 1)
@@ -156,6 +157,7 @@ def test_the_interval_of_an_area_is_the_logit_one_with_students_t_of_the_smaller
     assert area_interval(1.0, np.ones(500), sides=9) == interval(1.0, np.ones(500))
 
 
+@pytest.mark.case("M4")
 @pytest.mark.parametrize(("patients", "prevalence"), [(100, 0.1), (40, 0.4)])
 def test_intervals_of_few_patients_cover_where_percentiles_do_not(patients, prevalence):
     truth = norm.cdf(1.2 / math.sqrt(2 * (0.8**2 + 0.6**2)))
@@ -177,6 +179,7 @@ def test_intervals_of_few_patients_cover_where_percentiles_do_not(patients, prev
     assert by_percentiles / runs < covered / runs - 0.01
 
 
+@pytest.mark.case("U11", "N4")
 @pytest.mark.parametrize("groups", [1, 5, 50])
 def test_a_share_of_all_or_none_gets_clopper_and_pearsons_interval_of_its_patients(groups):
     for value, successes in ((1.0, groups), (0.0, 0)):
@@ -199,6 +202,7 @@ def calibrated(rng, rows):
     return np.stack([1 - p, p], axis=1), (rng.random(rows) < p).astype(int)
 
 
+@pytest.mark.case("U11", "N4", "M4")
 def test_the_calibration_error_of_a_calibrated_probe_is_near_zero_and_its_interval_holds_zero():
     estimates, plain, holds, runs = [], [], 0, 200
     for run in range(runs):
@@ -234,6 +238,7 @@ def test_what_is_taken_off_a_gap_is_its_noise_where_the_truth_is_zero_and_nothin
     assert debiased(np.array([0.1, -0.1]), np.zeros(2)) == pytest.approx([0.1, 0.1])
 
 
+@pytest.mark.case("M4")
 def test_few_patients_on_a_side_are_said():
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(40) < 6, 3).astype(int)

@@ -52,6 +52,7 @@ def test_a_temperature_driven_to_either_end_of_its_range_is_at_its_bound():
     assert not any(at_bound(t) for t in (0.02, 1.0, 99.0))
 
 
+@pytest.mark.case("M7")
 def test_log_loss_of_labels_is_that_of_every_known_pair_and_a_perfect_one_is_plain_zero():
     p, values = np.array([[0.9, 0.2], [0.4, 0.6], [0.3, 0.7]]), np.array([[1, 0], [0, np.nan], [1, 1]])
     known = ~np.isnan(values)

@@ -23,6 +23,7 @@ def state(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+@pytest.mark.case("U3")
 @pytest.mark.parametrize(
     "other",
     [("knn", *ILL), ("prototype", *FINDING), ("prototype", *ILL, "--positive", "0")],
@@ -39,6 +40,7 @@ def test_the_result_of_another_probe_is_kept_unless_it_may_be_replaced(db, tmp_p
     assert call("probes", "rerun", out, "--json").json["reproduced"]
 
 
+@pytest.mark.case("U3")
 def test_the_same_probe_replaces_its_own_result_and_removes_what_it_no_longer_has(db, tmp_path):
     out = tmp_path / "out"
     probe("prototype", db, *ILL, "--out", out)
@@ -71,6 +73,7 @@ def test_a_comparison_and_a_result_never_share_a_folder(db, tmp_path):
     assert state(out) == before
 
 
+@pytest.mark.case("U3")
 @pytest.mark.parametrize("full_at", ["report.html", "weights.npz", "predictions.parquet"])
 def test_a_disk_that_fills_up_leaves_the_former_result_whole(db, tmp_path, monkeypatch, full_at):
     out = tmp_path / "out"
@@ -94,6 +97,7 @@ def test_a_disk_that_fills_up_leaves_the_former_result_whole(db, tmp_path, monke
     assert not fresh.exists()
 
 
+@pytest.mark.case("U4")
 @pytest.mark.parametrize("where", ["none/x.html", "file/x.html"])
 def test_a_page_that_cannot_be_written_is_an_error_in_one_line(db, tmp_path, where):
     out = tmp_path / "out"
@@ -104,6 +108,7 @@ def test_a_page_that_cannot_be_written_is_an_error_in_one_line(db, tmp_path, whe
     assert "there is no folder" in done.err
 
 
+@pytest.mark.case("U3")
 def test_a_page_on_a_full_disk_leaves_the_old_one_and_nothing_beside_it(db, tmp_path, monkeypatch):
     out = tmp_path / "out"
     probe("prototype", db, *ILL, "--out", out)
@@ -141,6 +146,7 @@ def test_one_column_in_two_parts_is_refused_at_once(db, kind, options, words):
     assert words in refusal(kind, db, *options)
 
 
+@pytest.mark.case("U11")
 def test_a_label_that_names_the_patient_by_another_word_is_refused_with_the_hint(tmp_path):
     from tests.probes.cohort import make_rows, rows_of
 

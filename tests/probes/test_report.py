@@ -123,6 +123,7 @@ def test_every_number_of_the_page_is_the_results(results):
     assert all(f"{rates[name]['value']:.3f}" in text for name in ("sensitivity", "specificity", "ppv", "npv"))
 
 
+@pytest.mark.case("X8")
 def test_names_from_the_data_cannot_break_the_page(tmp_path):
     from tests.probes.cohort import make_rows, rows_of
 

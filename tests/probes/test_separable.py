@@ -62,6 +62,7 @@ def test_a_class_that_is_never_called_is_named():
     assert warnings_of_calls(np.zeros((0, 0), int), classes) == ()  # labels have no confusion matrix
 
 
+@pytest.mark.case("U11")
 def test_an_interval_without_width_is_said_to_be_no_certainty(db):
     done = call("probes", "linear", db, *COLOUR, "--replicates", "50")
     lines = done.out.splitlines()

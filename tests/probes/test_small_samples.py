@@ -43,6 +43,7 @@ def weak_table(folder, seed, names=("ok", "defective")):
 STATE = ("--label", "state", "--group", "patient")
 
 
+@pytest.mark.case("N2")
 @pytest.mark.parametrize("seed", range(6))
 def test_on_weak_signal_the_operating_point_holds_on_the_tested_model(tmp_path, seed):
     found = probe("linear", weak_table(tmp_path, seed), *STATE)
@@ -55,6 +56,7 @@ def test_on_weak_signal_the_operating_point_holds_on_the_tested_model(tmp_path, 
     assert not any("calls every test row" in text or "misses its specificity" in text for text in found["warnings"])
 
 
+@pytest.mark.case("N2")
 def test_held_out_scores_are_those_of_scikit_learn_fitted_without_each_rows_group():
     x, y = weak(3, n=240)
     x = x.astype(np.float32)
@@ -92,6 +94,7 @@ def test_knn_thresholds_come_from_votes_of_all_other_fitted_patients(tmp_path):
     assert found["operating"][0]["validation_sensitivity"] == pytest.approx((votes[own] >= at).mean())
 
 
+@pytest.mark.case("N2")
 def test_a_specificity_that_the_test_rows_miss_is_said(tmp_path):
     x, y = weak(0)
     part = np.array([("train", "train", "val", "test")[i % 4] for i in range(600)])
@@ -106,6 +109,7 @@ def test_a_specificity_that_the_test_rows_miss_is_said(tmp_path):
     assert "0.9 asked for" in said
 
 
+@pytest.mark.case("N2")
 def test_candidates_within_one_standard_error_are_told_apart_by_log_loss_and_constant_ones_are_never_chosen():
     lucky = Candidate(1e-7, 0.71, log_loss=0.69, auc_error=0.05, constant=True)
     best = Candidate(1e4, 0.70, log_loss=0.9, auc_error=0.05)
@@ -129,6 +133,7 @@ def test_the_standard_error_of_an_area_is_hanley_and_mcneils():
     assert expected == pytest.approx(spread, rel=0.1)
 
 
+@pytest.mark.case("N3")
 @pytest.mark.parametrize("options", [(), ("--penalty", "0.5")], ids=["default", "fixed"])
 @pytest.mark.parametrize("kind", ["linear", "svm", "mlp", "prototype", "knn"])
 def test_one_patient_of_a_class_in_train_is_enough_to_fit(tmp_path, kind, options):
@@ -145,6 +150,7 @@ def test_one_patient_of_a_class_in_train_is_enough_to_fit(tmp_path, kind, option
         assert any("nothing could choose" in text for text in found["warnings"])
 
 
+@pytest.mark.case("N3")
 def test_folds_that_show_one_class_are_left_out_of_the_choice():
     x, y = weak(0, n=120)
     truth = class_truth(y, ("a", "b"))
@@ -169,6 +175,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.case("M2")
 @pytest.mark.parametrize(("names", "positive", "reason"), NAMES, ids=lambda v: str(v))
 def test_the_positive_class_is_never_a_word_for_absence_and_a_guess_is_said(tmp_path, names, positive, reason):
     found = probe("prototype", weak_table(tmp_path, 0, names), *STATE)
@@ -178,6 +185,7 @@ def test_the_positive_class_is_never_a_word_for_absence_and_a_guess_is_said(tmp_
     assert any("name the right one with --positive" in text for text in found["warnings"]) == (reason == "order")
 
 
+@pytest.mark.case("M2")
 def test_numbers_do_not_depend_on_how_the_classes_are_named(tmp_path):
     found = [
         probe("linear", weak_table(tmp_path / str(i), 2, names), *STATE, *asked)
@@ -191,6 +199,7 @@ def test_numbers_do_not_depend_on_how_the_classes_are_named(tmp_path):
     assert found[2]["positive"] == {"name": "a", "reason": "asked"}
 
 
+@pytest.mark.case("M2")
 def test_the_asked_positive_class_is_the_one_of_patients_and_pages(tmp_path):
     rng = np.random.default_rng(0)
     labels = [("benign", "cancer")[int(i % 5 == 0)] for i in range(300)]  # one image of five, a patient's whole truth
@@ -208,6 +217,7 @@ def test_the_asked_positive_class_is_the_one_of_patients_and_pages(tmp_path):
     assert call("probes", "rerun", out, "--json").json["reproduced"]
 
 
+@pytest.mark.case("M2")
 def test_a_positive_class_that_is_none_is_refused_with_those_there_are(tmp_path):
     db = weak_table(tmp_path, 0)
     assert "--positive bad is not a class of the label; there are: defective, ok" in refusal(

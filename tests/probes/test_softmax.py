@@ -138,6 +138,7 @@ def unit_times_root_of_dim(x):
     return (x / np.linalg.norm(x, axis=1, keepdims=True) * np.sqrt(x.shape[1])).astype(np.float32)
 
 
+@pytest.mark.case("N1")
 @pytest.mark.parametrize("c", [1e-6, 1.0, 1e4])
 @pytest.mark.parametrize(
     "degenerate",
@@ -158,6 +159,7 @@ def test_duplicated_blank_and_constant_rows_have_scikit_learns_minimum_too(degen
         assert objective(exact, y, c, ours.coef, ours.intercept) <= lowest * (1 + room)
 
 
+@pytest.mark.case("M3")
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_every_step_of_a_warm_started_sweep_is_scikit_learns_fit_at_that_penalty(classes, scale):
@@ -178,6 +180,7 @@ def test_every_step_of_a_warm_started_sweep_is_scikit_learns_fit_at_that_penalty
     assert len(set(np.round(losses, 9))) == len(losses)  # no two candidates are one fit
 
 
+@pytest.mark.case("M3")
 def test_features_and_penalty_scaled_against_each_other_are_the_same_problem():
     x, y = embeddings(n=300)
     one = minimise(task(x, y, 0.5), None, tol=1e-3, iterations=1000)
@@ -197,6 +200,7 @@ def test_where_the_descent_stops_short_scikit_learns_solver_takes_over(monkeypat
     assert not minimise(task(x, y, 0.1), None, tol=1e-5, iterations=5000).converged
 
 
+@pytest.mark.case("N1")
 def test_a_matrix_that_no_floor_makes_positive_definite_still_gives_coordinates(monkeypatch):
     x, y = embeddings(n=200)
     plain = minimise(task(x, y, 1.0), None, tol=1e-7, iterations=5000)
@@ -205,6 +209,7 @@ def test_a_matrix_that_no_floor_makes_positive_definite_still_gives_coordinates(
     assert floored.coef == pytest.approx(plain.coef, abs=1e-4 * np.abs(plain.coef).max())
 
 
+@pytest.mark.case("N4")
 def test_a_thousand_classes_converge():
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(1000), 4)

@@ -1,0 +1,43 @@
+"""Every fault of the catalogue has a test that is marked with its id, and `-k cases` runs all of these."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+from tests.cases.catalogue import CASES, WITHOUT_A_TEST
+
+TESTS = Path(__file__).parents[1]
+
+
+def marked() -> dict[str, list[str]]:
+    """Id → the tests that carry it, from their source."""
+    found = defaultdict(list)
+    for path in TESTS.rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                for mark in node.decorator_list:
+                    if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.case":
+                        for argument in mark.args:
+                            found[ast.literal_eval(argument)].append(node.name)
+    return found
+
+
+def test_every_fault_of_the_catalogue_has_a_test():
+    assert CASES.keys() - marked().keys() <= WITHOUT_A_TEST
+
+
+def test_no_test_names_a_fault_that_the_catalogue_does_not_have():
+    assert marked().keys() <= CASES.keys()
+    assert CASES.keys() >= WITHOUT_A_TEST
+
+
+def test_the_words_cases_and_case_with_an_id_choose_marked_tests(request):
+    item = request.node
+    assert {"cases"} <= item.extra_keyword_matches  # everything below this folder
+    unmarked = [other for other in request.session.items if other.get_closest_marker("case") is None]
+    assert all("case_P1_" not in other.extra_keyword_matches for other in unmarked)
+    for other in request.session.items:
+        ids = {i for mark in other.iter_markers("case") for i in mark.args}
+        assert {f"case_{i}_" for i in ids} | ({"cases"} if ids else set()) <= other.extra_keyword_matches
