@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from indexer.search.queries import Query
     from indexer.search.results import SearchResult
     from indexer.search.searcher import Searcher
+    from indexer.store.table import EmbeddingStore
     from indexer.types import EncoderSpec
 
 
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
 )
 @where_option
 @click.option("--exclude-same", metavar="COLUMN", help="Leave out rows with the query's own value, e.g. its patient.")
+@click.option(
+    "--secret",
+    type=click.Path(path_type=Path),
+    help="File with the key of pack's hashes: new DICOM files of known patients then work with --exclude-same.",
+)
+@click.option("--site", "sites", multiple=True, metavar="NAME", help="Issuer of their patient ids, if `pack` had one.")
 @click.option("--one-per", metavar="COLUMN", help="One hit for each value, its best; a row without a value is a hit.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
 @click.option(
@@ -73,6 +81,8 @@ def command(
     k: int,
     where: str | None,
     exclude_same: str | None,
+    secret: Path | None,
+    sites: tuple[str, ...],
     one_per: str | None,
     min_score: float | None,
     offset: int,
@@ -98,6 +108,8 @@ def command(
         raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
     if bool(shards) != bool(out) or (shards and (html or png)):
         raise click.UsageError("--shards and --out go together, and draw no pictures.")
+    if (secret or sites) and not (images and exclude_same):
+        raise click.UsageError("--secret and --site tell the patient of image files: give them with --exclude-same.")
     from indexer.output_file import require_writable
     from indexer.search.answer import answer
     from indexer.search.searcher import Searcher
@@ -119,6 +131,8 @@ def command(
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
     query = _query(images, keys, texts, vectors, searcher.dim)
+    if secret is not None and exclude_same is not None:
+        query = _with_values(query, store, exclude_same, secret, sites)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
     _draw(result, html, png)
     if as_json:
@@ -153,6 +167,23 @@ def _query(
         rows = load_vectors(vectors, dim)
         return Query(vectors=rows, names=tuple(f"{vectors}[{i}]" for i in range(len(rows))))
     return Query(keys=keys, texts=texts, images=tuple(read_image(path) for path in images))
+
+
+def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path, sites: tuple[str, ...]) -> Query:
+    """The query with the value of `column` of each image, hashed from its DICOM header as `pack` does."""
+    from indexer.upkeep.pseudonyms import Pseudonyms, known_value
+
+    pseudonyms = Pseudonyms.load(secret, sites, database=store.uri)
+    own = []
+    for image in query.images:
+        value, known = known_value(store, column, pseudonyms.of_image(image.name, image.data, column))
+        own.append(value)
+        if not known:
+            click.echo(
+                f"note: no row has the {column} of {image.name} under the secret {secret}: nothing is left out for it",
+                err=True,
+            )
+    return replace(query, own=tuple(own))
 
 
 def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, out: Path) -> BatchReport:

@@ -104,7 +104,8 @@ def _rows_of_images(view: EmbeddingStore, images: Sequence[QueryImage], column: 
         if not len(own):
             raise InputError(
                 f"--exclude-same: {image.name} is not in table {view.name}, so its "
-                f"{column} is unknown. Say what to leave out with --where."
+                f"{column} is unknown. For a DICOM file of a known patient name the secret with which the table was "
+                "packed (--secret); else say what to leave out with --where."
             )
     return rows
 

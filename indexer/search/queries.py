@@ -53,7 +53,7 @@ class Query:
     texts: tuple[str, ...] = ()
     vectors: npt.NDArray[Any] | None = None  # (q, dim) raw or unit rows
     names: tuple[str, ...] = ()  # of the vectors, for the result; default: "row 0", "row 1", …
-    own: tuple[Any, ...] | None = None  # for vectors: each query's value in the column of `exclude_same`
+    own: tuple[Any, ...] | None = None  # for vectors and images: each query's value in the column of `exclude_same`
 
     def __post_init__(self) -> None:
         given = [bool(self.keys), bool(self.images), bool(self.texts), self.vectors is not None]

@@ -1,0 +1,170 @@
+"""Faults found by use with identifiers of patients (U5, U6, U7): hashes in tables, plain ids in files at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.pack.secret import KeyedHash
+from indexer.store.table import EmbeddingStore
+from tests.commands import call
+from tests.fakes import FakeEncoder
+from tests.pictures import dicom
+
+PATIENTS = ("007", "7", "Müller 3", "007")
+
+
+class AnyPlane(FakeEncoder):
+    def in_plane(self, plane):  # noqa: ARG002 - an encoder's signature
+        return self
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The commands run with a quick encoder."""
+    monkeypatch.setattr("indexer.encoders.load", lambda *_, **__: AnyPlane())
+    monkeypatch.setattr("indexer.encoders.load_spec", lambda *_, **__: AnyPlane())
+
+
+def index(*arguments: object):
+    return call("indexer", "index", *arguments, "--precision", "fp32", "--workers", 1, "--json")
+
+
+def exam(number: int, patient: str, **elements: object) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 4000, (32, 32)).astype(np.uint16)
+    return dicom(
+        pixels, PatientID=patient, StudyInstanceUID=f"1.2.{number}", SpecificCharacterSet="ISO_IR 192", **elements
+    )
+
+
+def column(db: Path, name: str) -> list[object]:
+    rows = EmbeddingStore.open(str(db)).vectors(columns=["key", name]).columns.to_pydict()
+    return rows[name]
+
+
+def every_byte(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Four exams of three patients, packed and indexed; the last one's ids have an issuer."""
+    source = tmp_path / "tree"
+    source.mkdir()
+    for number, patient in enumerate(PATIENTS):
+        issuer = {"IssuerOfPatientID": "elsewhere"} if number == 3 else {}
+        (source / f"IM{number}").write_bytes(exam(number, patient, **issuer))
+    made = call("indexer", "pack", source, tmp_path / "shards", "--secret", tmp_path / "secret", "--new-secret")
+    assert made.code == 0, made.err
+    assert index(tmp_path / "shards", tmp_path / "db").code == 0
+    return tmp_path
+
+
+def labels(at: Path, text: str, *more: object):
+    (at / "labels.csv").write_text(text, encoding="utf-8")
+    return call("indexer", "labels", at / "db", at / "labels.csv", *more)
+
+
+HASH = ("--on", "Patient ID=patient", "--hash", "patient")
+
+
+def test_case_u7_plain_ids_join_hashed_ones_and_are_stored_nowhere(packed):
+    text = "Patient ID,stage\n007,1\n7,2\n Müller  3 ,3\n"
+    done = labels(packed, text, *HASH, "--secret", packed / "secret", "--json")
+    assert (done.code, done.json["rows_labelled"]) == (0, 3), done.err
+    hashed = KeyedHash(bytes.fromhex((packed / "secret").read_text().strip()))
+    expected = {hashed("patient", f"\\{patient}"): stage for patient, stage in (("007", 1), ("7", 2), ("Müller 3", 3))}
+    expected[hashed("patient", "elsewhere\\007")] = None  # another hospital's 007 is another patient
+    stages = dict(zip(column(packed / "db", "patient"), column(packed / "db", "stage"), strict=True))
+    assert stages == expected
+    assert "Müller".encode() not in every_byte(packed / "db")
+    again = labels(packed, "Patient ID,late\n007,1\n", *HASH, "--secret", packed / "secret", "--site", "elsewhere")
+    assert again.code == 0, again.err
+
+
+def test_case_u7_ids_of_an_issuer_join_when_it_is_named(packed):
+    secret = ("--secret", packed / "secret", "--json")
+    (packed / "labels2.csv").write_text("Patient ID,stage\n007,5\n")
+    done = call("indexer", "labels", packed / "db", packed / "labels2.csv", *HASH, *secret, "--site", "elsewhere")
+    stages = dict(zip(column(packed / "db", "study"), column(packed / "db", "stage"), strict=True))
+    assert sum(value == 5 for value in stages.values()) == 1, done.err
+
+
+def test_case_u7_studies_and_images_join_by_their_uids(packed):
+    secret = ("--secret", packed / "secret", "--json")
+    by_study = labels(packed, "uid,grade\n1.2.1,4\n1.2.3,5\n", "--on", "uid=study", "--hash", "study", *secret)
+    assert by_study.json["rows_labelled"] == 2, by_study.err
+    import pydicom
+
+    uid = pydicom.dcmread(packed / "tree" / "IM2").SOPInstanceUID
+    by_image = labels(packed, f"uid,seen\n{uid},1\n", "--on", "uid=key", "--hash", "key", *secret)
+    assert by_image.json["rows_labelled"] == 1, by_image.err
+
+
+def test_case_u7_ids_that_pack_hashed_from_a_table_join_too(tmp_path):
+    from tests.archives import png
+
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        (tmp_path / "in" / f"{n}.png").write_bytes(png(n))
+    (tmp_path / "facts.csv").write_text("file,patient,ward\n0.png,07,a\n1.png,8,b\n2.png,9,c\n")
+    hashed = ("--hash", "patient", "--hash", "ward", "--secret", tmp_path / "secret", "--new-secret")
+    call("indexer", "pack", tmp_path / "in", tmp_path / "shards", "--csv", tmp_path / "facts.csv", *hashed)
+    index(tmp_path / "shards", tmp_path / "db")
+    secret = ("--secret", tmp_path / "secret", "--json")
+    done = labels(tmp_path, "patient,stage\n07,1\n9,2\n", "--on", "patient", "--hash", "patient", *secret)
+    assert done.json["rows_labelled"] == 2, done.err
+    done = labels(tmp_path, "ward,floor\nb,2\n", "--on", "ward", "--hash", "ward", *secret)
+    assert done.json["rows_labelled"] == 1, done.err
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [("typo", "there is no secret"), ("other", "under the secret"), (None, "there is no secret")],
+)
+def test_case_u6_a_mistyped_or_another_secret_is_one_line_and_makes_nothing(packed, monkeypatch, secret, words):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(packed / "config"))
+    (packed / "other").touch(mode=0o600)
+    (packed / "other").write_text("ef" * 32)
+    before = sorted(p.name for p in packed.iterdir())
+    named = ("--secret", packed / secret) if secret else ()
+    done = labels(packed, "Patient ID,stage\n007,1\n", *HASH, *named)
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert words in done.err
+    assert sorted({*before, "labels.csv"}) == sorted(p.name for p in packed.iterdir())
+    assert "stage" not in EmbeddingStore.open(str(packed / "db")).columns()
+
+
+def test_case_u7_a_new_exam_of_a_known_patient_does_not_find_the_patients_own_images(packed):
+    (packed / "new.dcm").write_bytes(exam(99, "007"))
+    ask = ("indexer", "search", packed / "db", packed / "new.dcm", "-k", 4, "--json")
+    without = call(*ask, "--exclude-same", "patient")
+    assert without.code == 1
+    assert "--secret" in without.err
+    done = call(*ask, "--exclude-same", "patient", "--secret", packed / "secret")
+    assert done.code == 0, done.err
+    (answer,) = done.json["queries"]
+    found = {hit["columns"]["patient"] for hit in answer["hits"]}
+    hashed = KeyedHash(bytes.fromhex((packed / "secret").read_text().strip()))
+    assert found == {hashed("patient", "\\7"), hashed("patient", "\\Müller 3"), hashed("patient", "elsewhere\\007")}
+    assert done.err == ""
+    typo = call(*ask, "--exclude-same", "patient", "--secret", packed / "typo")
+    assert (typo.code, len(typo.err.splitlines())) == (1, 1)
+    assert "there is no secret" in typo.err
+
+
+def test_case_u7_a_patient_unknown_to_the_table_is_said_and_a_file_without_one_refused(packed):
+    secret = ("--exclude-same", "patient", "--secret", packed / "secret", "--json")
+    (packed / "new.dcm").write_bytes(exam(99, "nobody"))
+    done = call("indexer", "search", packed / "db", packed / "new.dcm", *secret)
+    assert done.code == 0, done.err
+    assert "no row has the patient of" in done.err
+    from tests.archives import png
+
+    (packed / "new.png").write_bytes(png(1))
+    none = call("indexer", "search", packed / "db", packed / "new.png", *secret)
+    assert (none.code, len(none.err.splitlines())) == (1, 1)
+    assert "no patient in a DICOM header" in none.err
+    assert call("indexer", "search", packed / "db", "--key", "k", "--secret", packed / "secret").code == 2
