@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from indexer.ann.engines import ENGINES, IndexEngine
+from indexer.ann.engines import ENGINES, IndexEngine, K
 from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import Manifest, Settings, read_manifest
 from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import Rows, VectorFile
 from indexer.errors import IndexFileError
-from indexer.types import Float64, Int64
+from indexer.types import Bool, Float64, Int64
 
 EXACT_SCAN_ROWS = 50_000  # up to so many allowed rows are scanned exactly: about 10 ms at 512 dimensions
 MAX_INDEX_K = 2_048  # for larger k the index's heaps cost more than a scan
+# Recall is measured for the nearest rows. Under a filter the hits may be farther than the NEAR·k nearest of all rows,
+# where the tuned settings found as few as a fifth of them (benchmarks/filters). The search is then repeated WIDER times
+# as wide until the best CHECKED hits stayed AGREE times, or a scan takes less time.
+NEAR, WIDER, CHECKED, AGREE = 4, 4, 20, 2
+LINKS = 32  # rows that a graph sees for each entry of its queue
+SEEN, RANKED = 1 / 8, 4  # time for a row that an index sees, or that is ranked, by that for a row scanned: roughly
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,26 @@ class Searchable:
     engine: IndexEngine
     rows: Rows
     stale: bool = False  # has entries whose row was deleted or updated
+
+
+@dataclass
+class Effort:
+    """How the queries of one search were answered."""
+
+    tuned: int = 0  # by the index, with the settings that its recall was measured with
+    widened: int = 0  # by the index, under a filter, ever wider until no hit changed
+    scanned: int = 0  # by an exact scan
+
+    def __str__(self) -> str:
+        ways = {
+            "searched as widely as measured": self.tuned,
+            "searched more widely until the hits stayed": self.widened,
+            "scanned exactly": self.scanned,
+        }
+        used = {words: count for words, count in ways.items() if count}
+        if len(used) == 1:
+            return next(iter(used))
+        return ", ".join(f"{count} {words}" for words, count in used.items())
 
 
 class VectorIndex:
@@ -63,19 +90,63 @@ class VectorIndex:
         inside = rows & self.row_set
         return Allowed(inside, len(inside))
 
-    def search(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
-        """The k best allowed rows of each unit query (q, dim) with exact scores; id -1 where fewer are allowed."""
+    def search(self, queries: Float64, k: int, allowed: Allowed | None = None, filtered: Effort | None = None) -> Found:
+        """The k best allowed rows of each unit query (q, dim) with exact scores; id -1 where fewer are allowed.
+
+        `filtered` is given where the user chose the allowed rows, and notes how the queries were answered: these rows
+        may be far from the query, where the tuned settings find few of them.
+        """
         n = len(self.rows) if allowed is None else allowed.count
-        k = min(k, n)
+        k, effort = min(k, n), filtered or Effort()
         if not k or not len(queries):
             return no_hits(len(queries), k)
         if k > MAX_INDEX_K or (allowed is not None and n <= EXACT_SCAN_ROWS):
+            effort.scanned += len(queries)
             return self.scan(queries, k, allowed)
-        found = answer(self._searchable, queries, k, self.manifest.settings, allowed)
-        short = (found[1] >= 0).sum(1) < k
-        if short.any():  # the searched lists held too few rows, though k rows are allowed
-            found = replaced(found, short, self.scan(queries[short], k, allowed))
+        found = padded(answer(self._searchable, queries, k, self.manifest.settings, allowed), k)
+        left = found[1][:, -1] < 0  # the searched lists held too few rows, though k rows are allowed
+        far = np.zeros(len(queries), bool)
+        if filtered is not None and allowed is not None and self.approximate:
+            far = left | ~self._near(queries, found, allowed)
+            wider, left[far] = self._widened(queries[far], k, allowed)
+            found = replaced(found, far, wider)
+        if left.any():
+            found = replaced(found, left, self.scan(queries[left], k, allowed))
+        effort.tuned += int((~far & ~left).sum())
+        effort.widened += int((far & ~left).sum())
+        effort.scanned += int(left.sum())
         return found
+
+    def _near(self, queries: Float64, found: Found, allowed: Allowed) -> Bool:
+        """Mask (q,) of the queries whose k hits are among the nearest rows with or without the filter, for which the
+        settings were measured.
+        """
+        over, settings = self._searchable, self.manifest.settings
+        m = min(NEAR * found[1].shape[1], len(self.rows))
+        width = math.ceil(settings.nprobe * len(self.rows) / allowed.count)
+        scores, ids = over.engine.candidates(over.index, queries, m, width)
+        near: Bool = (found[0][:, -1] >= scores[:, -1]) | (ids[:, -1] < 0)
+        return near
+
+    def _widened(self, queries: Float64, k: int, allowed: Allowed) -> tuple[Found, Bool]:
+        """A search that is repeated ever wider until the best hits stay, and a mask (q,) of where they never did."""
+        settings, m = self.manifest.settings, max(k, CHECKED)
+        found, stayed = no_hits(len(queries), m), np.zeros(len(queries), np.int64)
+        while not (stayed >= AGREE).all() and self._pays(settings, m, allowed):
+            left = stayed < AGREE
+            wider = padded(answer(self._searchable, queries[left], m, settings, allowed), m)
+            changed = (wider[0] > found[0][left]).any(1) | (wider[1][:, k - 1] < 0)
+            found = replaced(found, left, wider)
+            stayed[left] = np.where(changed, 0, stayed[left] + 1)
+            settings = Settings(settings.nprobe * WIDER, settings.rerank * WIDER)
+        return (found[0][:, :k], found[1][:, :k]), stayed < AGREE
+
+    def _pays(self, settings: Settings, k: int, allowed: Allowed) -> bool:
+        """Whether a search with these settings takes less than a scan of the allowed rows, roughly."""
+        n, lists = len(self.rows), self.manifest.nlist
+        width = settings.nprobe * n / allowed.count
+        seen = width * (n / lists if lists else LINKS)
+        return SEEN * seen + RANKED * settings.rerank * k / K < allowed.count
 
     def scan(self, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
         """`search` without the index: an exact scan of every allowed row's stored vector."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.ann.exact import Found, best, no_hits, padded
+from indexer.ann.index import Effort
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
 from indexer.search.exclude import Excluded, key_rows, row_set, rows_by_content, rows_of_values, same_value_rows
@@ -44,7 +45,7 @@ def answer(
     """
     _check(query, options, searcher)
     embedded = None if query.keys else _embedded(searcher, query)  # slow, so before the snapshot is taken
-    snapshot = searcher.snapshot
+    snapshot = replace(searcher.snapshot, effort=Effort())
     own = key_rows(snapshot.view, query.keys)
     vectors = _stored(snapshot.view, own, query.keys) if embedded is None else embedded
     excluded = _excluded(snapshot, query, options, own)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.ann.exact import Block, Found, exact_topk, merge, no_hits
-from indexer.ann.index import Allowed, VectorIndex, scan
+from indexer.ann.index import Allowed, Effort, VectorIndex, scan
 from indexer.ann.rowset import RowSet
 from indexer.ann.vectors import HeldRows, KeyedBlock, KeyedRows, gathered
 from indexer.errors import IndexFileError, StoreError
@@ -30,6 +30,7 @@ class Snapshot:
     fresh: KeyedRows | None  # rows not in the index (all rows without one); None: each search streams the table
     gone: Int64  # sorted row ids in the index that were deleted or updated since
     live: Allowed | None  # rows of the index that are still valid; None where all are
+    effort: Effort | None = None  # notes how queries under a filter are answered; of one search, so no thread shares it
 
     @property
     def version(self) -> int:
@@ -61,7 +62,8 @@ class Snapshot:
             return exact_topk(_stream(self.view, allowed), queries, k)
         found = no_hits(len(queries), 0)
         if self.index is not None:
-            found = merge(found, self.index.search(queries, k, self._allowed_in_index(allowed)), k)
+            filtered = None if allowed is None else self.effort or Effort()
+            found = merge(found, self.index.search(queries, k, self._allowed_in_index(allowed), filtered), k)
         return merge(found, _search_rows(self.fresh, queries, k, allowed), k)
 
     def scan(self, queries: Float64, k: int) -> Found:
@@ -95,9 +97,9 @@ class Snapshot:
         if self.index is None:
             return f"exact scan of all rows, table version {self.version}"
         manifest = self.index.manifest
-        words = (
-            f"{manifest.kind} index of {manifest.rows} rows, recall@10 measured {manifest.measured.recall_at_10:.3f}"
-        )
+        under = str(self.effort or "")  # the measured recall holds without a filter only
+        how = f"the allowed rows {under}" if under else f"recall@10 measured {manifest.measured.recall_at_10:.3f}"
+        words = f"{manifest.kind} index of {manifest.rows} rows, {how}"
         fresh = len(self.fresh) if self.fresh is not None else 0
         if fresh or len(self.gone):
             words += f"; {fresh} newer rows scanned, {len(self.gone)} left out (`indexer build-ann --refresh`)"
