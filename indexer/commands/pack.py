@@ -20,7 +20,8 @@ _PATH = click.Path(path_type=Path)
 @click.command(
     "pack",
     epilog="SRC may be a DICOM tree (names and depth do not matter, DICOMDIR is ignored), a folder of images, "
-    "a folder per class, or dicomweb+http://host:port/dicom-web?Modality=MR. Images are stored as they are. "
+    "a folder per class, or dicomweb+http://host:port/dicom-web?Modality=MR. Pixels are stored as they are; of DICOM "
+    "headers only what decoding needs, without names, dates, free text and private elements (--keep-headers: all). "
     "A run that was stopped goes on where it was; the same source gives the same shards byte for byte.",
 )
 @click.argument("source", metavar="SRC")
@@ -45,6 +46,10 @@ _PATH = click.Path(path_type=Path)
 @click.option("--shard-files", type=click.IntRange(1), default=10_000, show_default=True, help="Or at so many images.")
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores, at most 8]")
 @click.option("--refuse-burned-in", is_flag=True, help="Leave out files that say BurnedInAnnotation YES.")
+@click.option(
+    "--deidentify/--keep-headers", default=True, show_default=True, help="DICOM headers by allow-list, or as they are."
+)
+@click.option("--follow-links", is_flag=True, help="Also pack what links point to outside SRC.")
 @click.option("--replace", is_flag=True, help="Overwrite shards of another run in DEST.")
 @click.option("--dry-run", is_flag=True, help="Count what would be done, write nothing.")
 @json_option
@@ -63,13 +68,15 @@ def command(
     shard_files: int,
     processes: int | None,
     refuse_burned_in: bool,
+    deidentify: bool,
+    follow_links: bool,
     replace: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Pack a DICOM tree, an image folder or a DICOMweb server into WebDataset shards.
 
-    DICOM metadata comes from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
+    DICOM metadata and headers come from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
     """
     from indexer.pack.run import PackOptions, pack
     from indexer.progress.terminal import Terminal
@@ -89,6 +96,8 @@ def command(
         shard_files=shard_files,
         processes=processes or min(8, cores()),
         refuse_burned_in=refuse_burned_in,
+        keep_headers=not deidentify,
+        follow_links=follow_links,
         replace=replace,
         dry_run=dry_run,
     )
@@ -100,11 +109,17 @@ def command(
 
 
 def _text(report: PackReport) -> str:
+    from indexer.pack.report import KEPT
+
     would = "would pack" if report.dry_run else "packed"
     lines = [
         f"{would} {report.packed:,} of {counted(report.files, 'file')} ({_counts(report.kinds)}) "
         f"into {counted(report.shards, 'shard')}, {report.nbytes / 1e6:,.1f} MB, in {report.seconds:.1f} s",
     ]
+    if report.headers == KEPT:
+        lines.append("DICOM headers: kept as they are, with names and dates (--keep-headers)")
+    elif report.headers:
+        lines.append("DICOM headers: de-identified by allow-list; text burned into pixels stays")
     if report.shards_kept:
         lines.append(f"there already: {counted(report.shards_kept, 'shard')}")
     if report.left_out:

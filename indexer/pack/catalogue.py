@@ -57,14 +57,19 @@ class Catalogue:
         for path, *facts in self._pages("path, nbytes, modified, left_out", "1"):
             yield ListedFile(_text(path), *facts)
 
-    def record(self, scanned: Iterable[Scanned], stem_of: Callable[[Scanned], str | None], *, refuse: str) -> None:
-        """Store the facts from the files' headers. `refuse`: the reason to leave out burned-in text; "" keeps it."""
+    def record(
+        self,
+        scanned: Iterable[Scanned],
+        stem_of: Callable[[Scanned], str | None],
+        why_left_out: Callable[[Scanned], str],
+    ) -> None:
+        """Store the facts from the files' headers."""
         update = (
             "UPDATE files SET left_out = ?, kind = ?, suffix = ?, instance = ?, burned_in = ?, stem = ? WHERE path = ?"
         )
         rows = []
         for item in scanned:
-            left_out = item.left_out or (refuse if item.burned_in else "")
+            left_out = why_left_out(item)
             stem = None if left_out else stem_of(item)
             facts = (left_out, item.kind, item.suffix, item.instance or None, item.burned_in, stem)
             rows.append((*facts, _bytes(item.found.path)))

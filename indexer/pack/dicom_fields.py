@@ -12,11 +12,14 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.pack.secret import KeyedHash
+from indexer.pack.vocabulary import stored_term
 from indexer.pixels.decoder_errors import dicom_errors, quiet
+from indexer.pixels.dicom.parse import parsed
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 OLDEST = 90  # years; greater ages are stored as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
-_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # VR CS, PS3.5 section 6.2: excludes names in lower case or with a comma
+HEADER_BYTES = 64 << 20  # of a deflated file; the elements before the pixels lie in these
+_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,50}")  # of the standard
 _AGE = re.compile(r"(\d{3})([DWMY])")
 _DIRECT = 0.8  # least cosine of a plane's normal to a patient axis for which the plane is named after that axis
 
@@ -38,12 +41,12 @@ FIELDS = (
 def read_header(file: BinaryIO) -> Any | None:
     """The listed elements before the pixels; None where there is no readable header. InputError without pydicom."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401 - is it there
     except ImportError as error:
         raise InputError("the source holds DICOM files: pip install 'embedding-indexer[dicom]'") from error
     quiet()
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        header = parsed(file, limit=HEADER_BYTES, stop_before_pixels=True, specific_tags=_TAGS)
         _ = [header.get(tag) for tag in _TAGS]  # pydicom parses values on access
     except dicom_errors():
         return None
@@ -71,17 +74,19 @@ def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
         ("laterality", ("ImageLaterality", "Laterality")),
         ("view", ("ViewPosition",)),
         ("photometric", ("PhotometricInterpretation",)),
+        ("manufacturer", ("Manufacturer",)),
+        ("model", ("ManufacturerModelName",)),
     ):
-        found[field] = next((code for word in words if (code := _code(header, word))), None)
-    found["manufacturer"] = _text(header, "Manufacturer")[:64] or None
-    found["model"] = _text(header, "ManufacturerModelName")[:64] or None
+        text = next((text for word in words if (text := _text(header, word))), "")
+        found[field] = stored_term(field, text, keyed) if text else None
     found["year"] = next((y for w in ("AcquisitionDate", "SeriesDate", "StudyDate") if (y := _year(header, w))), None)
     found["age"] = _age(header)
     sex = _text(header, "PatientSex")
     found["sex"] = sex if sex in ("M", "F", "O") else None
     for field, word in (("rows", "Rows"), ("columns", "Columns"), ("frames", "NumberOfFrames")):
         found[field] = _whole(header, word)
-    found["transfer_syntax"] = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", "")) or None
+    syntax = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", ""))
+    found["transfer_syntax"] = syntax if _UID.fullmatch(syntax) else None
     burned = _text(header, "BurnedInAnnotation")
     found["burned_in"] = {"YES": True, "NO": False}.get(burned)
     found.update(_geometry(header))
@@ -115,11 +120,6 @@ def _text(header: Any, word: str) -> str:
     if not isinstance(value, str) and hasattr(value, "__len__") and len(value):
         value = value[0]
     return " ".join(str(value).replace("\0", " ").split())
-
-
-def _code(header: Any, word: str) -> str | None:
-    text = _text(header, word)
-    return text if _CODE.fullmatch(text) else None
 
 
 def _whole(header: Any, word: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
-from indexer.pixels.sniff import sniff
+from indexer.pixels.sniff import DICOM_SUFFIXES, sniff
 from indexer.user_tables.joining import image_suffix
 
 HEAD = 1024  # bytes read to detect a file's kind
@@ -26,6 +27,7 @@ class Folder:
     """A folder tree; implements `source.Source`."""
 
     root: Path
+    follow_links: bool = False  # also to files outside `root`
 
     def list(self) -> Iterator[ListedFile]:
         return walk(self.root)
@@ -33,6 +35,8 @@ class Folder:
     def scan(self, found: ListedFile) -> Scanned:
         if found.left_out:
             return Scanned(found, left_out=found.left_out)
+        if not self._inside(self.root / found.path):
+            return Scanned(found, left_out="link out of the source")
         try:
             with (self.root / found.path).open("rb") as file:
                 head = file.read(HEAD)
@@ -41,18 +45,30 @@ class Folder:
                     return Scanned(found, left_out=_other(self.root / found.path, left_out))
                 if found.nbytes:
                     check_bytes(found.nbytes)
-                return _with_header(found, kind, suffix, file) if kind == "dicom" else Scanned(found, kind, suffix)
+                if kind == "dicom":
+                    return _with_header(found, kind, suffix, file)
+                return Scanned(found, kind, suffix, readable=suffix not in DICOM_SUFFIXES)
         except PixelError as error:
             return Scanned(found, left_out=error.reason)
         except OSError:
             return Scanned(found, left_out="unreadable file")
 
     def read(self, path: str) -> bytes:
+        if not self._inside(self.root / path):
+            raise OSError(errno.EPERM, "a link that leads out of the source")
         return (self.root / path).read_bytes()
 
     def sidecar(self, path: str) -> bytes:
         file = self.root / sidecar_of(path)
-        return file.read_bytes() if file.is_file() else b""
+        if not file.is_file():
+            return b""
+        if not self._inside(file):
+            raise OSError(errno.EPERM, "a link that leads out of the source")
+        return file.read_bytes()
+
+    def _inside(self, file: Path) -> bool:
+        """Whether a file lies in the source: a handed-over folder must not carry off files that its links name."""
+        return self.follow_links or not file.is_symlink() or file.resolve().is_relative_to(self.root.resolve())
 
 
 def _other(path: Path, reason: str) -> str:
@@ -65,7 +81,7 @@ def _with_header(found: ListedFile, kind: str, suffix: str, file: BinaryIO) -> S
     file.seek(0)
     header = read_header(file)
     if header is None:
-        return Scanned(found, kind, suffix)
+        return Scanned(found, kind, suffix, readable=False)
     if is_directory(header):
         return Scanned(found, left_out="DICOMDIR")
     return Scanned(found, kind, suffix, "", instance_of(header), str(header.get("BurnedInAnnotation", "")) == "YES")

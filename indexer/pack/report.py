@@ -12,12 +12,15 @@ from indexer.pack.catalogue import Catalogue
 from indexer.pack.plan import ShardPlan
 from indexer.pack.secret import private_file
 
+KEPT, REMOVED = "kept", "de-identified"  # what became of DICOM headers
+
 
 @dataclass(frozen=True)
 class PackReport:
     """The counts of one run, or with `dry_run` of the run that would be made. files = packed + left out."""
 
     source: str
+    headers: str  # of DICOM files: KEPT or REMOVED; "" where there were none
     destination: str
     dry_run: bool
     files: int

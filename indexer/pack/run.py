@@ -17,11 +17,12 @@ from indexer.archive.walk import PACK_STATE, ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
+from indexer.pack.deidentify import CANNOT
 from indexer.pack.dicom_fields import FIELDS
 from indexer.pack.folder import Folder
 from indexer.pack.join import Joined, join
 from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
-from indexer.pack.report import PackReport, list_files
+from indexer.pack.report import KEPT, REMOVED, PackReport, list_files
 from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
@@ -29,6 +30,7 @@ from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
 from indexer.progress.silent import SILENT
 from indexer.types import KeyRule, Progress
 
+HEADERS = 2  # of what is stored of DICOM headers; part of the plan's digest
 _CHUNK = 256  # files scanned by a worker in one task
 
 
@@ -50,6 +52,8 @@ class PackOptions:
     shard_files: int = 10_000
     processes: int = 1
     refuse_burned_in: bool = False
+    keep_headers: bool = False  # of DICOM files; else they are de-identified
+    follow_links: bool = False  # also out of the source
     replace: bool = False  # overwrite shards of another plan
     dry_run: bool = False
 
@@ -75,7 +79,7 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
     """
     started = time.monotonic()
     _check_local(options.destination)
-    source = open_source(options.source)
+    source = open_source(options.source, follow_links=options.follow_links)
     if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
@@ -95,8 +99,9 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
             if not options.dry_run:
                 with _alone(options.destination), _written_to(options.destination):
                     writer = ShardWriter(
-                        source, options.destination, plan.keyed, options.site, options.refuse_burned_in
-                    )
+                        source, options.destination, plan.keyed, options.site, options.refuse_burned_in,
+                        not options.keep_headers,
+                    )  # fmt: skip
                     kept_shards = _write(writer, plan, catalogue, options, executor, progress)
                     listing = str(list_files(options.destination, catalogue, plan.shards))
         return _report(options, plan, catalogue, kept_shards, listing, time.monotonic() - started)
@@ -116,14 +121,22 @@ def _scan(
     options: PackOptions, source: Source, catalogue: Catalogue, executor: Executor | None, progress: Progress
 ) -> None:
     """Look at the header of every file."""
-    refuse = BURNED_IN if options.refuse_burned_in else ""
     chunks = paged(catalogue.found(), _CHUNK)
     done = 0
     with progress.stage("reading headers", catalogue.count("1")):
         for answer in mapped(executor, partial(_scan_chunk, source), chunks, options.processes):
-            catalogue.record(answer, stem_of, refuse=refuse)
+            catalogue.record(answer, stem_of, partial(_why_left_out, options))
             done += len(answer)
             progress.advance(len(answer), files=done)
+
+
+def _why_left_out(options: PackOptions, item: Scanned) -> str:
+    """The reason why a file is not packed, by its header; "" where it is."""
+    if item.left_out:
+        return item.left_out
+    if options.refuse_burned_in and item.burned_in:
+        return BURNED_IN
+    return CANNOT if not item.readable and not options.keep_headers else ""
 
 
 def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
@@ -136,6 +149,8 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
     set_keys(catalogue, keyed, split=options.split)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
+    if dicom:
+        facts += f"\0{HEADERS}\0{options.keep_headers}"
     shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
     return _Plan(files, rows, shards, keyed, secret, made, joined, notes)
 
@@ -212,7 +227,7 @@ def _write(
 ) -> int:
     """Write the missing shards and store each file's outcome in the catalogue; returns how many shards were kept."""
     plans = plan.shards
-    _check_destination(writer, plans, options.replace)
+    writer.check_destination(plans, replace=options.replace)
     todo: list[ShardPlan] = []
     for shard in plans:
         outcomes = writer.done(shard)
@@ -241,34 +256,13 @@ def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -
     return writer.write(*work)
 
 
-def _check_destination(writer: ShardWriter, plans: Sequence[ShardPlan], replace: bool) -> None:
-    """Raise InputError for shards of another run in the destination; with `replace` they are deleted."""
-    planned = {plan.name for plan in plans}
-    surplus = [path for path in sorted(writer.destination.glob("*.tar")) if path.name not in planned]
-    others = [plan.name for plan in plans if writer.differs(plan)] + [path.name for path in surplus]
-    if others and not replace and writer.other_secret(others):
-        raise InputError(
-            f"{writer.destination} was packed with another secret: its hashes would not match. Find that file and name "
-            "it with --secret, overwrite all shards with --replace, or name an empty folder."
-        )
-    if others and not replace:
-        raise InputError(
-            f"{writer.destination} holds shards of another run or of files that changed since ({others[0]}). "
-            "Overwrite them with --replace, or name an empty folder."
-        )
-    for path in surplus:
-        path.unlink()
-        (writer.destination / PACK_STATE / f"{path.name}.json").unlink(missing_ok=True)
-    for cut in writer.destination.glob("*.tar.partial"):
-        cut.unlink()
-
-
 def _report(
     options: PackOptions, plan: _Plan, catalogue: Catalogue, kept_shards: int, listing: str, seconds: float
 ) -> PackReport:
     reasons = catalogue.reasons()
     return PackReport(
         source=options.source,
+        headers=_headers(catalogue, options.keep_headers),
         destination=str(options.destination),
         dry_run=options.dry_run,
         files=plan.files,
@@ -292,7 +286,13 @@ def _report(
     )
 
 
-def open_source(name: str) -> Source:
+def _headers(catalogue: Catalogue, keep: bool) -> str:
+    if not catalogue.count(f"left_out = '' AND ({IS_DICOM})"):
+        return ""
+    return KEPT if keep else REMOVED
+
+
+def open_source(name: str, *, follow_links: bool = False) -> Source:
     """The source that the user's first argument names. Raises InputError."""
     if not name:  # `Path` would take it for the current folder
         raise InputError("the name of the source is empty. Name a folder, or a server as `indexer pack -h` shows.")
@@ -302,4 +302,4 @@ def open_source(name: str) -> Source:
         return DicomWeb.from_url(name)
     if "://" in name:
         raise InputError(f"{name} is no folder and no DICOMweb server. Name one as `indexer pack -h` shows.")
-    return Folder(Path(name))
+    return Folder(Path(name), follow_links)

@@ -12,6 +12,8 @@ from typing import Any
 
 from indexer.archive.samples import sidecar_fields
 from indexer.archive.walk import PACK_STATE
+from indexer.errors import InputError, PixelError
+from indexer.pack.deidentify import CANNOT, deidentified
 from indexer.pack.dicom_fields import dicom_fields, read_header
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.secret import KeyedHash, private_file
@@ -43,6 +45,7 @@ class ShardWriter:
     keyed: KeyedHash
     site: str
     refuse_burned_in: bool
+    deidentify: bool = True  # DICOM headers
 
     def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[FileOutcome]:
         """Write the shard, then its record; a shard without a record is written again by the next run."""
@@ -50,7 +53,12 @@ class ShardWriter:
         record = self._record(plan)
         record.unlink(missing_ok=True)
         nbytes = write_shard(self.destination / plan.name, self._samples(entries, outcomes))
-        facts = {"plan": plan.digest, "secret": self.keyed.fingerprint, "bytes": nbytes}
+        facts = {
+            "plan": plan.digest,
+            "secret": self.keyed.fingerprint,
+            "bytes": nbytes,
+            "deidentified": self.deidentify,
+        }
         text = json.dumps(facts | {"files": [asdict(o) for o in outcomes]})
         partial = record.with_suffix(".partial")
         with private_file(partial) as file:
@@ -69,20 +77,53 @@ class ShardWriter:
             return None  # no record, or a damaged one: the shard is written again
         return None
 
-    def differs(self, plan: ShardPlan) -> bool:
+    def check_destination(self, plans: Sequence[ShardPlan], *, replace: bool) -> None:
+        """Raise InputError for shards of another run in the destination; with `replace` they are deleted."""
+        planned = {plan.name for plan in plans}
+        surplus = [path for path in sorted(self.destination.glob("*.tar")) if path.name not in planned]
+        others = [plan.name for plan in plans if self._differs(plan)] + [path.name for path in surplus]
+        if others and not replace:
+            raise InputError(f"{self.destination} {self._difference(others)}")
+        for path in surplus:
+            path.unlink()
+            (self.destination / PACK_STATE / f"{path.name}.json").unlink(missing_ok=True)
+        for cut in self.destination.glob("*.tar.partial"):
+            cut.unlink()
+
+    def _differs(self, plan: ShardPlan) -> bool:
         """Whether a complete shard of that name and of another plan exists."""
         return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
 
-    def other_secret(self, shards: Sequence[str]) -> bool:
-        """Whether one of these shards was written with another secret than this run's."""
+    def _difference(self, shards: Sequence[str]) -> str:
+        """In what these shards differ from this run's, and the way out."""
+        known = list(self._facts(shards))
+        if any(facts["secret"] != self.keyed.fingerprint for facts in known):
+            return (
+                "was packed with another secret: its hashes would not match. Find that file and name it with "
+                "--secret, overwrite all shards with --replace, or name an empty folder."
+            )
+        # version 0.1 kept all headers
+        if any(facts.get("deidentified", False) != self.deidentify for facts in known):
+            before, now = ("with", "without") if self.deidentify else ("without", "with")
+            way = "give" if self.deidentify else "leave out"
+            return (
+                f"was packed {before} the DICOM files' own headers, and this run packs {now} them: {way} "
+                "--keep-headers to go on as before, overwrite all shards with --replace, or name an empty folder."
+            )
+        return (
+            f"holds shards of another run or of files that changed since ({shards[0]}). "
+            "Overwrite them with --replace, or name an empty folder."
+        )
+
+    def _facts(self, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The records of these shards. Without one a shard is not of this program, and nothing is known of it."""
         for name in shards:
             try:
-                secret = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())["secret"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # not a shard of this program, or a damaged record: its secret is unknown
-            if secret != self.keyed.fingerprint:
-                return True
-        return False
+                facts = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())
+            except (OSError, ValueError, RecursionError):
+                continue
+            if isinstance(facts, dict) and "secret" in facts:
+                yield facts
 
     def _record(self, plan: ShardPlan) -> Path:
         return self.destination / PACK_STATE / f"{plan.name}.json"
@@ -97,30 +138,43 @@ class ShardWriter:
                 note = error.strerror or type(error).__name__
                 outcomes.append(FileOutcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
                 continue
-            metadata, note = self._metadata(entry, data)
-            if metadata is None:  # as in `indexer index`: the patient of the image is unknown
-                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BAD_METADATA, note))
-                continue
-            if self.refuse_burned_in and metadata.get("burned_in"):  # instances of a server were not scanned before
-                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", BURNED_IN))
+            try:
+                image, metadata, note = self._prepared(entry, data)
+            except PixelError as error:
+                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", error.reason, error.detail))
                 continue
             outcomes.append(FileOutcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
-            yield entry.key, entry.suffix, data, metadata
+            yield entry.key, entry.suffix, image, metadata
 
-    def _metadata(self, entry: Entry, data: bytes) -> tuple[dict[str, Any] | None, str]:
-        """The sample's metadata, and a note on what was unreadable; None for damaged JSON beside an image."""
-        if entry.kind == "dicom" or entry.suffix in ("dcm", "dicom"):
-            header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
-            if header is None:
-                return dict(entry.row), "no readable DICOM header"
-            return {**entry.row, **dicom_fields(header, self.keyed, self.site)}, ""
-        beside = self.source.sidecar(entry.path)
+    def _prepared(self, entry: Entry, data: bytes) -> tuple[bytes, dict[str, Any], str]:
+        """The bytes and metadata to store, and a note on what was unreadable. Raises PixelError."""
+        if not _is_dicom(entry):
+            return data, *self._beside(entry)
+        header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
+        if header is None:
+            if self.deidentify:
+                raise PixelError(CANNOT, "no readable DICOM header")
+            return data, dict(entry.row), "no readable DICOM header"
+        fields = dicom_fields(header, self.keyed, self.site)
+        if self.refuse_burned_in and fields.get("burned_in"):  # instances of a server were not scanned before
+            raise PixelError(BURNED_IN)
+        if self.deidentify:
+            data = deidentified(data, self.keyed, fields.get("patient", ""))
+        return data, {**entry.row, **fields}, ""
+
+    def _beside(self, entry: Entry) -> tuple[dict[str, Any], str]:
+        """The metadata of a file that is not DICOM. Raises PixelError: without them its patient is unknown."""
         try:
+            beside = self.source.sidecar(entry.path)
             metadata = sidecar_fields(beside) if beside else {}
-        except ValueError as error:
-            return None, f"JSON beside it cannot be read: {error}"
+        except (OSError, ValueError) as error:
+            raise PixelError(BAD_METADATA, f"JSON beside it cannot be read: {error}") from error
         folder = entry.path.rpartition("/")[0].encode("utf-8", "replace").decode()
         if folder:
             metadata.setdefault("folder", folder)
             metadata.setdefault("label", folder.rpartition("/")[2])  # in a folder-per-class tree
         return {**metadata, **entry.row}, ""
+
+
+def _is_dicom(entry: Entry) -> bool:
+    return entry.kind == "dicom" or entry.suffix in ("dcm", "dicom")

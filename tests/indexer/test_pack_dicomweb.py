@@ -109,7 +109,8 @@ def secret(tmp_path) -> Path:
 
 
 def packed(url: str, destination: Path, secret: Path, **options):
-    return pack(PackOptions(f"dicomweb+{url}", destination, secret, **options))
+    """As they are, so that the bytes can be compared."""
+    return pack(PackOptions(f"dicomweb+{url}", destination, secret, keep_headers=True, **options))
 
 
 def images(folder: Path) -> set[bytes]:
