@@ -62,15 +62,11 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     The kind is detected from the bytes, and from `suffix` (lower case, no dot) only where they are ambiguous. Raises
     PixelError where this is not a readable image, WindowError for a `spec.window` outside the documented forms.
     """
-    rendering = Rendering(spec.window, spec.plane)
+    rendering = Rendering(spec.window, spec.plane, fitted_to=spec)
     _ = rendering.rules  # an invalid window is an error in the options, not in this image
     check_bytes(len(data))
     quiet()
     kind = sniff(data, suffix)
-    if kind == "jpeg":
-        from indexer.pixels.jpeg.cpu import JpegReader
-
-        return OpenedImage(JpegReader(data, spec), spec)
     if kind:
         return OpenedImage(open_kind(kind, data, rendering), spec)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")

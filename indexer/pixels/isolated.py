@@ -1,6 +1,7 @@
 """Decoding in child processes, for decoders that damaged files can crash, hang or make use up memory.
 
-GDCM, CharLS, OpenJPEG and libtiff run there. A crash fails one image only; limits on CPU time and memory turn a hang or
+GDCM, CharLS, OpenJPEG and libtiff run there, and every decoder of an image whose header announces more memory or work
+than a plain picture takes. A crash fails one image only; limits on CPU time and memory turn a hang or
 a decompression bomb into a failure; output of the C libraries is discarded.
 """
 
@@ -24,13 +25,16 @@ import numpy as np
 
 from indexer.children import environment, python_command
 from indexer.errors import PixelError
+from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.types import UInt8
 
 CPU_SECONDS = 3  # limit for one file, plus more for a large one:
 CPU_SECONDS_PER_MB = 2
+ANNOUNCED_BYTES_PER_SECOND = 200e6
 WALL_FACTOR = 12  # wall time allowed for each second of CPU time, since the machine may be busy
 START_SECONDS = 120
+TURN_SECONDS = 60
 _HEAD = struct.Struct("<II")  # bytes of JSON, bytes of payload
 _TOOK_TOO_LONG = "decoder took too long"
 
@@ -39,13 +43,23 @@ class IsolatedReader:
     """An image file opened in a child process, which holds it until `close`.
 
     The file is sent and its header parsed once, for any number of parts. Raises the decoder's PixelError, or one for
-    its crash. `parts`: given where the caller knows them already.
+    its crash. `parts`: given where the caller knows them already. `announced`: bytes, by the header; an image that
+    announces more than a plain one waits until no other such image is decoded.
     """
 
-    def __init__(self, kind: str, data: bytes, rendering: Rendering, parts: Numbered | None = None) -> None:
-        self._limit = int(CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6)
+    def __init__(
+        self, kind: str, data: bytes, rendering: Rendering, parts: Numbered | None = None, *, announced: int = 0
+    ) -> None:
+        seconds = CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6
+        self._limit = int(seconds + min(announced, MAX_INFLATED) / ANNOUNCED_BYTES_PER_SECOND)
+        # One at a time is what bounds the memory; not for ever, since its reader may wait for the one that waits here
+        self._has_turn = announced > PLAIN_BYTES and _large.acquire(timeout=TURN_SECONDS)
         facts = {"kind": kind, "rendering": asdict(rendering), "list": parts is None, "cpu_seconds": self._limit}
-        self._worker = _holding(facts, data, self._deadline())
+        try:
+            self._worker = _holding(facts, data, self._deadline())
+        except BaseException:
+            self._end_turn()
+            raise
         try:
             answer, _ = self._worker.answer(self._deadline())
             self._worker.busy = False
@@ -70,6 +84,12 @@ class IsolatedReader:
     def close(self) -> None:
         """Return the process to the pool; one that is dead, or has unread answers, is ended."""
         self._worker.give_back()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            _large.release()
 
     def _deadline(self) -> float:
         return time.monotonic() + WALL_FACTOR * self._limit
@@ -203,6 +223,7 @@ class _Worker:
 _idle: list[_Worker] = []  # the pool; grows to the largest number of concurrent decodes
 _owner = os.getpid()
 _lock = threading.Lock()
+_large = threading.Semaphore(1)  # of images that announce more than PLAIN_BYTES
 
 
 def _take() -> tuple[_Worker, bool]:

@@ -6,6 +6,7 @@ from indexer.errors import PixelError
 
 MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
 MAX_BYTES = 2 << 30  # of one file
+PLAIN_BYTES = 256 << 20  # of memory that decoding takes; an image that announces more is decoded in a child process
 MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, after decompression
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.limits import MAX_INFLATED, check_size
+from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.pixels.window import PERCENTILES
 
@@ -35,7 +35,8 @@ class NiftiReader:
         self._rendering = rendering
         self._across = across = _ACROSS[rendering.plane]
         try:
-            self._image, self._flags = _opened(data)
+            # in the calling process, only what the header announced as a plain file
+            self._image, self._flags = _opened(data, MAX_INFLATED if rendering.isolated else PLAIN_BYTES)
             shape, affine = _turned(self._image)
             self._millimetres = _millimetres(affine * _unit(self._image), across)
         except _errors() as error:
@@ -72,13 +73,13 @@ class _Volume:
     limits: tuple[float, float] | None  # the percentiles of all voxels
 
 
-def _opened(data: bytes) -> tuple[Any, tuple[str, ...]]:
+def _opened(data: bytes, room: int) -> tuple[Any, tuple[str, ...]]:
     """The image, with only its header read, and flags."""
     try:
         import nibabel
     except ImportError as error:
         raise PixelError("decoder not installed", "NIfTI needs: pip install 'embedding-indexer[nifti]'") from error
-    data = _inflated(data) if data[:2] == b"\x1f\x8b" else data
+    data = _inflated(data, room) if data[:2] == b"\x1f\x8b" else data
     kind = nibabel.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
     image = kind.from_bytes(data)
     shape = tuple(int(n) for n in image.shape)
@@ -139,16 +140,16 @@ def _volume(image: Any) -> _Volume:
     return _Volume(turned, spacing, _percentiles(turned))
 
 
-def _inflated(data: bytes) -> bytes:
-    """The concatenated members of a gzip file (RFC 1952, 2.2); bytes after the last are padding."""
+def _inflated(data: bytes, room: int) -> bytes:
+    """At most `room` bytes of a gzip file's concatenated members (RFC 1952, 2.2); bytes after the last are padding."""
     blocks: list[bytes] = []
-    room = MAX_INFLATED
+    limit = room
     while data[:2] == b"\x1f\x8b":
         unpacker = zlib.decompressobj(wbits=31)
         blocks.append(unpacker.decompress(data, room))
         room -= len(blocks[-1])
         if unpacker.unconsumed_tail or room <= 0:
-            raise PixelError("file too large", f"over {MAX_INFLATED:,} bytes unpacked")
+            raise PixelError("file too large", f"over {limit:,} bytes unpacked")
         if not unpacker.eof:
             raise PixelError("truncated", "NIfTI: the gzip stream is truncated")
         data = unpacker.unused_data

@@ -9,7 +9,7 @@ from typing import Protocol, overload
 
 from indexer.errors import PixelError
 from indexer.pixels.window import WindowRule, parse_window
-from indexer.types import FIRST_PART, Fact, Part, UInt8
+from indexer.types import FIRST_PART, Fact, Part, PixelSpec, UInt8
 
 Facts = Mapping[str, Fact]
 
@@ -21,6 +21,7 @@ class Rendering:
     window: str = "file"
     plane: str = "axial"  # of NIfTI volumes
     isolated: bool = False  # True inside a decoder process
+    fitted_to: PixelSpec | None = None  # a JPEG may be decoded at a smaller size that suffices for this square
 
     @cached_property
     def rules(self) -> tuple[WindowRule, ...]:

@@ -16,8 +16,10 @@ from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.kinds import open_kind
 from indexer.pixels.parts import Reader, Rendering
+from indexer.types import PixelSpec
 
 MEMORY_BYTES = 8 << 30  # of address space: a decompression bomb ends in a MemoryError of this process
+LEAST_BYTES = 3 << 30  # of address space: less would refuse plain files, since the libraries take 1 to 2 GiB of it
 _HEAD = struct.Struct("<II")
 
 
@@ -40,10 +42,15 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             if "kind" in facts:
                 _send(answers, {"received": True})  # after this a crash is caused by the file
                 _limit_cpu(facts["cpu_seconds"])
-                reader = open_kind(facts["kind"], data, replace(Rendering(**facts["rendering"]), isolated=True))
+                reader = open_kind(facts["kind"], data, _rendering(facts["rendering"]))
                 _send(answers, {"facts": [dict(part.facts) for part in reader.parts] if facts["list"] else []})
         except PixelError as error:
             _send(answers, {"reason": error.reason, "detail": error.detail})
+
+
+def _rendering(facts: dict[str, Any]) -> Rendering:
+    spec = facts.pop("fitted_to")
+    return replace(Rendering(**facts), isolated=True, fitted_to=PixelSpec(**spec) if spec else None)
 
 
 def _send(answers: BinaryIO, facts: dict[str, Any], pixels: np.ndarray[Any, Any] | None = None) -> None:
@@ -64,7 +71,9 @@ def _limit_cpu(seconds: int) -> None:
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    limit = max(LEAST_BYTES, min(MEMORY_BYTES, half))
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)

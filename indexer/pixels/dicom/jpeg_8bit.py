@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import PixelError
+from indexer.pixels.dicom.encapsulated import offset_table
 
 _AGREE = {  # photometric interpretation → the stream's colour space in libjpeg; other pairs are left to pydicom
     "MONOCHROME1": "Gray",
@@ -29,8 +30,9 @@ def jpeg_frames(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[int, npt
 
     photometric = str(dataset.PhotometricInterpretation)
     count = int(getattr(dataset, "NumberOfFrames", None) or 1)
+    table = offset_table(dataset)
     for index in indices:
-        stream = get_frame(dataset.PixelData, index, number_of_frames=count)
+        stream = get_frame(dataset.PixelData, index, number_of_frames=count, extended_offsets=table)
         height, width, colour, _ = simplejpeg.decode_jpeg_header(stream)
         if (height, width) != (dataset.Rows, dataset.Columns) or colour != _AGREE.get(photometric):
             raise PixelError(

@@ -16,12 +16,14 @@ import numpy.typing as npt
 from indexer.errors import PixelError
 from indexer.pixels.decoder_errors import dicom_errors, named
 from indexer.pixels.dicom.colour import colour_model, palette_colours
+from indexer.pixels.dicom.encapsulated import add_offset_table
 from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
+from indexer.pixels.dicom.parse import parsed
 from indexer.pixels.dicom.stored import RISKY, stored_frames
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import IsolatedReader
-from indexer.pixels.limits import check_size
+from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
 from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.pixels.window import WindowRule, parse_window
 from indexer.types import UInt8
@@ -48,6 +50,7 @@ class DicomReader:
             refuse(self._dataset)
             count = int(getattr(self._dataset, "NumberOfFrames", None) or 1)
             self._dataset.PhotometricInterpretation = colour_model(self._dataset)
+            add_offset_table(self._dataset, count)
             burned_in = str(getattr(self._dataset, "BurnedInAnnotation", "")) == "YES"
         except dicom_errors() as error:
             raise named(error, "DICOM") from error
@@ -58,9 +61,11 @@ class DicomReader:
         self._isolated: IsolatedReader | None = None
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
-        if not self._rendering.isolated and str(self._dataset.file_meta.TransferSyntaxUID) in RISKY:
+        nbytes = int(self._dataset.Rows) * int(self._dataset.Columns) * 8  # of a frame in float64
+        risky = nbytes > PLAIN_BYTES or str(self._dataset.file_meta.TransferSyntaxUID) in RISKY
+        if risky and not self._rendering.isolated:
             if self._isolated is None:
-                self._isolated = IsolatedReader("dicom", self._data, self._rendering, self.parts)
+                self._isolated = IsolatedReader("dicom", self._data, self._rendering, self.parts, announced=nbytes)
             yield from self._isolated.rasters(positions)
             return
         for index, stored in stored_frames(self._data, self._dataset, positions):
@@ -79,11 +84,11 @@ class DicomReader:
 def read_dataset(data: bytes) -> Any:
     """The parsed data set, also from a file without preamble or file meta. Raises PixelError."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401 - is it there
     except ImportError as error:
         raise PixelError("decoder not installed", "DICOM needs: pip install 'embedding-indexer[dicom]'") from error
     try:
-        dataset = pydicom.dcmread(BytesIO(data), force=True)
+        dataset = parsed(BytesIO(data), limit=MAX_INFLATED)
         if "SOPClassUID" not in dataset and not any(keyword in dataset for keyword in (*PIXEL_KEYWORDS, "Rows")):
             raise PixelError("not an image", "not a DICOM data set, or one without a SOP class")
         if "TransferSyntaxUID" not in dataset.file_meta:  # the syntax with which pydicom read it

@@ -14,6 +14,7 @@ from indexer.pixels.decoder_errors import dicom_errors, named
 from indexer.pixels.dicom.colour import PARTIAL, from_partial_range
 from indexer.pixels.dicom.gdcm_12bit import gdcm_frames
 from indexer.pixels.dicom.jpeg_8bit import jpeg_frames
+from indexer.pixels.dicom.parse import DEFLATED
 
 # pydicom plugins in the order in which they are tried: fixed, so that further installed ones do not change pixels.
 GDCM_ITSELF, LIBJPEG_ITSELF = "gdcm itself", "simplejpeg"  # called directly, not through pydicom
@@ -32,10 +33,9 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     "1.2.840.10008.1.2.5": ("pydicom",),
 }
 RUN_LENGTH = "1.2.840.10008.1.2.5"
-DEFLATED = "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
-# Decoders in C++ that damaged files have crashed, and a deflated stream of any unpacked size.
-RISKY = frozenset(PLUGINS) - {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"} | {DEFLATED}
+# Decoders in C++ that damaged files have crashed.
+RISKY = frozenset(PLUGINS) - {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"}
 EXTRA = "pip install 'embedding-indexer[dicom]'"
 
 Stored = tuple[int, npt.NDArray[Any]]

@@ -9,7 +9,7 @@ import numpy as np
 from indexer.errors import PixelError
 from indexer.pixels.fit import is_strip, reduction
 from indexer.pixels.limits import check_size
-from indexer.pixels.parts import Numbered, Raster
+from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.types import PixelSpec, UInt8
 
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
@@ -21,8 +21,8 @@ class JpegReader:
 
     parts = Numbered(1)
 
-    def __init__(self, data: bytes, spec: PixelSpec) -> None:
-        self._data, self._spec = data, spec
+    def __init__(self, data: bytes, rendering: Rendering) -> None:
+        self._data, self._spec = data, rendering.fitted_to
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         for _ in positions:
@@ -32,7 +32,7 @@ class JpegReader:
         pass
 
 
-def _raster(data: bytes, spec: PixelSpec) -> Raster:
+def _raster(data: bytes, spec: PixelSpec | None) -> Raster:
     """Decode. Raises PixelError where the file is damaged or truncated, or an unsupported kind of JPEG."""
     import simplejpeg
 
@@ -40,13 +40,12 @@ def _raster(data: bytes, spec: PixelSpec) -> Raster:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
         if colour in ("CMYK", "YCCK"):
-            from indexer.pixels.parts import Rendering
             from indexer.pixels.pillow import PillowReader
 
             (raster,) = PillowReader(data, "jpeg", Rendering()).rasters([0])
             return raster
         orientation, flags = exif_orientation(data)
-        factor = _reduction(height, width, orientation, spec)
+        factor = _reduction(height, width, orientation, spec) if spec else 1
         pixels = simplejpeg.decode_jpeg(
             data,
             colorspace="GRAY" if colour == "Gray" else "RGB",

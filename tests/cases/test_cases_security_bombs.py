@@ -1,0 +1,154 @@
+"""Small files that announce gigabytes or hours: the process keeps its memory, and ends an image's work in time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+
+from indexer.doctor import specimens
+from indexer.errors import PixelError
+from indexer.pixels import decode
+from indexer.pixels.announced import announced_bytes
+from indexer.pixels.limits import PLAIN_BYTES
+from indexer.types import PixelSpec
+from tests.bombs import gif_bomb, many_scans, nifti_bomb
+from tests.pictures import encoded, scene
+
+ROOT = Path(__file__).parents[2]
+SPEC = PixelSpec(32, 32)
+
+CHILD = """
+import json, resource, sys
+from indexer.errors import PixelError
+from indexer.pixels import decode
+from indexer.types import PixelSpec
+from tests import bombs
+from tests.pictures import encoded, scene
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+spec, before, said = PixelSpec(32, 32), 0, {}
+plain = {"png": encoded(scene(), "PNG"), "gif": encoded(scene(), "GIF"), "dcm": bombs.dicom(bombs.SYNTAXES[1])}
+for suffix, data in plain.items():
+    list(decode(data, suffix, spec))
+list(decode(bombs.nifti_bomb((20, 20, 3), 1200), "nii.gz", spec))
+before = peak()
+for name, suffix, data in eval(sys.argv[1]):
+    try:
+        said[name] = len(list(decode(data, suffix, spec, frames="first")))
+    except PixelError as error:
+        said[name] = error.reason
+print(json.dumps({"grown": peak() - before, "said": said}))
+"""
+
+
+def decoded_in_a_child(bombs: str) -> dict:
+    """What became of these bombs, and by how many MiB the process grew at its peak."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, bombs], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_images_that_announce_much_are_decoded_outside_this_process():
+    found = decoded_in_a_child(
+        "[('gif', 'gif', bombs.gif_bomb(14000)), ('png', 'png', bombs.png_bomb(6000)), "
+        "('nifti', 'nii.gz', bombs.nifti_bomb((512, 512, 100), 512 * 512 * 100)), "
+        "('volume', 'nii.gz', bombs.nifti_bomb((30000, 30000, 1), 1000)), "
+        "('deflated', 'dcm', bombs.deflated_bomb(256 << 20))]"
+    )
+    assert found["said"] | {"gif": "", "volume": ""} == {"gif": "", "png": 1, "nifti": 1, "volume": "", "deflated": 1}
+    assert {found["said"]["gif"], found["said"]["volume"]} <= {"truncated", "too many pixels", "corrupt image"}
+    assert found["grown"] < 300  # MiB; the pixels of the PNG alone are 103
+
+
+@pytest.mark.slow
+def test_bombs_of_full_size_stay_below_the_memory_of_one_large_image():
+    found = decoded_in_a_child(
+        "[('png', 'png', bombs.png_bomb(14000)), ('deflated', 'dcm', bombs.deflated_bomb(6 << 30)), "
+        "('nifti', 'nii.gz', bombs.nifti_bomb((2000, 2000, 200), 3 << 30))]"
+    )
+    assert found["said"]["png"] in (1, "decoder took too long", "too little memory")
+    assert isinstance(found["said"]["deflated"], str)
+    assert isinstance(found["said"]["nifti"], (int, str))
+    assert found["grown"] < 1200
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("gif", lambda: gif_bomb(7000)),
+        ("png", lambda: encoded(scene(8, 8), "PNG").replace(b"\0\0\0\x08\0\0\0\x08", b"\0\0\x20\0\0\0\x20\0", 1)),
+        ("bmp", lambda: encoded(scene(8, 8), "BMP").replace(b"\x08\0\0\0\x08\0\0\0", b"\0\x20\0\0\0\x20\0\0", 1)),
+        ("pnm", lambda: b"P6\n# large\n8000 8000\n255\n"),
+        ("webp", lambda: encoded(scene(8, 8), "WEBP", lossless=True)[:21] + (8191 | 8191 << 14).to_bytes(4, "little")),
+        ("jpeg", lambda: many_scans(2000)),
+        ("nifti", lambda: nifti_bomb((2000, 2000, 20), 9)),
+    ],
+)
+def test_what_a_header_announces_is_known_before_a_decoder_is_called(kind, make):
+    assert announced_bytes(kind, make()) > PLAIN_BYTES
+
+
+def test_a_plain_picture_of_any_kind_announces_little():
+    for name, kind in (
+        ("PNG", "png"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("PPM", "pnm"),
+        ("WEBP", "webp"),
+        ("JPEG", "jpeg"),
+    ):
+        assert 0 < announced_bytes(kind, encoded(scene(600, 800), name)) < PLAIN_BYTES
+        assert announced_bytes(kind, b"") == 0
+    assert 0 < announced_bytes("jpeg", encoded(scene(3000, 4000), "JPEG", progressive=True)) < PLAIN_BYTES
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_ended_in_time_and_not_by_this_process(monkeypatch):
+    list(decode(encoded(scene(), "TIFF"), "tif", SPEC))  # a decoder process is there
+    monkeypatch.setattr("indexer.pixels.isolated.CPU_SECONDS", 1)
+    monkeypatch.setattr("indexer.pixels.isolated.ANNOUNCED_BYTES_PER_SECOND", 1e12)
+    data = many_scans(8000)
+    assert len(data) < 1_000_000
+    started = time.process_time()
+    with pytest.raises(PixelError, match="decoder took too long"):
+        list(decode(data, "jpg", SPEC))
+    assert time.process_time() - started < 1
+
+
+def test_a_large_jpeg_in_a_child_process_has_the_pixels_of_this_one(monkeypatch):
+    for options in ({}, {"progressive": True}):
+        data = encoded(scene(1200, 1600), "JPEG", **options)
+        (here,) = decode(data, "jpg", SPEC)
+        with monkeypatch.context() as patch:
+            patch.setattr("indexer.pixels.kinds.PLAIN_BYTES", 1000)
+            (there,) = decode(data, "jpg", SPEC)
+        assert there.pixels.tobytes() == here.pixels.tobytes()
+
+
+def test_the_time_of_a_frame_without_offset_table_does_not_grow_with_the_frames():
+    def seconds(count: int) -> float:
+        dataset = pydicom.dcmread(
+            io.BytesIO(specimens.dicom(next(s for s in specimens.SYNTAXES if s.stream == "jpeg")))
+        )
+        dataset.NumberOfFrames = count
+        dataset.PixelData = encapsulate([specimens.stream("jpeg")] * count, has_bot=False)
+        file = io.BytesIO()
+        dataset.save_as(file)
+        started = time.process_time()
+        assert sum(1 for _ in decode(file.getvalue(), "dcm", PixelSpec(8, 8))) == count
+        return time.process_time() - started
+
+    seconds(10)
+    assert seconds(3000) < 12 * seconds(500)  # 36 times as much where it is quadratic
