@@ -49,6 +49,17 @@ def frames_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def table_options(command: Any) -> Any:
+    """The options --image-column, --key-column and --image-root of sources that are tables."""
+    for name, metavar, words in (
+        ("--image-root", "DIR", "Folder of the paths in --image-column. Default: the table's own."),
+        ("--key-column", "NAME", "Column of a Parquet or CSV file that names each row."),
+        ("--image-column", "NAME", "Column of a Parquet or CSV file with the images or their paths."),
+    ):
+        command = click.option(name, default="", metavar=metavar, help=words)(command)
+    return command
+
+
 class LazyGroup(click.Group):
     """A command group that imports a command's module only when the command is run, so that -h is fast.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
@@ -121,6 +121,8 @@ class Shard:
     files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
     nbytes: int | None = field(default=None, compare=False, repr=False)  # uncompressed; None where that is not known
     keys: KeyRule = field(default=KeyRule(), compare=False, repr=False)  # the table's
+    # (member, offset) of samples whose rows a table has: they are read for their key and place, not for their bytes
+    stored: Container[tuple[str, int]] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

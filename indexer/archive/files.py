@@ -26,6 +26,7 @@ from indexer.archive.samples import (
     split_name,
 )
 from indexer.archive.spool import Spool
+from indexer.archive.tables.named import TableOptions
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
@@ -48,7 +49,10 @@ class Files:
     def claims(self, address: str) -> bool:
         return not is_remote(address) and Path(address).is_dir()
 
-    def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+    def left_out(self, path: Path, tables: TableOptions) -> str:  # noqa: ARG002 - a folder is walked, not one file
+        return ""
+
+    def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
         """Buckets of the folder's images, or the shards inside it; `notes` gets a line for each reason of omission."""
         root = Path(address)
         archives: list[tuple[Path, ShardKind]] = []
@@ -57,8 +61,9 @@ class Files:
         last = ""  # path without suffix of the previous image
         for found in walk(root):
             kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
-            if found.left_out:
-                left_out.add(found.left_out, found.path)
+            why = found.left_out or (kind.left_out(root / found.path, tables) if kind else "")
+            if why:
+                left_out.add(why, found.path)
             elif kind is not None:
                 archives.append((root / found.path, kind))
             elif _is_image(root, found):
@@ -75,7 +80,7 @@ class Files:
             raise ShardNotFound(f"{root} holds no shard ({kinds}) and no image.{others} Name another folder.")
         notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
-            yield from kind.shards(str(path), hash_content=hash_content, notes=notes)
+            yield from kind.shards(str(path), hash_content=hash_content, tables=tables, notes=notes)
         yield from buckets.shards()
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
@@ -84,6 +89,9 @@ class Files:
         for name in shard.files:
             path, name = root / name, plain_name(name)
             try:
+                if (name, 0) in shard.stored:
+                    yield Sample(shard.name, name, image_suffix(name) or "", b"", 0, path.stat().st_size, {}, name)
+                    continue
                 data = path.read_bytes()
                 sidecar = path.with_name(sidecar_of(path.name))
                 beside = sidecar.read_bytes() if sidecar.is_file() else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
+from indexer.archive.tables.named import TableOptions
 from indexer.types import Failure, Place, Sample, Shard
 
 
@@ -18,12 +20,18 @@ class ShardKind(Protocol):
         """Whether the address of a file, folder or URL is of this kind."""
         ...
 
-    def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+    def left_out(self, path: Path, tables: TableOptions) -> str:
+        """Why a file with one of `suffixes`, found in a folder, is not read as a shard; "" where it is."""
+        ...
+
+    def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
         """The shards of a claimed address; `notes` gets what is left out and why. Raises InputError."""
         ...
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         """Whole samples in the shard's own order, and a Failure for each that has no usable image or metadata.
+
+        Those of `shard.stored` may come without their bytes.
 
         In a truncated archive the incomplete last sample is not yielded, and CutShard is raised after the others.
         Raises NotAnArchive where there is no archive at all, ReadError where it cannot be opened.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from indexer.archive.files import Files
 from indexer.archive.kind import ShardKind
+from indexer.archive.tables.listing import Listing
+from indexer.archive.tables.npz import Npz
+from indexer.archive.tables.parquet import Parquet
 from indexer.archive.tar import Tar
 from indexer.archive.zip import Zip
 
-INSIDE: tuple[ShardKind, ...] = (Tar(), Zip())  # what may lie in a folder
+INSIDE: tuple[ShardKind, ...] = (Tar(), Zip(), Parquet(), Npz())  # what may lie in a folder
+TABLES = (Parquet.name, Listing.name)  # whose columns may be chosen
 # The first that claims an address handles it; Tar claims all others
-KINDS: tuple[ShardKind, ...] = (Files(inside=INSIDE), *reversed(INSIDE))
+KINDS: tuple[ShardKind, ...] = (Files(inside=INSIDE), Listing(), *reversed(INSIDE))
 
 
 def kind_of(address: str) -> ShardKind:

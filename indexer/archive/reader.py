@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from indexer.addresses import DAMAGE, is_remote
-from indexer.archive.kinds import KINDS, kind_of
+from indexer.archive.kinds import KINDS, TABLES, kind_of
 from indexer.archive.roots import is_below
 from indexer.errors import InputError, ReadError
 from indexer.redact import PIPE, can_be_reopened, stored_address
@@ -37,7 +37,7 @@ def key_prefix(shard: Shard) -> str:
         raise InputError(
             f"{shard.name} is a command and has no path, as --prefix needs one. Index it without --prefix."
         )
-    path = shard.name.rpartition("#")[0] if shard.kind == "files" else shard.name
+    path = shard.name.rpartition("#")[0] if shard.kind in ("files", *TABLES) else shard.name
     path = path.partition("://")[2] or path
     suffix = next((s for kind in KINDS for s in kind.suffixes if path.lower().endswith(s)), "")
     parts = [part for part in path[: len(path) - len(suffix)].split("/") if part]

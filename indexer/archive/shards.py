@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from indexer.addresses import is_remote
 from indexer.archive.files import BUCKETS
-from indexer.archive.kinds import kind_of
+from indexer.archive.kinds import TABLES, kind_of
+from indexer.archive.tables.named import DEFAULT, FLAGS, TableOptions, options_in
 from indexer.errors import InputError, ShardNotFound, sentence
 from indexer.redact import former_name
 from indexer.types import Shard
@@ -23,9 +24,9 @@ class Sources:
     notes: tuple[str, ...]
 
 
-def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Sources:
-    """Expand sources. Each may be a tar, a folder of tars, a folder of images, a glob, a brace pattern, or a URL that
-    webdataset opens (pipe:, http:, s3:, gs:).
+def find_shards(sources: Sequence[str], *, hash_content: bool = False, tables: TableOptions = DEFAULT) -> Sources:
+    """Expand sources. Each may be an archive or a table of `archive.kinds`, a folder of archives, a folder of images,
+    a glob, a brace pattern, or a URL that webdataset opens (pipe:, http:, s3:, gs:).
 
     With `hash_content`, the identity is a hash of the bytes instead of size and modification time.
     Raises ShardNotFound, InputError.
@@ -33,7 +34,7 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Source
     shards: dict[str, Shard] = {}
     notes: list[str] = []
     for source in sources:
-        for shard in _expand(source, hash_content, notes):
+        for shard in _expand(source, hash_content, tables, notes):
             if shard.name in shards and shards[shard.name].url != shard.url:
                 raise InputError(
                     f"two addresses are both {shard.name} once passwords and signatures are left out of their names. "
@@ -45,13 +46,28 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False) -> Source
     if not shards:
         what = f" {'; '.join(notes)}." if notes else ""
         raise ShardNotFound(f"no shard and no image under {', '.join(sources) or 'nothing'}.{what}")
+    if tables != DEFAULT and not any(shard.kind in TABLES for shard in shards.values()):
+        given = " and ".join(flag for name, flag in FLAGS.items() if getattr(tables, name))
+        raise InputError(f"{given}: none of {', '.join(sources)} is a table. Leave it out, or name a table.")
     return Sources(tuple(shards.values()), tuple(notes))
 
 
-def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+def find_again(urls: Mapping[str, str], *, hash_content: bool = False) -> Iterator[Shard]:
+    """The shards of a table's ledger as they are now, from name → address; tables are read as they were then.
+
+    Raises ShardNotFound, InputError.
+    """
+    groups: dict[TableOptions, set[str]] = {}
+    for name, url in urls.items():
+        groups.setdefault(options_in(name, url), set()).add(url)
+    for options, found in groups.items():
+        yield from find_shards(sorted(found), hash_content=hash_content, tables=options).shards
+
+
+def _expand(source: str, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
     if is_remote(source):
         for url in _braces(source):
-            yield from kind_of(url).shards(url, hash_content=hash_content, notes=notes)
+            yield from kind_of(url).shards(url, hash_content=hash_content, tables=tables, notes=notes)
         return
     for pattern in [source] if Path(source).exists() else _braces(source):
         # Path.glob takes no absolute pattern
@@ -60,7 +76,7 @@ def _expand(source: str, hash_content: bool, notes: list[str]) -> Iterator[Shard
         if not paths:
             raise ShardNotFound(f"nothing matches {pattern}. Give a folder, an archive, a glob in quotes, or a URL.")
         for path in paths:
-            yield from kind_of(str(path)).shards(str(path), hash_content=hash_content, notes=notes)
+            yield from kind_of(path).shards(path, hash_content=hash_content, tables=tables, notes=notes)
 
 
 def _braces(pattern: str) -> list[str]:

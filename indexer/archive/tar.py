@@ -12,6 +12,7 @@ from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_ran
 from indexer.archive.links import SCATTERED, Links, Target, read_scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
 from indexer.archive.samples import OpenSamples, lasting_name, plain_name, split_first, split_name
+from indexer.archive.tables.named import TableOptions
 from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.redact import stored_address
@@ -33,7 +34,11 @@ class Tar:
     def claims(self, address: str) -> bool:
         return is_remote(address) or not Path(address).is_dir()
 
-    def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+    def left_out(self, path: Path, tables: TableOptions) -> str:  # noqa: ARG002 - the name is enough
+        return ""
+
+    def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
+        del tables
         if is_remote(address):
             require_scheme(address)
             name = stored_address(address)  # the address itself is used and forgotten

@@ -27,6 +27,7 @@ from indexer.archive.samples import (
     sidecar_of,
     split_name,
 )
+from indexer.archive.tables.named import TableOptions
 from indexer.errors import NotAnArchive, ReadError
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
@@ -53,7 +54,11 @@ class Zip:
         suffix = Path(address).suffix.lower()
         return suffix in self.suffixes or (suffix not in _OTHER_ZIPS and first_bytes(address).startswith(MAGIC))
 
-    def shards(self, address: str, *, hash_content: bool, notes: list[str]) -> Iterator[Shard]:
+    def left_out(self, path: Path, tables: TableOptions) -> str:  # noqa: ARG002 - the name is enough
+        return ""
+
+    def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
+        del tables
         name = local_file(address, "zip archive")
         identity = local_identity(name, hash_content=hash_content)
         try:
@@ -72,28 +77,7 @@ class Zip:
         with _opened(shard.url) as archive:
             tree = _Tree(archive)
             for info in tree.members:
-                path = _path(info)
-                refused = _refused(info)
-                if refused is None:
-                    try:
-                        image = _content(archive, info)
-                        beside = tree.sidecars.get(sidecar_of(path))
-                        sidecar = _content(archive, beside) if beside is not None else None
-                    except DAMAGED_MEMBER as error:
-                        refused = ("damaged member", f"{info.filename}: {error}")
-                    except OSError as error:
-                        raise ReadError(f"{shard.url} cannot be read: {error}") from error
-                    else:
-                        yield from loose_sample(
-                            shard.name, info.filename, image, sidecar, info.header_offset, key=path
-                        )  # fmt: skip
-                        continue
-                reason, detail = refused
-                suffix = image_suffix(path) or ""
-                yield Failure(
-                    shard.name, path, "read", reason, detail[:500], info.header_offset, info.file_size, suffix,
-                    info.filename,
-                )  # fmt: skip
+                yield from _sample(archive, tree, info, shard)
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:  # noqa: ARG002 - one file, which the caller checked
         """The member whose local header is at `place.offset`, without reading the archive's directory."""
@@ -139,6 +123,30 @@ class _Tree:
         for path in others:
             if path not in beside:
                 self.left_out.add("neither image nor shard", path)
+
+
+def _sample(archive: zipfile.ZipFile, tree: _Tree, info: zipfile.ZipInfo, shard: Shard) -> Iterator[Sample | Failure]:
+    """Raises ReadError."""
+    path, offset, nbytes = _path(info), info.header_offset, info.file_size
+    suffix = image_suffix(path) or ""
+    if (info.filename, offset) in shard.stored:
+        yield Sample(shard.name, path, suffix, b"", offset, nbytes, {}, info.filename)
+        return
+    refused = _refused(info)
+    if refused is None:
+        try:
+            image = _content(archive, info)
+            beside = tree.sidecars.get(sidecar_of(path))
+            sidecar = _content(archive, beside) if beside is not None else None
+        except DAMAGED_MEMBER as error:
+            refused = ("damaged member", f"{info.filename}: {error}")
+        except OSError as error:
+            raise ReadError(f"{shard.url} cannot be read: {error}") from error
+        else:
+            yield from loose_sample(shard.name, info.filename, image, sidecar, offset, key=path)
+            return
+    reason, detail = refused
+    yield Failure(shard.name, path, "read", reason, detail[:500], offset, nbytes, suffix, info.filename)
 
 
 def _path(info: zipfile.ZipInfo) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from indexer.commands.index import DEFAULT_ENCODER
-from indexer.options import device_option, emit, json_option
+from indexer.commands.index import DEFAULT_ENCODER, asked_of_tables
+from indexer.options import device_option, emit, json_option, table_options
 
 if TYPE_CHECKING:
     from indexer.doctor.machine import Machine
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @device_option
 @click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="In the trial.")
+@table_options
 @click.option("--strict", is_flag=True, help="Exit 1 if there is a problem.")
 @json_option
 @click.pass_context
@@ -39,6 +40,9 @@ def command(
     device: str,
     precision: str,
     images: int,
+    image_column: str,
+    key_column: str,
+    image_root: str,
     strict: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +57,8 @@ def command(
     if shards:
         from indexer.archive.shards import find_shards
 
-        found = find_shards(shards)  # before the slow part, so that a typo is reported at once
+        tables = asked_of_tables(image_column, key_column, image_root)
+        found = find_shards(shards, tables=tables)  # before the slow part, so that a typo is reported at once
         for note in found.notes:
             click.echo(f"note: {note}", err=True)
         plan = found.shards

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import counted, device_option, emit, frames_option, json_option
+from indexer.options import counted, device_option, emit, frames_option, json_option, table_options
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
+    from indexer.archive.tables.named import TableOptions
     from indexer.types import RunReport
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
@@ -93,6 +94,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     metavar="N",
     help="Commit once N rows are embedded. Fewer: a crash loses less, a run takes longer.",
 )
+@table_options
 @json_option
 @click.pass_context
 def command(
@@ -119,13 +121,19 @@ def command(
     workers: int | None,
     max_failures: float,
     commit_rows: int,
+    image_column: str,
+    key_column: str,
+    image_root: str,
     as_json: bool,
 ) -> None:
     """Embed SHARDS into the table of database DB, each readable image once.
 
-    SHARDS: tar (also .gz, .bz2, .xz, .zst) or zip files, folders, globs in quotes, braces {0000..0099}, or URLs
-    (pipe:, http:, s3:). A folder of images is read as it is, and a zip like the folder it unpacks to. After a stop,
-    run the same command again: finished work is skipped.
+    SHARDS: folders of images, tar (also .gz, .bz2, .xz, .zst), zip, Parquet or .npz files, CSV files that list images
+    (--image-column), folders of archives, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). After a
+    stop, run the same command again: finished work is skipped.
+
+    Keys: the path in a folder or zip, without its suffix in a tar; NAME/row in NAME.parquet, NAME/split/row in
+    NAME.npz; the path as listed in a CSV; or --key-column. Other columns become columns of the table.
     """
     if seed is not None and weights != "random":
         raise click.UsageError("--seed draws random weights: give it with --weights random")
@@ -135,7 +143,10 @@ def command(
     from indexer.pixels.window import parse_window
 
     parse_window(window)  # raises for a typing error, before a table is created
-    found = find_shards(sources[:-1], hash_content=hash_content)  # before slow imports: reports a typo at once
+    tables = asked_of_tables(image_column, key_column, image_root)
+    found = find_shards(
+        sources[:-1], hash_content=hash_content, tables=tables
+    )  # before slow imports: reports a typo at once
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
@@ -173,6 +184,13 @@ def command(
     print_report(report, as_json=as_json)
     failed = too_many(report, max_failures)
     ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or failed))
+
+
+def asked_of_tables(image_column: str, key_column: str, image_root: str) -> TableOptions:
+    """The options of `options.table_options` as one record."""
+    from indexer.archive.tables.named import TableOptions
+
+    return TableOptions(image_column, key_column, str(Path(image_root).resolve()) if image_root else "")
 
 
 def print_report(report: RunReport, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from indexer.archive.reader import read_shard
 from indexer.archive.roots import is_below, named, remembered
-from indexer.archive.shards import find_shards, under_stored_names
+from indexer.archive.shards import find_again, find_shards, under_stored_names
 from indexer.pipeline.in_flight import Planned
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import plural
@@ -102,8 +102,8 @@ def _found(
     out_of_reach = _out_of_reach({name: ledger[name]["url"] for name in left}, roots)
     refused = {name for names in out_of_reach.values() for name in names}
     for hash_content in (False, True):
-        urls = {ledger[name]["url"] for name in left if name not in refused and name not in by_name}
-        for shard in find_shards(sorted(urls), hash_content=hash_content).shards if urls else ():
+        urls = {name: ledger[name]["url"] for name in left if name not in refused and name not in by_name}
+        for shard in find_again(urls, hash_content=hash_content):
             if shard.name in left and shard.identity == ledger[shard.name]["identity"]:
                 by_name[shard.name] = shard
     return list(by_name.values()), out_of_reach

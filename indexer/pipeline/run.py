@@ -11,6 +11,7 @@ import numpy as np
 from indexer.archive.reader import key_prefix, read_shard
 from indexer.archive.roots import remember, state_file
 from indexer.archive.shards import changed_words, under_stored_names
+from indexer.archive.tables.named import addresses
 from indexer.errors import ShardChanged, TooManyFailures
 from indexer.pipeline.commit import Committer, Totals
 from indexer.pipeline.engine import Engine, Lookup
@@ -68,7 +69,7 @@ def index(
         plan = _plan(shards, writer.entries, options.changed)
         gone = settle_gone(writer, shards, plan, folders, drop=options.gone == "drop")
         writer.expect({planned.shard.name for planned in plan}, {p.shard.name for p in plan if p.replaces})
-        trusted = remember(identity_of(store), {shard.url for shard in shards})
+        trusted = remember(identity_of(store), {address for shard in shards for address in addresses(shard)})
         done = run_engine(writer, plan, encoder, options, hooks, start=start, record=record)
         skipped = _skipped(shards, plan, writer.entries)
         untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 
 from indexer.archive.reader import read_shard
@@ -106,7 +107,8 @@ class Threads:
     def _read_one(self, job: Job, ahead: ReadAhead, chunk: list[Task]) -> list[Task]:
         """Read a shard to its end; returns the samples not yet passed to a worker."""
         flight, nbytes = self._flight, sum(task.sample.nbytes for task in chunk)
-        for task in tasks(job, ahead.stream(job.shard), self.tally, task=flight.task, resolve=flight.resolve):
+        stream = ahead.stream(replace(job.shard, stored=job.before.stored))
+        for task in tasks(job, stream, self.tally, task=flight.task, resolve=flight.resolve):
             chunk.append(task)
             nbytes += task.sample.nbytes
             if len(chunk) >= self.encoder.batch_size or nbytes >= CHUNK_BYTES:

@@ -70,7 +70,7 @@ def embed_shard(
         of.samples += not of.partial
         return Task(of, of.give(), sample)
 
-    for one in tasks(job, read(shard), embedder.tally, task=task, resolve=settle):
+    for one in tasks(job, read(replace(shard, stored=job.before.stored)), embedder.tally, task=task, resolve=settle):
         embedder.add(one)
     embedder.flush()
     job.read = True

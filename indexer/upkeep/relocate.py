@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from indexer.addresses import is_remote
 from indexer.archive.reader import read_place
 from indexer.archive.roots import named, remember
-from indexer.archive.shards import find_shards
+from indexer.archive.shards import find_again
 from indexer.errors import IndexerError, InputError, StoreError, sentence
 from indexer.redact import can_be_reopened, stored_address
 from indexer.store.rows import PLACE_COLUMNS, place_of
@@ -68,7 +68,7 @@ def relocate(store: EmbeddingStore, old: str, new: str, *, sample: int = SAMPLE,
                 f"{new} lies inside {old}: which shards have moved cannot be told. Relocate them one by one."
             )
         moves, changed = _moves(entries, source, target)
-        checked = _check(store, moves, sample, seed)
+        checked = _check(store, moves, _root(target), sample, seed)
         rows = writer.move(moves)
         remember(identity_of(store), {address.url for address in moves.values()})
     return RelocateReport(store.name, len(moves), rows, checked, there, changed)
@@ -96,7 +96,7 @@ def _moves(
     """
     urls = {name: _moved(entries[name].url, source, target) for name in entries if below(name, source)}
     names = {name: _moved(name, source, target) for name in urls}
-    found = _identities(urls.values(), entries, names)
+    found = _identities(urls, entries, names)
     aside = {name for name in names if entries[name].identity == KEPT_IDENTITY}  # their files were gone before
     missing = [names[name] for name in names if names[name] not in found and name not in aside]
     if missing:
@@ -118,7 +118,7 @@ def _moved(address: str, source: str, target: str) -> str:
 
 
 def _identities(
-    urls: Collection[str], entries: Mapping[str, LedgerEntry], names: Mapping[str, str]
+    urls: Mapping[str, str], entries: Mapping[str, LedgerEntry], names: Mapping[str, str]
 ) -> dict[str, tuple[str, bool]]:
     """New name → the identity to store, and whether the shard can be what was indexed.
 
@@ -129,7 +129,7 @@ def _identities(
     out: dict[str, tuple[str, bool]] = {}
     olds = {new: entries[old] for old, new in names.items()}
     for hash_content in (False, True):
-        for shard in _found(sorted(set(urls)), hash_content=hash_content):
+        for shard in _found({names[name]: url for name, url in urls.items()}, hash_content=hash_content):
             old = olds.get(shard.name)
             if old is None:
                 continue
@@ -150,17 +150,19 @@ def _hashed(old: LedgerEntry, name: str, found: Mapping[str, tuple[str, bool]]) 
     return old.identity.startswith("sha256:") or ("#" in name and found.get(name, ("", False))[0] != old.identity)
 
 
-def _found(urls: Sequence[str], *, hash_content: bool) -> Iterator[Shard]:
-    """The shards at these addresses that are there."""
-    for url in urls:
-        if is_remote(url):
-            if can_be_reopened(url):
-                yield from find_shards([url], hash_content=hash_content).shards
-        elif Path(url).exists():
-            try:
-                yield from find_shards([url], hash_content=hash_content).shards
-            except InputError:  # an empty folder, or one that holds something else: its shards are missing
-                continue
+def _found(urls: Mapping[str, str], *, hash_content: bool) -> Iterator[Shard]:
+    """The shards of these names and addresses that are there."""
+    by_url: dict[str, dict[str, str]] = {}
+    for name, url in urls.items():
+        by_url.setdefault(url, {})[name] = url
+    for url, named_so in sorted(by_url.items()):
+        if not (can_be_reopened(url) if is_remote(url) else Path(url).exists()):
+            continue
+        try:
+            yield from find_again(named_so, hash_content=hash_content)
+        except InputError:  # an empty folder, or one that holds something else: its shards are missing
+            if is_remote(url):
+                raise
 
 
 def _same_size(shard: Shard, old: LedgerEntry) -> bool:
@@ -170,7 +172,12 @@ def _same_size(shard: Shard, old: LedgerEntry) -> bool:
     return shard.identity.partition("-")[0] == old.identity.partition("-")[0]
 
 
-def _check(store: EmbeddingStore, moves: Mapping[str, NewAddress], sample: int, seed: int) -> int:
+def _root(target: str) -> str:
+    """The place below which images are read back: a table that moved alone lists images beside it."""
+    return target if is_remote(target) or Path(target).is_dir() else str(Path(target).parent)
+
+
+def _check(store: EmbeddingStore, moves: Mapping[str, NewAddress], root: str, sample: int, seed: int) -> int:
     """Read images back at the new place; how many. Raises StoreError naming the first that differ."""
     ids = _row_ids(store, [name for name, new in moves.items() if new.identity != KEPT_IDENTITY])
     drawn = np.sort(np.random.default_rng(seed).choice(ids, min(sample, len(ids)), replace=False))
@@ -180,7 +187,7 @@ def _check(store: EmbeddingStore, moves: Mapping[str, NewAddress], sample: int, 
         new = moves[row["shard"]]
         place: Place = replace(place_of(row), shard=new.name)
         try:
-            read_place(new.url, place, row["content"], roots=named([new.url]))
+            read_place(new.url, place, row["content"], roots=named([root]))
         except IndexerError as error:
             wrong.append(f"{row['key']} ({sentence(error)})")
     if wrong:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -21,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from indexer.errors import IndexerError
-from indexer.types import PixelSpec, Sample, Shard
+from indexer.types import PixelSpec, Place, Sample, Shard
 from tests.archives import png
 from tests.fuzz.mutators import json_mutated, names, sql, tar_mutated
 from tests.mutations import mutated
 from tests.pictures import deep, dicom, dicom_file, encoded, scene
+from tests.sources import as_npz, as_parquet, as_zip
 
 GENERATION = b"GENERATION"  # stands in the inputs for the name that an index directory gives its files
 SPEC = PixelSpec(32, 32)
@@ -125,6 +127,43 @@ def _tar(folder: Path) -> Attack:
         return "samples" if any(isinstance(item, Sample) for item in items) else "failures"
 
     return lambda batch: [word(lambda d=data: read(d)) for data in batch]
+
+
+def _source(suffix: str) -> Callable[[Path], Attack]:
+    """A source named by its suffix: found, read whole, and its first image read back."""
+
+    def prepare(folder: Path) -> Attack:
+        from indexer.archive.reader import read_place, read_shard
+        from indexer.archive.shards import find_shards
+
+        path = folder / f"s.{suffix}"
+
+        def read(data: bytes) -> str:
+            path.write_bytes(data)
+            for shard in find_shards([str(path)]).shards:
+                samples = [item for item in read_shard(shard) if isinstance(item, Sample)]
+                for s in samples[:1]:
+                    place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+                    assert read_place(shard.url, place, hashlib.sha256(s.image).hexdigest()) == s.image
+                return "samples" if samples else "failures"
+            return "nothing"
+
+        return lambda batch: [word(lambda d=data: read(d)) for data in batch]
+
+    return prepare
+
+
+def _sources(make: Callable[[Path, int], Path]) -> Callable[[], Sequence[bytes]]:
+    @functools.cache
+    def seeds() -> Sequence[bytes]:
+        with tempfile.TemporaryDirectory() as folder:
+            return [make(Path(folder) / f"s.{i}.npz", i).read_bytes() for i in (1, 5)]
+
+    return seeds
+
+
+def _parquet(path: Path, n: int) -> Path:
+    return as_parquet(path, n, "struct" if n == 1 else "bytes", compression="snappy" if n == 1 else None)
 
 
 def _indexed(folder: Path) -> Callable[[list[tuple[bytes, bytes]], int], str]:
@@ -299,7 +338,10 @@ METADATA = [
     json.dumps({"patient": "p1", "study": {"date": "20240101"}, "sex": "M", "age": 3}).encode(),
 ]
 TARGETS = {
-    "tar": Target(_tar, lambda n, seed: tar_mutated(_tars(), n, seed), 0.2),
+    "tar": Target(_tar, lambda n, seed: tar_mutated(_tars(), n, seed), 0.15),
+    "zip": Target(_source("zip"), _damaged(_sources(as_zip)), 0.04),
+    "parquet": Target(_source("parquet"), _damaged(_sources(_parquet)), 0.04),
+    "npz": Target(_source("npz"), _damaged(_sources(as_npz)), 0.02),
     "json": Target(_metadata, lambda n, seed: json_mutated(METADATA, n, seed), 0.1, batch=25),
     "jpeg": Target(_pixels("jpg"), _damaged(_jpegs), 0.125),
     "png": Target(_pixels("png"), _damaged(_pngs), 0.125),
@@ -307,6 +349,6 @@ TARGETS = {
     "manifest": Target(_manifest, _manifests, 0.075),
     "probe": Target(_probe_file("probe.json"), lambda n, seed: json_mutated([_made("probe.json")], n, seed), 0.05),
     "weights": Target(_probe_file("weights.npz"), _damaged(lambda: [_made("weights.npz")]), 0.025),
-    "where": Target(_where, sql, 0.1),
+    "where": Target(_where, sql, 0.05),
     "names": Target(_member_names, names, 0.075, batch=25),
 }

@@ -1,0 +1,1 @@
+"""Images in tables and arrays: Parquet, npz, and tables that list image files."""

@@ -1,0 +1,370 @@
+"""Parquet, npz and listings of paths: the same pictures through every door; resume, identity, failures, read-back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.archive.reader import read_place, read_shard
+from indexer.archive.shards import find_shards
+from indexer.archive.tables.named import TableOptions
+from indexer.errors import InputError, NotAnArchive, ReadError
+from indexer.pipeline import worker
+from indexer.pipeline.options import RunOptions
+from indexer.pipeline.retry import retry
+from indexer.pipeline.run import index
+from indexer.store.rows import PLACE_COLUMNS, place_of
+from indexer.store.table import EmbeddingStore
+from indexer.types import Failure, Place, Sample
+from indexer.upkeep.relocate import relocate
+from tests.archives import png
+from tests.commands import call
+from tests.fakes import FakeEncoder
+from tests.sources import as_csv, as_folder, as_npz, as_parquet, as_tar, as_zip, fields, pixels, ppm
+
+N = 20
+DOORS = {
+    "folder": lambda p: (as_folder(p / "in", N), {}),
+    "tar": lambda p: (as_tar(p / "s.tar", N), {}),
+    "zip": lambda p: (as_zip(p / "s.zip", N), {}),
+    "parquet, struct": lambda p: (as_parquet(p / "s.parquet", N), {}),
+    "parquet, bytes": lambda p: (as_parquet(p / "s.parquet", N, "bytes", use_dictionary=False), {}),
+    "parquet, paths": lambda p: (as_parquet(p / "s.parquet", N, "path"), {"image": "image"}),
+    "npz": lambda p: (as_npz(p / "s.npz", N), {}),
+    "csv": lambda p: (as_csv(p / "s.csv", N), {"image": "file"}),
+}
+KEYS = {
+    "folder": "{:02d}.ppm", "tar": "{:02d}", "zip": "{:02d}.ppm", "npz": "s/train/{}", "csv": "listed/{:02d}.ppm",
+    "parquet, struct": "s/{}", "parquet, bytes": "s/{}", "parquet, paths": "files/{:02d}.ppm",
+}  # fmt: skip
+
+
+def run(source, db, encoder=None, tables=None, **options):
+    encoder = encoder or FakeEncoder()
+    store = EmbeddingStore.create(str(db), "t", encoder.spec)
+    shards = find_shards([str(source)], tables=TableOptions(**(tables or {}))).shards
+    return index(shards, store, encoder, RunOptions(**options))
+
+
+def content(db):
+    """content hash → (vector's bits, key, metadata) of each row."""
+    store = EmbeddingStore.open(str(db))
+    read = store.vectors(columns=["key", "content", "meta"])
+    out = {}
+    for row, vector in zip(read.columns.to_pylist(), read.vectors, strict=True):
+        out[row["content"]] = (vector.tobytes(), row["key"], json.loads(row["meta"]))
+    assert len(out) == store.count()
+    return out
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_same_twenty_pictures_give_the_same_hashes_vectors_and_metadata_through_every_door(tmp_path, door):
+    source, tables = DOORS[door](tmp_path)
+    report = run(source, tmp_path / "db", tables=tables)
+    assert (report.embedded, report.failed, report.warnings) == (N, 0, ())
+    found = content(tmp_path / "db")
+    for i, (pixel, facts) in enumerate(zip(pixels(N), fields(N), strict=True)):
+        _, key, meta = found[hashlib.sha256(ppm(pixel)).hexdigest()]
+        assert key == KEYS[door].format(i)
+        meta.pop("file", None), meta.pop("image", None), meta.pop("folder", None)
+        assert meta == facts
+    again = FakeEncoder()
+    assert (run(source, tmp_path / "db", again, tables).shards_done, again.calls) == (0, 0)
+    folder = as_folder(tmp_path / "plain", N)
+    run(folder, tmp_path / "plain.db")
+    assert {k: v[0] for k, v in found.items()} == {k: v[0] for k, v in content(tmp_path / "plain.db").items()}
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    for batch in store.scan([*PLACE_COLUMNS, "content"]):
+        for row in batch.to_pylist():
+            data = read_place(store.urls()[row["shard"]], place_of(row), row["content"], roots=[str(tmp_path)])
+            assert hashlib.sha256(data).hexdigest() == row["content"]
+
+
+@pytest.mark.parametrize("door", ["parquet, struct", "parquet, paths", "npz", "csv", "zip"])
+def test_a_failure_is_retried_and_a_moved_archive_keeps_its_rows(tmp_path, monkeypatch, door):
+    (tmp_path / "old").mkdir()
+    source, tables = DOORS[door](tmp_path / "old")
+    real, calls = worker.decode_missing, []
+
+    def third_fails(image, *rest, **named):
+        calls.append(image)
+        return real(b"no image" if len(calls) == 3 else image, *rest, **named)
+
+    monkeypatch.setattr(worker, "decode_missing", third_fails)
+    assert run(source, tmp_path / "db", tables=tables, workers=1).failed == 1
+    store = EmbeddingStore.open(str(tmp_path / "db"))
+    again = retry(store, FakeEncoder(), roots=[str(tmp_path)])
+    assert (again.embedded, again.warnings) == (1, ())
+    before = content(tmp_path / "db")
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = relocate(EmbeddingStore.open(str(tmp_path / "db")), str(tmp_path / "old"), str(tmp_path / "new"))
+    assert (moved.images_checked, moved.changed) == (N, ())
+    encoder = FakeEncoder()
+    report = run(tmp_path / "new" / source.name, tmp_path / "db", encoder, tables)
+    assert (report.shards_skipped, encoder.calls) == (1, 0)
+    assert content(tmp_path / "db") == before
+
+
+SCRIPT = """
+import sys, time
+from indexer.archive.shards import find_shards
+from indexer.archive.tables.named import TableOptions
+from indexer.pipeline.options import RunOptions
+from indexer.pipeline.run import index
+from indexer.store.table import EmbeddingStore
+from tests.fakes import FakeEncoder
+
+def slow(vectors):
+    time.sleep(0.02)
+    return vectors
+
+encoder = FakeEncoder(change=slow)
+store = EmbeddingStore.create(sys.argv[1], "t", encoder.spec)
+index(find_shards([sys.argv[2]], tables=TableOptions(sys.argv[3])).shards, store, encoder, RunOptions(commit_rows=40))
+"""
+MANY = {
+    "parquet": lambda p: (as_parquet(p / "s.parquet", 240, rows=30), ""),
+    "npz": lambda p: (as_npz(p / "s.npz", 240), ""),
+    "zip": lambda p: (as_zip(p / "s.zip", 240), ""),
+    "csv": lambda p: (as_csv(p / "s.csv", 240), "file"),
+}
+
+
+@pytest.mark.parametrize(
+    "door", [door if door == "parquet" else pytest.param(door, marks=pytest.mark.slow) for door in MANY]
+)
+def test_a_killed_run_goes_on_with_every_row_once_and_reads_no_stored_image_again(tmp_path, request, monkeypatch, door):
+    source, column = MANY[door](tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "db"), str(source), column],
+                               cwd=request.config.rootpath)  # fmt: skip
+    try:
+        while process.poll() is None:
+            if (tmp_path / "db" / "t.lance").exists() and EmbeddingStore.open(str(tmp_path / "db"), "t").count() >= 80:
+                break
+        process.kill()
+        process.wait(60)
+    finally:
+        process.kill()
+    before = EmbeddingStore.open(str(tmp_path / "db")).count()
+    assert 80 <= before < 240
+    (shard,) = find_shards([str(source)], tables=TableOptions(column)).shards
+    encoder = FakeEncoder()
+    report = run(source, tmp_path / "db", encoder, {"image": column})
+    assert report.embedded == 240 - before
+    run(source, tmp_path / "whole", tables={"image": column})
+    assert content(tmp_path / "db") == content(tmp_path / "whole")
+    stored = {(s.member, s.offset) for s in read_shard(shard)}
+    light = list(read_shard(replace(shard, stored=stored)))
+    assert [s.image for s in light] == [b""] * 240
+    assert [s.key for s in light] == [s.key for s in read_shard(shard)]
+
+
+def test_rows_that_cannot_be_samples_are_failures_by_name(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": png(1), "path": "a/b.PNG"}, {"bytes": None, "path": "far.png"}, None, {"bytes": b"", "path": ""}]
+    pq.write_table(pa.table({"image": pa.array(rows, kind), "id": ["x", "y", None, "z"]}), tmp_path / "s.parquet")
+    (shard,) = find_shards([str(tmp_path / "s.parquet")], tables=TableOptions(key="id")).shards
+    first, *others = read_shard(shard)
+    assert (first.key, first.suffix, first.metadata) == ("x", "png", {"id": "x", "path": "a/b.PNG"})
+    assert [(f.key, f.reason) for f in others] == [
+        ("y", "image is not in the table"), ("s/2", "no image in the row"), ("z", "no image in the row"),
+    ]  # fmt: skip
+
+
+def test_class_numbers_get_the_names_that_the_file_states_and_odd_columns_are_named(tmp_path):
+    """As `datasets` 3 writes them: a ClassLabel is a number, its names stand in the schema's metadata."""
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = pa.table({"image": pa.array([png(1), png(2)]), "label": [1, None], "Patient ID": ["p", "q"],
+                      "boxes": [[1.0], [2.0]], "mask": pa.array([png(3)] * 2, pa.large_binary())})  # fmt: skip
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "s.parquet")
+    with pytest.raises(InputError, match=r"2 columns of images: image, mask\. Name one: --image-column"):
+        find_shards([str(tmp_path / "s.parquet")])
+    found = find_shards([str(tmp_path / "s.parquet")], tables=TableOptions("image"))
+    assert [s.metadata for s in read_shard(found.shards[0])] == [
+        {"label": 1, "label_name": "dog", "patient_id": "p"}, {"patient_id": "q"},
+    ]  # fmt: skip
+    assert [note.partition(": ")[2] for note in found.notes] == [
+        "column 'Patient ID' is stored as patient_id", "columns left out, not plain values: boxes, mask",
+    ]  # fmt: skip
+
+
+def test_a_table_without_images_says_which_columns_it_has_and_the_way_out(tmp_path):
+    pq.write_table(pa.table({"url": ["x"], "n": [1]}), tmp_path / "s.parquet")
+    (tmp_path / "s.csv").write_text("Path;grade\na.png;1\n")
+    for name, columns in (("s.parquet", "url, n"), ("s.csv", "Path, grade")):
+        done = call("indexer", "index", tmp_path / name, tmp_path / "db")
+        assert (done.code, (tmp_path / "db").exists()) == (1, False)
+        assert columns in done.err
+        assert "--image-column" in done.err
+    done = call("indexer", "index", tmp_path / "s.csv", tmp_path / "db", "--image-column", "path")
+    assert "it has: Path, grade" in done.err
+    as_tar(tmp_path / "s.tar", 1)
+    done = call("indexer", "index", tmp_path / "s.tar", tmp_path / "db", "--image-column", "path")
+    assert "none of" in done.err
+    assert done.code == 1
+
+
+def test_in_a_folder_a_parquet_of_images_is_a_shard_and_one_of_labels_is_told(tmp_path):
+    as_parquet(tmp_path / "a.parquet", 3)
+    pq.write_table(pa.table({"key": ["x"]}), tmp_path / "labels.parquet")
+    np.savez(tmp_path / "weights.npz", w=np.zeros(3))
+    found = find_shards([str(tmp_path)])
+    assert [Path(s.url).name for s in found.shards] == ["a.parquet"]
+    assert {note.partition(": ")[2] for note in found.notes} == {
+        "Parquet file without images, 1: labels.parquet", "npz without arrays of images, 1: weights.npz",
+    }  # fmt: skip
+
+
+def test_listed_files_are_read_only_below_the_folder_that_the_user_named(tmp_path):
+    (tmp_path / "secret.png").write_bytes(png(9))
+    root = tmp_path / "set" / "images"
+    (tmp_path / "set" / "tables").mkdir(parents=True)
+    root.mkdir()
+    (root / "a.png").write_bytes(png(1))
+    (root / "empty.png").write_bytes(b"")
+    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    lines = ["a.png", str(root / "a.png"), "../../secret.png", str(tmp_path / "secret.png"), "out.png", "gone.png",
+             "empty.png", "", "https://example.org/a.png", "."]  # fmt: skip
+    table = tmp_path / "set" / "tables" / "list.csv"
+    table.write_text("\n".join(["path,n", *(f"{line},{i}" for i, line in enumerate(lines))]))
+    (shard,) = find_shards([str(table)], tables=TableOptions("path", "", str(root))).shards
+    items = list(read_shard(shard))
+    assert [i.metadata["n"] for i in items if isinstance(i, Sample)] == [0, 1]
+    assert [i.reason for i in items if isinstance(i, Failure)] == [
+        *["file outside the folder"] * 3, "unreadable file", "empty file",
+        "no path in the row", "an address, not a file", "unreadable file",
+    ]  # fmt: skip
+    good = items[0]
+    place = Place(shard.name, good.member, good.offset, good.nbytes, good.suffix)
+    assert read_place(str(table), place, hashlib.sha256(png(1)).hexdigest(), roots=[str(tmp_path / "set")]) == png(1)
+    with pytest.raises(ReadError, match="--pictures-from"):
+        read_place(str(table), place, hashlib.sha256(png(1)).hexdigest(), roots=[str(table.parent)])
+    forged = Place(shard.name, "../../secret.png", 0, good.nbytes, "png")
+    with pytest.raises(ReadError, match="--pictures-from"):
+        read_place(str(table), forged, hashlib.sha256(png(9)).hexdigest(), roots=[str(tmp_path / "set")])
+
+
+def test_search_pages_show_pictures_of_a_listing_whose_images_lie_elsewhere(tmp_path):
+    (tmp_path / "t").mkdir()
+    as_csv(tmp_path / "s.csv", 5).rename(tmp_path / "t" / "s.csv")
+    done = call("indexer", "index", tmp_path / "t" / "s.csv", tmp_path / "db", "--image-column", "file",
+                "--image-root", tmp_path, "--json")  # fmt: skip
+    assert done.json["embedded"] == 5, done.err
+    found = call("indexer", "search", tmp_path / "db", "--key", "listed/00.ppm", "--html", tmp_path / "p.html")
+    assert found.code == 0
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("data:image") >= 5
+
+
+@pytest.mark.parametrize("change", ["table", "file"])
+def test_a_listing_changes_with_its_table_and_with_each_of_its_files(tmp_path, change):
+    path = as_csv(tmp_path / "s.csv", 4)
+    assert run(path, tmp_path / "db", tables={"image": "file"}).embedded == 4
+    if change == "file":
+        (tmp_path / "listed" / "02.ppm").write_bytes(ppm(pixels(9)[8]))
+    else:
+        path.write_text(path.read_text().replace("42.5", "43.5"))
+    report = run(path, tmp_path / "db", tables={"image": "file"}, changed="replace")
+    assert (report.embedded, report.reused) == (4, 3 if change == "file" else 4)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 3000, -9])
+def test_a_cut_or_spoilt_parquet_gives_what_it_can_and_says_that_it_is_damaged(tmp_path, cut):
+    path = as_parquet(tmp_path / "s.parquet", N, compression=None, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    if cut > 0:
+        data[cut : cut + 60] = b"\xff" * 60
+    path.write_bytes(data[:cut] if cut <= 0 else data)
+    report = run(path, tmp_path / "db")
+    assert report.shards_partial == 1 or report.embedded + report.failed == N
+    if cut <= 0:
+        assert report.reasons == {"not a Parquet file": 1}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"train_images": np.zeros((2, 8, 8), np.float32)}, "Save it as uint8"),
+        ({"train_images": np.zeros((2, 8, 8, 8, 8), np.uint8)}, "no array of images"),
+        ({"train_images": np.zeros((2, 28, 28, 28), np.uint8)}, "Save volumes as NIfTI"),
+        ({"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(3)}, "one value for each"),
+        ({"train_images": np.asfortranarray(np.zeros((2, 8, 8), np.uint8))}, "in rows"),
+        ({"vectors": np.zeros((2, 8))}, "holds no array of images: vectors float64"),
+    ],
+)  # fmt: skip
+def test_an_npz_that_holds_no_images_we_read_is_told_by_its_arrays(tmp_path, arrays, words):
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(InputError, match=words):
+        find_shards([str(tmp_path / "s.npz")])
+
+
+def test_medmnist_and_keras_layouts_become_split_and_label_columns(tmp_path):
+    grey, colour = pixels(4)[..., 0], pixels(4)
+    np.savez(tmp_path / "chest.npz", train_images=grey, train_labels=np.eye(4, 3, dtype=np.uint8), val_images=grey[:1],
+             val_labels=np.ones((1, 3), np.uint8))  # fmt: skip
+    np.savez_compressed(tmp_path / "cifar.npz", x_train=colour, y_train=np.arange(4), x_test=colour[:1], y_test=[9])
+    rows = {}
+    for name in ("chest", "cifar"):
+        (shard,) = find_shards([str(tmp_path / f"{name}.npz")]).shards
+        rows |= {s.key: s for s in read_shard(shard)}
+    assert rows["chest/train/1"].metadata == {"split": "train", "label_0": 0, "label_1": 1, "label_2": 0}
+    assert rows["chest/val/0"].image == b"P5\n24 24\n255\n" + grey[0].tobytes()
+    assert (rows["cifar/train/3"].metadata, rows["cifar/test/0"].metadata) == (
+        {"split": "train", "label": 3}, {"split": "test", "label": 9},
+    )  # fmt: skip
+
+
+def test_an_npz_with_objects_or_a_false_header_runs_nothing_and_is_told(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return marker.touch, ()
+
+    np.savez(tmp_path / "s.npz", train_images=np.array([Evil(), Evil()], object).reshape(2, 1))
+    with pytest.raises(InputError, match="cannot be read as images"):
+        find_shards([str(tmp_path / "s.npz")])
+    np.savez(tmp_path / "t.npz", train_images=np.zeros((2, 8, 8), np.uint8))
+    data = (tmp_path / "t.npz").read_bytes()
+    (tmp_path / "t.npz").write_bytes(data.replace(b"(2, 8, 8)", b"(9, 8, 8)"))
+    (shard,) = find_shards([str(tmp_path / "t.npz")]).shards
+    with pytest.raises(NotAnArchive):
+        list(read_shard(shard))
+    assert not marker.exists()
+
+
+MEMORY = """
+import resource, sys
+from indexer.archive.reader import read_shard
+from indexer.archive.shards import find_shards
+before = None
+(shard,) = find_shards([sys.argv[1]]).shards
+for i, sample in enumerate(read_shard(shard)):
+    if i == 200:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(i + 1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("how", ["one row group", "one dictionary value"])
+def test_a_parquet_of_one_large_row_group_is_read_in_flat_memory(tmp_path, how, request):
+    n, one = 60_000, np.random.default_rng(0).bytes(2000)
+    image = pa.array([one] * n) if how == "one dictionary value" else pa.array(
+        [one[i % 1000 :] + str(i).encode() for i in range(n)]
+    )  # fmt: skip
+    pq.write_table(pa.table({"image": image, "n": range(n)}), tmp_path / "s.parquet", row_group_size=n)
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "s.parquet")], capture_output=True, text=True,
+                          cwd=request.config.rootpath, check=True)  # fmt: skip
+    rows, kilobytes = map(int, done.stdout.split())
+    assert rows == n
+    assert kilobytes < 30_000  # of 120 MB
