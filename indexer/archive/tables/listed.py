@@ -86,7 +86,7 @@ def read_listed(url: str, member: str, roots: Sequence[str] | None) -> bytes:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():  # reading a pipe would block
-        raise FileNotFoundError(f"no such file: {path}")
+        raise OSError(f"no such file: {path}")
     if path.stat().st_size > MAX_FILE:
         raise OSError(f"over {MAX_FILE} bytes")
     return path.read_bytes()
