@@ -8,7 +8,7 @@ import numpy as np
 
 from indexer.malloc import release_freed_memory
 from indexer.types import Float32, Int64, Progress
-from probes.compute.threads import block_threads
+from probes.compute.threads import block_threads, one_thread
 
 QUERIES = 256  # rows of a block of queries
 BASE = 4096  # rows of a block of the base: the scores of a block pair take 4 MiB
@@ -115,8 +115,9 @@ def nearest_above(
     Exact: with P the projection on the leading directions, a·b ≤ Pa·Pb + ‖a - Pa‖·‖b - Pb‖, so a pair whose bound is
     below the best so far is excluded by a product of 65 numbers instead of dim. Rows must be unit vectors.
     """
-    directions = _leading(base)
-    short_base, short_queries = _shorten(base, directions), _shorten(queries, directions)
+    with one_thread():
+        directions = _leading(base)
+        short_base, short_queries = _shorten(base, directions), _shorten(queries, directions)
     best = np.full(len(queries), np.nextafter(np.float32(floor), np.float32(-1)), np.float32)
     found = np.full(len(queries), -1, np.int64)
 

@@ -21,3 +21,12 @@ def block_threads() -> Iterator[Callable[..., Iterator[Any]]]:
 
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         yield pool.map
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limits BLAS to one thread, for work of a moment: on a busy machine its threads cost more than they save."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield

@@ -1,12 +1,12 @@
 """Fits one probe on scaled features and keeps its arrays (D4).
 
-The estimators are scikit-learn's. The linear probe minimises scikit-learn's objective with `probes.fitting.softmax`.
+The estimators are scikit-learn's; the linear probe has a minimiser of its own (`probes.fitting.softmax`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,17 @@ import numpy.typing as npt
 
 from indexer.errors import ProbeError
 from indexer.types import Int64
-from probes.cohort.scaling import ScaledRows, TakenRows
+from probes.cohort.scaling import ScaledRows, TakenRows, rows_of
 from probes.cohort.truth import Truth
+from probes.compute.threads import one_thread
+from probes.fitting.linear import Fitted, Job, fit_linear, over_classes
 from probes.fitting.models import ABSENT, Model
 
 Features = npt.NDArray[Any]  # (n, dim) float32 or float64, scaled
 
-SWEEP_TOL, SWEEP_ITERATIONS = 1e-3, 1000  # tol² bounds the relative excess of the objective: 1e-6
-FINAL_TOL, FINAL_ITERATIONS = 1e-6, 5000  # in float64: within 1e-12 of the minimum
+SWEEP_TOL = 1e-3  # tol² bounds the relative excess of the objective: 1e-6
+NEAR_TOL = 1e-5  # about as near as float32 rows come
+FINAL_TOL = 1e-6  # in float64: within 1e-12 of the minimum
 HIDDEN_UNITS = 256
 SMALL = 4_000_000  # matrix elements; one thread multiplies so many in a few milliseconds
 KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the rows
@@ -38,14 +41,6 @@ class Recipe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A model, and whether its optimiser converged."""
-
-    model: Model
-    converged: bool
-
-
 def fit(
     recipe: Recipe,
     x: Features | ScaledRows | TakenRows,
@@ -53,19 +48,30 @@ def fit(
     value: float,
     *,
     start: Model | None = None,
-    final: bool = False,
+    tol: float = SWEEP_TOL,
 ) -> Fitted:
     """Fit on features x (n, dim). `value` is C (or alpha, for mlp); `start` is a warm start where supported.
 
-    `final` selects the tight tolerance, which needs float64 features. Raises ProbeError with one class only.
+    `tol` is the linear probe's; FINAL_TOL needs float64 features. Raises ProbeError with one class only.
     """
-    if recipe.probe != "linear" and isinstance(x, (ScaledRows, TakenRows)):
-        x = x.whole()
-    check_two_classes(truth)
+    return fit_all(recipe, x, [Job(np.arange(x.shape[0]), truth, value, start)], tol=tol)[0]
+
+
+def fit_all(
+    recipe: Recipe, x: Features | ScaledRows | TakenRows, jobs: Sequence[Job], *, tol: float = SWEEP_TOL
+) -> list[Fitted]:
+    """Fit every job on its rows of x (n, dim); linear probes share their passes over x. Raises ProbeError as `fit`.
+
+    Jobs with the same rows and truth must have the very same objects, which are then prepared once.
+    """
+    for job in jobs:
+        check_two_classes(job.truth)
+    if recipe.probe == "linear":
+        return fit_linear(recipe.class_weight, x, jobs, tol)
     if isinstance(x, (ScaledRows, TakenRows)):
-        return _linear(recipe, x, truth, value, start, final)
+        x = x.whole()
     with _few_threads(x):
-        return FITTERS[recipe.probe](recipe, x, truth, value, start, final)
+        return [FITTERS[recipe.probe](recipe, rows_of(x, job.rows), job.truth, job.value) for job in jobs]
 
 
 def shows_two_classes(truth: Truth) -> bool:
@@ -87,70 +93,8 @@ def _few_threads(x: Features) -> Iterator[None]:
     if x.size >= SMALL:
         yield
         return
-    from threadpoolctl import ThreadpoolController
-
-    with ThreadpoolController().limit(limits=1):
+    with one_thread():
         yield
-
-
-def _linear(recipe: Recipe, x: Any, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:
-    """D4: Σ wᵢ·CE(softmax(Wx + b), yᵢ) + ‖W‖²/(2C); for labels, one such binary fit for each on its known rows."""
-    if truth.codes is not None:
-        return _softmax_regression(recipe, x, truth.codes, len(truth.classes), (c, start, final))
-    weights = np.zeros((len(truth.classes), x.shape[1]))
-    bias = np.zeros(len(truth.classes))
-    converged = True
-    for j in range(len(truth.classes)):
-        rows = np.flatnonzero(truth.known[:, j])
-        codes = truth.positive[rows, j].astype(np.int64)
-        if len(np.unique(codes)) < 2:
-            continue  # the label's metrics are NaN, and the result lists it
-        before = None if start is None else Model("linear", {k: _two(v[j]) for k, v in start.arrays.items()})
-        known = x.take(rows) if isinstance(x, (ScaledRows, TakenRows)) else x if len(rows) == len(x) else x[rows]
-        one = _softmax_regression(recipe, known, codes, 2, (c, before, final))
-        weights[j] = one.model.arrays["W"][1]
-        bias[j] = one.model.arrays["b"][1]
-        converged &= one.converged
-    return Fitted(Model("linear", {"W": weights, "b": bias}), converged)
-
-
-def _two(row: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A label's row of W as the second of two rows."""
-    return np.stack([np.zeros_like(row), row])
-
-
-def _softmax_regression(
-    recipe: Recipe, x: Any, codes: Int64, classes: int, how: tuple[float, Model | None, bool]
-) -> Fitted:
-    from sklearn.utils.class_weight import compute_sample_weight
-
-    from probes.fitting.softmax import Task, minimise
-
-    c, before, final = how
-    tol, iterations = (FINAL_TOL, FINAL_ITERATIONS) if final else (SWEEP_TOL, SWEEP_ITERATIONS)
-    present, codes = np.unique(codes, return_inverse=True)
-    task = Task(x, codes, len(present), compute_sample_weight(recipe.class_weight, codes), c)
-    start = None
-    if before is not None:
-        coef, intercept = before.arrays["W"][present], before.arrays["b"][present]
-        if len(present) == 2:  # one logistic row: the second class against the first
-            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-        start = coef, intercept
-    found = minimise(task, start, tol=tol, iterations=iterations)
-    return Fitted(Model("linear", _spread(found.coef, found.intercept, present, classes)), found.converged)
-
-
-def _spread(
-    coef: npt.NDArray[Any], intercept: npt.NDArray[Any], present: Int64, classes: int
-) -> dict[str, npt.NDArray[Any]]:
-    """W and b for all classes: the first class of a binary fit has logit 0, an absent class probability 0."""
-    weights = np.zeros((classes, coef.shape[1]))
-    bias = np.full(classes, ABSENT)
-    if len(present) == 2:
-        weights[present[1]], bias[present] = coef[0], (0.0, float(intercept[0]))
-    else:
-        weights[present], bias[present] = coef, intercept
-    return {"W": weights, "b": bias}
 
 
 def _quietly(run: Callable[[], object]) -> bool:
@@ -176,7 +120,7 @@ def _columns(truth: Truth) -> list[tuple[Int64, npt.NDArray[np.bool_]] | None]:
     return out
 
 
-def _svm(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - liblinear has no warm start
+def _svm(recipe: Recipe, x: Features, truth: Truth, c: float) -> Fitted:
     """One linear SVM for each column (LinearSVC). Its decision values are calibrated by the temperature."""
     from sklearn.svm import LinearSVC
 
@@ -191,7 +135,7 @@ def _svm(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | Non
     return Fitted(Model("linear", {"W": weights, "b": bias}), converged)
 
 
-def _rbf(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - as above
+def _rbf(recipe: Recipe, x: Features, truth: Truth, c: float) -> Fitted:
     """One SVM with a Gaussian kernel for each column (SVC, gamma "scale")."""
     from sklearn.svm import SVC
 
@@ -213,7 +157,7 @@ def _rbf(recipe: Recipe, x: Features, truth: Truth, c: float, start: Model | Non
     return Fitted(Model("rbf", {"support": x[used], "dual": dual[:, used], "b": bias}, {"gamma": gamma}), True)
 
 
-def _mlp(recipe: Recipe, x: Features, truth: Truth, alpha: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - always from its seed
+def _mlp(recipe: Recipe, x: Features, truth: Truth, alpha: float) -> Fitted:
     """One hidden layer of 256 rectified units, Adam (MLPClassifier)."""
     from sklearn.neural_network import MLPClassifier
     from sklearn.utils.class_weight import compute_sample_weight
@@ -223,12 +167,12 @@ def _mlp(recipe: Recipe, x: Features, truth: Truth, alpha: float, start: Model |
     net = MLPClassifier((HIDDEN_UNITS,), alpha=alpha, random_state=recipe.seed, max_iter=200, tol=1e-4)
     weight = compute_sample_weight(recipe.class_weight, truth.codes)
     converged = _quietly(lambda: net.fit(x, truth.codes, sample_weight=weight))
-    last = _spread(net.coefs_[1].T, net.intercepts_[1], np.unique(truth.codes), len(truth.classes))
+    last = over_classes(net.coefs_[1].T, net.intercepts_[1], np.unique(truth.codes), len(truth.classes))
     arrays = {"W0": net.coefs_[0], "b0": net.intercepts_[0], "W1": last["W"].T, "b1": last["b"]}
     return Fitted(Model("mlp", arrays), converged)
 
 
-def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float, start: Model | None, final: bool) -> Fitted:  # noqa: ARG001 - has no penalty
+def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float) -> Fitted:  # noqa: ARG001 - has no penalty
     """D6 `prototype`: the class means (NearestCentroid)."""
     from sklearn.neighbors import NearestCentroid
 
@@ -242,11 +186,10 @@ def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float, start: M
     return Fitted(Model("prototype", {"means": means}), True)
 
 
-Fitter = Callable[[Recipe, Features, Truth, float, "Model | None", bool], Fitted]
-FITTERS: dict[str, Fitter] = {
-    "linear": _linear,
+FITTERS: dict[str, Callable[[Recipe, Features, Truth, float], Fitted]] = {
     "svm": _svm,
     "svm-rbf": _rbf,
     "mlp": _mlp,
     "prototype": _prototype,
 }
+PROBES = ("linear", *FITTERS)

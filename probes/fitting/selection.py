@@ -18,7 +18,8 @@ from probes.cohort.truth import Truth, hide_absent, lacking, probabilities
 from probes.evaluation.calibration import log_loss
 from probes.evaluation.metrics import macro_auc, macro_auc_error
 from probes.evaluation.ranks import mean
-from probes.fitting.estimators import Features, Fitted, Recipe, fit, shows_two_classes
+from probes.fitting.estimators import Features, Recipe, fit_all, shows_two_classes
+from probes.fitting.linear import Fitted, Job
 from probes.fitting.models import Model
 from probes.fitting.sweep import UNCHOSEN, Candidate, Selection, fixed, sweep_decades, sweep_halving, sweep_values
 
@@ -63,10 +64,10 @@ def choose_penalty(
     inner = "val split" if len(folds) == 1 else f"{len(folds)} grouped folds of train"
     if value is None and parameter in DEFAULT and not _ranks(truth, folds):
         value = DEFAULT[parameter]
-        trial(value)
+        trial([value])
         selection = replace(fixed(parameter, value), inner=UNCHOSEN)
     elif parameter == "none" or value is not None:
-        trial(1.0 if value is None else value)
+        trial([1.0 if value is None else value])
         selection = fixed(parameter, 1.0 if value is None else value)
     elif recipe.probe in SHORT_LISTS:
         selection = sweep_values(parameter, inner, SHORT_LISTS[recipe.probe], trial)
@@ -88,28 +89,49 @@ def _ranks(truth: Truth, folds: Folds) -> bool:
 
 
 class _Trial:
-    """Fits one penalty on every fold, with a warm start from the nearest penalty tried before."""
+    """Fits several penalties on every fold together, each from what the penalties tried before suggest."""
 
     def __init__(self, recipe: Recipe, x: Features, truth: Truth, folds: Folds, progress: Progress | None) -> None:
-        self._recipe, self._x, self._truth, self._folds, self._progress = recipe, x, truth, folds, progress
+        self._recipe, self._x, self._folds, self._progress = recipe, x, folds, progress
+        self._multilabel, self._classes = truth.multilabel, len(truth.classes)
+        self._fitted = [truth.take(rows) for rows, _ in folds]
+        self._held = [
+            hide_absent(truth.take(held), lacking(own)) for own, (_, held) in zip(self._fitted, folds, strict=True)
+        ]
         self.models: dict[float, list[Model]] = {}
         self.logits: dict[float, Float64] = {}
 
-    def __call__(self, value: float) -> Candidate:
-        near = min(self.models, key=lambda v: abs(np.log(v / value)), default=None)
-        fits: list[Fitted] = []
+    def __call__(self, values: Sequence[float]) -> list[Candidate]:
+        jobs = [
+            Job(rows, truth, value, self._start(value, i))
+            for i, ((rows, _), truth) in enumerate(zip(self._folds, self._fitted, strict=True))
+            for value in values
+        ]
+        fits = fit_all(self._recipe, self._x, jobs) if jobs else []
+        return [self._candidate(value, fits[i :: len(values)]) for i, value in enumerate(values)]
+
+    def _start(self, value: float, fold: int) -> Model | None:
+        """Between the models of the penalties around it, on the scale of log C; beyond them the nearest one's."""
+        below = max((v for v in self.models if v <= value), default=None)
+        above = min((v for v in self.models if v >= value), default=None)
+        if below is None or above is None or below == above:
+            near = above if below is None else below
+            return None if near is None else self.models[near][fold]
+        share = float(np.log(value / below) / np.log(above / below))
+        low, high = self.models[below][fold], self.models[above][fold]
+        if low.kind != "linear":
+            return None
+        return Model("linear", {k: (1 - share) * v + share * high.arrays[k] for k, v in low.arrays.items()})
+
+    def _candidate(self, value: float, fits: Sequence[Fitted]) -> Candidate:
         areas, errors, losses = [], [], []
-        logits = [np.empty((0, len(self._truth.classes)))]
-        for i, (rows, held) in enumerate(self._folds):
-            start = None if near is None else self.models[near][i]
-            fits.append(fit(self._recipe, rows_of(self._x, rows), self._truth.take(rows), value, start=start))
-            scored = fits[-1].model.logits(rows_of(self._x, held))
-            inside = hide_absent(self._truth.take(held), lacking(self._truth.take(rows)))
-            p = probabilities(scored, inside.multilabel)
+        logits = [np.empty((0, self._classes))]
+        for fitted, (_, held), inside in zip(fits, self._folds, self._held, strict=True):
+            logits.append(fitted.model.logits(rows_of(self._x, held)))
+            p = probabilities(logits[-1], inside.multilabel)
             areas.append(macro_auc(p, inside))
             errors.append(macro_auc_error(areas[-1], inside))
             losses.append(log_loss(p, inside))
-            logits.append(scored)
         if self._progress is not None:
             self._progress.advance()
         self.models[value] = [f.model for f in fits]
@@ -125,6 +147,6 @@ class _Trial:
     def _constant(self, logits: Sequence[Float64]) -> bool:
         """Whether the scores hardly vary among the held-out rows of each fold."""
         parts = [part for part in logits if len(part)]
-        if not self._truth.multilabel:
+        if not self._multilabel:
             parts = [part - part.mean(axis=1, keepdims=True) for part in parts]
         return bool(parts) and max(float(part.std(axis=0).max()) for part in parts) < CONSTANT

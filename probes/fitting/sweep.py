@@ -9,7 +9,7 @@ the best by chance, and on separable rows all AUCs are 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from probes.evaluation.ranks import EQUAL
@@ -44,6 +44,8 @@ class Selection:
     at_edge: bool  # the best is the first or last of all values tried, including extensions
     candidates: tuple[Candidate, ...]
 
+
+Evaluate = Callable[[Sequence[float]], list[Candidate]]  # values of the penalty, tried together
 
 UNCHOSEN = "the default: no inner rows show both classes"
 
@@ -83,31 +85,29 @@ def _loss(candidate: Candidate) -> float:
     return math.inf if math.isnan(candidate.log_loss) else round(candidate.log_loss, 2)
 
 
-def sweep_decades(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
+def sweep_decades(parameter: str, inner: str, evaluate: Evaluate) -> Selection:
     """Coarse decades, then ±1, ±.5, ±.25 around the best; a best at the edge extends it up to two decades (D5).
 
     The range is extended only while each further decade is better.
     """
     tried: dict[float, Candidate] = {}
 
-    def at(exponent: float) -> None:
-        if exponent not in tried:
-            tried[exponent] = evaluate(10.0**exponent)
+    def at(exponents: Sequence[float]) -> None:
+        new = [exponent for exponent in dict.fromkeys(exponents) if exponent not in tried]
+        tried.update(zip(new, evaluate([10.0**exponent for exponent in new]), strict=True))
 
     def best() -> float:
         return round(math.log10(choose(list(tried.values())).value), 6)
 
-    for exponent in COARSE:
-        at(exponent)
+    at(COARSE)
     centre = best()
-    for step in REFINE:
-        at(centre + step)
+    at([centre + step for step in REFINE])
     found = best()
     for _ in range(EXTENSIONS):
         if found not in (min(tried), max(tried)):
             break
         beyond = found + (1 if found == max(tried) else -1)
-        at(beyond)
+        at([beyond])
         if better(tried[beyond], tried[found]):
             found = beyond
     edge = found in (min(tried), max(tried))
@@ -115,26 +115,23 @@ def sweep_decades(parameter: str, inner: str, evaluate: Callable[[float], Candid
     return Selection(parameter, tried[found].value, inner, edge, ordered)
 
 
-def sweep_halving(parameter: str, inner: str, evaluate: Callable[[float], Candidate]) -> Selection:
+def sweep_halving(parameter: str, inner: str, evaluate: Evaluate) -> Selection:
     """Radford 2021, A.3: a grid of two decades, then the interval around the peak is halved down to 1/8 decade."""
-    tried = {exponent: evaluate(10.0**exponent) for exponent in HALVING}
+    tried = dict(zip(HALVING, evaluate([10.0**exponent for exponent in HALVING]), strict=True))
     step = 1.0
     while step >= FINEST:
         peak = round(math.log10(choose(list(tried.values())).value), 6)
-        for exponent in (peak + step, peak - step):
-            if HALVING[0] <= exponent <= HALVING[-1] and exponent not in tried:
-                tried[exponent] = evaluate(10.0**exponent)
+        new = [e for e in (peak + step, peak - step) if HALVING[0] <= e <= HALVING[-1] and e not in tried]
+        tried.update(zip(new, evaluate([10.0**exponent for exponent in new]), strict=True))
         step /= 2
     ordered = tuple(tried[e] for e in sorted(tried))
     best = choose(list(ordered))
     return Selection(parameter, best.value, inner, best in (ordered[0], ordered[-1]), ordered)
 
 
-def sweep_values(
-    parameter: str, inner: str, values: tuple[float, ...], evaluate: Callable[[float], Candidate]
-) -> Selection:
+def sweep_values(parameter: str, inner: str, values: tuple[float, ...], evaluate: Evaluate) -> Selection:
     """Try each of a short list. `at_edge`: the best is the list's first or last."""
-    ordered = tuple(evaluate(value) for value in sorted(values))
+    ordered = tuple(evaluate(sorted(values)))
     best = choose(list(ordered))
     return Selection(
         parameter, best.value, inner, len(values) > 1 and best.value in (min(values), max(values)), ordered

@@ -8,12 +8,23 @@ from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.experiment import SHUFFLES, Experiment, shuffled
-from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, TakenRows, Vectors, features, fit_scaler
+from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
 from probes.cohort.splits import FOLDS, counted, grouped_folds
 from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.metrics import macro_auc
-from probes.fitting.estimators import FITTERS, Features, Recipe, check_two_classes, fit, shows_two_classes
+from probes.fitting.estimators import (
+    FINAL_TOL,
+    NEAR_TOL,
+    PROBES,
+    Features,
+    Recipe,
+    check_two_classes,
+    fit,
+    fit_all,
+    shows_two_classes,
+)
 from probes.fitting.knn import train_knn
+from probes.fitting.linear import Job
 from probes.fitting.models import Model
 from probes.fitting.selection import choose_penalty
 from probes.fitting.sweep import FITS, fixed
@@ -33,8 +44,8 @@ def train(experiment: Experiment, store: EmbeddingStore, progress: Progress) -> 
 
 
 def recipe_of(request: ProbeRequest) -> Recipe:
-    if request.probe not in FITTERS:
-        raise ProbeError(f"no probe {request.probe!r}. There are: {', '.join(FITTERS)}, knn, zero-shot.")
+    if request.probe not in PROBES:
+        raise ProbeError(f"no probe {request.probe!r}. There are: {', '.join(PROBES)}, knn, zero-shot.")
     return Recipe(request.probe, request.class_weight, request.seed)
 
 
@@ -59,9 +70,10 @@ def _train_estimator(experiment: Experiment, progress: Progress) -> Trained:
     if request.shuffle_control:
         with progress.stage("shuffled control", SHUFFLES):
             control = _control(experiment, recipe, x, (scaler, value), progress)
-    del x  # the final fit computes its rows block by block
     with progress.stage("final fit"):
-        final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=inner.start, final=True)
+        near = fit(recipe, x, truth, value, start=inner.start, tol=NEAR_TOL).model if recipe.probe == "linear" else None
+        del x  # the rest of the way in float64, with rows that are computed block by block
+        final = fit(recipe, ScaledRows(data.vectors, rows, scaler), truth, value, start=near, tol=FINAL_TOL)
         logits = logits_of(final.model, data.vectors, split.test, scaler)
     return Trained(final.model, scaler, inner.selection, final.converged, rows[held[0]], held[1], logits, (), control)
 
@@ -75,13 +87,12 @@ def cross_fit(
     """
     groups, seed = folding
     folds = grouped_folds(truth.strata(), groups, seed, min(FOLDS, len(np.unique(groups))))
-    held_rows, logits = [np.empty(0, np.int64)], [np.empty((0, len(truth.classes)))]
-    for fit_at, held_at in folds:
-        if shows_two_classes(truth.take(fit_at)):
-            model = fit(recipe, TakenRows(x, fit_at), truth.take(fit_at), how[0], start=how[1]).model
-            held_rows.append(held_at)
-            logits.append(model.logits(x[held_at]))
-    return np.concatenate(held_rows), np.concatenate(logits)
+    folds = [(fit_at, held_at) for fit_at, held_at in folds if shows_two_classes(truth.take(fit_at))]
+    if not folds:
+        return np.empty(0, np.int64), np.empty((0, len(truth.classes)))
+    fits = fit_all(recipe, x, [Job(fit_at, truth.take(fit_at), *how) for fit_at, _ in folds])
+    logits = [fitted.model.logits(x[held_at]) for fitted, (_, held_at) in zip(fits, folds, strict=True)]
+    return np.concatenate([held_at for _, held_at in folds]), np.concatenate(logits)
 
 
 def logits_of(model: Model, vectors: Vectors, rows: Int64, scaler: Scaler) -> Float64:
@@ -96,10 +107,12 @@ def _control(
     scaler, value = how
     data, test = experiment.data, experiment.split.test
     held = hide_absent(data.truth.take(test), experiment.absent)
+    every = np.arange(len(x))
+    truths = shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed)
     areas = []
-    for truth in shuffled(data.truth.take(experiment.fit_rows), experiment.request.seed):
-        model = fit(recipe, x, truth, value).model
-        areas.append(macro_auc(probabilities(logits_of(model, data.vectors, test, scaler), held.multilabel), held))
+    for fitted in fit_all(recipe, x, [Job(every, truth, value) for truth in truths]):
+        logits = logits_of(fitted.model, data.vectors, test, scaler)
+        areas.append(macro_auc(probabilities(logits, held.multilabel), held))
         progress.advance()
     return tuple(areas)
 

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from indexer.errors import ProbeError
 from probes.cohort.scaling import Vectors, features, fit_scaler
 from probes.cohort.truth import class_truth, label_truth, probabilities
-from probes.fitting.estimators import Recipe, fit
+from probes.fitting.estimators import FINAL_TOL, Recipe, fit
 from probes.fitting.models import Model
 from probes.fitting.selection import choose_penalty
 from probes.fitting.sweep import Candidate, choose, sweep_decades, sweep_values
@@ -49,7 +49,7 @@ def own_minimum(x, y, c, weights=None):
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_the_final_fit_is_the_minimum_of_d4(class_weight):
     x, y = blobs()
-    fitted = fit(Recipe("linear", class_weight), x, class_truth(y, ("a", "b", "c")), 0.5, final=True)
+    fitted = fit(Recipe("linear", class_weight), x, class_truth(y, ("a", "b", "c")), 0.5, tol=FINAL_TOL)
     weights = None if class_weight is None else (len(y) / (3 * np.bincount(y)))[y]
     w, b = own_minimum(x, y, 0.5, weights)
     ours = probabilities(fitted.model.logits(x), False)
@@ -61,13 +61,13 @@ def test_the_final_fit_is_the_minimum_of_d4(class_weight):
 def test_a_warm_start_ends_at_the_same_minimum():
     x, y = blobs()
     truth = class_truth(y, ("a", "b", "c"))
-    cold = fit(Recipe("linear"), x, truth, 1.0, final=True).model
+    cold = fit(Recipe("linear"), x, truth, 1.0, tol=FINAL_TOL).model
     start = fit(Recipe("linear"), x.astype(np.float32), truth, 100.0).model
-    warm = fit(Recipe("linear"), x, truth, 1.0, start=start, final=True).model
+    warm = fit(Recipe("linear"), x, truth, 1.0, start=start, tol=FINAL_TOL).model
     assert warm.arrays["W"] == pytest.approx(cold.arrays["W"], abs=1e-5)
     two = class_truth((y > 0).astype(int), ("no", "yes"))
     start = fit(Recipe("linear"), x.astype(np.float32), two, 100.0).model
-    warm, cold = (fit(Recipe("linear"), x, two, 1.0, start=s, final=True).model for s in (start, None))
+    warm, cold = (fit(Recipe("linear"), x, two, 1.0, start=s, tol=FINAL_TOL).model for s in (start, None))
     assert warm.logits(x) == pytest.approx(cold.logits(x), abs=1e-5)
 
 
@@ -83,8 +83,8 @@ def test_labels_are_fitted_one_by_one_on_the_rows_that_know_them():
     x, y = blobs(classes=2)
     values = np.stack([y, 1 - y, np.ones(len(y))], axis=1).astype(float)
     values[:30, 1] = np.nan
-    model = fit(Recipe("linear"), x, label_truth(values, ("x", "y", "constant")), 1.0, final=True).model
-    alone = fit(Recipe("linear"), x[30:], class_truth(1 - y[30:], ("no", "yes")), 1.0, final=True).model
+    model = fit(Recipe("linear"), x, label_truth(values, ("x", "y", "constant")), 1.0, tol=FINAL_TOL).model
+    alone = fit(Recipe("linear"), x[30:], class_truth(1 - y[30:], ("no", "yes")), 1.0, tol=FINAL_TOL).model
     assert model.logits(x)[:, 1] == pytest.approx(alone.logits(x)[:, 1], abs=1e-5)
     assert (model.arrays["W"][2] == 0).all()
 
@@ -127,9 +127,9 @@ def test_stored_arrays_give_the_estimators_own_decisions(probe):
 def peak_at(best):
     tried = []
 
-    def evaluate(c):
-        tried.append(c)
-        return Candidate(c, 1 - (np.log10(c) - best) ** 2 / 1000)
+    def evaluate(values):
+        tried.extend(values)
+        return [Candidate(c, 1 - (np.log10(c) - best) ** 2 / 1000) for c in values]
 
     return tried, evaluate
 
@@ -153,7 +153,9 @@ def test_a_best_at_the_edge_is_followed_two_decades_and_then_flagged():
 
 def test_equal_candidates_go_to_the_smaller_value_and_undefined_ones_never_win():
     assert choose([Candidate(1.0, 0.9), Candidate(0.1, 0.9), Candidate(10, float("nan"))]).value == 0.1
-    assert sweep_values("k", "val split", (3, 1, 2), lambda v: Candidate(v, -abs(v - 2))).value == 2
+    assert (
+        sweep_values("k", "val split", (3, 1, 2), lambda values: [Candidate(v, -abs(v - 2)) for v in values]).value == 2
+    )
 
 
 def test_equal_areas_are_told_apart_by_log_loss_to_two_decimals_before_the_smaller_value_wins():
@@ -166,11 +168,11 @@ def test_equal_areas_are_told_apart_by_log_loss_to_two_decimals_before_the_small
 
 def falling_until(floor):
     """Areas all alike; the log-loss falls with C, or with 1 / C, down to a floor."""
-    return lambda c: Candidate(c, 1.0, log_loss=max(0.0, abs(np.log10(c) - floor) / 10 - 0.5))
+    return lambda values: [Candidate(c, 1.0, log_loss=max(0.0, abs(np.log10(c) - floor) / 10 - 0.5)) for c in values]
 
 
 def test_a_flat_edge_is_not_followed_and_a_better_one_only_while_it_is_better():
-    flat = sweep_decades("C", "val split", lambda c: Candidate(c, 1.0, log_loss=1.1))
+    flat = sweep_decades("C", "val split", lambda values: [Candidate(c, 1.0, log_loss=1.1) for c in values])
     assert (flat.value, flat.at_edge) == (pytest.approx(1e-7), False)  # -6, -1 by refining; -8 is no better
     assert min(c.value for c in flat.candidates) == pytest.approx(1e-8)
     upwards = sweep_decades("C", "val split", falling_until(11))
@@ -186,7 +188,7 @@ def test_inner_rows_are_scored_by_models_that_did_not_see_them():
     inner = choose_penalty(Recipe("linear"), x, truth, folds, value=1.0)
     assert inner.rows.tolist() == list(range(120))
     alone = fit(Recipe("linear"), x[60:], truth.take(np.arange(60, 120)), 1.0).model
-    assert inner.logits[:60] == pytest.approx(alone.logits(x[:60]))
+    assert inner.logits[:60] == pytest.approx(alone.logits(x[:60]), abs=0.02)  # tol 1e-3; with them: off by 1.4
 
 
 def test_scalings_are_those_of_d3_and_look_at_train_rows_alone():

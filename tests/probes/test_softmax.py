@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
 from probes.cohort.scaling import ScaledRows, Vectors, features, fit_scaler
-from probes.fitting.softmax import Task, minimise
+from probes.fitting.objective import Task
+from probes.fitting.softmax import minimise_all
 
 
 def embeddings(n=600, dim=24, classes=3, seed=0):
@@ -21,6 +22,10 @@ def embeddings(n=600, dim=24, classes=3, seed=0):
 
 def task(x, y, c, weights=None):
     return Task(x, y, int(y.max()) + 1, np.ones(len(y)) if weights is None else weights, c)
+
+
+def minimise(one, start, **how):
+    return minimise_all([one], [start], **how)[0]
 
 
 def scikit_learn(x, y, c, weights=None):
@@ -63,7 +68,7 @@ def test_fewer_rows_than_features_and_hardly_a_penalty_still_has_the_minimum(cla
 def test_blocks_give_the_same_sums_as_the_whole(monkeypatch):
     x, y = embeddings(n=500)
     whole = minimise(task(x, y, 1.0), None, tol=1e-7, iterations=5000)
-    monkeypatch.setattr("probes.fitting.softmax.BLOCK_BYTES", 8 * x.shape[1] * 7)  # 7 rows
+    monkeypatch.setattr("probes.fitting.objective.BLOCK_BYTES", 8 * x.shape[1] * 7)  # 7 rows
     blocks = [minimise(task(x, y, 1.0), None, tol=1e-7, iterations=5000) for _ in range(2)]
     assert blocks[0].coef == pytest.approx(whole.coef, abs=1e-6)
     assert (blocks[0].coef == blocks[1].coef).all()  # whatever thread was quicker
@@ -90,6 +95,26 @@ def test_rows_scaled_when_asked_for_are_the_rows_scaled_at_once(scaling):
     assert (lazy.take(np.arange(5, 20))[2:9] == whole[7:14]).all()
     fits = [minimise(task(r, y[rows], 1.0), None, tol=1e-7, iterations=5000).coef for r in (lazy, whole)]
     assert fits[0] == pytest.approx(fits[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_penalties_and_folds_fitted_together_are_those_fitted_alone(kind):
+    """Rows of weight 0 are none of a task's own, also where they would be a class of their own."""
+    x, y = embeddings(n=400, classes=3)
+    x = unit_times_root_of_dim(x).astype(kind)
+    fold = np.arange(400) % 4
+    tasks, alone = [], []
+    for held in (0, 1):
+        own = fold != held
+        for c in (1e-4, 1.0, 1e3):
+            tasks.append(task(x, y, c, own.astype(float)))
+            alone.append(minimise(task(x[own], y[own], c), None, tol=1e-4, iterations=2000))
+    binary = Task(x, (y == 2).astype(np.int64), 2, np.ones(400), 0.5)
+    alone.append(minimise(binary, None, tol=1e-4, iterations=2000))
+    together = minimise_all([*tasks, binary], [None] * 7, tol=1e-4, iterations=2000)
+    for one, other in zip(together, alone, strict=True):
+        assert one.converged
+        assert np.linalg.norm(one.coef - other.coef) <= 0.01 * np.linalg.norm(other.coef)
 
 
 def log_loss(x, y, coef, intercept):
@@ -192,8 +217,8 @@ def test_features_and_penalty_scaled_against_each_other_are_the_same_problem():
 def test_where_the_descent_stops_short_scikit_learns_solver_takes_over(monkeypatch, classes):
     x, y = embeddings(n=200, dim=8, classes=classes)
     whole = minimise(task(x, y, 0.1), None, tol=1e-5, iterations=5000)
-    monkeypatch.setattr("probes.fitting.softmax._descend", lambda *given: given[1])
-    monkeypatch.setattr("probes.fitting.softmax.POLISH", 0)
+    monkeypatch.setattr("probes.fitting.lbfgs.PATIENCE", 1)  # no descent goes further than its first steps
+    monkeypatch.setattr("probes.fitting.softmax.ATTEMPTS", 1)
     rescued = minimise(task(x, y, 0.1), None, tol=1e-5, iterations=5000)
     assert rescued.coef == pytest.approx(whole.coef, abs=1e-3 * np.abs(whole.coef).max())
     monkeypatch.setattr("probes.fitting.softmax.WHOLE_NUMBERS", 0)
@@ -204,7 +229,7 @@ def test_where_the_descent_stops_short_scikit_learns_solver_takes_over(monkeypat
 def test_a_matrix_that_no_floor_makes_positive_definite_still_gives_coordinates(monkeypatch):
     x, y = embeddings(n=200)
     plain = minimise(task(x, y, 1.0), None, tol=1e-7, iterations=5000)
-    monkeypatch.setattr("probes.fitting.softmax.FLOORS", (float("nan"), 1e-2))
+    monkeypatch.setattr("probes.fitting.coordinates.FLOORS", (float("nan"), 1e-2))
     floored = minimise(task(x, y, 1.0), None, tol=1e-6, iterations=5000)
     assert floored.coef == pytest.approx(plain.coef, abs=1e-4 * np.abs(plain.coef).max())
 
