@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from indexer.archive.samples import IMAGE_ENDINGS, sidecar_of
+from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_of
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
@@ -72,7 +72,9 @@ class Folder:
 
 
 def _other(path: Path, reason: str) -> str:
-    """The reason for a file that is not an image; more exact for JSON beside an image."""
+    """The reason for a file that is not an image; more exact for JSON beside an image, and for archives."""
+    if is_archive(path.name):
+        return "archive, not unpacked: unpack it first"
     beside = path.suffix == ".json" and any(path.with_name(f"{path.stem}{ending}").exists() for ending in IMAGE_ENDINGS)
     return "metadata beside an image" if beside else reason
 

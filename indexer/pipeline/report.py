@@ -19,8 +19,10 @@ CLOSE_COSINE = 0.99  # to fp32; below it, near neighbours may change places
 COLLAPSED_COSINE = 0.9999  # mean over all pairs; trained encoders stay well below on any archive
 
 
-def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, decoder: str = CPU_DECODER) -> str:
-    """One line that names the run's bottleneck and a remedy.
+def bottleneck(
+    stages: tuple[StageTime, ...], seconds: float, *, device: str, decoder: str = CPU_DECODER, kept: int = 0
+) -> str:
+    """One line that names the run's bottleneck and a remedy; `kept` images needed no encoder.
 
     `device` is the encoder's, `decoder` its PixelSpec's. A stage's share is its busy time divided by the time of its
     own threads: one thread each for the reader and the writer, the workers for decoding and for a model on the CPU,
@@ -30,7 +32,7 @@ def bottleneck(stages: tuple[StageTime, ...], seconds: float, *, device: str, de
     workers = next(s.threads for s in stages if s.name == "decode")
     work = busy["decode"] + busy["encode"]
     if seconds <= 0 or busy["encode"] <= 0:  # e.g. every image failed: no advice would help
-        return "nothing was embedded"
+        return "no new image: every vector was kept from before" if kept else "nothing was embedded"
     worked = min(work / (workers * seconds), 1.0)
     for name, remedy in ALONE.items():
         if busy[name] / seconds > max(LEAST_SHARE, worked):
@@ -79,6 +81,15 @@ def spread_warning(mean_cosine: float | None) -> list[str]:
         f"all vectors are nearly alike (mean cosine {mean_cosine:.6f}): the encoder has collapsed, or all images are "
         "the same. Check its weights before using this table."
     ]
+
+
+def headers_words(images: int) -> str:
+    """That DICOM files were indexed of which no header was read, and what follows."""
+    return (
+        f"{images} DICOM {plural('file', images)} came without metadata: `indexer index` reads no headers, so no "
+        "patient, study, series or modality is known to split, filter or exclude by, and their paths, which often hold "
+        "names and UIDs, stand in clear in the keys. `indexer pack SRC DEST` reads headers and hashes identifiers"
+    )
 
 
 def precision_warning(cosine: float | None) -> list[str]:

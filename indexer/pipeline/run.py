@@ -19,7 +19,7 @@ from indexer.pipeline.gone import settle_gone
 from indexer.pipeline.in_flight import Before, Held, Planned, ReadShard, held_nowhere
 from indexer.pipeline.meter import Meter
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.report import bottleneck, plural, precision_warning, spread_warning, stage_times
+from indexer.pipeline.report import bottleneck, headers_words, plural, precision_warning, spread_warning, stage_times
 from indexer.pipeline.run_record import RunRecord, recorded
 from indexer.pipeline.signals import stopped_by_signals
 from indexer.pipeline.tally import Tally
@@ -184,6 +184,8 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
             f"names: index into a new table (--table) with --prefix {store.keys.prefix + 1}, and each key begins with "
             "the name of its folder or tar"
         )
+    if tally.headers_unread:
+        notes.append(headers_words(tally.headers_unread))
     if tally.kept:
         notes.append(f"{tally.kept} images of shards that a former run had begun were stored already")
     return RunReport(
@@ -203,7 +205,13 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
         seconds=seconds,
         images_per_second=(totals.embedded + failed) / seconds,
         stages=times,
-        bottleneck=bottleneck(times, seconds, device=engine.encoder.device, decoder=engine.encoder.spec.pixels.decoder),
+        bottleneck=bottleneck(
+            times,
+            seconds,
+            device=engine.encoder.device,
+            decoder=engine.encoder.spec.pixels.decoder,
+            kept=totals.reused + totals.adopted + tally.kept,
+        ),
         precision_cosine=None,
         interrupted=False,
         warnings=(*spread_warning(tally.spread.mean_cosine()), *notes),

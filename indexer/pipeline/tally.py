@@ -7,10 +7,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from indexer.archive.samples import is_dicom
 from indexer.types import Failure, Sample, UInt8
 from indexer.vectors import Spread
 
 MOST_FLAGS = 50  # that are counted apart
+DICOM_SUFFIXES = ("dcm", "dicom")
 SAMPLE_PICTURES = 16  # decoded images kept for the precision check
 
 
@@ -21,6 +23,7 @@ class Tally:
         self.busy: defaultdict[str, float] = defaultdict(float)  # seconds by stage, summed over threads
         self.flags: Counter[str] = Counter()
         self.resolved = self.failed = 0  # rows and failures so far, and failures alone
+        self.headers_unread = 0  # DICOM samples whose metadata name no patient
         self.kept = 0  # samples whose rows a former run had stored
         self._nbytes: Counter[str] = Counter()  # of settled images, by the name of a shard in progress
         self.adopted = 0  # samples that the table has under another shard
@@ -68,12 +71,16 @@ class Tally:
             self.adopted += 1
             self._nbytes[sample.shard] += sample.nbytes
 
-    def note(self, flags: Sequence[str]) -> None:
-        """Count what is worth counting of a sample."""
-        if not flags:
+    def note(self, sample: Sample) -> None:
+        """Count what is worth counting of a sample that is to be embedded."""
+        headers_unread = "patient" not in sample.metadata and (
+            sample.suffix in DICOM_SUFFIXES or is_dicom(sample.image)
+        )
+        if not sample.notes and not headers_unread:
             return
         with self._lock:
-            for flag in flags:  # endings of members are the archive's own words: their number is limited
+            self.headers_unread += headers_unread
+            for flag in sample.notes:  # endings of members are the archive's own words: their number is limited
                 known = flag in self.flags or len(self.flags) < MOST_FLAGS
                 self.flags[flag if known else f"{flag.partition(':')[0]}: other endings"] += 1
 

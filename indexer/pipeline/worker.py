@@ -117,7 +117,7 @@ def tasks(
             job.adopted += 1
             tally.adopt(item)
         elif isinstance(item, Sample):
-            tally.note(item.notes)
+            tally.note(item)
             yield task(job, item)
         else:
             resolve(task(job, _NO_SAMPLE), [], [item], done=True)

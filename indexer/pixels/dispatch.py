@@ -15,6 +15,9 @@ from indexer.pixels.parts import Reader, Rendering, wanted
 from indexer.pixels.sniff import sniff
 from indexer.types import Part, Picture, PixelSpec
 
+# First bytes of what is often named in place of an image
+_ARCHIVES = {b"PK\x03\x04": "a zip archive, which `indexer index` reads", b"7z\xbc\xaf": "a 7z archive: unpack it"}
+
 
 class OpenedImage:
     """An image whose header was read. A context manager, since it may hold a decoder process."""
@@ -69,6 +72,9 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     kind = sniff(data, suffix)
     if kind:
         return OpenedImage(open_kind(kind, data, rendering), spec)
+    archive = next((words for magic, words in _ARCHIVES.items() if data.startswith(magic)), "")
+    if archive:
+        raise PixelError("archive, not an image", archive)
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
 
 

@@ -16,6 +16,7 @@ from indexer.search.snapshot import row_ids_of
 from indexer.store.filters import quoted
 from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
+from indexer.user_tables.nearest import nearest_words
 
 IN_LIST = 500  # values in one SQL list
 FEW = 4_096  # up to so many row ids of one value are held as an array; more become a bitmap
@@ -34,8 +35,10 @@ def key_rows(view: EmbeddingStore, keys: Sequence[str]) -> Int64:
         known.update(zip(batch.column("key").to_pylist(), ids.tolist(), strict=True))
     for key in keys:
         if key not in known:
+            names = (name for batch in view.scan(["key"]) for name in batch.column("key").to_pylist())
             raise RowNotFound(
-                f"no row with key {key!r} in table {view.name}. `indexer failures` lists what was not embedded."
+                f"no row with key {key!r} in table {view.name}.{nearest_words(key, names)} "
+                "`indexer failures` lists what was not embedded."
             )
     return np.array([known[key] for key in keys], np.int64)
 

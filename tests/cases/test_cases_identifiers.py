@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from indexer.pack.secret import KeyedHash
 from indexer.store.table import EmbeddingStore
+from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.pictures import dicom
@@ -104,8 +108,6 @@ def test_case_u7_studies_and_images_join_by_their_uids(packed):
 
 
 def test_case_u7_ids_that_pack_hashed_from_a_table_join_too(tmp_path):
-    from tests.archives import png
-
     (tmp_path / "in").mkdir()
     for n in range(3):
         (tmp_path / "in" / f"{n}.png").write_bytes(png(n))
@@ -161,10 +163,71 @@ def test_case_u7_a_patient_unknown_to_the_table_is_said_and_a_file_without_one_r
     done = call("indexer", "search", packed / "db", packed / "new.dcm", *secret)
     assert done.code == 0, done.err
     assert "no row has the patient of" in done.err
-    from tests.archives import png
-
     (packed / "new.png").write_bytes(png(1))
     none = call("indexer", "search", packed / "db", packed / "new.png", *secret)
     assert (none.code, len(none.err.splitlines())) == (1, 1)
     assert "no patient in a DICOM header" in none.err
     assert call("indexer", "search", packed / "db", "--key", "k", "--secret", packed / "secret").code == 2
+
+
+def test_case_u5_a_dicom_tree_indexed_unpacked_is_told_what_it_lacks_and_the_way_out(packed):
+    done = index(packed / "tree", packed / "plain")
+    (told,) = [w for w in done.json["warnings"] if "DICOM" in w]
+    assert told.startswith("4 DICOM files came without metadata")
+    assert "indexer pack" in told
+    (record,) = (packed / "plain").glob("*.runs/*/manifest.json")
+    assert told in json.loads(record.read_text())["report"]["warnings"]
+    (packed / "more").mkdir()
+    (packed / "more" / "one.png").write_bytes(png(1))
+    assert not [w for w in index(packed / "more", packed / "plain").json["warnings"] if "DICOM" in w]
+    assert not [w for w in index(packed / "shards", packed / "again").json["warnings"] if "DICOM" in w]
+
+
+def test_case_u15_failures_of_packed_shards_name_the_file_that_was_packed(packed):
+    source = packed / "tree2" / "Jane Doe"
+    source.mkdir(parents=True)
+    (source / "IM9").write_bytes(exam(9, "9")[:-700])
+    assert call("indexer", "pack", source.parent, packed / "cut", "--secret", packed / "secret").code == 0
+    assert index(packed / "cut", packed / "db", "--max-failures", 1).json["failed"] == 1
+    (failure,) = call("indexer", "failures", packed / "db", "--json").json
+    assert failure["path"] == "Jane Doe/IM9"
+    assert "Jane Doe/IM9" in call("indexer", "failures", packed / "db").out
+    (packed / "cut" / ".pack" / "files.csv").unlink()
+    (failure,) = call("indexer", "failures", packed / "db", "--json").json
+    assert failure["path"] is None
+
+
+def test_case_u15_a_mistyped_key_gets_the_nearest_ones(packed):
+    (packed / "more").mkdir()
+    for name in ("IMG_00010.png", "IMG_0002.png", "other.png", "img_0001.png"):
+        (packed / "more" / name).write_bytes(png(len(name)))
+    index(packed / "more", packed / "keys")
+    for asked, nearest in (
+        ("IMG_0001", "'img_0001.png'"),
+        ("IMG_0002.jpg", "'IMG_0002.png'"),
+        ("0ther", "'other.png'"),
+    ):
+        done = call("indexer", "search", packed / "keys", "--key", asked)
+        assert (done.code, len(done.err.splitlines())) == (1, 1)
+        assert f"Did you mean {nearest}" in done.err
+    assert "Did you mean" not in call("indexer", "search", packed / "keys", "--key", "zzz").err
+
+
+def test_case_u15_a_run_that_kept_every_vector_does_not_say_that_nothing_was_embedded(packed):
+    (packed / "more").mkdir()
+    (packed / "more" / "a.png").write_bytes(png(1))
+    index(packed / "more", packed / "keys")
+    os.utime(packed / "more" / "a.png", (1, 1))
+    done = index(packed / "more", packed / "keys", "--changed", "replace")
+    assert (done.json["embedded"], done.json["reused"]) == (1, 1)
+    assert done.json["bottleneck"] == "no new image: every vector was kept from before"
+
+
+def test_case_u15_a_zip_is_called_an_archive(packed):
+    with zipfile.ZipFile(packed / "exam.zip", "w") as archive:
+        archive.writestr("IM0", exam(0, "7"))
+    asked = call("indexer", "search", packed / "db", packed / "exam.zip")
+    assert "a zip archive" in asked.err
+    (packed / "tree" / "exam.zip").write_bytes((packed / "exam.zip").read_bytes())
+    done = call("indexer", "pack", packed / "tree", packed / "all", "--secret", packed / "secret", "--json")
+    assert done.json["left_out"] == {"archive, not unpacked: unpack it first": 1}

@@ -53,7 +53,8 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """List each input of DB that did not become a row: shard, key, stage, reason, detail.
+    """List each input of DB that did not become a row: shard, key, stage, reason, detail; and of packed shards the
+    path of the file that was packed, where the list in their folder's .pack is at hand.
 
     With --retry give --frames as it was given to `indexer index`, and SHARDS that were addressed by a command (pipe:)
     or with a query: such addresses are not stored.
@@ -93,9 +94,14 @@ def _counted(store: EmbeddingStore) -> list[dict[str, object]]:
 
 def _listed(store: EmbeddingStore, *, as_json: bool) -> None:
     """Print each failure as it is read: all of them may not fit into memory."""
+    from indexer.upkeep.pack_paths import paths_of_failures
+
     printed = False
+    paths = paths_of_failures(store)
     for batch in store.scan_failures(LISTED):
         for row in batch.to_pylist():
+            if paths or as_json:
+                row["path"] = paths.get((row["shard"], row["key"]))
             if as_json:
                 click.echo(", " if printed else "[", nl=False)
                 click.echo(json.dumps(row, ensure_ascii=False), nl=False)
