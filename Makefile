@@ -37,6 +37,9 @@ test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss
 test-power: $(INSTALLED) ## up to six states that a power failure leaves, after every call (9 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
+test-cluster: $(INSTALLED) ## several writers on an object store and in a shared folder, stopped before every commit (15 minutes on 2 quiet cores)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow or not slow" tests/cluster
+
 fuzz: $(INSTALLED) ## 20,000 damaged inputs at every door: one table (1 minute on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz
 
@@ -54,4 +57,4 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out tour
 
-.PHONY: help install lock demo test test-faults test-power test-slow fuzz check bench clean
+.PHONY: help install lock demo test test-faults test-power test-slow test-cluster fuzz check bench clean

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from indexer.decompression import decompressed
 from indexer.errors import ReadError, ShardNotFound
@@ -44,6 +44,16 @@ BROKEN_PIPE = {-signal.SIGPIPE, 128 + signal.SIGPIPE, 23}
 def is_remote(address: str) -> bool:
     """Whether an address is a URL or a `pipe:` command, not a local path."""
     return "://" in address or address.startswith("pipe:")
+
+
+def plain(address: str) -> str:
+    """The path that a `file://` URL names; any other address as it is. Raises ShardNotFound for another host."""
+    if not address.startswith("file://"):
+        return address
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise ShardNotFound(f"{address} names no file of this machine. Write file:///folder/name, or the path alone.")
+    return unquote(parts.path)
 
 
 def require_scheme(address: str) -> None:

@@ -20,6 +20,7 @@ FLOORS = (
     {"indexer", "indexer.children", "indexer.cores", "indexer.decompression", "indexer.design", "indexer.disk",
      "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.redact", "indexer.types", "probes",
      "probes.presets", "probes.request"},
+    {"indexer.objects"},
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store", "probes.progress"},
@@ -50,6 +51,7 @@ OWNERS = {  # a heavy library has one owner room
     "openvino": {"encoders"},
     "torchcodec": {"pixels"},
     "webdataset": {"addresses"},
+    "obstore": {"objects"},
     "click": {"options", "cli", "commands", "demo"},
 }
 PROBES_NEVER = {"torch", "torchvision", "open_clip", "webdataset", "timm", "faiss", "lancedb", "lance"}

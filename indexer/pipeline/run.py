@@ -74,7 +74,7 @@ def index(
         skipped = _skipped(shards, plan, writer.entries)
         untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"
         recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
-        more = [*([recovered] if writer.recovered else []), *([] if trusted else [untrusted])]
+        more = [*writer.notes, *([recovered] if writer.recovered else []), *([] if trusted else [untrusted])]
         done = replace(
             done,
             shards_skipped=len(skipped),

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from indexer.disk import DiskSync, make_directory
+from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import writing
-from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, mend, newest_damage
 from indexer.store.schema import table_schema
 from indexer.types import EncoderSpec, KeyRule
-
-
-def table_lock(uri: str, table: str) -> WriterLock:
-    """The lock to hold while writing the table or one of its side tables."""
-    return WriterLock(Path(uri) / f"{table}.lock", what=f"table {table} in {uri}")
 
 
 def ensure_table(uri: str, table: str, spec: EncoderSpec, keys: KeyRule) -> None:
@@ -24,7 +19,7 @@ def ensure_table(uri: str, table: str, spec: EncoderSpec, keys: KeyRule) -> None
         return
     with writing(f"database {uri}"):
         make_directory(Path(uri))
-    with table_lock(uri, table):
+    with TableLock(uri, table):
         mend(path)
         if not exists(path):
             with writing(f"table {table} in {uri}"):

@@ -12,6 +12,7 @@ import pyarrow as pa
 from indexer.addresses import is_remote
 from indexer.errors import StoreError
 from indexer.store.filters import quoted
+from indexer.store.holding.commits import committing
 from indexer.store.lance_errors import first_line, writing
 from indexer.store.mend import exists, mend, newest_damage
 
@@ -32,7 +33,7 @@ def open_or_create(path: str, schema: pa.Schema) -> Any:
 
 
 def append(dataset: Any, table: pa.Table) -> Any:
-    with writing(dataset.uri):
+    with committing(dataset):
         return lance.write_dataset(table, dataset, mode="append")
 
 
@@ -58,8 +59,8 @@ def delete(dataset: Any, column: str, values: Sequence[str], also: str = "TRUE")
     for chunk in chunks(values):
         where = f"({also}) AND {column} IN ({', '.join(map(quoted, chunk))})"
         if dataset.count_rows(filter=where):  # an empty delete would still add a version
-            with writing(dataset.uri):
-                dataset.delete(where)
+            with committing(dataset):
+                dataset.delete(where, conflict_retries=0)
             deleted = True
     return deleted
 
@@ -85,7 +86,8 @@ def update_columns(dataset: Any, values: Callable[[Any], pa.Table]) -> int:
             update_mode="rewrite_columns",
             updated_fragment_offsets=rows,
         )
-        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+        with committing(dataset):
+            lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
     return matched
 
 

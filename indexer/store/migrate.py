@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from indexer.disk import DiskSync
 from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of, new_facts, new_identity, package_version
+from indexer.store.holding.commits import committing
 from indexer.store.lance_errors import writing
 from indexer.store.mend import exists, mend
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, UNREADABLE, default_of, side_schema
@@ -46,7 +47,8 @@ def migrate(uri: str, name: str) -> dict[str, str]:
         renamed = _rename(main, [*_unreadable(main), *(_taken(main) if unmarked else [])])
         if unmarked:
             facts = replace(facts, identity=new_identity())
-            main.update_schema_metadata(facts.to_metadata())
+            with committing(main):
+                main.update_schema_metadata(facts.to_metadata())
         for kind, side in sides.items():
             _migrate_side(side, marks[kind] or UNMARKED, SIDES[kind], facts)
         if facts.format < FORMAT:
@@ -58,10 +60,13 @@ def migrate(uri: str, name: str) -> dict[str, str]:
 def _to_parts(main: Any, facts: TableFacts) -> None:
     """Replace `frame` by `part`, then raise the format number."""
     if "part" not in main.schema.names:
-        main.add_columns({"part": PART})
+        with committing(main):
+            main.add_columns({"part": PART})
     if "frame" in main.schema.names:
-        main.drop_columns(["frame"])
-    main.update_schema_metadata(replace(facts, format=FORMAT, package=package_version()).to_metadata())
+        with committing(main):
+            main.drop_columns(["frame"])
+    with committing(main):
+        main.update_schema_metadata(replace(facts, format=FORMAT, package=package_version()).to_metadata())
 
 
 def _unreadable(main: Any) -> list[str]:
@@ -80,7 +85,8 @@ def _rename(main: Any, names: list[str]) -> dict[str, str]:
         new = OWN + name.lstrip("_")
         while new in main.schema.names:
             new += "_"
-        main.alter_columns({"path": name, "name": new})
+        with committing(main):
+            main.alter_columns({"path": name, "name": new})
         renamed[name] = new
     return renamed
 
@@ -92,13 +98,16 @@ def _migrate_side(side: Any, facts: TableFacts, columns: pa.Schema, main: TableF
     """
     before = side.version
     if facts.identity != main.identity and not (facts.identity == "" and main.format < FORMAT):
-        side = lance.write_dataset(side_schema(columns, main.identity).empty_table(), side, mode="overwrite")
+        with committing(side):
+            side = lance.write_dataset(side_schema(columns, main.identity).empty_table(), side, mode="overwrite")
         facts = new_facts(main.identity)
     missing = pa.schema([field for field in columns if field.name not in side.schema.names])
     if len(missing):
-        side.add_columns(_blank(missing), read_columns=[side.schema.names[0]])
+        with committing(side):
+            side.add_columns(_blank(missing), read_columns=[side.schema.names[0]])
     if facts.format < FORMAT:
-        side.update_schema_metadata(new_facts(main.identity).to_metadata())
+        with committing(side):
+            side.update_schema_metadata(new_facts(main.identity).to_metadata())
     _sync(side, before)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from indexer.addresses import is_remote
+from indexer.addresses import is_remote, plain
 from indexer.errors import InputError, StoreNotFound
 from indexer.store.lance_errors import first_line
 from indexer.store.mend import exists
@@ -14,7 +14,7 @@ SIDE_TABLES = ("shards", "failures", "text")
 
 def table_names(uri: str) -> list[str]:
     """Embedding tables in a database, without their side tables. Creates nothing. Raises StoreNotFound."""
-    check_uri(uri)
+    uri = checked_uri(uri)
     if is_remote(uri):
         import lancedb
 
@@ -31,10 +31,14 @@ def table_names(uri: str) -> list[str]:
     return [n for n in names if not any(n.endswith(f".{side}") for side in SIDE_TABLES)]
 
 
-def check_uri(uri: str) -> None:
-    """Raises StoreNotFound for "", which `Path` takes for the current folder and a shell makes of an unset name."""
+def checked_uri(uri: str) -> str:
+    """The address, or the path of a `file://` URL.
+
+    Raises StoreNotFound for "", which `Path` takes for the current folder and a shell makes of an unset name.
+    """
     if not uri:
         raise StoreNotFound("the name of the database is empty. Name its folder.")
+    return plain(uri)
 
 
 def check_table_name(name: str) -> None:

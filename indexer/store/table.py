@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import pyarrow as pa
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
-from indexer.store.create import ensure_table, make_table, table_lock
+from indexer.store.create import ensure_table, make_table
 from indexer.store.filters import expression, quoted
+from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import first_line, reading, writing
-from indexer.store.lock import WriterLock
 from indexer.store.mend import exists, read_tags
-from indexer.store.names import check_table_name, check_uri, table_names
+from indexer.store.names import check_table_name, checked_uri, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, TextVectors, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
@@ -45,6 +44,7 @@ class EmbeddingStore:
     @classmethod
     def open(cls, uri: str, table: str | None = None) -> EmbeddingStore:
         """Open `table`, or the database's only table. Creates nothing. Raises StoreNotFound."""
+        uri = checked_uri(uri)
         names = table_names(uri)
         if table is None:
             if len(names) != 1:
@@ -65,11 +65,13 @@ class EmbeddingStore:
         `keys` is the rule of a new table; an existing one keeps its own. A table, or newest version, that a crash left
         incomplete is repaired first. Raises StoreLocked, EncoderMismatch.
         """
-        check_uri(uri)
+        uri = checked_uri(uri)
         check_table_name(table)
         if is_remote(uri):
             if table not in table_names(uri):
-                make_table(uri, table, spec, keys)
+                with TableLock(uri, table):
+                    if table not in table_names(uri):
+                        make_table(uri, table, spec, keys)
         else:
             ensure_table(uri, table, spec, keys)
         store = cls.open(uri, table)
@@ -135,9 +137,9 @@ class EmbeddingStore:
         """The table's directory; None in an object store, where writes are atomic and durable."""
         return None if is_remote(self.uri) else Path(self._address)
 
-    def lock(self) -> AbstractContextManager[WriterLock | None]:
-        """The writer's lock; a second writer gets StoreLocked. Without effect in an object store."""
-        return nullcontext() if is_remote(self.uri) else table_lock(self.uri, self.name)
+    def lock(self) -> TableLock:
+        """The writer's lock; a second writer gets StoreLocked."""
+        return TableLock(self.uri, self.name)
 
     @property
     def index_directory(self) -> Path:

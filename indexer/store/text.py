@@ -13,6 +13,7 @@ from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.filters import quoted
 from indexer.store.format import facts_of
+from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
@@ -54,6 +55,7 @@ def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
             facts_of(dataset.schema.metadata, f"{store.name}.text")  # raises for a newer format
             old = completed(dataset.to_table(filter=f"task <> {quoted(task)}"), rows.schema).select(schema.names)
             kept = pa.concat_tables([old.cast(rows.schema), rows]).cast(schema)
-            lance.write_dataset(kept, dataset, mode="overwrite")
+            with committing(dataset):
+                lance.write_dataset(kept, dataset, mode="overwrite")
             if local is not None:
                 DiskSync().sync(local)

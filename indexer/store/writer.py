@@ -33,6 +33,7 @@ from indexer.disk import DiskSync
 from indexer.errors import StoreError
 from indexer.redact import stored_address
 from indexer.store.filters import quoted
+from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import append, chunks, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, rolled_back
@@ -83,7 +84,8 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         with ExitStack() as stack:
             held = stack.enter_context(self.store.lock())
-            self._disk, self._whole = DiskSync(held.synced_until if held else 0.0), dict[str, set[str]]()
+            self.notes = held.notes  # on the place where the lease is kept
+            self._disk, self._whole = DiskSync(held.synced_until), dict[str, set[str]]()
             broken = self._mend()
             self.renamed = migrate(self.store.uri, self.store.name)
             self.store.refresh()
@@ -92,8 +94,7 @@ class StoreWriter:
             self._ledger = Ledger(self._path("shards"), identity)
             self._failures = FailureTable(self._path("failures"), identity)
             self._sync("lance", "shards.lance", "failures.lance")
-            if held:
-                held.synced_until = time.time()
+            held.synced_until = time.time()
             # begun shards of this and of an earlier writer: labels for their new rows
             self._open, self._resumable = dict[str, CarriedLabels](), dict[str, CarriedLabels]()
             self.tombstones = Tombstones(self.store)
@@ -329,8 +330,9 @@ class StoreWriter:
                 if self._keys.learnt:
                     hashes.append(key_hashes(batch.column("key").to_pylist()))
         for where in filters:
-            with writing(f"table {self.store.name}"):
-                self.store._dataset.delete(where)
+            dataset = self.store._dataset
+            with committing(dataset):
+                dataset.delete(where, conflict_retries=0)
         self._sync("lance")
         self.store.refresh()
         self._keys.replaced.difference_update(names)  # rows of these shards are new ones from now on
@@ -366,7 +368,7 @@ class StoreWriter:
         dataset, kept = self.store._dataset, 0
         table, extra, skipped = rows_table(batches, dataset.schema)
         if extra:  # adding a column of nulls changes metadata only; no row is rewritten
-            with writing(f"table {self.store.name}"):
+            with committing(dataset):
                 dataset.add_columns(pa.schema(extra))
         for carried in {id(own): own for own in labels if len(own)}.values():
             table, rows = carried.applied(table)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from indexer.disk import DiskSync
 from indexer.errors import InputError, StoreError, StoreLocked, StoreNotFound
-from indexer.store.create import table_lock
+from indexer.store.holding.commits import TableLock
 from indexer.store.labelling.join import add_columns
 from indexer.store.mend import damage, mend
 from indexer.store.names import table_names
@@ -326,7 +326,7 @@ def test_a_column_keeps_its_type(store):
 
 
 def test_labels_wait_for_the_writer_s_lock(store):
-    with table_lock(store.uri, "t"), pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
+    with TableLock(store.uri, "t"), pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
         add_columns(store, pa.table({"key": ["a1"], "grade": [1]}))
 
 

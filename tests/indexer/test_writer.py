@@ -11,6 +11,7 @@ import pytest
 from lance.dataset import MergeInsertBuilder
 
 from indexer.errors import StoreError
+from indexer.store.holding.commits import TableLock
 from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
@@ -332,8 +333,16 @@ def test_after_a_commit_that_failed_the_same_writer_takes_no_other(store, monkey
             writer.commit([part("b", range(3))])  # its ledger row would hide a's rows from the recovery
 
 
+@pytest.fixture
+def locked(tmp_path):
+    with TableLock(str(tmp_path), "t") as lock:
+        yield lock
+
+
 @pytest.mark.parametrize(("rows", "commits", "most"), [(8, 400, 3.0), (1, 600, 5.0), (90, 60, 3.0)])
-def test_merging_rewrites_each_row_a_few_times_and_full_fragments_never(tmp_path, monkeypatch, rows, commits, most):
+def test_merging_rewrites_each_row_a_few_times_and_full_fragments_never(
+    tmp_path, locked, monkeypatch, rows, commits, most
+):
     """Constants scaled down by 1000, as many small commits as give several full fragments."""
     monkeypatch.setattr(compaction, "FULL_ROWS", 1048)
     path = str(tmp_path / "t.lance")
@@ -357,7 +366,7 @@ def test_merging_rewrites_each_row_a_few_times_and_full_fragments_never(tmp_path
     assert fragments  # merges did happen
 
 
-def test_optimize_merges_every_run_of_small_fragments_and_drops_deleted_rows(tmp_path, monkeypatch):
+def test_optimize_merges_every_run_of_small_fragments_and_drops_deleted_rows(tmp_path, locked, monkeypatch):
     monkeypatch.setattr(compaction, "FULL_ROWS", 100)
     path = str(tmp_path / "t.lance")
     dataset = lance.write_dataset(pa.table({"n": range(200)}), path, max_rows_per_file=100, enable_stable_row_ids=True)

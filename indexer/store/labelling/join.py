@@ -13,6 +13,7 @@ import pyarrow as pa
 from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.malloc import release_freed_memory
+from indexer.store.holding.commits import committing
 from indexer.store.labelling.index import SHOWN, LabelIndex, cast, few
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
@@ -191,5 +192,6 @@ def _merge(dataset: Any, join: _Join, names: Sequence[str]) -> int:
             fragments.append(fragment.metadata)
     if schema is not None:
         operation = lance.LanceOperation.Merge(fragments, schema)
-        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+        with committing(dataset):
+            lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
     return matched

@@ -13,6 +13,8 @@ from typing import Any
 
 from lance.optimize import Compaction, CompactionTask
 
+from indexer.store.holding.commits import committing, fence_after_cleanup
+
 COMPACT_FRAGMENTS = 64  # small fragments during a run that trigger a merge
 RUN_FRAGMENTS = 8  # small fragments left unmerged at the end of a run
 FULL_ROWS = 1_048_576  # target size of a merged fragment
@@ -87,8 +89,9 @@ def clean_up(dataset: Any, *, purge: bool = False) -> None:
         dataset.cleanup_old_versions(
             older_than=datetime.timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False
         )
-        return
-    dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+    else:
+        dataset.cleanup_old_versions(older_than=KEEP_VERSIONS, error_if_tagged_old_versions=False)
+    fence_after_cleanup(dataset)
 
 
 def _live(dataset: Any) -> list[tuple[int, int, int]]:
@@ -115,5 +118,7 @@ def _merge(dataset: Any, runs: list[list[int]]) -> bool:
     for run in runs:
         task["task"]["fragments"] = [by_id[number] for number in run]
         results.append(CompactionTask.from_json(json.dumps(task)).execute(dataset))
-    Compaction.commit(dataset, results, options)
+    with committing(dataset):
+        Compaction.commit(dataset, results, options)
+    dataset.checkout_latest()  # the next commit by this handle would meet this one
     return True

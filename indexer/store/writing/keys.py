@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from indexer.store.filters import quoted
+from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import IN_LIST, chunks
-from indexer.store.lance_errors import writing
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Int64, ShardResult
@@ -277,8 +277,8 @@ def count_by_shard(store: EmbeddingStore, where: str | None = None) -> Counter[s
 def delete_rows(dataset: Any, row_ids: Int64) -> bool:
     """Delete rows by id; returns whether there were any ids."""
     for chunk in (row_ids[i : i + IN_LIST] for i in range(0, len(row_ids), IN_LIST)):
-        with writing(dataset.uri):
-            dataset.delete(f"_rowid IN ({', '.join(map(str, chunk.tolist()))})")
+        with committing(dataset):
+            dataset.delete(f"_rowid IN ({', '.join(map(str, chunk.tolist()))})", conflict_retries=0)
     return len(row_ids) > 0
 
 

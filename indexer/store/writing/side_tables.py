@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.store.filters import quoted
+from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import append, chunks, delete, open_or_create
-from indexer.store.lance_errors import writing
 from indexer.store.rows import batches
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, side_schema
 from indexer.types import Failure, ShardResult
@@ -63,9 +63,9 @@ class Ledger:
         facts = [{"shard": name, **_fields(entry), "finished_at": now} for name, entry in entries.items()]
         table = pa.Table.from_pylist(facts, schema=LEDGER_SCHEMA)
         if entries.keys() & self.entries.keys():
-            with writing(self.dataset.uri):  # one atomic commit: a crash leaves either the old rows or the new ones
+            with committing(self.dataset):  # one atomic commit: a crash leaves either the old rows or the new ones
                 upsert = self.dataset.merge_insert("shard").when_matched_update_all().when_not_matched_insert_all()
-                upsert.execute(table)
+                upsert.conflict_retries(0).execute(table)
         else:
             self.dataset = append(self.dataset, table)
         self.entries.update(entries)
@@ -177,7 +177,7 @@ class FailureTable:
     def drop_rows(self, rows: Sequence[tuple[int, str]]) -> None:
         """Delete failures by (row id, shard)."""
         for chunk in chunks(rows):
-            with writing(self.dataset.uri):
-                self.dataset.delete(f"_rowid IN ({', '.join(str(i) for i, _ in chunk)})")
+            with committing(self.dataset):
+                self.dataset.delete(f"_rowid IN ({', '.join(str(i) for i, _ in chunk)})", conflict_retries=0)
         self.counts.subtract(shard for _, shard in rows)
         self.counts += Counter()  # removes zero counts
