@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_of
+from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_fields, sidecar_of
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.pack.dicom_fields import instance_of, is_directory, read_header
@@ -18,6 +18,8 @@ from indexer.pixels.sniff import DICOM_SUFFIXES, sniff
 from indexer.user_tables.joining import image_suffix
 
 HEAD = 1024  # bytes read to detect a file's kind
+MAX_JSON = 16 << 20  # bytes of a JSON file that is looked into
+BESIDE = "metadata beside an image"
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
               "dicom": "dcm", "nifti": "nii"}  # fmt: skip
 
@@ -42,7 +44,8 @@ class Folder:
                 head = file.read(HEAD)
                 kind, suffix, left_out = image_kind(found.path, head)
                 if left_out:
-                    return Scanned(found, left_out=_other(self.root / found.path, left_out))
+                    reason = _other(self.root / found.path, left_out)
+                    return Scanned(found, left_out=reason, labels=reason == BESIDE and _holds_label(self.root, found))
                 if found.nbytes:
                     check_bytes(found.nbytes)
                 if kind == "dicom":
@@ -76,7 +79,15 @@ def _other(path: Path, reason: str) -> str:
     if is_archive(path.name):
         return "archive, not unpacked: unpack it first"
     beside = path.suffix == ".json" and any(path.with_name(f"{path.stem}{ending}").exists() for ending in IMAGE_ENDINGS)
-    return "metadata beside an image" if beside else reason
+    return BESIDE if beside else reason
+
+
+def _holds_label(root: Path, found: ListedFile) -> bool:
+    """Whether a JSON file has a value for `label`; not asked of a damaged or very large one."""
+    try:
+        return found.nbytes <= MAX_JSON and sidecar_fields((root / found.path).read_bytes()).get("label") is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _with_header(found: ListedFile, kind: str, suffix: str, file: BinaryIO) -> Scanned:

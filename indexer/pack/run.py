@@ -70,6 +70,7 @@ class _Plan:
     secret_made: bool
     joined: Joined
     notes: tuple[str, ...]  # on the columns of the table
+    folder_label: bool
 
 
 def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
@@ -88,8 +89,8 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
         if not files and isinstance(source, Folder):
             raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:
-            _scan(options, source, catalogue, executor, progress)
-            plan = _planned(options, catalogue, files)
+            labelled = _scan(options, source, catalogue, executor, progress)
+            plan = _planned(options, catalogue, files, labelled=labelled)
             if plan.secret_made:
                 progress.note(
                     f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a "
@@ -100,7 +101,7 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
                 with _alone(options.destination), _written_to(options.destination):
                     writer = ShardWriter(
                         source, options.destination, plan.keyed, options.site, options.refuse_burned_in,
-                        not options.keep_headers,
+                        not options.keep_headers, plan.folder_label,
                     )  # fmt: skip
                     kept_shards = _write(writer, plan, catalogue, options, executor, progress)
                     listing = str(list_files(options.destination, catalogue, plan.shards))
@@ -119,15 +120,17 @@ def _check_local(destination: Path) -> None:
 
 def _scan(
     options: PackOptions, source: Source, catalogue: Catalogue, executor: Executor | None, progress: Progress
-) -> None:
-    """Look at the header of every file."""
+) -> bool:
+    """Look at the header of every file; whether JSON beside an image holds a label."""
     chunks = paged(catalogue.found(), _CHUNK)
-    done = 0
+    done, labelled = 0, False
     with progress.stage("reading headers", catalogue.count("1")):
         for answer in mapped(executor, partial(_scan_chunk, source), chunks, options.processes):
             catalogue.record(answer, stem_of, partial(_why_left_out, options))
+            labelled |= any(item.labels for item in answer)
             done += len(answer)
             progress.advance(len(answer), files=done)
+    return labelled
 
 
 def _why_left_out(options: PackOptions, item: Scanned) -> str:
@@ -143,7 +146,10 @@ def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
     return [source.scan(item) for item in found]
 
 
-def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
+def _planned(options: PackOptions, catalogue: Catalogue, files: int, *, labelled: bool) -> _Plan:
+    """`labelled`: whether JSON beside an image holds a label. Labels come from folder names only where nothing else
+    gives any: else images without a label would form further classes.
+    """
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
     keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
@@ -151,8 +157,14 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int) -> _Plan:
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     if dicom:
         facts += f"\0{HEADERS}\0{options.keep_headers}"
+    given = sum(row.get("label") is not None for row in rows.values())
+    folder_label = not given and not labelled
+    if not folder_label:
+        facts += "\0no label from folders"
+        if given < catalogue.count("left_out = ''"):
+            notes = (*notes, "labels are those that the table or JSON gives: images without one get none from a folder")
     shards = tuple(shards_of(catalogue, rows, options.shard_bytes, options.shard_files, facts))
-    return _Plan(files, rows, shards, keyed, secret, made, joined, notes)
+    return _Plan(files, rows, shards, keyed, secret, made, joined, notes, folder_label)
 
 
 def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:

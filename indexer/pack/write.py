@@ -46,6 +46,7 @@ class ShardWriter:
     site: str
     refuse_burned_in: bool
     deidentify: bool = True  # DICOM headers
+    folder_label: bool = True  # an image without a label of its own gets the name of its folder
 
     def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[FileOutcome]:
         """Write the shard, then its record; a shard without a record is written again by the next run."""
@@ -172,7 +173,8 @@ class ShardWriter:
         folder = entry.path.rpartition("/")[0].encode("utf-8", "replace").decode()
         if folder:
             metadata.setdefault("folder", folder)
-            metadata.setdefault("label", folder.rpartition("/")[2])  # in a folder-per-class tree
+            if self.folder_label:
+                metadata.setdefault("label", folder.rpartition("/")[2])  # in a folder-per-class tree
         return {**metadata, **entry.row}, ""
 
 

@@ -231,3 +231,26 @@ def test_case_u15_a_zip_is_called_an_archive(packed):
     (packed / "tree" / "exam.zip").write_bytes((packed / "exam.zip").read_bytes())
     done = call("indexer", "pack", packed / "tree", packed / "all", "--secret", packed / "secret", "--json")
     assert done.json["left_out"] == {"archive, not unpacked: unpack it first": 1}
+
+
+@pytest.mark.parametrize("source", ["table", "json", "neither"])
+def test_case_m5_a_label_given_for_a_part_of_the_files_adds_no_folder_as_a_class(tmp_path, source):
+    for folder, name in (("scans", "a"), ("scans", "b"), ("more", "c")):
+        (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / folder / f"{name}.png").write_bytes(png(ord(name)))
+    more: tuple[object, ...] = ()
+    if source == "table":
+        (tmp_path / "labels.csv").write_text("file,label\na.png,ill\nb.png,\n")
+        more = ("--csv", tmp_path / "labels.csv")
+    elif source == "json":
+        (tmp_path / "in" / "scans" / "a.json").write_text('{"label": "ill"}')
+    done = call("indexer", "pack", tmp_path / "in", tmp_path / "out", *more, "--json")
+    assert done.code == 0, done.err
+    index(tmp_path / "out", tmp_path / "db")
+    found = dict(zip(column(tmp_path / "db", "key"), column(tmp_path / "db", "label"), strict=True))
+    if source == "neither":
+        assert found == {"scans/a": "scans", "scans/b": "scans", "more/c": "more"}
+    else:
+        assert found == {"scans/a": "ill", "scans/b": None, "more/c": None}
+        assert [n for n in done.json["notes"] if "get none from a folder" in n]
+        assert set(column(tmp_path / "db", "folder")) == {"scans", "more"}
