@@ -74,7 +74,8 @@ def labels(at: Path, text: str, *more: object):
 HASH = ("--on", "Patient ID=patient", "--hash", "patient")
 
 
-def test_case_u7_plain_ids_join_hashed_ones_and_are_stored_nowhere(packed):
+@pytest.mark.case("U7")
+def test_plain_ids_join_hashed_ones_and_are_stored_nowhere(packed):
     text = "Patient ID,stage\n007,1\n7,2\n Müller  3 ,3\n"
     done = labels(packed, text, *HASH, "--secret", packed / "secret", "--json")
     assert (done.code, done.json["rows_labelled"]) == (0, 3), done.err
@@ -88,7 +89,8 @@ def test_case_u7_plain_ids_join_hashed_ones_and_are_stored_nowhere(packed):
     assert again.code == 0, again.err
 
 
-def test_case_u7_ids_of_an_issuer_join_when_it_is_named(packed):
+@pytest.mark.case("U7")
+def test_ids_of_an_issuer_join_when_it_is_named(packed):
     secret = ("--secret", packed / "secret", "--json")
     (packed / "labels2.csv").write_text("Patient ID,stage\n007,5\n")
     done = call("indexer", "labels", packed / "db", packed / "labels2.csv", *HASH, *secret, "--site", "elsewhere")
@@ -96,7 +98,8 @@ def test_case_u7_ids_of_an_issuer_join_when_it_is_named(packed):
     assert sum(value == 5 for value in stages.values()) == 1, done.err
 
 
-def test_case_u7_studies_and_images_join_by_their_uids(packed):
+@pytest.mark.case("U7")
+def test_studies_and_images_join_by_their_uids(packed):
     secret = ("--secret", packed / "secret", "--json")
     by_study = labels(packed, "uid,grade\n1.2.1,4\n1.2.3,5\n", "--on", "uid=study", "--hash", "study", *secret)
     assert by_study.json["rows_labelled"] == 2, by_study.err
@@ -107,7 +110,8 @@ def test_case_u7_studies_and_images_join_by_their_uids(packed):
     assert by_image.json["rows_labelled"] == 1, by_image.err
 
 
-def test_case_u7_ids_that_pack_hashed_from_a_table_join_too(tmp_path):
+@pytest.mark.case("U7")
+def test_ids_that_pack_hashed_from_a_table_join_too(tmp_path):
     (tmp_path / "in").mkdir()
     for n in range(3):
         (tmp_path / "in" / f"{n}.png").write_bytes(png(n))
@@ -126,7 +130,8 @@ def test_case_u7_ids_that_pack_hashed_from_a_table_join_too(tmp_path):
     ("secret", "words"),
     [("typo", "there is no secret"), ("other", "under the secret"), (None, "there is no secret")],
 )
-def test_case_u6_a_mistyped_or_another_secret_is_one_line_and_makes_nothing(packed, monkeypatch, secret, words):
+@pytest.mark.case("U6")
+def test_a_mistyped_or_another_secret_is_one_line_and_makes_nothing(packed, monkeypatch, secret, words):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(packed / "config"))
     (packed / "other").touch(mode=0o600)
     (packed / "other").write_text("ef" * 32)
@@ -139,7 +144,8 @@ def test_case_u6_a_mistyped_or_another_secret_is_one_line_and_makes_nothing(pack
     assert "stage" not in EmbeddingStore.open(str(packed / "db")).columns()
 
 
-def test_case_u7_a_new_exam_of_a_known_patient_does_not_find_the_patients_own_images(packed):
+@pytest.mark.case("U7")
+def test_a_new_exam_of_a_known_patient_does_not_find_the_patients_own_images(packed):
     (packed / "new.dcm").write_bytes(exam(99, "007"))
     ask = ("indexer", "search", packed / "db", packed / "new.dcm", "-k", 4, "--json")
     without = call(*ask, "--exclude-same", "patient")
@@ -157,7 +163,8 @@ def test_case_u7_a_new_exam_of_a_known_patient_does_not_find_the_patients_own_im
     assert "there is no secret" in typo.err
 
 
-def test_case_u7_a_patient_unknown_to_the_table_is_said_and_a_file_without_one_refused(packed):
+@pytest.mark.case("U7")
+def test_a_patient_unknown_to_the_table_is_said_and_a_file_without_one_refused(packed):
     secret = ("--exclude-same", "patient", "--secret", packed / "secret", "--json")
     (packed / "new.dcm").write_bytes(exam(99, "nobody"))
     done = call("indexer", "search", packed / "db", packed / "new.dcm", *secret)
@@ -170,7 +177,8 @@ def test_case_u7_a_patient_unknown_to_the_table_is_said_and_a_file_without_one_r
     assert call("indexer", "search", packed / "db", "--key", "k", "--secret", packed / "secret").code == 2
 
 
-def test_case_u5_a_dicom_tree_indexed_unpacked_is_told_what_it_lacks_and_the_way_out(packed):
+@pytest.mark.case("U5")
+def test_a_dicom_tree_indexed_unpacked_is_told_what_it_lacks_and_the_way_out(packed):
     done = index(packed / "tree", packed / "plain")
     (told,) = [w for w in done.json["warnings"] if "DICOM" in w]
     assert told.startswith("4 DICOM files came without metadata")
@@ -183,7 +191,8 @@ def test_case_u5_a_dicom_tree_indexed_unpacked_is_told_what_it_lacks_and_the_way
     assert not [w for w in index(packed / "shards", packed / "again").json["warnings"] if "DICOM" in w]
 
 
-def test_case_u15_failures_of_packed_shards_name_the_file_that_was_packed(packed):
+@pytest.mark.case("U15")
+def test_failures_of_packed_shards_name_the_file_that_was_packed(packed):
     source = packed / "tree2" / "Jane Doe"
     source.mkdir(parents=True)
     (source / "IM9").write_bytes(exam(9, "9")[:-700])
@@ -197,7 +206,8 @@ def test_case_u15_failures_of_packed_shards_name_the_file_that_was_packed(packed
     assert failure["path"] is None
 
 
-def test_case_u15_a_mistyped_key_gets_the_nearest_ones(packed):
+@pytest.mark.case("U15")
+def test_a_mistyped_key_gets_the_nearest_ones(packed):
     (packed / "more").mkdir()
     for name in ("IMG_00010.png", "IMG_0002.png", "other.png", "img_0001.png"):
         (packed / "more" / name).write_bytes(png(len(name)))
@@ -213,7 +223,8 @@ def test_case_u15_a_mistyped_key_gets_the_nearest_ones(packed):
     assert "Did you mean" not in call("indexer", "search", packed / "keys", "--key", "zzz").err
 
 
-def test_case_u15_a_run_that_kept_every_vector_does_not_say_that_nothing_was_embedded(packed):
+@pytest.mark.case("U15")
+def test_a_run_that_kept_every_vector_does_not_say_that_nothing_was_embedded(packed):
     (packed / "more").mkdir()
     (packed / "more" / "a.png").write_bytes(png(1))
     index(packed / "more", packed / "keys")
@@ -223,7 +234,8 @@ def test_case_u15_a_run_that_kept_every_vector_does_not_say_that_nothing_was_emb
     assert done.json["bottleneck"] == "no new image: every vector was kept from before"
 
 
-def test_case_u15_a_zip_is_called_an_archive(packed):
+@pytest.mark.case("U15")
+def test_a_zip_is_called_an_archive(packed):
     with zipfile.ZipFile(packed / "exam.zip", "w") as archive:
         archive.writestr("IM0", exam(0, "7"))
     asked = call("indexer", "search", packed / "db", packed / "exam.zip")
@@ -234,7 +246,8 @@ def test_case_u15_a_zip_is_called_an_archive(packed):
 
 
 @pytest.mark.parametrize("source", ["table", "json", "neither"])
-def test_case_m5_a_label_given_for_a_part_of_the_files_adds_no_folder_as_a_class(tmp_path, source):
+@pytest.mark.case("M5")
+def test_a_label_given_for_a_part_of_the_files_adds_no_folder_as_a_class(tmp_path, source):
     for folder, name in (("scans", "a"), ("scans", "b"), ("more", "c")):
         (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / folder / f"{name}.png").write_bytes(png(ord(name)))

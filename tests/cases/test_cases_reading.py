@@ -49,7 +49,8 @@ MEMBERS = [
 ]  # fmt: skip
 
 
-def test_case_r7_first_dot_makes_the_samples_that_webdataset_makes(tmp_path):
+@pytest.mark.case("R7")
+def test_first_dot_makes_the_samples_that_webdataset_makes(tmp_path):
     path = write_tar(tmp_path / "s.tar", MEMBERS)
     with path.open("rb") as stream:
         theirs = list(group_by_keys(tar_file_expander([{"url": "s", "stream": stream}])))
@@ -66,12 +67,14 @@ def test_case_r7_first_dot_makes_the_samples_that_webdataset_makes(tmp_path):
 
 
 @pytest.mark.parametrize("name", [m for m, _ in MEMBERS] + ["a/b/c.d.e.JPG", "1.2.840.10008.dcm", "x..png", "ä.ö.png"])
-def test_case_r7_first_dot_is_webdatasets_rule_for_names(name):
+@pytest.mark.case("R7")
+def test_first_dot_is_webdatasets_rule_for_names(name):
     key, ending = base_plus_ext(name)
     assert split_first(name) == (key, ending.lower())
 
 
-def test_case_r7_of_each_rule_every_member_is_a_row_metadata_or_counted_by_its_reason(tmp_path):
+@pytest.mark.case("R7")
+def test_of_each_rule_every_member_is_a_row_metadata_or_counted_by_its_reason(tmp_path):
     write_tar(tmp_path / "s.tar", [m for m in MEMBERS if not m[0].startswith("b.")])
     first = index(tmp_path / "s.tar", tmp_path / "first", "--key", "first-dot")
     assert first.code == 0, first.err
@@ -97,7 +100,8 @@ def test_case_r7_of_each_rule_every_member_is_a_row_metadata_or_counted_by_its_r
     assert last.json["flags"] == {"passed over, neither image nor metadata: .npy": 1}
 
 
-def test_case_r7_the_rule_is_kept_with_the_table_and_another_one_is_refused_in_one_line(tmp_path):
+@pytest.mark.case("R7")
+def test_the_rule_is_kept_with_the_table_and_another_one_is_refused_in_one_line(tmp_path):
     one = write_tar(tmp_path / "one.tar", [("s1.jpg", png(1)), ("s1.seg.png", png(2))])
     two = write_tar(tmp_path / "two.tar", [("s2.jpg", png(3)), ("s2.seg.png", png(4))])
     db = tmp_path / "db"
@@ -113,7 +117,8 @@ def test_case_r7_the_rule_is_kept_with_the_table_and_another_one_is_refused_in_o
     assert index(one, tmp_path / "old", "--key", "first-dot").code == 1
 
 
-def test_case_r7_a_table_made_before_the_rule_could_be_chosen_keeps_its_keys(tmp_path):
+@pytest.mark.case("R7")
+def test_a_table_made_before_the_rule_could_be_chosen_keeps_its_keys(tmp_path):
     index(write_tar(tmp_path / "a.tar", [("s1.jpg", png(1)), ("s1.seg.png", png(2))]), tmp_path / "db")
     stored = lance.dataset(str(next((tmp_path / "db").glob("*.lance")))).schema.metadata[b"embedding-indexer"]
     assert "keys" not in json.loads(stored)  # as an earlier version wrote it
@@ -121,7 +126,8 @@ def test_case_r7_a_table_made_before_the_rule_could_be_chosen_keeps_its_keys(tmp
     assert list(rows(tmp_path / "db")) == ["s1", "s1.seg", "s2", "s2.seg"]
 
 
-def test_case_r7_failures_are_retried_by_the_tables_rule(tmp_path, monkeypatch):
+@pytest.mark.case("R7")
+def test_failures_are_retried_by_the_tables_rule(tmp_path, monkeypatch):
     cut = png(1)[:60]
     path = write_tar(tmp_path / "s.tar", [("s1.png", cut), ("s1.seg.png", png(2)), ("s1.json", b'{"n": 4}')])
     assert index(path, tmp_path / "db", "--key", "first-dot", "--prefix", 1).json["failed"] == 1
@@ -132,7 +138,8 @@ def test_case_r7_failures_are_retried_by_the_tables_rule(tmp_path, monkeypatch):
     assert failure["key"] == "s/s1"
 
 
-def test_case_r7_endings_without_number_do_not_fill_the_report(tmp_path):
+@pytest.mark.case("R7")
+def test_endings_without_number_do_not_fill_the_report(tmp_path):
     members = [("1.2.png", png(0)), *((f"1.2.{n}.840.{n}.png", png(n % 7)) for n in range(200))]
     report = index(write_tar(tmp_path / "s.tar", members), tmp_path / "db", "--key", "first-dot").json
     assert report["embedded"] == 1
@@ -151,7 +158,8 @@ def test_a_sample_keeps_what_comes_after_the_samples_that_its_key_begins(tmp_pat
     assert len(found) == 4
 
 
-def test_case_r7_pack_with_first_dot_writes_samples_that_webdataset_reads_apart(tmp_path):
+@pytest.mark.case("R7")
+def test_pack_with_first_dot_writes_samples_that_webdataset_reads_apart(tmp_path):
     (tmp_path / "in" / "v1.5").mkdir(parents=True)
     for name in ("s1.png", "s1.seg.png", "s1%2Eseg.png", "v1.5/a.b.png"):
         (tmp_path / "in" / name).write_bytes(png(len(name)))
@@ -168,7 +176,8 @@ def test_case_r7_pack_with_first_dot_writes_samples_that_webdataset_reads_apart(
     assert (mixed.code, len(mixed.err.splitlines())) == (1, 1)
 
 
-def test_case_r8_equal_names_in_two_folders_get_the_way_out_and_it_works(tmp_path):
+@pytest.mark.case("R8")
+def test_equal_names_in_two_folders_get_the_way_out_and_it_works(tmp_path):
     for number, part in enumerate(("train", "test")):
         (tmp_path / "two" / part / "x").mkdir(parents=True)
         for name in ("1.png", "x/2.png"):
@@ -191,7 +200,8 @@ def test_case_r8_equal_names_in_two_folders_get_the_way_out_and_it_works(tmp_pat
     assert sorted(store.vectors(columns=["key"]).columns.column("key").to_pylist()) == sorted([*keys, "test/3.png"])
 
 
-def test_case_r8_tars_of_equal_names_are_prefixed_by_their_paths(tmp_path):
+@pytest.mark.case("R8")
+def test_tars_of_equal_names_are_prefixed_by_their_paths(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
         write_tar(tmp_path / part / "000.tar.gz", [("a.png", png(len(part)))], "w:gz")

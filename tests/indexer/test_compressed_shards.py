@@ -108,9 +108,8 @@ def served(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_case_p5_a_shard_reads_the_same_in_every_compression_from_a_file_a_program_and_a_server(
-    plain, tmp_path, served, kind
-):
+@pytest.mark.case("P5")
+def test_a_shard_reads_the_same_in_every_compression_from_a_file_a_program_and_a_server(plain, tmp_path, served, kind):
     path = packed(plain, tmp_path, kind)
     expected = content(samples(plain))
     assert len(expected) == 7
