@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from indexer.decompression import decompressed, is_compressed
 from indexer.errors import InputError
 from indexer.malloc import release_freed_memory
 from indexer.store.labelling.index import plain_values
@@ -25,6 +27,7 @@ from indexer.user_tables.column_types import MISSING, ColumnType, Form, column_t
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+MAX_UNPACKED = 8 << 30  # bytes of a compressed file of labels
 BLOCK_BYTES = 512 << 10  # of CSV parsed at once; a line must be shorter. Arrow reads some 60 of them ahead
 
 
@@ -36,6 +39,7 @@ class Choice:
     stored_on: str = "key"  # the table's
     columns: tuple[tuple[str, str], ...] = ()  # (the file's, the table's or "" for the same); (): all
     encoding: str | None = None  # of CSV; None: by its byte order mark, else UTF-8
+    without: tuple[str, ...] = ()  # of the file's columns
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ def read_labels(file: Path, choice: Choice, stored: Mapping[str, pa.DataType]) -
     `stored` are the table's columns: a CSV column of such a name stays text here, to be cast to the stored type.
     """
     try:
-        with file.open("rb") as source:
-            head = source.read(HEAD_BYTES)
+        with unpacked(file) as source:
+            head = _head(source)
+            read = _parquet if is_parquet(source, head) else _csv
+            table, notes = read(source, head, choice, stored)
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}. Name a CSV or Parquet file.") from error
-    read = _parquet if is_parquet(file, head) else _csv
-    table, notes = read(file, head, choice, stored)
+        raise InputError(f"{file} cannot be read: {error.strerror or error}. Name a CSV or Parquet file.") from error
     release_freed_memory()  # of the blocks that were parsed
     empty = [name for name in table.column_names[1:] if table.column(name).null_count == table.num_rows]
     if not table.num_rows or len(empty) == table.num_columns - 1:
@@ -84,6 +88,36 @@ def read_labels(file: Path, choice: Choice, stored: Mapping[str, pa.DataType]) -
     return LabelFile(table.drop_columns(empty), tuple(notes))
 
 
+@contextmanager
+def unpacked(file: Path) -> Iterator[Path]:
+    """The file, or for a compressed one its content under its name without the ending. Raises OSError, InputError."""
+    with file.open("rb") as raw:
+        if not is_compressed(raw.read(HEAD_BYTES)):
+            yield file
+            return
+        raw.seek(0)
+        with tempfile.TemporaryDirectory(prefix="labels-") as folder:
+            content = Path(folder) / (file.stem or file.name)
+            try:
+                _copied(decompressed(raw), content, file)
+            except (EOFError, ValueError) as error:
+                raise InputError(f"{file} is damaged: {error}. Fetch it again.") from error
+            yield content
+
+
+def _copied(source: IO[bytes], to: Path, name: Path) -> None:
+    with to.open("wb") as out:
+        while block := source.read(1 << 20):
+            if out.tell() + len(block) > MAX_UNPACKED:
+                raise InputError(f"{name} holds more than {MAX_UNPACKED:,} bytes once unpacked. Unpack it first.")
+            out.write(block)
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as source:
+        return source.read(HEAD_BYTES)
+
+
 def _chosen(file: Path, names: Sequence[str], choice: Choice) -> tuple[dict[str, str], list[str]]:
     """The file's column → the table's, that of the row's name first; and what there is to say of them."""
     if choice.on not in names:
@@ -93,11 +127,11 @@ def _chosen(file: Path, names: Sequence[str], choice: Choice) -> tuple[dict[str,
         )
     if names.count(choice.on) > 1:
         raise InputError(f"{file} has the column {choice.on} twice. Leave one out.")
-    absent = [old for old, _ in choice.columns if old not in names]
+    absent = [old for old in (*(old for old, _ in choice.columns), *choice.without) if old not in names]
     if absent:
         raise InputError(f"{file} has no column {', '.join(absent)}; it has: {', '.join(names)}. Correct --columns.")
     notes = []
-    wanted = choice.columns or tuple((name, "") for name in names if name not in (choice.on, ""))
+    wanted = choice.columns or tuple((name, "") for name in names if name not in (choice.on, "", *choice.without))
     if not choice.columns and "" in names:
         notes.append("left out: a column without a name")
     found = {choice.on: choice.stored_on}

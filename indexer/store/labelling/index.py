@@ -105,7 +105,8 @@ class LabelIndex:
         if repeated:
             names = ", ".join([*repeated][:SHOWN]) + (", …" if len(repeated) > SHOWN else "")
             raise InputError(
-                f"column {self._on!r} of the labels must name each row once: {names} occurs twice. Leave one out."
+                f"column {self._on!r} of the labels must name each row once: {names} occurs twice. "
+                "Leave one out, or merge them: --repeated."
             )
 
 
