@@ -273,7 +273,7 @@ def test_a_csv_file_is_read_whatever_divides_it_and_however_it_is_encoded(db, ma
         (b"key,a\nk0,b\n", ("--encoding", "nix"), "no such encoding"),
         (b"key,a\nk0,b\n", ("--encoding", "base64"), "no such encoding"),
         (b"PK\x03\x04....", (), "save the sheet as CSV"),
-        (b"\x1f\x8b....", (), "unpack it"),
+        (b"\x1f\x8b....", (), "is damaged"),
         (b"PAR1....", (), "cannot be read as Parquet"),
     ],
 )
