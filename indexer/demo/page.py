@@ -20,6 +20,7 @@ from indexer.pixels import decode_part
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore
 from indexer.types import UInt8
+from probes.cohort.splits import units
 from probes.reporting import plots
 from probes.reporting.page import cell, figure, html_table
 from probes.reporting.text import metric_name, number
@@ -28,6 +29,7 @@ from probes.runs.result import ProbeResult
 SHOWN_PER_PLANE = 3
 NEIGHBOURS = 4
 SIDE = 150  # pixels of a picture on the page
+SLABS = "Slabs of the brain, of several slices each, stand in for patients."
 HITS = Mapping[str, Sequence[Mapping[str, Any]]]
 
 SHOWN_METRICS = ("auc_macro", "ap_macro", "balanced_accuracy", "f1_macro", "ece_debiased")
@@ -81,7 +83,7 @@ def _probe(folder: str, result: ProbeResult) -> list[str]:
     """A probe's split, its metrics beside the baselines, its errors and its selection, with a link to the report."""
     drawn = [figure(plots.confusion_matrix(result.confusion, [c.name for c in result.test.classes]), "Test slices.")]
     if result.few_shot:
-        drawn.append(figure(plots.label_efficiency(result.few_shot), "Here a patient is a slab of the brain."))
+        drawn.append(figure(plots.label_efficiency(result.few_shot, units(result.request.group)), SLABS))
     elif result.selection.candidates:
         drawn.append(figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows."))
     return [

@@ -83,7 +83,7 @@ def grouped_folds(strata: Int64, groups: Int64, seed: int, folds: int = FOLDS) -
     present = len(np.unique(groups))
     if present < folds:
         raise ProbeError(
-            f"{counted(present)} cannot be split into {folds} folds. Give more patients, or a split column (--split)."
+            f"{counted(present)} cannot be split into {folds} folds. Give more of them, or a split column (--split)."
         )
     if np.bincount(strata).max() < folds:
         raise ProbeError(f"no class has {folds} rows: too few to split. Label more images, or give a split column.")
@@ -124,6 +124,13 @@ def check_groups(split: Split, groups: Int64, names: Sequence[str]) -> None:
                 f"the {name} split is empty, of {counted(len(names))} in all. "
                 "Use --split stratified, or a split column that names train and test."
             )
+
+
+def units(group: str) -> str:
+    """What the groups of a column are called: "patients", "images" without groups, "groups of Patient ID"."""
+    if group == "none":
+        return "images"
+    return f"{group}s" if group.isalpha() and group.islower() and not group.endswith("s") else f"groups of {group}"
 
 
 def counted(groups: int) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 @click.option("--images", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Image files instead of the table's rows. Repeatable.")  # fmt: skip
 @click.option("--write", metavar="NAME", help="Also write columns pred_NAME and pred_NAME_p_CLASS into the table.")
+@click.option("--threshold", "thresholds", multiple=True, metavar="[CLASS=]P",
+              help="Least probability of a positive row. Default: the operating point. Repeatable.")  # fmt: skip
 @click.option("--weights", metavar="FILE", help="The encoder's weights file, for --images.")
 @where_option
 @table_option
@@ -31,6 +33,7 @@ def command(
     db: str,
     images: tuple[Path, ...],
     write: str | None,
+    thresholds: tuple[str, ...],
     weights: str | None,
     where: str | None,
     table: str | None,
@@ -38,30 +41,35 @@ def command(
 ) -> None:
     """Apply the probe in folder BUNDLE to DB's rows, or to --images, which a child process embeds.
 
-    Only a table of the same encoder fingerprint is accepted. Not for clinical use.
+    Of two classes, and of labels, a row is positive from the operating point on that was chosen with the probe; of more
+    classes the most probable is called, and those that reach their own operating point are listed as above it. Only a
+    table of the same encoder fingerprint is accepted. Not for clinical use.
     """
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
     from indexer.store.labelling.join import add_columns
     from indexer.store.table import EmbeddingStore
     from probes.runs.bundle import read_bundle
+    from probes.runs.decision import decision
     from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions
 
     if write is not None:  # before the work
         check_column_name(write)
     probe = read_bundle(bundle)
+    by = decision(probe.facts, thresholds)
     store = EmbeddingStore.open(db, table)
     unread: list[Unread] = []
     if images:
         keys, p, unread = predict_images(probe, store, images, weights)
-        rows = predictions(probe, keys, p)
+        rows = predictions(probe, keys, p, by)
     else:
-        rows = [row for keys, p in predict_table(probe, store, where) for row in predictions(probe, keys, p)]
+        rows = [row for keys, p in predict_table(probe, store, where) for row in predictions(probe, keys, p, by)]
     written = add_columns(store, as_columns(write, rows)) if write and rows else 0
     if as_json:
-        emit({"rows": rows, "unread": unread, "written": written}, as_json=True)
+        emit({"rows": rows, "decided_by": by, "unread": unread, "written": written}, as_json=True)
     else:
-        emit([{"key": r.key, "called": r.called, **r.probabilities} for r in rows], as_json=False)
+        emit([{"key": r.key, "called": r.called, **r.probabilities, "above": r.above} for r in rows], as_json=False)
+        click.echo(f"positive: {by}", err=True)
         for file in unread:
             click.echo(f"not read: {file.key} ({file.reason})", err=True)
         if write:

@@ -10,7 +10,7 @@ from indexer.errors import ProbeError
 from indexer.types import Int64, Progress
 from probes.cohort.experiment import Experiment
 from probes.cohort.scaling import features, fit_scaler
-from probes.cohort.splits import FOLDS, grouped_folds
+from probes.cohort.splits import FOLDS, grouped_folds, units
 from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.metrics import macro_auc
 from probes.fitting.estimators import Features, Recipe, fit
@@ -97,10 +97,8 @@ def _test_auc(model: Model, x_test: Features, held: Truth) -> float:
 
 def _rule(recipe: Recipe, request: ProbeRequest) -> str:
     """A sentence on how C was set and how the draws were scaled."""
-    rule = (
-        f"{PARAMETER[recipe.probe]} = {FIXED:g} (scaling {request.scaling}) below {SWEEP_FROM} patients a class, "
-        "from there on by inner folds"
-    )
+    fixed = f"{PARAMETER[recipe.probe]} = {FIXED:g} (scaling {request.scaling})"
+    rule = f"{fixed} below {SWEEP_FROM} {units(request.group)} a class, from there on by inner folds"
     if recipe.probe == "prototype":
         rule = "no penalty to choose"
     elif request.penalty is not None:

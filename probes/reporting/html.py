@@ -7,6 +7,7 @@ from html import escape
 
 from indexer.design.page import whole_page
 from probes.cohort.experiment import SHUFFLES
+from probes.cohort.splits import units
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.scoring import Scored
 from probes.reporting import plots
@@ -254,8 +255,9 @@ def _choice(result: ProbeResult) -> str:
 def _few_shot(result: ProbeResult) -> str:
     if result.few_shot is None:
         return ""
-    caption = f"{result.few_shot.penalty_rule}. Mean AUC over log₂ patients: {number(result.few_shot.area)}."
-    return f"<h2>Label efficiency</h2>{figure(plots.label_efficiency(result.few_shot), caption)}"
+    named = units(result.request.group)
+    caption = f"{result.few_shot.penalty_rule}. Mean AUC over log₂ {named}: {number(result.few_shot.area)}."
+    return f"<h2>Label efficiency</h2>{figure(plots.label_efficiency(result.few_shot, named), escape(caption))}"
 
 
 def _items(result: ProbeResult) -> str:

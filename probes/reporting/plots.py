@@ -159,7 +159,8 @@ def subgroups(result: ProbeResult) -> str:
     return svg(draw, width=5.2, height=0.9 + 0.32 * max(len(shown), 1), name="AUC by subgroup")
 
 
-def label_efficiency(curve: FewShot) -> str:
+def label_efficiency(curve: FewShot, named: str) -> str:
+    """Test AUC by size; `named`: what is counted, e.g. patients."""
     points = curve.points[:-1]
 
     def draw(axes: Axes) -> None:
@@ -171,7 +172,7 @@ def label_efficiency(curve: FewShot) -> str:
         axes.axhline(curve.points[-1].auc_mean, color=GREY, lw=0.9, ls="--", label="all of train")
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(n) for n in x])
-        axes.set(xlabel="patients a class", ylabel="test AUC, mean ± SD of 5 draws")
+        axes.set(xlabel=f"{named} a class", ylabel="test AUC, mean ± SD of 5 draws")
         axes.legend(**ABOVE)
 
     return svg(draw, name="label efficiency")

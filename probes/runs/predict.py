@@ -23,15 +23,21 @@ from probes.cohort.scaling import scale
 from probes.cohort.truth import probabilities
 from probes.fitting.knn import group_ids
 from probes.runs.bundle import Bundle
+from probes.runs.decision import Decision
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one row. `called`: the most probable class; for labels, all of probability 0.5 or more."""
+    """The prediction for one row.
+
+    `called`: of two classes the positive one if it is above its threshold; of labels all that are; else the most
+    probable class.
+    """
 
     key: str
     called: str
     probabilities: dict[str, float]
+    above: tuple[str, ...]  # classes whose probability reaches their threshold
 
 
 @dataclass(frozen=True)
@@ -95,16 +101,19 @@ def predict_images(
     return facts["keys"], score_rows(bundle, unit, norms.astype(np.float32)), unread
 
 
-def predictions(bundle: Bundle, keys: Sequence[str], p: Float64) -> list[Prediction]:
-    facts = bundle.facts
+def predictions(bundle: Bundle, keys: Sequence[str], p: Float64, by: Decision) -> list[Prediction]:
+    classes, multilabel = bundle.facts.classes, bundle.facts.multilabel
     out = []
-    for key, row in zip(keys, p.tolist(), strict=True):
-        named = dict(zip(facts.classes, row, strict=True))
-        if facts.multilabel:
-            called = ", ".join(name for name, value in named.items() if value >= 0.5)
+    for key, row, reached in zip(keys, p.tolist(), by.above(classes, p), strict=True):
+        above = tuple(name for name, hit in zip(classes, reached, strict=True) if hit)
+        if multilabel:
+            called = ", ".join(above)
+        elif len(by.thresholds) == 1:
+            (positive,) = by.thresholds
+            called = positive if above else next(name for name in classes if name != positive)
         else:
-            called = max(named, key=lambda name: named[name])
-        out.append(Prediction(key, called, named))
+            called = classes[max(range(len(row)), key=row.__getitem__)]
+        out.append(Prediction(key, called, dict(zip(classes, row, strict=True)), above))
     return out
 
 

@@ -243,12 +243,60 @@ def test_a_knn_bundle_never_lets_a_row_or_its_patient_vote_for_itself(tmp_path):
         assert right < 0.95, group  # each row is its own nearest: 1.0 if it voted
 
 
-def test_multilabel_bundles_call_every_label_that_reaches_one_half(db, tmp_path):
-    probe("linear", db, "--label", "a,b,c", "--multilabel", "--group", "patient", "--out", tmp_path)
-    rows = call("probes", "predict", tmp_path, db, "--json").json["rows"]
-    for row in rows:
-        assert row["called"] == ", ".join(name for name, p in row["probabilities"].items() if p >= 0.5)
-    assert len({row["called"] for row in rows}) > 2
+def test_multilabel_bundles_call_every_label_that_reaches_its_operating_point(db, tmp_path):
+    found = probe("linear", db, "--label", "a,b,c", "--multilabel", "--group", "patient", "--out", tmp_path)
+    done = call("probes", "predict", tmp_path, db, "--threshold", "b=0.25", "--json")
+    limits = {o["column"]: o["threshold"] for o in found["operating"]} | {"b": 0.25}
+    assert done.json["decided_by"]["thresholds"] == pytest.approx(limits)
+    for row in done.json["rows"]:
+        assert row["above"] == [name for name, p in row["probabilities"].items() if p >= limits[name]]
+        assert row["called"] == ", ".join(row["above"])
+    assert len({row["called"] for row in done.json["rows"]}) > 2
+
+
+def test_two_classes_are_decided_at_the_operating_point_that_the_result_reports(db, tmp_path):
+    found = probe("linear", db, "--label", "ill", "--group", "patient", "--specificity", "0.6", "--out", tmp_path)
+    (point,) = found["operating"]
+    done = call("probes", "predict", tmp_path, db, "--json")
+    rows = done.json["rows"]
+    assert done.json["decided_by"]["thresholds"] == {"1": pytest.approx(point["threshold"])}
+    assert {row["called"] for row in rows} == {"0", "1"}
+    assert all((row["called"] == "1") == (row["probabilities"]["1"] >= point["threshold"]) for row in rows)
+    called = {row["key"]: row["called"] for row in rows}
+    test = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+    right = [called[row["key"]] == "1" for row in test if row["true"] == "1"]
+    assert np.mean(right) == pytest.approx(point["rates"]["sensitivity"]["value"])
+    plain = call("probes", "predict", tmp_path, db)
+    assert f"positive: 1 at p ≥ {point['threshold']:.4g} (operating point for specificity ≥ 0.6)" in plain.err
+    half = call("probes", "predict", tmp_path, db, "--threshold", "0.5", "--json").json
+    assert half["decided_by"]["sources"] == {"1": "as asked"}
+    assert all((row["called"] == "1") == (row["probabilities"]["1"] >= 0.5) for row in half["rows"])
+
+
+def test_of_several_classes_the_most_probable_is_called_and_those_above_their_threshold_are_listed(db, tmp_path):
+    fitted(tmp_path, db, "linear")
+    answer = call("probes", "predict", tmp_path, db, "--threshold", "mass=0.0", "--json").json
+    limits = answer["decided_by"]["thresholds"]
+    for row in answer["rows"]:
+        assert row["called"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert row["above"] == [name for name, p in row["probabilities"].items() if p >= limits[name]]
+    assert all("mass" in row["above"] for row in answer["rows"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("0.3", "is for several classes. Give CLASS=0.3"),
+        ("tumour=0.3", "no class 'tumour' that is decided by one"),
+        ("mass=1.3", "'1.3' is not a probability"),
+        ("mass=much", "'much' is not a probability"),
+    ],
+)
+def test_a_threshold_that_decides_nothing_is_refused_in_one_line(db, tmp_path, asked, words):
+    fitted(tmp_path, db, "linear")
+    done = call("probes", "predict", tmp_path, db, "--threshold", asked)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert words in done.err
 
 
 def test_probes_never_load_torch_and_new_images_are_embedded_by_another_process(tmp_path):

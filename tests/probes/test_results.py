@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -267,6 +269,22 @@ def test_the_label_efficiency_curve_ends_at_all_of_train(cohort):
     asked = probe("linear", cohort, *FINDING, "--few-shot", "--penalty", "0.1")
     assert {c for p in asked["few_shot"]["points"] for c in p["penalties"]} == {0.1}
     assert asked["few_shot"]["penalty_rule"] == "C = 0.1 (scaling l2), as asked"
+
+
+@pytest.mark.parametrize(
+    ("group", "named"), [("patient", "patients"), ("none", "images"), ("Slab_ID", "groups of Slab_ID")]
+)
+def test_what_a_label_efficiency_curve_counts_is_called_by_the_column_of_groups(tmp_path, group, named):
+    vectors, metadata = rows_of(24)
+    for row in metadata:
+        row["Slab_ID"] = row["patient"]
+    make_rows(tmp_path / "db", vectors, metadata)
+    db, options = tmp_path / "db", ("--label", "ill", "--group", group, "--few-shot", "--penalty", "1")
+    text = call("probes", "linear", db, *options, "--replicates", "20", "--out", tmp_path / "out").out
+    assert f"{named} a class" in text
+    assert f"mean AUC over log₂ {named}" in text
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"Mean AUC over log₂ {escape(named)}" in page
 
 
 def test_only_scores_a_subset_where_asked(cohort):
