@@ -39,8 +39,12 @@ settings.load_profile("any load")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """`-k cases` chooses the tests of faults found by use, `-k case_P1_` those of one (tests/cases/catalogue.py)."""
+    """`-k cases` chooses the tests of faults found by use, `-k case_P1_` those of one (tests/cases/catalogue.py).
+
+    A test is of a fault by its mark, or by its name: `test_case_p1_…`.
+    """
     ids = [name for mark in item.iter_markers("case") for name in mark.args]
     item.extra_keyword_matches.update(f"case_{name}_" for name in ids)
+    ids += [item.name] if item.name.startswith("test_case_") else []
     if ids or item.path.is_relative_to(ROOT / "tests" / "cases"):
         item.extra_keyword_matches.add("cases")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
-from indexer.archive.links import SCATTERED, Links, Target, read_scattered
+from indexer.archive.links import Links, Target, read_scattered, scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
 from indexer.archive.samples import OpenSamples, lasting_name, plain_name, split_first, split_name
 from indexer.archive.tables.named import TableOptions
@@ -78,9 +78,11 @@ class Tar:
         yield from groups.close()
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:  # noqa: ARG002 - one file, which the caller checked
-        if place.offset == SCATTERED:
-            return read_scattered(url, place.member)
-        return read_range(url, place.offset, place.nbytes)
+        return _read(url, place.offset, place.nbytes, place.member)
+
+
+def _read(url: str, offset: int, nbytes: int, member: str) -> bytes:
+    return read_scattered(url, offset, member) if offset < 0 else read_range(url, offset, nbytes)
 
 
 def _may_be_tar(head: bytes) -> bool:
@@ -137,13 +139,13 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url
             return _Member(header.name, -1, None, "link leads to no file", detail)
         offset, size = target.offset, target.nbytes
     elif header.isfile():
-        offset, size = SCATTERED if header.issparse() else header.offset_data, header.size
+        offset, size = scattered(header) if header.issparse() else header.offset_data, header.size
     else:
         return _Member(header.name, -1, None, "not a regular file", f"{header.name} is a device or a pipe")
     if size > MAX_MEMBER:
         return _Member(header.name, offset, None, "member too large", f"{header.name}: over {MAX_MEMBER} bytes")
     if target is not None:
-        return _Member(header.name, offset, read_range(url, offset, size))
+        return _Member(header.name, offset, _read(url, offset, size, header.name))
     file = archive.extractfile(header)
     data = file.read() if file else b""
     if len(data) < size:

@@ -1,8 +1,11 @@
 """The faults that were found by using the product: id → what was seen. A test that shows one is marked with its id:
-`@pytest.mark.case("P1")`. All of them: `python -m pytest tests -k cases`; of one: `-k case_P1_`.
+`@pytest.mark.case("P1")`, or has it in its name: `test_case_p1_…`. `python -m pytest tests -k cases` runs all of them,
+`-k case_P1_` those of one.
 """
 
 from __future__ import annotations
+
+import re
 
 PIXELS = {
     "P1": "VOI and modality LUTs: sign of the first value mapped, unsigned data whatever the VR, two entries a word",
@@ -83,4 +86,5 @@ NEW_DATA = {
     "M8": "the usual layouts of public data sets are not joined",
 }
 CASES = PIXELS | ARCHIVES | IN_USE | TABLES | PROBES | SECURITY | NEW_DATA
+OTHERS = re.compile(r"[SDO]\d+")  # of sections that are not listed here: structure, doors, object stores
 WITHOUT_A_TEST = {"U10", "U12", "U14", "T7", "T9", "M6"}  # yet

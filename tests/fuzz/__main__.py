@@ -39,11 +39,12 @@ class Outcome:
     crashed: int = 0
     hung: int = 0
     outside: int = 0
+    wrong: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        return not (self.raised or self.crashed or self.hung or self.outside)
+        return not (self.raised or self.crashed or self.hung or self.outside or self.wrong)
 
 
 def main() -> int:
@@ -156,14 +157,14 @@ class _Watch:
 
 
 def _table(outcomes: dict[str, Outcome]) -> None:
-    names = ("target", "inputs", "raised", "crashed", "hung", "outside", "became")
+    names = ("target", "inputs", "raised", "crashed", "hung", "outside", "wrong", "became")
     rows = [names]
     for name, o in outcomes.items():
         became = ", ".join(f"{word} {n}" for word, n in o.words.most_common(4))
-        rows.append((name, str(o.inputs), str(o.raised), str(o.crashed), str(o.hung), str(o.outside), became))
-    total = [sum(getattr(o, name) for o in outcomes.values()) for name in names[1:6]]
+        rows.append((name, *(str(getattr(o, kind)) for kind in names[1:7]), became))
+    total = [sum(getattr(o, name) for o in outcomes.values()) for name in names[1:7]]
     rows.append(("all", *map(str, total), f"an input takes at most {HANG_SECONDS:.0f} s"))
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    widths = [max(len(row[i]) for row in rows) for i in range(7)]
     for first, *others, became in rows:
         cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True)), became]
         print("  ".join(cells))  # noqa: T201 - the report

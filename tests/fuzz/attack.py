@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.faults.runs import Action, Kind
 from tests.fuzz.targets import TARGETS, Attack
+from tests.fuzz.verdict import Wrong
 
 HANG_SECONDS = 5.0  # of CPU for one input: others share the machine, and a decoder of its own process has its own limit
 
@@ -50,6 +51,8 @@ def tried(
     words: list[str] = []
     try:
         words = attack([data for _, data in batch])
+    except Wrong as error:
+        kind, detail = "wrong", str(error)
     except BaseException:  # noqa: BLE001 - whatever is raised past IndexerError is what we look for
         kind, detail = "raised", traceback.format_exc()
     seconds = time.process_time() - started

@@ -293,3 +293,58 @@ def test_an_image_whose_bytes_changed_is_not_read_back_as_if_it_were_the_one_ind
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
+
+
+def header_of(
+    name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    header = tarfile.TarInfo(name)
+    header.size, header.type, header.linkname = len(data), kind, link
+    return header, data
+
+
+@pytest.mark.case("R2")
+def test_of_a_name_that_stands_in_a_tar_twice_a_link_leads_to_the_file_that_unpacking_gives(tmp_path):
+    first, second = b"first" * 9, b"second" * 9
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as archive:
+        for header, data in (
+            header_of("a.jpg", first),
+            header_of("b.jpg", kind=tarfile.LNKTYPE, link="a.jpg"),  # a hard link: of what is there by then
+            header_of("c.jpg", kind=tarfile.SYMTYPE, link="a.jpg"),  # a symbolic link: to what is there in the end
+            header_of("a.jpg", second),
+            header_of("d.jpg", kind=tarfile.LNKTYPE, link="a.jpg"),
+        ):
+            archive.addfile(header, io.BytesIO(data))
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "xf", str(path), "-C", str(unpacked)], check=True)
+    found = {s.member: s for s in read(path)}
+    assert {name: found[name].image for name in ["b.jpg", "c.jpg", "d.jpg"]} == {
+        "b.jpg": first, "c.jpg": second, "d.jpg": second,
+    }  # fmt: skip
+    for name, s in found.items():
+        place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+        assert s.image == (unpacked / name).read_bytes() == read_place(str(path), place, sha256(s.image))
+
+
+@pytest.mark.case("R6")
+def test_sparse_members_of_one_name_and_links_to_them_are_each_read_back_as_embedded(tmp_path):
+    path = tmp_path / "s.tar"
+    contents = []
+    for number, word in enumerate((b"one", b"two")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with (folder / "hole.jpg").open("wb") as out:
+            out.seek(1 << 20)
+            out.write(word)
+        (folder / "link.jpg").hardlink_to(folder / "hole.jpg")
+        subprocess.run(["tar", "rSf", str(path), "-C", str(folder), "hole.jpg", "link.jpg"], check=True)
+        contents += [(folder / "hole.jpg").read_bytes()] * 2
+    samples = read(path)
+    assert [s.image for s in samples] == contents
+    for s in samples:
+        place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+        assert read_place(str(path), place, sha256(s.image)) == s.image
+    older = Place(str(path), "hole.jpg", -1, len(contents[0]), "jpg")  # as tables of version 0.2 have it
+    assert read_place(str(path), older, sha256(contents[0])) == contents[0]
