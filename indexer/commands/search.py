@@ -161,7 +161,8 @@ def _columns(named: str | None, store: Any, *, shown: bool) -> tuple[str, ...]:
 def _query(
     images: Sequence[Path], keys: tuple[str, ...], texts: tuple[str, ...], vectors: Path | None, dim: int
 ) -> Query:
-    from indexer.search.queries import Query, load_vectors, read_image
+    from indexer.search.images import read_image
+    from indexer.search.queries import Query, load_vectors
 
     if vectors is not None:
         rows = load_vectors(vectors, dim)

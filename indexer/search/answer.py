@@ -13,11 +13,13 @@ from indexer.ann.exact import Found, best, no_hits, padded
 from indexer.ann.index import Effort
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
+from indexer.search.blend import direction, embedded_examples
 from indexer.search.exclude import Excluded, key_rows, row_set, rows_by_content, rows_of_values, same_value_rows
 from indexer.search.grouped import Search, best_of_each, further_rows, joined
+from indexer.search.images import QueryImage, image_vectors, unit
 from indexer.search.options import DEFAULT, SearchOptions
 from indexer.search.pictures import pictures_of
-from indexer.search.queries import Query, QueryImage, image_vectors, unit
+from indexer.search.queries import Query
 from indexer.search.results import QueryHits, SearchResult
 from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block
@@ -44,19 +46,20 @@ def answer(
     Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
     """
     _check(query, options, searcher)
-    embedded = None if query.keys else _embedded(searcher, query)  # slow, so before the snapshot is taken
+    embedded = _embedded(searcher, query)  # slow, so before the snapshot is taken
     snapshot = replace(searcher.snapshot, effort=Effort())
-    own = key_rows(snapshot.view, query.keys)
-    vectors = _stored(snapshot.view, own, query.keys) if embedded is None else embedded
+    own = [key_rows(snapshot.view, keys) for keys in _stored_examples(query)]
+    vectors = _vectors(snapshot.view, query, own, embedded)
     excluded = _excluded(snapshot, query, options, own)
     allowed = searcher.allowed(snapshot, options.where)
     found = _find(snapshot, vectors, options, allowed, excluded)
     hits = _hits(snapshot, found, options)
     if options.one_per is not None:
         hits = _with_further(hits, further_rows(snapshot, vectors, found[1], options, allowed, excluded))
-    columns = _columns(snapshot, own, options.columns) if query.keys else [{}] * len(hits)
+    keyed = np.concatenate([NO_ROWS, *own]) if query.keys else NO_ROWS
+    columns = _columns(snapshot, keyed, options.columns) if query.keys else [{}] * len(hits)
     answers = [QueryHits(*each) for each in zip(query.labels, hits, columns, strict=True)]
-    drawn = pictures_of(snapshot.view, query, own, answers, roots) if pictures else None
+    drawn = pictures_of(snapshot.view, query, keyed, answers, roots) if pictures else None
     return SearchResult(snapshot.view.name, snapshot.version, query.kind, snapshot.describe(), options, answers, drawn)
 
 
@@ -68,30 +71,47 @@ def _check(query: Query, options: SearchOptions, searcher: Searcher) -> None:
             "--exclude-same needs queries that are rows of the table (--key, or an image that was indexed). "
             "For others say it with --where."
         )
-    if options.exclude_same is not None and query.texts:
+    if options.exclude_same is not None and (query.texts or any(not blend.keys for blend in query.blends)):
         raise InputError("--exclude-same needs queries that are rows of the table; a text has no such column.")
 
 
-def _embedded(searcher: Searcher, query: Query) -> Float64:
-    """Unit vectors (q, dim) of queries that are not rows of the table."""
+def _embedded(searcher: Searcher, query: Query) -> list[Float64]:
+    """Unit vectors (e, dim) of what is not a row of the table, for each query; none where it is one."""
+    if query.blends:
+        return [embedded_examples(blend, lambda: searcher.encoder) for blend in query.blends]
     if query.vectors is not None:
-        return unit(query.vectors, query.labels)
+        return [*unit(query.vectors, query.labels)[:, None]]
     if query.images:
-        return image_vectors(query.images, searcher.encoder)
-    return unit(searcher.encoder.embed_text(list(query.texts)), [repr(text) for text in query.texts])
+        return [*image_vectors(query.images, searcher.encoder)[:, None]]
+    if query.texts:
+        return [*unit(searcher.encoder.embed_text(list(query.texts)), [repr(text) for text in query.texts])[:, None]]
+    return []
 
 
-def _stored(view: EmbeddingStore, row_ids: Int64, keys: Sequence[str]) -> Float64:
-    _, rows = view.take(row_ids, [], vectors=True)
-    return unit(np.concatenate([vector_block(batch) for batch in rows.to_batches()]), keys)
+def _stored_examples(query: Query) -> list[tuple[str, ...]]:
+    """The keys that each query names."""
+    return [(key,) for key in query.keys] or [blend.keys for blend in query.blends]
 
 
-def _excluded(snapshot: Snapshot, query: Query, options: SearchOptions, own: Int64) -> list[Excluded]:
+def _vectors(view: EmbeddingStore, query: Query, own: Sequence[Int64], embedded: Sequence[Float64]) -> Float64:
+    """The unit vectors (q, dim) to search with."""
+    if not (query.keys or query.blends):
+        return np.concatenate([np.empty((0, view.dim)), *embedded])
+    keys = [key for names in _stored_examples(query) for key in names]
+    _, rows = view.take(np.concatenate([NO_ROWS, *own]), [], vectors=True)
+    none = np.empty((0, view.dim), np.float16)
+    stored = unit(np.concatenate([none, *(vector_block(batch) for batch in rows.to_batches())]), keys)
+    if query.keys:
+        return stored
+    parts = np.split(stored, np.cumsum([len(rows) for rows in own])[:-1])
+    return np.concatenate([direction(*each) for each in zip(query.blends, parts, embedded, strict=True)])
+
+
+def _excluded(snapshot: Snapshot, query: Query, options: SearchOptions, own: Sequence[Int64]) -> list[Excluded]:
     """The rows that each query must not find."""
     column, view = options.exclude_same, snapshot.view
-    if query.keys:
-        rows: list[Int64] = [row_id[None] for row_id in own]
-        return [*rows] if column is None else same_value_rows(view, column, rows)
+    if query.keys or query.blends:
+        return [*own] if column is None else same_value_rows(view, column, own)
     if column is None:
         return [NO_ROWS] * len(query.labels)
     if query.own is not None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from indexer.archive.roots import named, remembered
 from indexer.errors import IndexerError
-from indexer.search.queries import Query, QueryImage
+from indexer.search.images import QueryImage
+from indexer.search.queries import Query
 from indexer.search.results import Pictures, QueryHits, Thumbnail
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore, identity_of

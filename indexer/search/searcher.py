@@ -15,8 +15,9 @@ from indexer.ann.manifest import NAME
 from indexer.ann.rowset import RowSet
 from indexer.errors import IndexFileError, StoreError
 from indexer.search.answer import answer
+from indexer.search.images import QueryImage
 from indexer.search.options import DEFAULT, SearchOptions
-from indexer.search.queries import Query, QueryImage
+from indexer.search.queries import Query
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
 from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec, Hit

@@ -11,9 +11,12 @@ import pytest
 from indexer.ann import index as ann_index
 from indexer.ann.goal import Goal
 from indexer.errors import BadFilter, EncoderMismatch, InputError, RowNotFound
+from indexer.search.answer import answer
+from indexer.search.blend import Blend
+from indexer.search.images import QueryImage
 from indexer.search.index_build import build_index
 from indexer.search.options import SearchOptions
-from indexer.search.queries import QueryImage, load_vectors
+from indexer.search.queries import Query, load_vectors
 from indexer.search.searcher import Searcher
 from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
@@ -266,7 +269,7 @@ def _png(value: int) -> bytes:
 def pictures(tmp_path: Path) -> EmbeddingStore:
     """Rows embedded from real image bytes by the stand-in encoder."""
     from indexer.pixels import decode
-    from indexer.search.queries import unit as unit_vectors
+    from indexer.search.images import unit as unit_vectors
 
     encoder = FakeEncoder()
     images = [QueryImage(f"i{v}", _png(v), "png") for v in range(10, 250, 8)]
@@ -319,3 +322,26 @@ def test_a_vectors_file_of_the_wrong_form_is_refused(tmp_path: Path, content: np
     path.write_bytes(b"text") if content is None else np.save(path, content)
     with pytest.raises(InputError, match=message):
         load_vectors(path, DIM)
+
+
+@pytest.mark.parametrize(
+    ("like", "unlike"), [(("k3",), ()), (("k3", "k40", "k7"), ()), (("k3",), ("k9",)), (("k3", "k5"), ("k9", "k70"))]
+)
+def test_examples_search_with_their_mean_moved_away_from_the_unlike_ones(plain, like, unlike):
+    x = VECTORS.astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    rows = {name: x[[int(key[1:]) for key in names]] for name, names in (("like", like), ("unlike", unlike))}
+    goal = rows["like"].mean(0) if not unlike else 2 * rows["like"].mean(0) - rows["unlike"].mean(0)
+    cosine = x @ goal / np.linalg.norm(goal)
+    cosine[[int(key[1:]) for key in like + unlike]] = -2
+    right = np.argsort(-cosine)[:5]
+
+    (found,) = answer(Searcher(plain), Query(blends=(Blend(like, unlike),)), SearchOptions(k=5)).queries
+
+    assert [hit.key for hit in found.hits] == [f"k{i}" for i in right]
+    assert [hit.score for hit in found.hits] == pytest.approx(cosine[right])
+
+
+def test_examples_that_are_only_unlike_something_are_refused():
+    with pytest.raises(InputError, match="to be like"):
+        Blend(unlike=("k1",))
