@@ -9,6 +9,7 @@ COMMANDS = {
     "pack": "DICOM tree, image folder or DICOMweb → WebDataset shards.",
     "index": "Embed shards into a table, each image once.",
     "search": "Find the images most like a query image, key, text or vector.",
+    "serve": "The search page and the HTTP API, on this machine.",
     "build-ann": "Build or refresh the FAISS index of a table.",
     "labels": "Join label columns from CSV or Parquet to the rows.",
     "relocate": "Give an archive that was moved its new address; nothing is embedded.",
@@ -32,6 +33,7 @@ group = LazyGroup(
     doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
     version=version_words,
     folders=dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
+    elsewhere={"serve": "indexer.serve.command"},  # an application, which stands above the commands
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )
 

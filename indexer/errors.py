@@ -23,6 +23,7 @@ IndexerError
 │   ├── RowNotFound     no row with this key
 │   └── NewerFormat     written by a newer version of this package
 ├── IndexFileError      the FAISS file or its manifest is missing, altered or belongs to another table
+├── Busy                a server was asked for more than it may do in a time
 ├── TooManyFailures     the share of failed images exceeded --max-failures
 └── ProbeError          a valid probe result cannot be computed from these data and options
 """
@@ -144,6 +145,10 @@ class NewerFormat(StoreError):
 
 class IndexFileError(IndexerError):
     """The FAISS file or its manifest is missing, altered, or belongs to another table."""
+
+
+class Busy(IndexerError):
+    """A server limits how much it does in a time; the same request can be sent again later."""
 
 
 class TooManyFailures(IndexerError):

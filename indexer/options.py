@@ -64,21 +64,25 @@ class LazyGroup(click.Group):
     """A command group that imports a command's module only when the command is run, so that -h is fast.
 
     `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`,
-    or in a subpackage that `folders` gives for its name.
+    in a subpackage that `folders` gives for its name, or in the module that `elsewhere` gives.
     """
 
     def __init__(
         self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str,
         version: Callable[[], str], folders: Mapping[str, str] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]},
             params=[_version_option(version)],
         )  # fmt: skip
-        self._package, self._commands_help, self._folders = package, commands_help, folders or {}
+        self._package, self._commands_help = package, commands_help
+        self._folders, self._elsewhere = folders or {}, elsewhere or {}
 
     def module_of(self, command: str) -> str:
         """The dotted name of a command's module."""
+        if command in self._elsewhere:
+            return self._elsewhere[command]
         folder = f"{self._folders[command]}." if command in self._folders else ""
         return f"{self._package}.{folder}{command.replace('-', '_')}"
 

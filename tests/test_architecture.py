@@ -32,9 +32,9 @@ FLOORS = (
     {"probes.reporting"},
     {"probes.outputs"},
     {"probes.commands"},
-    {"indexer.demo"},  # applications: they alone may import both packages
+    {"indexer.demo", "indexer.serve"},  # applications: they alone may import both packages
 )  # fmt: skip
-APPLICATIONS = {"indexer.demo"}
+APPLICATIONS = {"indexer.demo", "indexer.serve"}
 PROBES_MAY_IMPORT = {  # rooms of indexer
     "addresses", "children", "cores", "design", "disk", "errors", "jsonable", "malloc", "options", "progress", "store",
     "types", "vectors",
@@ -52,7 +52,9 @@ OWNERS = {  # a heavy library has one owner room
     "torchcodec": {"pixels"},
     "webdataset": {"addresses"},
     "obstore": {"objects"},
-    "click": {"options", "cli", "commands", "demo"},
+    "fastapi": {"serve"},
+    "uvicorn": {"serve"},
+    "click": {"options", "cli", "commands", "demo", "serve"},
 }
 PROBES_NEVER = {"torch", "torchvision", "open_clip", "webdataset", "timm", "faiss", "lancedb", "lance"}
 

@@ -1,0 +1,60 @@
+"""Answers of the API as JSON types: hits with what their cosine means, the version and the index they come from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from indexer.jsonable import jsonable
+from indexer.search.answer import answer
+from indexer.search.results import SearchResult
+from indexer.serve.bodies import SearchBody
+from indexer.serve.tables import ServedTable
+from indexer.store.rows import vector_block
+
+HIDDEN = ("meta",)  # a JSON copy of all metadata, which a list of hits need not repeat
+
+
+def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
+    """One search. Raises what `search.answer` raises."""
+    start = time.perf_counter()
+    columns = tuple(name for name in table.store.columns() if name not in HIDDEN)
+    result = answer(table.searcher, body.query.query(), body.options(columns))
+    view = table.view(result.version)
+    (own,) = result.queries
+    scores = np.array([hit.score for hit in own.hits])
+    closer = table.pairs(table.searcher.snapshot).share_closer(scores).tolist()
+    vectors = _vectors(table, result) if body.with_vector else {}
+    hits = []
+    for hit, share in zip(own.hits, closer, strict=True):
+        facts: dict[str, Any] = {"rank": hit.rank, "key": hit.key, "score": hit.score, "closer_pairs": share}
+        if body.group_by is not None:
+            facts["more"] = hit.more
+        if body.with_vector:
+            facts["vector"] = vectors[hit.row_id]
+        hits.append({**facts, "columns": hit.columns})
+    return {
+        **about(view.name, result.version, result.how),
+        "kind": result.kind,
+        "query": own.query,
+        "query_columns": jsonable(own.columns),
+        "limits": result.limits(),
+        "hits": jsonable(hits),
+        "milliseconds": round(1000 * (time.perf_counter() - start), 1),
+    }
+
+
+def about(table: str, version: int, how: str) -> Mapping[str, Any]:
+    """What every answer carries, so that a number can be traced to its rows."""
+    return {"table": table, "version": version, "index": how}
+
+
+def _vectors(table: ServedTable, result: SearchResult) -> dict[int, list[float]]:
+    ids = np.array([hit.row_id for own in result.queries for hit in own.hits], np.int64)
+    _, rows = table.view(result.version).take(ids, [], vectors=True)
+    blocks = [vector_block(batch) for batch in rows.to_batches()]
+    found = np.concatenate(blocks).tolist() if blocks else []
+    return dict(zip(rows.column("_rowid").to_pylist(), found, strict=True))

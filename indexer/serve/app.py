@@ -1,0 +1,46 @@
+"""The application: API, pages, health, metrics, behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from indexer.serve import metrics, problems
+from indexer.serve.api import api
+from indexer.serve.guard import Guard
+from indexer.serve.settings import Settings
+from indexer.serve.tables import Tables
+from indexer.store.format import version_words
+from indexer.types import EncoderSpec
+
+
+def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | None = None) -> FastAPI:
+    """Opens the database; `load_encoder` replaces the loading of a table's encoder. Raises StoreNotFound."""
+    tables = Tables(settings, load_encoder)
+    app = FastAPI(
+        title="Embedding indexer",
+        version=version_words().split()[-1],
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        middleware=[Middleware(Guard, settings=settings)],
+    )
+    problems.install(app)
+    metrics.install(app)
+    app.include_router(api(tables, settings))
+    _health(app, tables)
+    return app
+
+
+def _health(app: FastAPI, tables: Tables) -> None:
+    @app.get("/healthz")
+    def alive() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def ready() -> dict[str, Any]:
+        """The tables can be searched: their indexes are loaded by this."""
+        return {"status": "ok", "tables": {name: tables.get(name).searcher.snapshot.version for name in tables.names()}}

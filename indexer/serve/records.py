@@ -1,0 +1,65 @@
+"""Records that lie beside a table, as JSON types: failures, runs, probe results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from indexer.jsonable import jsonable
+from indexer.pipeline.run_record import MANIFEST
+from indexer.store.table import EmbeddingStore
+
+LISTED = ("shard", "key", "stage", "reason", "detail", "member")
+MOST_BYTES = 8 << 20  # of a record that is read
+MOST_RECORDS = 200
+RESULT = "result.json"
+
+
+def failures(view: EmbeddingStore, limit: int, offset: int) -> dict[str, Any]:
+    """Counts by stage and reason, most frequent first, and `limit` rows from `offset`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for batch in view.scan_failures(["stage", "reason"]):
+        counts.update(zip(batch.column("stage").to_pylist(), batch.column("reason").to_pylist(), strict=True))
+    every = (row for batch in view.scan_failures(LISTED) for row in batch.to_pylist())
+    return {
+        "table": view.name,
+        "count": sum(counts.values()),
+        "reasons": [{"stage": s, "reason": r, "count": n} for (s, r), n in counts.most_common()],
+        "rows": list(islice(every, offset, offset + limit)),
+        "retry": f"indexer failures DB --table {view.name} --retry",
+    }
+
+
+def run_records(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """The newest records first; one that cannot be read is left out."""
+    if store.path is None:
+        return []
+    folder = Path(store.uri) / f"{store.name}.runs"
+    found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
+    return [{"name": path.parent.name, **facts} for path in found[:MOST_RECORDS] if (facts := _read(path))]
+
+
+def probe_results(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """Result folders in the database's own folder whose result is of this table, by name."""
+    if store.path is None:
+        return []
+    out = []
+    for path in sorted(Path(store.uri).parent.glob(f"*/{RESULT}"))[:MOST_RECORDS]:
+        facts = _read(path)
+        if facts and facts.get("fingerprint", store.spec.fingerprint) == store.spec.fingerprint:
+            out.append({"name": path.parent.name, **facts})
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON record; empty where it is not a plain file with one."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return {}
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return jsonable(facts) if isinstance(facts, dict) else {}

@@ -1,0 +1,80 @@
+"""The tables of a server: each is opened once, and kept with its search state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from indexer.errors import StoreNotFound
+from indexer.search.reference import PairCosines, pair_cosines
+from indexer.search.searcher import Searcher
+from indexer.search.snapshot import Snapshot
+from indexer.serve.settings import Settings
+from indexer.store.names import table_names
+from indexer.store.table import EmbeddingStore
+from indexer.types import EncoderSpec
+
+
+class ServedTable:
+    """A table with its searcher, and what is computed once for a version. Thread-safe."""
+
+    def __init__(self, store: EmbeddingStore, load_encoder: Callable[[EncoderSpec], Any]) -> None:
+        self.store = store
+        self.searcher = Searcher(store, load_encoder=load_encoder)
+        self._lock = threading.Lock()
+        self._pairs: tuple[str, PairCosines] | None = None
+
+    def pairs(self, snapshot: Snapshot) -> PairCosines:
+        """Cosines of random pairs in this version."""
+        with self._lock:
+            if self._pairs is None or self._pairs[0] != snapshot.commit:
+                self._pairs = (snapshot.commit, pair_cosines(snapshot))
+            return self._pairs[1]
+
+    def view(self, version: int) -> EmbeddingStore:
+        """The table at a version that was just searched."""
+        held = self.searcher.snapshot.view
+        return held if held.version == version else self.store.at(version)
+
+
+class Tables:
+    """The tables that a server shows, by name. Thread-safe."""
+
+    def __init__(self, settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | None = None) -> None:
+        """Raises StoreNotFound where there is none."""
+        self._settings = settings
+        self._load_encoder = load_encoder or self._load
+        self._open: dict[str, ServedTable] = {}
+        self._lock = threading.Lock()
+        if not self.names():
+            raise StoreNotFound(f"{settings.database} holds no table. `indexer index` makes one.")
+
+    def names(self) -> list[str]:
+        """Raises StoreNotFound where the one table of the settings is gone."""
+        found = table_names(self._settings.database)
+        only = self._settings.table
+        if only is None:
+            return found
+        if only not in found:
+            held = ", ".join(found) or "none"
+            raise StoreNotFound(f"no table {only} in {self._settings.database}; it holds: {held}.")
+        return [only]
+
+    def get(self, name: str) -> ServedTable:
+        """Raises StoreNotFound for a table that is not served."""
+        if name not in self.names():
+            raise StoreNotFound(f"no table of that name is served; there are: {', '.join(self.names())}.")
+        with self._lock:
+            if name not in self._open:
+                store = EmbeddingStore.open(self._settings.database, name)
+                self._open[name] = ServedTable(store, self._load_encoder)
+            return self._open[name]
+
+    def opened(self) -> list[ServedTable]:
+        return list(self._open.values())
+
+    def _load(self, spec: EncoderSpec) -> Any:
+        from indexer.encoders import load_spec
+
+        return load_spec(spec, weights=self._settings.weights, device=self._settings.device)
