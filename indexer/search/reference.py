@@ -21,6 +21,12 @@ class PairCosines:
     cosines: Float64
     rows: int  # in the sample
 
+    def quantiles(self, steps: int) -> list[float]:
+        """The cosines below which 0/steps, 1/steps, … of the pairs lie (steps + 1); none without pairs."""
+        if not len(self.cosines):
+            return []
+        return [float(q) for q in np.quantile(self.cosines, np.linspace(0, 1, steps + 1))]
+
     def share_closer(self, scores: Float64) -> Float64:
         """For each cosine the share of random pairs with a higher one; NaN without pairs."""
         if not len(self.cosines):
@@ -31,7 +37,7 @@ class PairCosines:
 
 def pair_cosines(snapshot: Snapshot) -> PairCosines:
     """Of all pairs of SAMPLE rows, or of all rows where there are fewer. Rows without a direction are left out."""
-    ids = _sampled_ids(snapshot)
+    ids = sampled_ids(snapshot, SAMPLE)
     _, rows = snapshot.view.take(ids, [], vectors=True)
     none = np.empty((0, snapshot.view.dim), np.float16)
     vectors = np.concatenate([none, *(vector_block(batch) for batch in rows.to_batches())]).astype(np.float64)
@@ -42,12 +48,13 @@ def pair_cosines(snapshot: Snapshot) -> PairCosines:
     return PairCosines(np.sort(pairs), len(vectors))
 
 
-def _sampled_ids(snapshot: Snapshot) -> Int64:
+def sampled_ids(snapshot: Snapshot, most: int) -> Int64:
+    """Ids of `most` seeded random rows, ascending; of all where there are fewer."""
     parts = [] if snapshot.fresh is None else [snapshot.fresh.row_ids]
     if snapshot.index is not None:
         parts.append(np.setdiff1d(snapshot.index.rows.row_ids, snapshot.gone))
     if not parts:
         parts = [row_ids_of(batch) for batch in snapshot.view.scan([], batch_rows=65_536)]
     ids = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
-    chosen = np.random.default_rng(SEED).choice(len(ids), min(SAMPLE, len(ids)), replace=False)
+    chosen = np.random.default_rng(SEED).choice(len(ids), min(most, len(ids)), replace=False)
     return ids[np.sort(chosen)]

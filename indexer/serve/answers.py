@@ -10,6 +10,7 @@ import numpy as np
 
 from indexer.jsonable import jsonable
 from indexer.search.answer import answer
+from indexer.search.reference import sampled_ids
 from indexer.search.results import SearchResult
 from indexer.serve.bodies import SearchBody
 from indexer.serve.tables import ServedTable
@@ -21,8 +22,7 @@ HIDDEN = ("meta",)  # a JSON copy of all metadata, which a list of hits need not
 def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
     """One search. Raises what `search.answer` raises."""
     start = time.perf_counter()
-    columns = tuple(name for name in table.store.columns() if name not in HIDDEN)
-    result = answer(table.searcher, body.query.query(), body.options(columns))
+    result = answer(table.searcher, body.query.query(), body.options(shown_columns(table)))
     view = table.view(result.version)
     (own,) = result.queries
     scores = np.array([hit.score for hit in own.hits])
@@ -45,6 +45,20 @@ def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
         "hits": jsonable(hits),
         "milliseconds": round(1000 * (time.perf_counter() - start), 1),
     }
+
+
+def sampled(table: ServedTable, most: int) -> dict[str, Any]:
+    """Random images to begin with: the same ones for the same rows."""
+    snapshot = table.searcher.snapshot
+    _, rows = snapshot.view.take(sampled_ids(snapshot, most), ["key", *shown_columns(table)])
+    columns = rows.drop_columns(["_rowid", "key"]).to_pylist()
+    images = [{"key": key, "columns": own} for key, own in zip(rows["key"].to_pylist(), columns, strict=True)]
+    return {**about(snapshot.view.name, snapshot.version, snapshot.describe()), "images": jsonable(images)}
+
+
+def shown_columns(table: ServedTable) -> tuple[str, ...]:
+    """The columns that go with a hit."""
+    return tuple(name for name in table.searcher.snapshot.view.columns() if name not in HIDDEN)
 
 
 def about(table: str, version: int, how: str) -> Mapping[str, Any]:

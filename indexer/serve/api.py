@@ -15,7 +15,7 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable
 from indexer.search.blend import embedded_examples
 from indexer.serve import pictures
-from indexer.serve.answers import about, searched
+from indexer.serve.answers import about, sampled, searched
 from indexer.serve.bodies import BatchBody, EmbedBody, SearchBody
 from indexer.serve.facets import facets
 from indexer.serve.limits import Rate
@@ -25,6 +25,7 @@ from indexer.serve.settings import Settings
 from indexer.serve.tables import ServedTable, Tables
 from indexer.store.schema import SYSTEM_COLUMNS
 
+STEPS = 1_000  # between the lowest and the highest cosine of random pairs
 GONE_AWAY = 499  # the client closed the connection: nothing to answer
 
 Where = Annotated[str | None, Query(max_length=20_000, description="SQL over the columns, as --where.")]
@@ -86,6 +87,23 @@ def _records(router: APIRouter, tables: Tables) -> None:
     def one(table: str) -> dict[str, Any]:
         """Its rows, columns, encoder and index."""
         return _facts(tables, table)
+
+    @router.get("/tables/{table}/pair-cosines")
+    def pair_cosines(table: str) -> dict[str, Any]:
+        """Quantiles of the cosine of two random images: the scale on which a score is read."""
+        served = tables.get(table)
+        snapshot = served.searcher.snapshot
+        pairs = served.pairs(snapshot)
+        return {
+            **about(table, snapshot.version, snapshot.describe()),
+            "rows_sampled": pairs.rows,
+            "quantiles": pairs.quantiles(STEPS),
+        }
+
+    @router.get("/tables/{table}/sample")
+    def sample(table: str, limit: Annotated[int, Query(ge=1, le=100)] = 12) -> dict[str, Any]:
+        """A few random images, the same ones each time."""
+        return sampled(tables.get(table), limit)
 
     @router.get("/tables/{table}/facets")
     def counted(table: str, filter: Where = None) -> dict[str, Any]:

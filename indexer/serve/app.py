@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,10 +11,11 @@ from starlette.middleware import Middleware
 
 from indexer.serve import metrics, problems
 from indexer.serve.api import api
+from indexer.serve.assets import static
 from indexer.serve.guard import Guard
+from indexer.serve.pages import pages
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
-from indexer.store.format import version_words
 from indexer.types import EncoderSpec
 
 
@@ -22,7 +24,7 @@ def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | 
     tables = Tables(settings, load_encoder)
     app = FastAPI(
         title="Embedding indexer",
-        version=version_words().split()[-1],
+        version=version("embedding-indexer"),
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         middleware=[Middleware(Guard, settings=settings)],
@@ -30,6 +32,8 @@ def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | 
     problems.install(app)
     metrics.install(app)
     app.include_router(api(tables, settings))
+    app.include_router(pages(tables, settings))
+    app.include_router(static())
     _health(app, tables)
     return app
 

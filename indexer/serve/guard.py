@@ -22,7 +22,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("indexer.serve")
 
-OPEN = frozenset({"/healthz", "/login"})  # without a token
+OPEN = ("/healthz", "/login", "/static/")  # without a token; what begins so
 COOKIE = "indexer-token"
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
@@ -78,7 +78,7 @@ class Guard:
             return 403, "a page of another site may not use this server"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["method"] != "GET":
             return 403, "a page of another site may not use this server"
-        if settings.token is not None and scope["path"] not in OPEN and not self._known(headers):
+        if settings.token is not None and not scope["path"].startswith(OPEN) and not self._known(headers):
             return 401, "send the token of --token-file as `Authorization: Bearer TOKEN`, or open /login"
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > settings.upload_bytes:
@@ -91,7 +91,7 @@ class Guard:
             name, _, value = part.strip().partition("=")
             if name == COOKIE and not given:
                 given = value
-        return hmac.compare_digest(given.encode(), str(self._settings.token).encode())
+        return token_is(self._settings, given)
 
     def _limited(self, receive: Receive) -> Receive:
         """The body, cut off where it is longer than its header said it would be."""
@@ -104,6 +104,11 @@ class Guard:
             return message if seen <= self._settings.upload_bytes else {"type": "http.disconnect"}
 
         return part
+
+
+def token_is(settings: Settings, given: str) -> bool:
+    """Whether this is the server's token; takes the same time for any other."""
+    return settings.token is not None and hmac.compare_digest(given.encode(), settings.token.encode())
 
 
 def _host(value: str) -> str:

@@ -32,10 +32,23 @@ class ServedTable:
                 self._pairs = (snapshot.commit, pair_cosines(snapshot))
             return self._pairs[1]
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the encoder embeds words, as far as is known without loading it."""
+        return embeds_text(self.store.spec.name)
+
     def view(self, version: int) -> EmbeddingStore:
         """The table at a version that was just searched."""
         held = self.searcher.snapshot.view
         return held if held.version == version else self.store.at(version)
+
+
+def embeds_text(name: str) -> bool:
+    """Whether encoders of this name have a text tower; those of open_clip, of any source, do."""
+    from indexer.encoders.families.catalogue import ENTRIES
+
+    listed = [entry.text for entry in ENTRIES if name in (entry.alias, entry.name)]
+    return listed[0] if listed else name.startswith(("open_clip:", "hf-hub:", "local-dir:"))
 
 
 class Tables:
@@ -71,8 +84,9 @@ class Tables:
                 self._open[name] = ServedTable(store, self._load_encoder)
             return self._open[name]
 
-    def opened(self) -> list[ServedTable]:
-        return list(self._open.values())
+    def opened_again(self, name: str) -> EmbeddingStore:
+        """A store of its own, for a check that moves it to the newest version."""
+        return EmbeddingStore.open(self._settings.database, self.get(name).store.name)
 
     def _load(self, spec: EncoderSpec) -> Any:
         from indexer.encoders import load_spec

@@ -1,0 +1,114 @@
+"""The pages: templates filled with records."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from indexer.serve.answers import shown_columns
+from indexer.serve.assets import page
+from indexer.serve.guard import COOKIE, token_is
+from indexer.serve.records import failures, run_records
+from indexer.serve.settings import Settings
+from indexer.serve.tables import Tables
+from indexer.upkeep.health import HealthReport, health
+
+PAGES = (("", "Search"), ("/failures", "Failures"), ("/runs", "Runs"), ("/health", "Health"))
+ROWS = 100  # of a page of failures
+SESSION = 12 * 3600  # seconds that a browser keeps the token
+
+
+def pages(tables: Tables, settings: Settings) -> APIRouter:
+    """The routes of the pages."""
+    router = APIRouter(include_in_schema=False)
+
+    def of(table: str, here: str) -> dict[str, Any]:
+        """What every page has."""
+        served = tables.get(table)
+        return {"table": served.store.name, "names": tables.names(), "pages": PAGES, "here": here}
+
+    @router.get("/")
+    def first() -> Response:
+        return RedirectResponse(f"/t/{quote(tables.names()[0])}")
+
+    @router.get("/go")
+    def go(table: str) -> Response:
+        return RedirectResponse(f"/t/{quote(tables.get(table).store.name)}")
+
+    @router.get("/t/{table}")
+    def search(table: str) -> HTMLResponse:
+        served = tables.get(table)
+        spec, view = served.store.spec, served.searcher.snapshot.view
+        columns = shown_columns(served)
+        first = next((b.column("key")[0].as_py() for b in view.scan(["key"], batch_rows=1) if b.num_rows), "")
+        return page(
+            "search.html", **of(table, ""), columns=columns, example=first, encoder=spec.name, random=spec.random,
+            text=served.has_text,
+        )  # fmt: skip
+
+    @router.get("/t/{table}/failures")
+    def failed(table: str, offset: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
+        found = failures(tables.get(table).searcher.snapshot.view, ROWS, offset)
+        return page("failures.html", **of(table, "/failures"), found=found, offset=offset, limit=ROWS)
+
+    @router.get("/t/{table}/runs")
+    def runs(table: str) -> HTMLResponse:
+        return page("runs.html", **of(table, "/runs"), found=run_records(tables.get(table).store))
+
+    @router.get("/t/{table}/health")
+    def not_checked(table: str) -> HTMLResponse:
+        return page("health.html", **of(table, "/health"), report=None)
+
+    @router.post("/t/{table}/health")
+    def checked(table: str) -> HTMLResponse:
+        report = health(tables.opened_again(table))
+        return page("health.html", **of(table, "/health"), report=report, facts=_facts(report))
+
+    if settings.token is not None:
+        _login(router, settings)
+    return router
+
+
+def _login(router: APIRouter, settings: Settings) -> None:
+    @router.get("/login")
+    def ask() -> HTMLResponse:
+        return page("login.html", wrong=False)
+
+    @router.post("/login")
+    async def enter(request: Request) -> Response:
+        from urllib.parse import parse_qs
+
+        given = parse_qs((await request.body())[:4096].decode("utf-8", "replace")).get("token", [""])[0]
+        if not token_is(settings, given):
+            return await run_in_threadpool(page, "login.html", 401, wrong=True)
+        answer = RedirectResponse("/", 303)
+        secure = settings.certificate is not None or settings.behind_proxy
+        answer.set_cookie(COOKIE, given, max_age=SESSION, httponly=True, samesite="strict", secure=secure)
+        return answer
+
+
+def _facts(report: HealthReport) -> list[tuple[str, str]]:
+    """Name and value of what was counted."""
+    facts = [
+        ("Rows", f"{report.rows:,}"),
+        ("Table version", str(report.version)),
+        ("Encoder", report.encoder),
+        ("Shards", f"{report.shards:,}, {report.shards_partial:,} stored in part"),
+        ("Failures", f"{report.failures:,}"),
+        ("Zero or not finite", f"{report.zero_or_not_finite:,}"),
+        ("Same image bytes twice", f"{report.duplicate_content:,}"),
+        ("Mean cosine of random pairs", "-" if report.mean_cosine is None else f"{report.mean_cosine:.4f}"),
+        ("Fragments, versions kept", f"{report.fragments:,}, {report.versions:,}"),
+    ]
+    if report.index is not None:
+        own = report.index
+        facts.append(("Index", f"{own.kind} of {own.rows_in_index:,} rows, {own.rows_not_in_index:,} rows newer"))
+        facts.append(("Recall@10, measured now", f"{own.recall_at_10:.3f}, {own.recall_target:g} asked for"))
+    if report.sources is not None:
+        own_sources = report.sources
+        facts.append(("Images read back", f"{own_sources.checked:,}, {own_sources.unreadable:,} not readable"))
+    return facts

@@ -1,0 +1,35 @@
+// Calls of the HTTP API. A refusal becomes an Error with the server's own sentence.
+
+export class Api {
+  constructor(table) { this.base = `/api/v1/tables/${encodeURIComponent(table)}`; }
+
+  async json(path, options) {
+    const answer = await fetch(this.base + path, options);
+    if (answer.ok) return answer.json();
+    let words = `the server answered ${answer.status}`;
+    try { words = (await answer.json()).detail ?? words; } catch { /* not JSON: the status says it */ }
+    throw new Error(words);
+  }
+
+  search(body, signal) {
+    return this.json("/query", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  }
+
+  facets(where, signal) { return this.json("/facets" + (where ? `?filter=${encodeURIComponent(where)}` : ""), { signal }); }
+  image(key) { return this.json(`/images/${path(key)}`); }
+  sample(n) { return this.json(`/sample?limit=${n}`); }
+  pairs() { return this.json("/pair-cosines"); }
+
+  picture(key, size, window) {
+    return `${this.base}/images/${path(key)}/rendered?size=${size}` + (window ? `&window=${encodeURIComponent(window)}` : "");
+  }
+
+  // Why a picture cannot be shown.
+  async why(url) {
+    const answer = await fetch(url);
+    try { return (await answer.json()).detail; } catch { return "the picture cannot be shown"; }
+  }
+}
+
+// Each part of a key is escaped; its slashes stay.
+function path(key) { return key.split("/").map(encodeURIComponent).join("/"); }

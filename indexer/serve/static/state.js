@@ -1,0 +1,74 @@
+// What is searched for, as one plain object; the page's address holds all of it, so that a link repeats the search.
+
+const LISTS = ["like", "unlike", "facet"];
+const TEXTS = ["text", "where", "group", "same", "min", "page"];
+
+export const PAGE = 48;
+
+export function empty() {
+  return { like: [], unlike: [], facet: [], text: "", where: "", group: "", same: "", min: "", page: "", image: null };
+}
+
+export function read(address) {
+  const given = new URLSearchParams(address);
+  const state = empty();
+  for (const name of LISTS) state[name] = given.getAll(name);
+  for (const name of TEXTS) state[name] = given.get(name) ?? "";
+  return state;
+}
+
+export function write(state) {
+  const out = new URLSearchParams();
+  for (const name of LISTS) for (const value of state[name]) out.append(name, value);
+  for (const name of TEXTS) if (state[name]) out.set(name, state[name]);
+  return out.toString();
+}
+
+export function asks(state) {
+  return state.like.length > 0 || state.text !== "" || state.image !== null;
+}
+
+// A facet is "column=value" with JSON as the value; SQL of its own kind is made of it here.
+export function facet(column, value) {
+  return `${column}=${JSON.stringify(value)}`;
+}
+
+function parts(text) {
+  const at = text.indexOf("=");
+  return [text.slice(0, at), JSON.parse(text.slice(at + 1))];
+}
+
+export function filter(state) {
+  const columns = new Map();
+  for (const text of state.facet) {
+    let column, value;
+    try { [column, value] = parts(text); } catch { continue; }
+    columns.set(column, [...(columns.get(column) ?? []), value]);
+  }
+  const conditions = [];
+  for (const [column, values] of columns) {
+    const name = "`" + column.replaceAll("`", "") + "`";
+    conditions.push("(" + values.map((v) => (v === null ? `${name} IS NULL` : `${name} = ${literal(v)}`)).join(" OR ") + ")");
+  }
+  if (state.where.trim()) conditions.push(`(${state.where.trim()})`);
+  return conditions.join(" AND ") || null;
+}
+
+function literal(value) {
+  return typeof value === "string" ? `'${value.replaceAll("'", "''")}'` : String(value);
+}
+
+export function body(state) {
+  const query = {};
+  if (state.like.length) query.positive = state.like;
+  if (state.unlike.length) query.negative = state.unlike;
+  if (state.text) query.text = state.text;
+  if (state.image) query.image = state.image.data;
+  const out = { query, limit: PAGE, offset: PAGE * (Number(state.page) || 0) };
+  const where = filter(state);
+  if (where) out.filter = where;
+  if (state.group) out.group_by = state.group;
+  if (state.same) out.exclude_same = state.same;
+  if (state.min) out.score_threshold = Number(state.min);
+  return out;
+}
