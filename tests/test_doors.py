@@ -34,6 +34,7 @@ ODD_NONE = f"@{ODD}/none"
 
 # Commands that take a database first, with what else they need to run.
 OF_DATABASE: Mapping[str, tuple[str, ...]] = {
+    "indexer serve": (),
     "indexer search": ("--key", "k0"),
     "indexer build-ann": (),
     "indexer labels": ("@labels.csv",),
@@ -123,6 +124,15 @@ def of_files() -> Iterator[tuple[str, ...]]:
         yield "indexer", "pack", "@pictures", place
 
 
+def of_servers() -> Iterator[tuple[str, ...]]:
+    yield "indexer", "serve", DB, "--host", "0.0.0.0"
+    yield "indexer", "serve", DB, "--host", "no.such.host.invalid", "--behind-proxy"
+    yield "indexer", "serve", DB, "--port", "0.5"
+    yield "indexer", "serve", DB, "--certificate", NONE
+    for file in (NONE, FOLDER, "@empty.txt", ODD_NONE):
+        yield "indexer", "serve", DB, "--token-file", file
+
+
 def of_results() -> Iterator[tuple[str, ...]]:
     for result in (NONE, FOLDER, TEXT, BYTES, "@empty.txt", "@odd.json", ODD_NONE):
         for name in ("report", "card", "rerun"):
@@ -163,7 +173,9 @@ ALONE = (  # wrong in a way of one command
     ("probes", "linear", DB, *LABEL, "--out", "@pictures"),
     ("probes", "knn", DB, *LABEL, "--out", RESULT),
 )
-USES = [*dict.fromkeys([*of_all_commands(), *of_databases(), *of_rows(), *of_files(), *of_results(), *ALONE])]
+USES = [
+    *dict.fromkeys([*of_all_commands(), *of_databases(), *of_rows(), *of_files(), *of_results(), *of_servers(), *ALONE])
+]
 
 
 @pytest.fixture(scope="module")

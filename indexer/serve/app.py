@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from indexer.serve import metrics, problems
-from indexer.serve.api import api
-from indexer.serve.assets import static
 from indexer.serve.guard import Guard
-from indexer.serve.pages import pages
+from indexer.serve.http.api import api
+from indexer.serve.page.assets import static
+from indexer.serve.page.pages import pages
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.types import EncoderSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from indexer.errors import InputError
-from indexer.options import device_option, pictures_option, table_option
+from indexer.options import device_option, emit, json_option, pictures_option, table_option
 
 
 @click.command("serve", short_help="The search page and the HTTP API, on this machine.")
@@ -23,6 +23,7 @@ from indexer.options import device_option, pictures_option, table_option
 @pictures_option
 @click.option("--weights", metavar="FILE", help="The encoder's weights file, where it was indexed with one.")
 @device_option
+@json_option
 def command(
     *,
     db: str,
@@ -37,10 +38,12 @@ def command(
     pictures_from: tuple[str, ...],
     weights: str | None,
     device: str,
+    as_json: bool,
 ) -> None:
     """Serve the tables of DB: a page to search and look, and an API described by /openapi.json.
 
-    It only reads. It answers this machine alone unless --token-file and TLS are given. Needs the extra `serve`.
+    It only reads, and answers this machine alone unless --token-file and TLS are given. With --json its address is
+    printed as JSON once it answers. Needs the extra `serve`.
     """
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together.")
@@ -63,5 +66,12 @@ def command(
         weights=weights,
         device=device,
     )
-    click.echo(f"http{'s' if certificate else ''}://{host}:{port}/  (Ctrl-C stops it)", err=True)
-    serve(settings)
+    serve(settings, lambda address: _announce(address, as_json=as_json))
+
+
+def _announce(address: str, *, as_json: bool) -> None:
+    """Where it answers, once it does."""
+    if as_json:
+        emit({"url": address}, as_json=True)
+    else:
+        click.echo(f"{address}  (Ctrl-C stops it)", err=True)

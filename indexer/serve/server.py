@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import logging
+import socket
+from collections.abc import Callable
 
 import uvicorn
 
+from indexer.errors import InputError
 from indexer.serve.app import create_app
 from indexer.serve.settings import Settings
 
 STOP_SECONDS = 5  # for requests in progress when it is stopped
 
 
-def serve(settings: Settings) -> None:
-    """Blocks. Raises StoreNotFound; OSError where the port is taken is reported by uvicorn with exit code 1."""
+class _Server(uvicorn.Server):
+    """Says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Blocks until it is stopped; `ready` is called with the address once it answers. Raises StoreNotFound,
+    InputError (port taken).
+    """
+    app = create_app(settings)
+    listening = _listening(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     certificate, key = settings.certificate or (None, None)
     config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
+        app,
         log_level="warning",
         access_log=False,  # it would log query strings
         server_header=False,
@@ -29,4 +47,20 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
         forwarded_allow_ips="127.0.0.1" if settings.behind_proxy else "",
     )
-    uvicorn.Server(config).run()
+    address = f"http{'s' if certificate else ''}://{settings.host}:{listening.getsockname()[1]}/"
+    with listening:
+        _Server(config, lambda: ready(address)).run([listening])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    made = socket.socket(family)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((settings.host.strip("[]"), settings.port))
+    except OSError as error:
+        made.close()
+        raise InputError(
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}. Choose another --port."
+        ) from error
+    return made

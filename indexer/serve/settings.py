@@ -65,13 +65,14 @@ def is_loopback(host: str) -> bool:
 def read_token(file: Path) -> str:
     """The token in a file that nobody else can read. Raises InputError."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InputError(f"--token-file {file} cannot be read: {error.strerror}. Name a plain file.") from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_mode & 0o077:
+        os.close(descriptor)
+        raise InputError(f"--token-file {file} is not a file that only you can read. Run `chmod 600 {file}`.")
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as source:
-        facts = os.fstat(source.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_mode & 0o077:
-            raise InputError(f"--token-file {file} can be read by others. Run `chmod 600 {file}`.")
         token = source.read(4096).strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(

@@ -71,7 +71,9 @@ class Tables:
             return found
         if only not in found:
             held = ", ".join(found) or "none"
-            raise StoreNotFound(f"no table {only} in {self._settings.database}; it holds: {held}.")
+            raise StoreNotFound(
+                f"no table {only} in {self._settings.database}; it holds: {held}. Name one with --table."
+            )
         return [only]
 
     def get(self, name: str) -> ServedTable:

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from indexer.serve.answers import shown_columns
-from indexer.serve.assets import page
 from indexer.serve.guard import COOKIE, token_is
-from indexer.serve.records import failures, run_records
+from indexer.serve.http.answers import shown_columns
+from indexer.serve.http.records import failures, run_records
+from indexer.serve.page.assets import page
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.upkeep.health import HealthReport, health

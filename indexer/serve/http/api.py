@@ -15,12 +15,12 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable
 from indexer.search.blend import embedded_examples
 from indexer.serve import pictures
-from indexer.serve.answers import about, sampled, searched
-from indexer.serve.bodies import BatchBody, EmbedBody, SearchBody
-from indexer.serve.facets import facets
+from indexer.serve.http.answers import about, sampled, searched
+from indexer.serve.http.bodies import BatchBody, EmbedBody, SearchBody
+from indexer.serve.http.facets import facets
+from indexer.serve.http.records import failures, probe_results, run_records
 from indexer.serve.limits import Rate
 from indexer.serve.problems import problem_of
-from indexer.serve.records import failures, probe_results, run_records
 from indexer.serve.settings import Settings
 from indexer.serve.tables import ServedTable, Tables
 from indexer.store.schema import SYSTEM_COLUMNS

@@ -12,7 +12,7 @@ from indexer.jsonable import jsonable
 from indexer.search.answer import answer
 from indexer.search.reference import sampled_ids
 from indexer.search.results import SearchResult
-from indexer.serve.bodies import SearchBody
+from indexer.serve.http.bodies import SearchBody
 from indexer.serve.tables import ServedTable
 from indexer.store.rows import vector_block
 

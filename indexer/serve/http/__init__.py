@@ -1,0 +1,1 @@
+"""The HTTP API: its routes, the bodies of requests, the answers."""

@@ -1,0 +1,1 @@
+"""The pages: templates, style sheet and scripts, and their routes."""
