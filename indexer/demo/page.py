@@ -22,8 +22,10 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import UInt8
 from probes.cohort.splits import units
 from probes.reporting import plots
+from probes.reporting.definitions import definitions_of, term
+from probes.reporting.numbers import confusion_table
 from probes.reporting.page import cell, figure, html_table
-from probes.reporting.text import metric_name, number
+from probes.reporting.words import groups_of_each_class, metric_key, number
 from probes.runs.result import ProbeResult
 
 SHOWN_PER_PLANE = 3
@@ -51,6 +53,7 @@ def write_page(
     """
     store = EmbeddingStore.open(db)
     spec = store.spec
+    drawn = [part for folder, result in probes.items() for part in _probe(folder, result)]
     body = [
         "<h1>Embedding indexer: the demo</h1>",
         f"<p class='warning'>{escape(what)}</p>",
@@ -63,7 +66,8 @@ def write_page(
         _share_table(*shares),
         "<h2>Queries and their nearest slices</h2>",
         *_gallery(store, queries, hits),
-        *(part for folder, result in probes.items() for part in _probe(folder, result)),
+        *drawn,
+        definitions_of(drawn),
         "<footer>Not for clinical use. Made by <code>make demo</code>; every number on this page was computed "
         "in that run.</footer>",
     ]
@@ -81,26 +85,29 @@ def _share_table(embedding: dict[str, Share], raw: dict[str, Share], luck: dict[
 
 def _probe(folder: str, result: ProbeResult) -> list[str]:
     """A probe's split, its metrics beside the baselines, its errors and its selection, with a link to the report."""
-    drawn = [figure(plots.confusion_matrix(result.confusion, [c.name for c in result.test.classes]), "Test slices.")]
+    drawn = ""
     if result.few_shot:
-        drawn.append(figure(plots.label_efficiency(result.few_shot, units(result.request.group)), SLABS))
+        counted = groups_of_each_class(result)
+        drawn = figure(plots.label_efficiency(result.few_shot, counted), "Label efficiency; band: ± SD of the draws.")
     elif result.selection.candidates:
-        drawn.append(figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows."))
+        drawn = figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows.")
     return [
         f"<h2>Probe: {escape(result.request.probe)}, the anatomical level of axial slices</h2>",
         f"<p class='level'>{escape(result.split.statement)}; {result.test.rows} test slices</p>",
         *(f"<p class='warning'>{escape(warning)}</p>" for warning in result.warnings),
         _metrics(result),
-        f"<div class='plots'>{''.join(drawn)}</div>",
+        confusion_table(result.confusion, [c.name for c in result.test.classes]),
+        drawn,
         f"<p><a href='{escape(folder)}/report.html'>Its full report</a>: curves, calibration, audit, limits.</p>",
     ]
 
 
 def _metrics(result: ProbeResult) -> str:
-    rows = [["", "value (95 % interval)", *map(escape, result.baselines)]]
+    baselines = [term(name.replace(" ", "_"), name) for name in result.baselines]
+    rows = [["metric", f"value ({term('interval')})", *baselines]]
     for name in SHOWN_METRICS:
         base = [number(values[name]) if name in values else "" for values in result.baselines.values()]
-        rows.append([escape(metric_name(name, result)), cell(result.test.metrics[name]), *base])
+        rows.append([term(metric_key(name, result)), cell(result.test.metrics[name]), *base])
     return html_table(rows)
 
 

@@ -23,7 +23,7 @@ def html_page(result: SearchResult) -> str:
         captioned = ((h, _caption(h, result.options.one_per)) for h in answer.hits)
         hits = "".join(_figure(pictures.hits[h.row_id], f"hit {h.rank}", caption) for h, caption in captioned)
         body = f"<div class='row'>{asked}<div class='hits'>{hits or '<p>no hits</p>'}</div></div>"
-        parts.append(f"<section><h2>{html.escape(answer.query)}</h2>{body}</section>")
+        parts.append(f"<section><h2 class='name'>{html.escape(answer.query)}</h2>{body}</section>")
     return whole_page(f"Search in {result.table}", parts)
 
 

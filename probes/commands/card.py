@@ -11,10 +11,16 @@ from indexer.options import emit, json_option
 
 @click.command("card", short_help="A result as CLAIM and TRIPOD+AI items.")
 @click.argument("result", type=click.Path(exists=True, path_type=Path))
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write a page.")
 @json_option
-def command(result: Path, as_json: bool) -> None:
-    """List the CLAIM and TRIPOD+AI items that RESULT answers by itself; the others say "not provided"."""
-    from probes.reporting.checklist import items
+def command(result: Path, html: Path | None, as_json: bool) -> None:
+    """List every item of CLAIM 2024 and TRIPOD+AI 2024 with the answer of RESULT; the others are named the authors'."""
+    from probes.outputs import write_page
+    from probes.reporting.checklist import card_html, items
     from probes.runs.result_files import read_result
 
-    emit(items(read_result(result)), as_json=as_json)
+    found = read_result(result)
+    if html:
+        write_page(html, card_html(found))
+        click.echo(f"wrote {html}", err=True)
+    emit(items(found), as_json=as_json)

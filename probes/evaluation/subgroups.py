@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, area_interval, proportion_interval, replicate
-from probes.evaluation.metrics import evaluator
+from probes.evaluation.bootstrap import Interval, area_interval, interval, proportion_interval, replicate
+from probes.evaluation.metrics import Values, evaluator
 from probes.evaluation.operating import denominators, rates_evaluator
 from probes.evaluation.scoring import Resampling, compact
 
@@ -41,6 +41,8 @@ class SubgroupGap:
     metric: str
     gap: float
     worst: str
+    best: str = ""  # "" in results of before this field
+    difference: Interval | None = None  # of `best` minus `worst`, from common draws of groups
 
 
 def subgroup_results(
@@ -97,10 +99,20 @@ def _rates(positive: Bool, called: Bool, groups: Int64, how: Resampling) -> list
     ]
 
 
-def gaps(results: Sequence[SubgroupResult]) -> tuple[SubgroupGap, ...]:
-    """The gap of each metric over the values of a column for which it is reported, and the worst value."""
+def gaps(
+    results: Sequence[SubgroupResult],
+    values: Mapping[str, Sequence[str | None]],
+    scored: tuple[Float64, Truth, Int64],
+    threshold: float,
+    how: Resampling,
+) -> tuple[SubgroupGap, ...]:
+    """The gap of each metric over the values of a column for which it is reported, its ends and its interval.
+
+    `values`: column → the value of each row of `scored`.
+    """
     out = []
     for column in dict.fromkeys(r.column for r in results):
+        own = np.array([MISSING if v is None else v for v in values[column]], dtype=object)
         for metric in ("auc", "sensitivity", "specificity"):
             numbers = {
                 r.value: getattr(r, metric).value
@@ -108,6 +120,43 @@ def gaps(results: Sequence[SubgroupResult]) -> tuple[SubgroupGap, ...]:
                 if r.column == column and getattr(r, metric) is not None and not np.isnan(getattr(r, metric).value)
             }
             if len(numbers) > 1:
-                worst = min(numbers, key=lambda name: numbers[name])
-                out.append(SubgroupGap(column, metric, max(numbers.values()) - numbers[worst], worst))
+                worst, best = (pick(numbers, key=lambda name: numbers[name]) for pick in (min, max))
+                gap = numbers[best] - numbers[worst]
+                difference = _difference(metric, gap, [own == best, own == worst], scored, threshold, how)
+                out.append(SubgroupGap(column, metric, gap, worst, best, difference))
     return tuple(out)
+
+
+def _difference(
+    metric: str,
+    gap: float,
+    members: Sequence[Bool],
+    scored: tuple[Float64, Truth, Int64],
+    threshold: float,
+    how: Resampling,
+) -> Interval:
+    """First minus second subgroup, with the percentiles of common draws: a group may have rows in both."""
+    p, truth, groups = scored
+    both = np.flatnonzero(members[0] | members[1])
+    ids = compact(groups[both])
+    n_groups = int(ids.max()) + 1
+    inside = [np.flatnonzero(member[both]) for member in members]
+    first, second = (_metric(metric, p[both[m]], truth.take(both[m]), (ids[m], n_groups), threshold) for m in inside)
+
+    def evaluate(weights: Int64) -> Values:
+        return {"difference": first(weights) - second(weights)}
+
+    drawn = replicate(evaluate, n_groups, replicates=how.replicates, seed=how.seed)
+    return interval(gap, drawn["difference"])
+
+
+def _metric(
+    metric: str, p: Float64, truth: Truth, grouped: tuple[Int64, int], threshold: float
+) -> Callable[[Int64], Float64]:
+    """A metric of these rows as a function of the weights (b, g) of all g groups; `grouped`: the rows' ids, and g."""
+    groups, n_groups = grouped
+    if metric == "auc":
+        measured = evaluator(p, truth, groups)  # of the groups up to the last with a row here
+        return lambda weights: measured(weights[:, : measured.groups])["auc_macro"]
+    rates = rates_evaluator(truth.positive[:, -1] & truth.known[:, -1], p[:, -1] >= threshold, groups, n_groups)
+    return lambda weights: rates(weights)[metric]

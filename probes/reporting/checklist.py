@@ -1,108 +1,135 @@
-"""Fills in the items of CLAIM (2020) and TRIPOD+AI (2024) that a result answers; the others are "not provided"."""
+"""The items of CLAIM (2024) and TRIPOD+AI (2024), each with the result's answer or named as the authors' to answer.
+
+CLAIM: Tejani et al. 2024, Radiology: Artificial Intelligence 6(4) e240300 (44 items; the update of the 2020 edition).
+TRIPOD+AI: Collins et al. 2024, BMJ 385 e078378 (27 items in 52 parts).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
-from probes.reporting.caveats import limits
-from probes.reporting.text import plus_minus, with_interval
+from indexer.design.page import whole_page
+from probes.reporting.answers import answers
+from probes.reporting.page import html_table
 from probes.runs.result import ProbeResult
 
-NOT_PROVIDED = "not provided"
+CLAIM, TRIPOD = "CLAIM 2024", "TRIPOD+AI 2024"
+RESULT, BOTH, AUTHORS = "this result", "this result and the authors", "the authors"
+TO_ANSWER = "to be answered by the authors"
+TOPICS = {
+    CLAIM: {
+        "1": "identification as a study of AI methodology", "2": "summary of design, methods, results, conclusions",
+        "3": "background and intended use", "4": "study aims, objectives and hypotheses",
+        "5": "prospective or retrospective study", "6": "study goal", "7": "data sources",
+        "8": "inclusion and exclusion criteria", "9": "data pre-processing", "10": "selection of data subsets",
+        "11": "de-identification methods", "12": "how missing data were handled", "13": "image acquisition protocol",
+        "14": "how the reference standard was obtained", "15": "rationale for the reference standard",
+        "16": "source of the reference standard's annotations", "17": "annotation of the test set",
+        "18": "inter- and intra-rater variability", "19": "how data were assigned to partitions",
+        "20": "level at which partitions are disjoint", "21": "intended sample size",
+        "22": "detailed description of the model", "23": "software libraries, frameworks and packages",
+        "24": "initialisation of model parameters", "25": "details of the training approach",
+        "26": "method of selecting the final model", "27": "ensembling techniques",
+        "28": "metrics of model performance", "29": "measures of significance and uncertainty",
+        "30": "robustness or sensitivity analysis", "31": "explainability or interpretability",
+        "32": "evaluation on internal data", "33": "testing on external data", "34": "clinical trial registration",
+        "35": "numbers of patients or examinations included and excluded",
+        "36": "demographic and clinical characteristics of each partition",
+        "37": "performance metrics and their statistical uncertainty",
+        "38": "estimates of diagnostic performance and their precision", "39": "failure analysis of incorrect results",
+        "40": "study limitations", "41": "implications for practice, intended use, clinical role",
+        "42": "reference to the full protocol or technical details",
+        "43": "availability of software, trained model and data", "44": "funding and the role of funders",
+    },
+    TRIPOD: {
+        "1": "title", "2": "abstract", "3a": "healthcare context and rationale", "3b": "population and intended use",
+        "3c": "known health inequalities", "4": "objectives", "5a": "sources of data", "5b": "dates of the data",
+        "6a": "study setting", "6b": "eligibility criteria", "6c": "treatments received", "7": "data preparation",
+        "8a": "outcome definition", "8b": "qualification of those who assessed the outcome",
+        "8c": "blinding of the outcome's assessment", "9a": "choice of predictors", "9b": "definition of predictors",
+        "9c": "qualification of those who assessed predictors", "10": "sample size", "11": "missing data",
+        "12a": "how data were used for development and evaluation", "12b": "how predictors were handled",
+        "12c": "type of model, building steps, internal validation", "12d": "heterogeneity between clusters",
+        "12e": "performance measures", "12f": "model updating", "12g": "how predictions were calculated",
+        "13": "class imbalance", "14": "fairness", "15": "model output", "16": "training versus evaluation",
+        "17": "ethical approval", "18a": "funding", "18b": "conflicts of interest", "18c": "protocol",
+        "18d": "registration", "18e": "data sharing", "18f": "code sharing", "19": "patient and public involvement",
+        "20a": "flow of participants", "20b": "characteristics of participants",
+        "20c": "comparison of development and evaluation data", "21": "numbers in each analysis",
+        "22": "full model specification", "23a": "performance with intervals",
+        "23b": "heterogeneity of performance", "24": "results of model updating", "25": "interpretation",
+        "26": "limitations", "27a": "handling of poor-quality input", "27b": "interaction with users",
+        "27c": "next steps and generalisability",
+    },
+}  # fmt: skip
+# Items of which the result knows a part only: the archive behind the table, its people, the policy of sharing
+ALSO_AUTHORS = {
+    "C7", "C10", "C30", "C35", "C36", "C39", "C40", "C42", "C43",
+    "T5a", "T12d", "T14", "T18f", "T20a", "T20b", "T20c", "T26", "T27a",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Item:
     """One reporting item."""
 
-    checklist: str  # CLAIM | TRIPOD+AI
+    checklist: str  # CLAIM | TRIPOD
     number: str
     topic: str
+    answered_by: str  # RESULT | BOTH | AUTHORS
     answer: str
 
 
-CLAIM = {
-    "4": "study objectives and hypotheses", "5": "prospective or retrospective study", "7": "data sources",
-    "8": "eligibility criteria", "9": "data pre-processing", "10": "selection of data subsets",
-    "12": "de-identification methods", "13": "how missing data were handled",
-    "14": "definition of the reference standard",
-    "16": "source of the annotations and qualification of the annotators", "18": "inter- and intra-rater variability",
-    "19": "intended sample size", "20": "how data were assigned to partitions",
-    "21": "level at which partitions are disjoint", "22": "description of the model",
-    "23": "software libraries and packages", "24": "initialisation of parameters", "25": "details of training",
-    "26": "method of selecting the final model", "28": "metrics of model performance",
-    "29": "measures of significance and uncertainty", "30": "robustness or sensitivity analysis",
-    "32": "validation on external data", "33": "flow of participants", "34": "demographic and clinical characteristics",
-    "35": "performance metrics", "36": "estimates of diagnostic accuracy and their precision", "37": "failure analysis",
-    "38": "limitations", "41": "where the full protocol can be accessed", "42": "sources of funding",
-}  # fmt: skip
-TRIPOD = {
-    "5a": "sources of data", "6a": "study setting", "6b": "eligibility criteria", "7": "data preparation",
-    "8a": "outcome definition", "9a": "choice of predictors", "10": "sample size", "11": "missing data",
-    "12a": "how data were used for development and evaluation", "12c": "type of model and internal validation",
-    "12e": "performance measures", "12f": "model updating", "13": "class imbalance", "14": "fairness",
-    "15": "model output", "16": "training versus evaluation", "17": "ethical approval", "18f": "code sharing",
-    "20a": "flow of participants", "21": "numbers in each analysis", "22": "full model specification",
-    "23a": "performance with intervals", "23b": "heterogeneity of performance", "26": "limitations",
-    "27a": "handling of poor-quality input",
-}  # fmt: skip
-
-
 def items(result: ProbeResult) -> list[Item]:
-    """The supported items of both lists, each with the result's answer."""
-    answers = _answers(result)
-    out = [Item("CLAIM", n, topic, answers.get(f"C{n}", NOT_PROVIDED)) for n, topic in CLAIM.items()]
-    return out + [Item("TRIPOD+AI", n, topic, answers.get(f"T{n}", NOT_PROVIDED)) for n, topic in TRIPOD.items()]
+    """Every item of both lists, with the result's answer where it has one."""
+    known = answers(result)
+    out = []
+    for checklist, topics in TOPICS.items():
+        for number, topic in topics.items():
+            key = checklist[0] + number
+            by = AUTHORS if key not in known else BOTH if key in ALSO_AUTHORS else RESULT
+            out.append(Item(checklist, number, topic, by, known.get(key, TO_ANSWER)))
+    return out
 
 
-def _answers(result: ProbeResult) -> dict[str, str]:
-    source, flow, request = result.source, result.flow, result.request
-    data = f"table {source.table}, version {source.version}: {flow.embedded} images embedded, {flow.failed} failed"
-    missing = f"{flow.unlabelled} rows without a label left out; a row without a group is an error"
-    split = f"{result.split.kind} split, seed {request.seed}; sha256 of the assignment {result.split.sha256[:16]}…"
-    model = (
-        f"frozen encoder {source.encoder} ({source.weights}, fingerprint {source.fingerprint}), "
-        f"{request.probe} probe on {source.dim} features, scaling {request.scaling}"
-    )
-    selection = result.selection
-    choice = f"{selection.parameter} = {selection.value:.4g}, {selection.inner}"
-    if selection.parameter == "none":
-        choice = selection.inner if result.folds else "nothing to choose"
-    choice += "; no test row chose anything"
-    uncertainty = f"95 % intervals from {request.replicates} bootstrap draws of whole groups"
-    auc, show = result.test.metrics["auc_macro"], with_interval
-    if result.folds:
-        uncertainty, show = f"mean ± SD of {len(result.folds)} outer folds; no interval", plus_minus
-    performance = f"macro AUC {show(auc)}; all metrics in the result"
-    whole = "mean of outer folds, no single model" if result.folds else "weights.npz and probe.json beside the result"
-    if result.folds:
-        output = "class probabilities after a temperature"
-    elif request.probe == "zero-shot":
-        output = "the checkpoint's own class probabilities; thresholds from held-out rows"
-    else:
-        output = "class probabilities after a temperature; thresholds from held-out fitted rows"
-    sensitivity = NOT_PROVIDED
-    if result.audit:
-        sensitivity = f"near-duplicate audit at cosine {result.audit.tau:g}: {result.audit.flagged} test rows flagged"
-    shares = ", ".join(f"{c.name} {c.prevalence:.3f}" for c in result.test.classes[:8])
-    groups = f"{len(result.subgroups)} subgroups reported" if result.subgroups else NOT_PROVIDED
-    software = ", ".join(f"{name} {version}" for name, version in result.packages.items())
-    parts = ", ".join(f"{name} {part.rows} rows of {part.groups} groups" for name, part in result.split.parts.items())
-    return {
-        "C7": data, "C9": "as in the encoder's specification, part of its fingerprint",
-        "C10": request.where or "all rows",
-        "C13": missing, "C20": split, "C21": result.split.statement, "C22": model, "C23": software,
-        "C24": "convex fits start at zero or at a neighbouring penalty's solution; an MLP from its seed",
-        "C25": choice, "C26": choice, "C28": ", ".join(result.test.metrics), "C29": uncertainty, "C30": sensitivity,
-        "C33": data + f"; {flow.labelled} labelled", "C35": performance, "C36": performance,
-        "C38": " ".join(limits(result)), "T26": " ".join(limits(result)),
-        "T5a": data, "T7": "as in the encoder's specification",
-        "T9a": f"{source.dim} numbers an image of a frozen encoder",
-        "T11": missing, "T12a": split, "T12c": model, "T12e": ", ".join(result.test.metrics),
-        "T13": f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}", "T14": groups,
-        "T15": output,
-        "T16": result.split.statement, "T20a": data + f"; {flow.labelled} labelled",
-        "T21": parts,
-        "T22": whole, "T23a": performance, "T23b": groups,
-        "T27a": f"{flow.failed} images that could not be read are listed by `indexer failures`",
-    }  # fmt: skip
+def items_html(result: ProbeResult, *, folded: bool = True) -> str:
+    """One table for each checklist, in a report folded (and open in print)."""
+    listed, out = items(result), []
+    for checklist in TOPICS:
+        own = [item for item in listed if item.checklist == checklist]
+        summary = _summary(checklist, own)
+        table = html_table(_rows(own), "words items")
+        out.append(
+            f"<details><summary>{summary}</summary>{table}</details>" if folded else f"<h2>{summary}</h2>{table}"
+        )
+    return "".join(out)
+
+
+def _summary(checklist: str, own: Sequence[Item]) -> str:
+    authors = sum(item.answered_by == AUTHORS for item in own)
+    return f"{checklist}: {len(own)} items, {len(own) - authors} with an answer here, {authors} for the authors"
+
+
+def _rows(own: Sequence[Item]) -> list[list[str]]:
+    rows = [["item", "topic", "answered by", "answer"]]
+    for item in own:
+        shown = f"<span class='dim'>{item.answer}</span>" if item.answered_by == AUTHORS else escape(item.answer)
+        rows.append([item.number, escape(item.topic), item.answered_by, shown])
+    return rows
+
+
+def card_html(result: ProbeResult) -> str:
+    """Both checklists as a page of their own."""
+    what = f"{result.request.probe} probe: {', '.join(result.request.labels)}"
+    parts = [
+        f"<h1>Reporting items of the {escape(what)}</h1>",
+        f"<p class='level'>{escape(result.split.statement)}</p>" if result.split.level != "image" else
+        f"<p class='warning'>{escape(result.split.statement)}</p>",
+        f"<p>What the result knows of each item is filled in; {BOTH}: a part of the answer is missing; items of the "
+        "authors need a person.</p>",
+        items_html(result, folded=False),
+        "<footer><b>Not for clinical use.</b> Research use only.</footer>",
+    ]  # fmt: skip
+    return whole_page(f"Reporting items, {what}", parts)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from html import escape
 
 from indexer.design.page import whole_page
-from probes.reporting import plots
+from probes.evaluation.bootstrap import holm
 from probes.reporting.caveats import limits
-from probes.reporting.page import cell, figure, html_table
-from probes.reporting.text import NAMES, metric_name, number, table, with_interval
+from probes.reporting.definitions import definitions_of, term
+from probes.reporting.page import cell, html_table, section
+from probes.reporting.ranges import scale
+from probes.reporting.text import table
+from probes.reporting.words import NAMES, metric_key, number, p_value, with_interval
 from probes.runs.compare import Comparison
 
 PAGE = "comparison.html"
@@ -32,22 +35,18 @@ def comparison_text(found: Comparison) -> str:
     majority = first.baselines["majority"]
     rows.append(["majority class", "", "", "", number(majority["auc_macro"]), number(majority["balanced_accuracy"])])
     lines += [*table(rows), "", f"paired differences in {NAMES[found.metric]}, same rows and same draws"]
-    rows = [["pair", "difference (95 % interval)", "p", "p, Holm", *(["p, DeLong"] if found.delong_p else [])]]
+    exact = ["p, DeLong", "p, DeLong, Holm"] if found.delong_p else []
+    rows = [["pair", "difference (95 % interval)", "p", "p, Holm", *exact]]
+    corrected = holm(found.delong_p)
     for i, d in enumerate(found.differences):
-        exact = [number(found.delong_p[i], 4)] if found.delong_p else []
-        rows.append([f"{d.first} - {d.second}", with_interval(d.delta), number(d.p, 4), number(d.p_holm, 4), *exact])
+        own = [p_value(found.delong_p[i]), p_value(corrected[i])] if found.delong_p else []
+        rows.append([f"{d.first} - {d.second}", with_interval(d.delta), p_value(d.p), p_value(d.p_holm), *own])
     return "\n".join([*lines, *table(rows), "", "Research use only, not for clinical use."])
 
 
 def comparison_html(found: Comparison) -> str:
     """A self-contained page: warnings, the tables' metrics, and a plot of the differences."""
     first = found.results[0]
-    pairs = [
-        ["pair", f"difference in {NAMES[found.metric]}", "p", "p, Holm", *(["p, DeLong"] if found.delong_p else [])]
-    ]
-    for i, d in enumerate(found.differences):
-        exact = [number(found.delong_p[i], 4)] if found.delong_p else []
-        pairs.append([escape(f"{d.first} - {d.second}"), cell(d.delta), number(d.p, 4), number(d.p_holm, 4), *exact])
     title = f"{first.request.probe} probe on {len(found.results)} tables: {', '.join(first.request.labels)}"
     counts = f"{found.rows} labelled rows in every table; {first.test.rows} rows of {first.test.groups} groups in test."
     heading = f"<h1>{escape(title)}</h1>"
@@ -55,18 +54,36 @@ def comparison_html(found: Comparison) -> str:
         top = [f"<p class='warning'>{escape(found.statement)}</p>", heading]
     else:
         top = [heading, f"<p class='level'>{escape(found.statement)}</p>"]
+    sections = [
+        section("tables", "Each table", html_table(_each_table(found), "below", "Metrics with 95 % intervals.")),
+        section("differences", "Paired differences", _paired(found)),
+        section("limits", "Limits", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in limits(first))}</ul>"),
+    ]
+    sections.append(definitions_of(sections))
     parts = [
         *top,
         *(f"<p class='warning'>{escape(w)}</p>" for w in all_warnings(found)),
         f"<p>{counts}</p>",
-        "<h2>Each table</h2>", html_table(_each_table(found)),
-        "<h2>Paired differences</h2>", html_table(pairs),
-        "<p class='dim'>Same test rows and bootstrap draws of groups; p two-sided, by Holm over the pairs.</p>",
-        figure(plots.differences(found.differences, NAMES[found.metric]), "Right of 0 the first is better."),
-        "<h2>Limits</h2><ul>", *(f"<li>{escape(line)}</li>" for line in limits(first)), "</ul>",
+        *sections,
         "<footer><b>Not for clinical use.</b> Research use only.</footer>",
-    ]  # fmt: skip
-    return whole_page("Comparison of tables", parts)
+    ]
+    return whole_page(title, parts)
+
+
+def _paired(found: Comparison) -> str:
+    """The difference of every pair, drawn to scale, with its p values."""
+    drawn = scale([d.delta for d in found.differences], 0.0)
+    name = NAMES[found.metric]
+    header = ["pair", f"difference in {term(found.metric)} ({term('interval')})", drawn.head(NAMES["interval"])]
+    rows = [[*header, term("p"), term("p_holm"), *([term("p_delong"), "p, DeLong, Holm"] if found.delong_p else [])]]
+    corrected = holm(found.delong_p)
+    for i, d in enumerate(found.differences):
+        exact = [p_value(found.delong_p[i]), p_value(corrected[i])] if found.delong_p else []
+        pair = escape(f"{d.first} - {d.second}")
+        rows.append([pair, cell(d.delta), drawn.bar(d.delta), p_value(d.p), p_value(d.p_holm), *exact])
+    caption = f"Difference in {escape(name)} of every pair; right of 0 the first is better."
+    note = "Same test rows and bootstrap draws of groups; p two-sided, by Holm over the pairs."
+    return html_table(rows, "below", caption) + f"<p class='dim'>{note}</p>"
 
 
 def all_warnings(found: Comparison) -> list[str]:
@@ -94,5 +111,5 @@ def _each_table(found: Comparison) -> list[list[str]]:
     ]
     for name in results[0].test.metrics:
         own = [cell(r.test.metrics[name]) for r in results]
-        rows.append([metric_name(name, results[0]), *own, number(base[name]) if name in base else ""])
+        rows.append([term(metric_key(name, results[0])), *own, number(base[name]) if name in base else ""])
     return rows

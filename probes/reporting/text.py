@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from probes.cohort.experiment import SHUFFLES
-from probes.cohort.splits import units
-from probes.evaluation.bootstrap import Interval
 from probes.fitting.sweep import UNCHOSEN
+from probes.reporting.words import (
+    NAMES,
+    VALUE,
+    by_group_words,
+    calibration_keys,
+    groups_of_each_class,
+    metric_name,
+    note_words,
+    number,
+    plus_minus,
+    rate,
+    with_interval,
+)
 from probes.runs.result import ProbeResult
 
-NAMES = {
-    "auc_macro": "AUC, macro",
-    "auc_weighted": "AUC, weighted",
-    "ap_macro": "average precision, macro",
-    "balanced_accuracy": "balanced accuracy",
-    "f1_macro": "F1, macro",
-    "accuracy": "accuracy",
-    "kappa_quadratic": "kappa, quadratic",
-    "brier": "Brier score (0 to 2)",
-    "log_loss": "log-loss",
-    "ece_debiased": "calibration error (ECE, debiased)",
-    "ece": "calibration error (ECE)",  # in results of format 1
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "lr_positive": "LR+",
-    "lr_negative": "LR-",
-}
 SHOWN_CLASSES = 40
-VALUE = "value (95 % interval)"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` decimals, or "NaN"."""
-    return "NaN" if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: avoids "-0.000"
-
-
-def with_interval(value: Interval | None) -> str:
-    if value is None:
-        return "-"
-    if math.isnan(value.low):
-        return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
-    doubt = "" if value.reliable else ", unreliable"
-    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
-
-
-def plus_minus(value: Interval | None) -> str:
-    """Mean ± SD, from an interval whose low is the mean minus the SD (nested folds)."""
-    if value is None:
-        return "-"
-    return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
-
-
-def metric_name(name: str, result: ProbeResult) -> str:
-    """The display name of a metric. The Brier score of a label is in 0 to 1, that of several classes in 0 to 2."""
-    return "Brier score (0 to 1)" if name == "brier" and result.request.multilabel else NAMES[name]
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -141,7 +105,7 @@ def _audit(result: ProbeResult) -> list[str]:
         f"  {counts}",
     ]
     hit = next((level for level in audit.levels if level.cosine == audit.tau and level.rows), None)
-    if hit is not None:
+    if hit is not None and not result.request.multilabel:
         agreement = number(hit.label_agreement)
         lines.append(f"  same label in {agreement} of them (by chance {number(audit.chance_agreement)})")
     return lines
@@ -165,7 +129,7 @@ def _metrics(result: ProbeResult) -> list[str]:
     show = plus_minus if result.folds else with_interval
     less, patients = result.without_duplicates, result.patients
     sets = [(f"without near-duplicates, {less.rows} rows", less)] if less else []
-    sets += [(f"by {result.request.group}, {patients.rows}", patients)] if patients else []
+    sets += [(by_group_words(patients, result), patients)] if patients else []
     header += [*result.baselines, *(name for name, _ in sets)]
     rows = [header]
     for name, value in result.test.metrics.items():
@@ -177,7 +141,9 @@ def _metrics(result: ProbeResult) -> list[str]:
         lines.append(
             f"  the same probe on labels shuffled {SHUFFLES} times: AUC {show(result.shuffled_auc)}; chance is 0.500"
         )
-    return lines + [f"  note: {note}" for note in result.test.notes]
+    pooled = note_words(patients) if patients else []
+    notes = [*note_words(result.test), *(f"by {result.request.group}: {note}" for note in pooled)]
+    return lines + [f"  note: {note}" for note in notes]
 
 
 def _classes(result: ProbeResult) -> list[str]:
@@ -223,7 +189,7 @@ def _operating(result: ProbeResult) -> list[str]:
     lines = [
         f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
         f"for specificity ≥ {point.target_specificity:g}",
-        *table([(NAMES[name], with_interval(value)) for name, value in point.rates.items()]),
+        *table([(NAMES[name], rate(name, point.rates, with_interval)) for name in point.rates]),
     ]
     if point.prevalence is not None:
         lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {with_interval(point.ppv_at_prevalence)}")
@@ -236,7 +202,11 @@ def _operating_table(result: ProbeResult) -> list[str]:
     first = result.operating[0]
     rows = [["one against the rest", "threshold", "sensitivity", "specificity", "PPV"]]
     rows += [
-        [o.column, number(o.threshold, 4), *(with_interval(o.rates[r]) for r in ("sensitivity", "specificity", "ppv"))]
+        [
+            o.column,
+            number(o.threshold, 4),
+            *(rate(r, o.rates, with_interval) for r in ("sensitivity", "specificity", "ppv")),
+        ]
         for o in result.operating[:SHOWN_CLASSES]
     ]
     title = f"operating points for specificity ≥ {first.target_specificity:g}, thresholds from held-out fitted rows"
@@ -253,34 +223,33 @@ def _subgroups(result: ProbeResult) -> list[str]:
         rows.append([f"{s.column} = {s.value}", str(s.rows), str(s.positives), *numbers])
     lines = table(rows)
     for gap in result.gaps:
-        lines.append(
-            f"  largest gap in {NAMES.get(gap.metric, 'AUC')} by {gap.column}: {number(gap.gap)}, worst in {gap.worst}"
-        )
+        size = number(gap.gap) if gap.difference is None else with_interval(gap.difference)
+        lines.append(f"  largest gap in {NAMES[gap.metric]} by {gap.column}: {size}, worst in {gap.worst}")
     return lines
 
 
 def _calibration(result: ProbeResult) -> list[str]:
     if not result.calibration:
         return []
-    rows = [["calibration", "ECE", "adaptive", "class-wise", "log-loss", "Brier"]]
+    keys = calibration_keys(result)
+    rows = [["calibration", *(NAMES[key] for key in keys.values())]]
     for name, c in result.calibration.items():
         label = f"{name} temperature {result.temperature:.3g}" if name == "after" else f"{name} temperature"
-        rows.append([label, *map(number, (c.ece, c.ece_adaptive, c.ece_classwise, c.log_loss, c.brier))])
+        rows.append([label, *(number(getattr(c, name)) for name in keys)])
     return table(rows)
 
 
 def _few_shot(result: ProbeResult) -> list[str]:
     if result.few_shot is None:
         return []
-    named = units(result.request.group)
-    rows = [[f"{named} a class", "test AUC, mean ± SD", "draws"]]
+    rows = [[groups_of_each_class(result), "test AUC, mean ± SD", "draws"]]
     for p in result.few_shot.points:
         size = str(p.patients_per_class) if p.draws > 1 else f"all (at most {p.patients_per_class})"
         spread = f" ± {number(p.auc_sd)}" if p.draws > 1 else ""
         rows.append([size, number(p.auc_mean) + spread, str(p.draws)])
     return [
         *table(rows),
-        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ {named} {number(result.few_shot.area)}",
+        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ of that number {number(result.few_shot.area)}",
     ]
 
 

@@ -22,7 +22,7 @@ from probes.evaluation.metrics import confusion
 from probes.evaluation.operating import OperatingPoint
 from probes.evaluation.operating_points import global_threshold, operating_points
 from probes.evaluation.scoring import Resampling, Scored, baselines, by_group, control_range, curves, score
-from probes.evaluation.subgroups import FEWEST, SubgroupResult, gaps, subgroup_results
+from probes.evaluation.subgroups import FEWEST, gaps, subgroup_results
 from probes.fitting.few_shot import few_shot
 from probes.fitting.sweep import UNCHOSEN
 from probes.fitting.train import train
@@ -109,7 +109,9 @@ def _assemble(
     found, _ = score(*scored, how)
     matrix = confusion(p, truth)
     operating = operating_points((inner_p, inner), scored, request, how)
-    sub = _subgroups(experiment, scored, global_threshold(operating, truth), how)
+    threshold = global_threshold(operating, truth)
+    values = {name: [column[i] for i in test] for name, column in data.subgroups.items()}
+    sub = tuple(r for name, own in values.items() for r in subgroup_results(name, own, scored, threshold, how))
     result = ProbeResult(
         format=FORMAT,
         request=request,
@@ -130,7 +132,7 @@ def _assemble(
         temperature=temperature,
         operating=operating,
         subgroups=sub,
-        gaps=gaps(sub),
+        gaps=gaps(sub, values, scored, threshold, how),
         neighbours=trained.neighbours,
         shuffled_auc=control_range(trained.control_aucs),
         warnings=(
@@ -185,16 +187,6 @@ def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how:
     if mixed:
         notes += (f"{mixed} groups left out: their rows are of several classes",)
     return Scored(result.rows, result.groups, result.metrics, result.classes, result.excluded, notes + result.notes)
-
-
-def _subgroups(
-    experiment: Experiment, scored: tuple[Float64, Truth, Int64], threshold: float, how: Resampling
-) -> tuple[SubgroupResult, ...]:
-    test = experiment.split.test
-    out: tuple[SubgroupResult, ...] = ()
-    for column, values in experiment.data.subgroups.items():
-        out += subgroup_results(column, [values[i] for i in test], scored, threshold, how)
-    return out
 
 
 def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, scored: Scored) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from probes.cohort.truth import class_truth
+from probes.evaluation.bootstrap import draw
 from probes.evaluation.operating import choose_threshold, ppv_at, rates_evaluator
 from probes.evaluation.scoring import Resampling, by_group
 from probes.evaluation.subgroups import gaps, subgroup_results
@@ -54,9 +56,34 @@ def test_a_small_subgroup_has_no_number_and_missing_values_are_a_subgroup():
     women = np.arange(60)
     called = s[women] >= 0.4
     assert found["F"].sensitivity.value == pytest.approx(called[y[women] == 1].mean())
-    gap = {g.metric: g for g in gaps(list(found.values()))}
+    gap = {g.metric: g for g in gaps(list(found.values()), {"sex": sex}, scored, 0.4, Resampling(200, 0))}
     assert gap["auc"].gap == pytest.approx(abs(found["F"].auc.value - found["M"].auc.value))
     assert gap["auc"].worst == min("FM", key=lambda v: found[v].auc.value)
+
+
+def test_the_interval_of_a_gap_is_of_common_draws_of_the_patients_in_both_subgroups():
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(40), 4)  # each with two front and two side views
+    y = np.repeat(rng.integers(0, 2, 40), 4)
+    s = np.clip(0.35 * y + np.repeat(0.3 * rng.random(40), 4) + 0.35 * rng.random(160), 0, 1)
+    view = np.tile(["front", "front", "side", "side"], 40)
+    scored, how = (np.stack([1 - s, s], 1), class_truth(y, ("no", "yes")), patients), Resampling(300, 0)
+    found = {
+        g.metric: g for g in gaps(subgroup_results("view", view, scored, 0.5, how), {"view": view}, scored, 0.5, how)
+    }
+    for metric, of in {
+        "auc": lambda rows, w: roc_auc_score(y[rows], s[rows], sample_weight=w[rows]),
+        "sensitivity": lambda rows, w: np.average(s[rows] >= 0.5, weights=w[rows] * y[rows]),
+    }.items():
+        gap = found[metric]
+        ends = [np.flatnonzero(view == name) for name in (gap.best, gap.worst)]
+        expected = [
+            of(ends[0], weights[patients]) - of(ends[1], weights[patients])
+            for block in draw(40, 300, 0)
+            for weights in block
+        ]
+        assert gap.difference.value == gap.gap == pytest.approx(of(ends[0], np.ones(160)) - of(ends[1], np.ones(160)))
+        assert (gap.difference.low, gap.difference.high) == pytest.approx(tuple(np.percentile(expected, [2.5, 97.5])))
 
 
 def test_patient_scores_are_pooled_and_patients_of_several_classes_counted():

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import html
+import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import probes
+from probes.evaluation.bootstrap import Interval
+from probes.reporting.definitions import definitions
+from probes.reporting.words import NAMES, p_value, rate, with_interval
+from probes.runs.result_files import read_result
 from tests.commands import call
-from tests.probes.cohort import make_cohort
+from tests.probes.cohort import make_cohort, make_rows, rows_of
 from tests.probes.test_results import FINDING
 from tests.probes.test_rows import ILL, probe
 
@@ -74,14 +82,16 @@ def test_what_qualifies_the_numbers_comes_before_them(results):
         "linear probe: ill", "Where the rows come from", "Leakage audit", "Results on rows that chose nothing",
         "Curves",
         "Confusion matrix", "Calibration", "Operating points", "Subgroups", "How C was chosen",
-        "Limits", "Reporting items (CLAIM, TRIPOD+AI)",
+        "Limits", "Reporting items", "Definitions",
     ]  # fmt: skip
     text = binary.text
     assert text.index("no patient is on two sides") < text.index("Where the rows come from")
     for words in ("images read", "decoded and embedded, 0 failed", "majority", "stratified random", "prevalence"):
         assert words in text
     assert "Not for clinical use." in text
-    assert sum(tag == "svg" for tag, _ in binary.tags) == 6
+    plots = sum(tag == "svg" for tag, _ in binary.tags)
+    bars = len([s for s in read_result(results / "binary").subgroups if s.auc])
+    assert plots == 4 + bars  # ROC, precision and recall, reliability, the choice; each subgroup's interval
     assert "Label efficiency" in page(results / "few").headings
 
 
@@ -102,7 +112,7 @@ def test_a_multilabel_page_has_no_confusion_matrix_and_no_agreement(results):
     labels = page(results / "labels")
     assert "Confusion matrix" not in labels.headings
     assert "same label" not in labels.text
-    assert "positives of each label" in labels.text
+    assert "positive rows of each label" in labels.text
 
 
 def test_every_number_of_the_page_is_the_results(results):
@@ -125,8 +135,6 @@ def test_every_number_of_the_page_is_the_results(results):
 
 @pytest.mark.case("X8")
 def test_names_from_the_data_cannot_break_the_page(tmp_path):
-    from tests.probes.cohort import make_rows, rows_of
-
     vectors, metadata = rows_of(80)
     for row in metadata:
         row["finding"] = f"<script>alert('{row['finding']}')</script> & $x^2$ \N{GREEK SMALL LETTER ALPHA}"
@@ -148,17 +156,102 @@ def test_the_text_on_the_terminal_holds_the_same_numbers(results, tmp_path):
     assert done.out.rstrip().endswith("Research use only, not for clinical use.")
 
 
-def test_a_card_fills_what_the_result_knows_and_says_not_provided_else(results):
-    items = call("probes", "card", results / "binary", "--json").json
-    named = {(i["checklist"], i["number"]): i["answer"] for i in items}
-    assert named["CLAIM", "12"] == named["TRIPOD+AI", "17"] == "not provided"
-    assert "patient-level split" in named["CLAIM", "21"]
-    assert "100 bootstrap draws of whole groups" in named["CLAIM", "29"]
-    assert "5 subgroups" in named["TRIPOD+AI", "14"]
-    assert "near-duplicate audit" in named["CLAIM", "30"]
-    text = call("probes", "card", results / "binary").out
-    assert text.splitlines()[0].split("\t") == ["checklist", "number", "topic", "answer"]
-    nested = {i["number"]: i["answer"] for i in call("probes", "card", results / "nested", "--json").json}
-    assert "bootstrap" not in nested["29"]
-    assert "NaN" not in " ".join(nested.values())
-    assert "nan" not in " ".join(nested.values())
+def test_a_card_lists_every_item_and_says_who_answers_it(results, tmp_path):
+    items = call("probes", "card", results / "binary", "--html", tmp_path / "card.html", "--json").json
+    named = {(i["checklist"], i["number"]): i for i in items}
+    assert [i["number"] for i in items if i["checklist"] == "CLAIM 2024"] == [str(n) for n in range(1, 45)]
+    assert sum(i["checklist"] == "TRIPOD+AI 2024" for i in items) == 52
+    assert {i["answered_by"] for i in items} == {"this result", "this result and the authors", "the authors"}
+    for of in (("CLAIM 2024", "11"), ("CLAIM 2024", "44"), ("TRIPOD+AI 2024", "17")):
+        assert (named[of]["answered_by"], named[of]["answer"]) == ("the authors", "to be answered by the authors")
+    answer = {key: item["answer"] for key, item in named.items()}
+    assert "patient-level split" in answer["CLAIM 2024", "20"]
+    assert "100 bootstrap draws of whole groups" in answer["CLAIM 2024", "29"]
+    assert "near-duplicate audit" in answer["CLAIM 2024", "30"]
+    assert "1: sensitivity 0." in answer["CLAIM 2024", "38"]
+    assert "5 subgroups" in answer["TRIPOD+AI 2024", "14"]
+    without = {(i["checklist"], i["number"]): i["answer"] for i in card(results / "few")}
+    assert "--subgroup" in without["CLAIM 2024", "36"]
+    lines = call("probes", "card", results / "binary").out.splitlines()
+    assert lines[0].split("\t") == ["checklist", "number", "topic", "answered_by", "answer"]
+    drawn = Page((tmp_path / "card.html").read_text(encoding="utf-8")).text
+    assert all(text in drawn for text in answer.values())
+    for folder in ("nested", "labels", "images"):
+        answers = " ".join(item["answer"] for item in card(results / folder))
+        assert "NaN" not in answers
+        assert "nan" not in answers
+    assert "bootstrap" not in " ".join(item["answer"] for item in card(results / "nested"))
+
+
+def card(folder):
+    return call("probes", "card", folder, "--json").json
+
+
+def test_every_term_of_a_page_leads_to_its_one_definition_quoted_from_the_protocols(results):
+    protocols = (Path(probes.__file__).parent / "protocols.md").read_text(encoding="utf-8")
+    protocols = re.sub(r"\s+", " ", protocols)
+    for name in ("binary", "nested", "labels", "images", "few"):
+        drawn = page(results / name)
+        terms = {attributes["href"][1:] for tag, attributes in drawn.tags if attributes.get("class") == "term"}
+        defined = {attributes.get("id") for tag, attributes in drawn.tags if tag == "dt"} - {None}
+        assert terms == defined
+        assert len(terms) >= 12
+        entries = re.findall(r"<dt id='def-(\w+)'>.*?</dt><dd>(.*?)</dd>", (results / name / "report.html").read_text())
+        for key, sentence in entries:
+            assert f"`{key}`: {html.unescape(sentence)}" in protocols
+    assert set(definitions()) == set(NAMES)
+
+
+def test_every_link_within_a_page_leads_somewhere_and_no_name_is_given_twice(results):
+    for name in ("binary", "nested", "labels", "images", "few"):
+        drawn = page(results / name)
+        ids = [attributes["id"] for _, attributes in drawn.tags if "id" in attributes]
+        shared = {i for i in ids if ids.count(i) > 1}  # marks and clips that several drawings define alike
+        assert not {i for i in shared if not re.fullmatch(r"[Cmp][0-9a-f_]+", i)}
+        links = [attributes[key] for _, attributes in drawn.tags for key in ("href", "xlink:href") if key in attributes]
+        links += [f"#{found}" for found in re.findall(r"url\(#([^)]+)\)", (results / name / "report.html").read_text())]
+        assert {link for link in links if link[1:] not in ids} == set()
+        assert len(links) > 20
+
+
+def test_undefined_numbers_are_words_with_their_reason():
+    perfect = {name: Interval(value, value, value) for name, value in (("sensitivity", 0.5), ("specificity", 1.0))}
+    nan = Interval(math.nan, math.nan, math.nan)
+    rates = {**perfect, "ppv": Interval(1, 1, 1), "npv": Interval(0.9, 0.8, 1), "lr_positive": nan, "lr_negative": nan}
+    assert rate("lr_positive", rates, with_interval) == "not defined (no false positives)"
+    assert rate("specificity", rates, with_interval) == "1.000  (1.000 to 1.000)"
+    assert rate("lr_negative", {**rates, "sensitivity": nan}, with_interval) == "not defined (no positive rows)"
+    assert rate("ppv", {**rates, "ppv": nan}, with_interval) == "not defined (no row called positive)"
+    assert [p_value(p) for p in (0.0, 9.9e-5, 1e-4, 0.03125, 1.0, math.nan)] == [
+        "< 0.0001", "< 0.0001", "0.0001", "0.0312", "1.0000", "not defined",
+    ]  # fmt: skip
+
+
+def test_a_gap_has_its_interval_and_labels_have_losses_of_their_own(results):
+    found = read_result(results / "binary")
+    text = re.sub(r"\s+", " ", page(results / "binary").text)
+    assert found.gaps
+    for gap in found.gaps:
+        assert f"{gap.gap:.3f} ({gap.difference.low:z.3f} to {gap.difference.high:z.3f})" in text
+    labels = page(results / "labels").text
+    for words in ("log-loss, mean of labels", "log-loss, labels pooled", "Brier score, mean of labels (0 to 1)"):
+        assert words in labels
+    for name in ("binary", "nested", "labels", "images", "few"):
+        assert "NaN" not in page(results / name).text
+
+
+def test_scores_by_patient_say_how_many_patients_are_left_out(results, tmp_path):
+    vectors, metadata = rows_of(120)
+    for number, row in enumerate(metadata):
+        row["room"] = f"room {number // 3 % 40}"  # of three patients, who differ in their findings
+    make_rows(tmp_path / "db", vectors, metadata)
+    more = ("--label", "finding", "--group", "room", "--out", tmp_path / "out")
+    done = call("probes", "linear", tmp_path / "db", *more, "--replicates", "50")
+    found = read_result(tmp_path / "out")
+    assert found.patients.rows < found.test.groups
+    words = f"by room, n = {found.patients.rows} of {found.test.groups}"
+    assert words in done.out
+    assert words in page(tmp_path / "out").text
+    left = f"{found.test.groups - found.patients.rows} groups left out: their rows are of several classes"
+    assert left in done.out
+    assert left in page(tmp_path / "out").text

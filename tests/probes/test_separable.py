@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from probes.reporting.text import number
+from probes.reporting.words import number
 from probes.runs.run import warnings_of_calls
 from tests.commands import call
 from tests.probes.cohort import make_cohort, make_separable
@@ -83,4 +83,4 @@ def cohort_db(tmp_path_factory):
 
 def test_zero_is_never_printed_as_less_than_nothing(db):
     assert "-0.000" not in call("probes", "mlp", db, *COLOUR, "--replicates", "50").out
-    assert [number(v) for v in (-0.0, -0.0004, -0.0006, float("nan"))] == ["0.000", "0.000", "-0.001", "NaN"]
+    assert [number(v) for v in (-0.0, -0.0004, -0.0006, float("nan"))] == ["0.000", "0.000", "-0.001", "not defined"]

@@ -1,0 +1,97 @@
+"""What a result answers of the reporting checklists, by item."""
+
+from __future__ import annotations
+
+from probes.reporting.caveats import limits
+from probes.reporting.words import NAMES, number, plus_minus, rate, with_interval
+from probes.runs.result import ProbeResult
+
+NO_SUBGROUPS = "not in this result: name columns with --subgroup"
+SHOWN = 8  # classes and operating points named in an answer
+
+
+def answers(result: ProbeResult) -> dict[str, str]:
+    """Item → the answer that this result gives; "C19" is CLAIM's item 19, "T12a" is 12a of TRIPOD+AI."""
+    source, flow, request = result.source, result.flow, result.request
+    data = f"table {source.table}, version {source.version}: {flow.embedded} images embedded, {flow.failed} failed"
+    missing = f"{flow.unlabelled} rows without a label left out; a row without a group is an error"
+    split = f"{result.split.kind} split, seed {request.seed}; sha256 of the assignment {result.split.sha256[:16]}…"
+    model = (
+        f"frozen encoder {source.encoder} ({source.weights}, fingerprint {source.fingerprint}), "
+        f"{request.probe} probe on {source.dim} features, scaling {request.scaling}"
+    )
+    flow_words = f"{data}; {flow.labelled} labelled rows of {flow.groups} groups"
+    pixels = "as in the encoder's specification, part of its fingerprint"
+    metrics = ", ".join(NAMES[name] for name in result.test.metrics)
+    limitations = " ".join(limits(result))
+    software = ", ".join(f"{name} {version}" for name, version in result.packages.items())
+    parts = ", ".join(f"{name} {part.rows} rows of {part.groups} groups" for name, part in result.split.parts.items())
+    choice, uncertainty, performance, whole, output = _of_kind(result)
+    groups, sensitivity = _subgroups(result), _sensitivity(result)
+    shares = ", ".join(f"{c.name} {number(c.prevalence)}" for c in result.test.classes[:SHOWN])
+    return {
+        "C7": data, "C9": pixels, "C10": request.where or "all rows of the table with a label", "C12": missing,
+        "C19": split, "C20": result.split.statement, "C22": model, "C23": software,
+        "C24": "encoder: the named weights; convex fits start at zero or at a neighbouring penalty's solution; an MLP "
+        "from its seed",
+        "C25": choice, "C26": choice, "C27": "none", "C28": metrics, "C29": uncertainty, "C30": sensitivity,
+        "C32": f"{result.test.rows} held-out rows of {result.test.groups} groups that chose nothing: {performance}",
+        "C35": f"{flow_words}; {missing}", "C36": groups, "C37": performance, "C38": _rates(result),
+        "C39": "the report's confusion matrix or errors; predictions.parquet has every test row's key and "
+        "probabilities",
+        "C40": limitations, "C42": "probes/protocols.md defines every number (D0 to D18)",
+        "C43": "weights.npz, probe.json and the settings to rerun it (`probes rerun`) beside the result",
+        "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
+        "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",
+        "T12c": f"{model}; {choice}", "T12d": groups, "T12e": f"{metrics}; {uncertainty}", "T12f": "none",
+        "T12g": output, "T13": f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}",
+        "T14": groups, "T15": output, "T16": result.split.statement,
+        "T18f": "the software and its versions: " + software, "T20a": flow_words, "T20b": groups, "T20c": parts,
+        "T21": parts, "T22": whole, "T23a": performance, "T23b": groups, "T24": "none", "T26": limitations,
+        "T27a": f"{flow.failed} images that could not be read are listed by `indexer failures`",
+    }  # fmt: skip
+
+
+def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
+    """What differs with the kind of probe and split: choice, uncertainty, performance, the model's files, output."""
+    selection, area = result.selection, result.test.metrics["auc_macro"]
+    choice = f"{selection.parameter} = {selection.value:.4g}, {selection.inner}"
+    if selection.parameter == "none":
+        choice = selection.inner if result.folds else "nothing to choose"
+    choice += "; no test row chose anything"
+    if result.folds:
+        uncertainty = f"mean ± SD of {len(result.folds)} outer folds; no interval"
+        performance, whole = f"macro AUC {plus_minus(area)}", "mean of outer folds, no single model"
+        return choice, uncertainty, performance, whole, "class probabilities after a temperature"
+    uncertainty = f"95 % intervals from {result.request.replicates} bootstrap draws of whole groups"
+    output = "class probabilities after a temperature; thresholds from held-out fitted rows"
+    if result.request.probe == "zero-shot":
+        output = "the checkpoint's own class probabilities; thresholds from held-out rows"
+    whole = "weights.npz and probe.json beside the result"
+    return choice, uncertainty, f"macro AUC {with_interval(area)}; all metrics in the result", whole, output
+
+
+def _sensitivity(result: ProbeResult) -> str:
+    if result.audit is None:
+        return "no near-duplicate audit: nothing was fitted"
+    return f"near-duplicate audit at cosine {result.audit.tau:g}: {result.audit.flagged} test rows flagged"
+
+
+def _subgroups(result: ProbeResult) -> str:
+    if not result.subgroups:
+        return NO_SUBGROUPS
+    columns = ", ".join(dict.fromkeys(s.column for s in result.subgroups))
+    return f"{len(result.subgroups)} subgroups reported, by {columns}; largest gaps in the report"
+
+
+def _rates(result: ProbeResult) -> str:
+    """Sensitivity and specificity of the operating points."""
+    if not result.operating:
+        return "no operating point"
+    named = [
+        f"{o.column}: "
+        + ", ".join(f"{NAMES[r]} {rate(r, o.rates, with_interval)}" for r in ("sensitivity", "specificity"))
+        for o in result.operating[:SHOWN]
+    ]
+    more = len(result.operating) - len(named)
+    return "; ".join(named) + (f"; {more} more in the result" if more else "")

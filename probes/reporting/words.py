@@ -1,0 +1,139 @@
+"""The names of metrics and terms, and numbers in words, shared by text and pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from probes.evaluation.bootstrap import Interval
+from probes.evaluation.scoring import Scored
+from probes.runs.result import ProbeResult
+
+NAMES = {  # key → name; each key has its definition in protocols.md, D18
+    "auc": "AUC",
+    "auc_macro": "AUC, macro",
+    "auc_weighted": "AUC, weighted",
+    "ap": "average precision",
+    "ap_macro": "average precision, macro",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1, macro",
+    "accuracy": "accuracy",
+    "kappa_quadratic": "kappa, quadratic",
+    "brier": "Brier score (0 to 2)",
+    "brier_labels": "Brier score, mean of labels (0 to 1)",
+    "brier_pooled": "Brier score, labels pooled (0 to 1)",
+    "log_loss": "log-loss",
+    "log_loss_labels": "log-loss, mean of labels",
+    "log_loss_pooled": "log-loss, labels pooled",
+    "ece_debiased": "calibration error (ECE, debiased)",
+    "ece": "calibration error (ECE)",
+    "ece_adaptive": "ECE, adaptive",
+    "ece_classwise": "ECE, class-wise",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "lr_positive": "LR+",
+    "lr_negative": "LR-",
+    "ppv_at_prevalence": "PPV at a prevalence",
+    "threshold": "threshold",
+    "interval": "95 % interval",
+    "delong": "DeLong interval",
+    "prevalence": "prevalence",
+    "majority": "majority",
+    "stratified_random": "stratified random",
+    "near_duplicates": "near-duplicates",
+    "by_group": "one score a group",
+    "shuffled": "shuffled labels",
+    "temperature": "temperature",
+    "gap": "gap",
+    "inner_auc": "inner AUC",
+    "few_shot": "label efficiency",
+    "p": "p",
+    "p_holm": "p, Holm",
+    "p_delong": "p, DeLong",
+}
+UNDEFINED = "not defined"
+VALUE = "value (95 % interval)"
+SMALLEST_P = 1e-4  # smaller p values are given as "< 0.0001"
+EMPTY = {  # rate → what its denominator lacks where it is undefined
+    "sensitivity": "no positive rows",
+    "specificity": "no negative rows",
+    "ppv": "no row called positive",
+    "npv": "no row called negative",
+    "lr_positive": "no false positives",
+    "lr_negative": "no true negatives",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` decimals, or "not defined"."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: avoids "-0.000"
+
+
+def p_value(value: float) -> str:
+    """A p value with four decimals; no p is 0."""
+    return f"< {SMALLEST_P:.4f}" if value < SMALLEST_P else number(value, 4)
+
+
+def with_interval(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    if math.isnan(value.low):
+        return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
+    doubt = "" if value.reliable else ", unreliable"
+    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
+
+
+def plus_minus(value: Interval | None) -> str:
+    """Mean ± SD, from an interval whose low is the mean minus the SD (nested folds)."""
+    if value is None:
+        return "-"
+    return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
+
+
+def rate(name: str, rates: Mapping[str, Interval], show: Callable[[Interval], str]) -> str:
+    """A rate of an operating point; an undefined one with its reason."""
+    if not math.isnan(rates[name].value):
+        return show(rates[name])
+    side = "sensitivity" if math.isnan(rates["sensitivity"].value) else "specificity"
+    lacking = side if name.startswith("lr_") and math.isnan(rates[side].value) else name
+    return f"{UNDEFINED} ({EMPTY[lacking]})"
+
+
+def metric_key(name: str, result: ProbeResult) -> str:
+    """The key of a metric's name and definition: labels have a Brier score and log-loss of their own."""
+    return f"{name}_labels" if result.request.multilabel and name in ("brier", "log_loss") else name
+
+
+def metric_name(name: str, result: ProbeResult) -> str:
+    """The display name of a metric. The Brier score of a label is in 0 to 1, that of several classes in 0 to 2."""
+    return NAMES[metric_key(name, result)]
+
+
+def calibration_keys(result: ProbeResult) -> dict[str, str]:
+    """Field of `Calibration` → key of its name; the losses of labels are pooled there."""
+    losses = ("log_loss", "brier")
+    pooled = {name: f"{name}_pooled" if result.request.multilabel else name for name in losses}
+    return {"ece": "ece", "ece_adaptive": "ece_adaptive", "ece_classwise": "ece_classwise", **pooled}
+
+
+def note_words(scored: Scored) -> list[str]:
+    """The notes on a set of metrics, with the metrics' names in place of their keys."""
+    out = []
+    for note in scored.notes:
+        words, separator, keys = note.partition("undefined): ")  # the one note that lists keys
+        named = ", ".join(NAMES.get(key, key) for key in keys.split(", "))
+        out.append(f"{words}{separator}{named}" if separator else note)
+    return out
+
+
+def by_group_words(patients: Scored, result: ProbeResult) -> str:
+    """How many groups have one score each, and of how many: those whose rows are of several classes are left out."""
+    of = "" if patients.rows == result.test.groups else f" of {result.test.groups}"
+    return f"by {result.request.group}, n = {patients.rows}{of}"
+
+
+def groups_of_each_class(result: ProbeResult) -> str:
+    """What the few-shot draws count: the groups, by the name of their column."""
+    return "rows of each class" if result.split.level == "image" else f"groups ({result.request.group}) of each class"
