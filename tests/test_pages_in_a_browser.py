@@ -146,6 +146,7 @@ def tab(browser):
     opened.close()
 
 
+@pytest.mark.case("U10")
 def test_nothing_is_cut_or_overlaps_at_any_width_and_all_text_can_be_read(pages, tab):
     for name, text in pages.items():
         tab.set_content(text)
@@ -157,6 +158,7 @@ def test_nothing_is_cut_or_overlaps_at_any_width_and_all_text_can_be_read(pages,
             assert name == "search" or tab.evaluate(SMALLEST_TEXT) >= SMALLEST
 
 
+@pytest.mark.case("U10")
 def test_on_paper_no_column_is_lost_and_folded_parts_are_open(pages, tab):
     tab.emulate_media(media="print")
     tab.set_viewport_size({"width": PAPER, "height": 900})

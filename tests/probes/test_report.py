@@ -156,6 +156,7 @@ def test_the_text_on_the_terminal_holds_the_same_numbers(results, tmp_path):
     assert done.out.rstrip().endswith("Research use only, not for clinical use.")
 
 
+@pytest.mark.case("U14")
 def test_a_card_lists_every_item_and_says_who_answers_it(results, tmp_path):
     items = call("probes", "card", results / "binary", "--html", tmp_path / "card.html", "--json").json
     named = {(i["checklist"], i["number"]): i for i in items}
@@ -214,6 +215,7 @@ def test_every_link_within_a_page_leads_somewhere_and_no_name_is_given_twice(res
         assert len(links) > 20
 
 
+@pytest.mark.case("U11", "M7")
 def test_undefined_numbers_are_words_with_their_reason():
     perfect = {name: Interval(value, value, value) for name, value in (("sensitivity", 0.5), ("specificity", 1.0))}
     nan = Interval(math.nan, math.nan, math.nan)
@@ -227,6 +229,7 @@ def test_undefined_numbers_are_words_with_their_reason():
     ]  # fmt: skip
 
 
+@pytest.mark.case("M7")
 def test_a_gap_has_its_interval_and_labels_have_losses_of_their_own(results):
     found = read_result(results / "binary")
     text = re.sub(r"\s+", " ", page(results / "binary").text)
@@ -240,6 +243,7 @@ def test_a_gap_has_its_interval_and_labels_have_losses_of_their_own(results):
         assert "NaN" not in page(results / name).text
 
 
+@pytest.mark.case("M7")
 def test_scores_by_patient_say_how_many_patients_are_left_out(results, tmp_path):
     vectors, metadata = rows_of(120)
     for number, row in enumerate(metadata):
