@@ -16,7 +16,7 @@ from probes.reporting.words import (
     EMPTY,
     NAMES,
     by_group_words,
-    calibration_keys,
+    calibration_numbers,
     metric_key,
     note_words,
     number,
@@ -181,14 +181,13 @@ def _errors(counts: tuple[tuple[int, ...], ...], names: list[str]) -> str:
 def calibration(result: ProbeResult) -> str:
     if not result.calibration:
         return ""
-    keys = calibration_keys(result)
-    rows = [["", *map(term, keys.values())]]
+    rows = [["", *map(term, calibration_numbers(result.calibration["after"], result))]]
     marks = {"before": "border-top: 4px dotted var(--edge)", "after": "border-top: 4px dotted var(--series-1)"}
     shapes, entries = {"before": "squares", "after": "dots"}, []
     for name, found in result.calibration.items():
         plain = f"{name} temperature" + (f" {result.temperature:.3g}" if name == "after" else "")
         shown = f"{name} {term('temperature')}" + (f" {result.temperature:.3g}" if name == "after" else "")
-        rows.append([shown, *(number(getattr(found, field)) for field in keys)])
+        rows.append([shown, *map(number, calibration_numbers(found, result).values())])
         entries.append((marks[name], f"{plain} ({shapes[name]}), ECE {number(found.ece)}"))
     table = html_table(rows, caption="Calibration errors of the test rows before and after the temperature.")
     caption = "Temperature fitted on held-out fitted rows, never on test. Larger marks: more rows."

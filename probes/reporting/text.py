@@ -10,7 +10,7 @@ from probes.reporting.words import (
     NAMES,
     VALUE,
     by_group_words,
-    calibration_keys,
+    calibration_numbers,
     groups_of_each_class,
     metric_name,
     note_words,
@@ -231,11 +231,10 @@ def _subgroups(result: ProbeResult) -> list[str]:
 def _calibration(result: ProbeResult) -> list[str]:
     if not result.calibration:
         return []
-    keys = calibration_keys(result)
-    rows = [["calibration", *(NAMES[key] for key in keys.values())]]
+    rows = [["calibration", *(NAMES[key] for key in calibration_numbers(result.calibration["after"], result))]]
     for name, c in result.calibration.items():
         label = f"{name} temperature {result.temperature:.3g}" if name == "after" else f"{name} temperature"
-        rows.append([label, *(number(getattr(c, name)) for name in keys)])
+        rows.append([label, *map(number, calibration_numbers(c, result).values())])
     return table(rows)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from probes.evaluation.bootstrap import Interval
+from probes.evaluation.calibration import Calibration
 from probes.evaluation.scoring import Scored
 from probes.runs.result import ProbeResult
 
@@ -111,11 +112,16 @@ def metric_name(name: str, result: ProbeResult) -> str:
     return NAMES[metric_key(name, result)]
 
 
-def calibration_keys(result: ProbeResult) -> dict[str, str]:
-    """Field of `Calibration` → key of its name; the losses of labels are pooled there."""
-    losses = ("log_loss", "brier")
-    pooled = {name: f"{name}_pooled" if result.request.multilabel else name for name in losses}
-    return {"ece": "ece", "ece_adaptive": "ece_adaptive", "ece_classwise": "ece_classwise", **pooled}
+def calibration_numbers(found: Calibration, result: ProbeResult) -> dict[str, float]:
+    """Key of its name → each calibration error; the losses of labels are pooled there."""
+    pooled = "_pooled" if result.request.multilabel else ""
+    return {
+        "ece": found.ece,
+        "ece_adaptive": found.ece_adaptive,
+        "ece_classwise": found.ece_classwise,
+        f"log_loss{pooled}": found.log_loss,
+        f"brier{pooled}": found.brier,
+    }
 
 
 def note_words(scored: Scored) -> list[str]:
