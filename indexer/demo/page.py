@@ -25,7 +25,7 @@ from probes.reporting import plots
 from probes.reporting.definitions import definitions_of, term
 from probes.reporting.numbers import confusion_table
 from probes.reporting.page import cell, figure, html_table
-from probes.reporting.words import groups_of_each_class, metric_key, number
+from probes.reporting.words import metric_key, number
 from probes.runs.result import ProbeResult
 
 SHOWN_PER_PLANE = 3
@@ -87,8 +87,8 @@ def _probe(folder: str, result: ProbeResult) -> list[str]:
     """A probe's split, its metrics beside the baselines, its errors and its selection, with a link to the report."""
     drawn = ""
     if result.few_shot:
-        counted = groups_of_each_class(result)
-        drawn = figure(plots.label_efficiency(result.few_shot, counted), "Label efficiency; band: ± SD of the draws.")
+        counted = f"{units(result.request.group)} a class"
+        drawn = figure(plots.label_efficiency(result.few_shot, counted), f"{SLABS} Band: ± SD of the draws.")
     elif result.selection.candidates:
         drawn = figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows.")
     return [

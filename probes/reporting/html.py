@@ -5,13 +5,14 @@ from __future__ import annotations
 from html import escape
 
 from indexer.design.page import whole_page
+from probes.cohort.splits import units
 from probes.reporting import numbers, plots
 from probes.reporting.caveats import limits
 from probes.reporting.checklist import items_html
 from probes.reporting.definitions import definitions_of, term
 from probes.reporting.page import contents, figure, html_table, legend, section
 from probes.reporting.text import positive_words
-from probes.reporting.words import NAMES, groups_of_each_class, number
+from probes.reporting.words import NAMES, number
 from probes.runs.result import ProbeResult
 
 CHOSEN = "border-top: 2px dashed var(--edge)"  # the mark of a reference line
@@ -140,7 +141,8 @@ def _choice(result: ProbeResult) -> str:
 def _few_shot(result: ProbeResult) -> str:
     if result.few_shot is None:
         return ""
-    counted = groups_of_each_class(result)
+    named = units(result.request.group)
+    counted = f"{named} a class"
     whole = result.few_shot.points[-1]
     rows = [[escape(counted), f"{term('few_shot', 'test AUC')}, mean ± SD", "draws"]]
     for p in result.few_shot.points:
@@ -149,7 +151,7 @@ def _few_shot(result: ProbeResult) -> str:
         rows.append([escape(size), f"<b>{number(p.auc_mean)}</b>{spread}", str(p.draws)])
     caption = (
         f"Test {NAMES['auc_macro']} by the number of {counted}, band: ± SD of the draws. "
-        f"{result.few_shot.penalty_rule}. Mean over log₂ of that number: {number(result.few_shot.area)}."
+        f"{result.few_shot.penalty_rule}. Mean AUC over log₂ {named}: {number(result.few_shot.area)}."
     )
     mark = legend([(CHOSEN, f"all of train: {number(whole.auc_mean)}")])
     drawn = figure(plots.label_efficiency(result.few_shot, counted), caption, mark)

@@ -128,7 +128,7 @@ def label_efficiency(curve: FewShot, counted: str) -> str:
         axes.axhline(curve.points[-1].auc_mean, color=GREY, lw=0.9, ls="--")
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(n) for n in x])
-        axes.set(xlabel=counted if len(counted) <= MOST_LETTERS else "groups of each class", ylabel="test AUC")
+        axes.set(xlabel=counted if len(counted) <= MOST_LETTERS else "groups a class", ylabel="test AUC")
 
     return svg(draw, name="label efficiency")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from probes.cohort.experiment import SHUFFLES
+from probes.cohort.splits import units
 from probes.fitting.sweep import UNCHOSEN
 from probes.reporting.words import (
     NAMES,
     VALUE,
     by_group_words,
     calibration_numbers,
-    groups_of_each_class,
     metric_name,
     note_words,
     number,
@@ -241,14 +241,15 @@ def _calibration(result: ProbeResult) -> list[str]:
 def _few_shot(result: ProbeResult) -> list[str]:
     if result.few_shot is None:
         return []
-    rows = [[groups_of_each_class(result), "test AUC, mean ± SD", "draws"]]
+    named = units(result.request.group)
+    rows = [[f"{named} a class", "test AUC, mean ± SD", "draws"]]
     for p in result.few_shot.points:
         size = str(p.patients_per_class) if p.draws > 1 else f"all (at most {p.patients_per_class})"
         spread = f" ± {number(p.auc_sd)}" if p.draws > 1 else ""
         rows.append([size, number(p.auc_mean) + spread, str(p.draws)])
     return [
         *table(rows),
-        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ of that number {number(result.few_shot.area)}",
+        f"  {result.few_shot.penalty_rule}; mean AUC over log₂ {named} {number(result.few_shot.area)}",
     ]
 
 

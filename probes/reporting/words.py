@@ -138,8 +138,3 @@ def by_group_words(patients: Scored, result: ProbeResult) -> str:
     """How many groups have one score each, and of how many: those whose rows are of several classes are left out."""
     of = "" if patients.rows == result.test.groups else f" of {result.test.groups}"
     return f"by {result.request.group}, n = {patients.rows}{of}"
-
-
-def groups_of_each_class(result: ProbeResult) -> str:
-    """What the few-shot draws count: the groups, by the name of their column."""
-    return "rows of each class" if result.split.level == "image" else f"groups ({result.request.group}) of each class"
