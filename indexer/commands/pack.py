@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
 @click.option("--new-secret", is_flag=True, help="Create the file of --secret if it is missing.")
+@click.option(
+    "--patient-pattern",
+    default="",
+    metavar="REGEX",
+    help="The part of PatientID that names the patient, where it also holds a view or side, e.g. 'P_\\d+'.",
+)
 @click.option("--site", default="", metavar="NAME", help="Used for a missing IssuerOfPatientID.")
 @click.option(
     "--key",
@@ -62,6 +69,7 @@ def command(
     hashed: tuple[str, ...],
     secret: Path | None,
     new_secret: bool,
+    patient_pattern: str,
     site: str,
     split: str,
     shard_mb: int,
@@ -78,6 +86,10 @@ def command(
 
     DICOM metadata and headers come from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
     """
+    try:
+        re.compile(patient_pattern)
+    except re.error as error:
+        raise click.BadParameter(f"{patient_pattern!r}: {error}", param_hint="--patient-pattern") from error
     from indexer.pack.run import PackOptions, pack
     from indexer.progress.terminal import Terminal
 
@@ -90,6 +102,7 @@ def command(
         on=on,
         encoding=encoding,
         hashed=hashed,
+        patient_pattern=patient_pattern,
         site=site,
         split=split,
         shard_bytes=shard_mb << 20,
@@ -128,6 +141,7 @@ def _text(report: PackReport) -> str:
         (report.same_instance, "with the SOPInstanceUID of another"),
         (report.same_bytes, "with the bytes of another"),
         (report.burned_in, "with text burned into the pixels, by the header (--refuse-burned-in leaves such out)"),
+        (report.whole_ids, "with a PatientID that --patient-pattern does not match: it names the patient whole"),
         (report.without_header, "that should be DICOM by name, without a readable header"),
         (report.files_without_row, "without a row in the table"),
     ):

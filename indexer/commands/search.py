@@ -172,12 +172,14 @@ def _query(
 
 def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path, sites: tuple[str, ...]) -> Query:
     """The query with the value of `column` of each image, hashed from its DICOM header as `pack` does."""
-    from indexer.upkeep.pseudonyms import Pseudonyms, known_value
+    from indexer.upkeep.pseudonyms import Pseudonyms, known_value, value_of_content
 
     pseudonyms = Pseudonyms.load(secret, sites, database=store.uri)
     own = []
     for image in query.images:
-        value, known = known_value(store, column, pseudonyms.of_image(image.name, image.data, column))
+        stored = value_of_content(store, column, image.content)
+        forms = (stored,) if stored else pseudonyms.of_image(image.name, image.data, column)
+        value, known = known_value(store, column, forms)
         own.append(value)
         if not known:
             click.echo(

@@ -6,6 +6,7 @@ All other elements are omitted: names, birth dates, accession numbers, full date
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +22,13 @@ OLDEST = 90  # years; greater ages are stored as this one (HIPAA, 45 CFR 164.514
 HEADER_BYTES = 64 << 20  # of a deflated file; the elements before the pixels lie in these
 _UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,50}")  # of the standard
 _AGE = re.compile(r"(\d{3})([DWMY])")
+# Words of SeriesDescription that tell masks and crops from the images they were made of, as in CBIS-DDSM
+_SERIES_KINDS = (
+    ("mask", re.compile(r"\b(masks?|segmentations?)\b", re.IGNORECASE)),
+    ("crop", re.compile(r"\bcrop(s|ped)?\b", re.IGNORECASE)),
+    ("full", re.compile(r"\bfull\b", re.IGNORECASE)),
+)
+WHOLE_ID = "whole patient id"  # `patient_from` where PatientIds.pattern does not match
 _DIRECT = 0.8  # least cosine of a plane's normal to a patient axis for which the plane is named after that axis
 
 _TAGS = [
@@ -28,13 +36,14 @@ _TAGS = [
     "Modality", "BodyPartExamined", "ImageLaterality", "Laterality", "ViewPosition", "Manufacturer",
     "ManufacturerModelName", "AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate", "PatientAge",
     "PatientBirthDate", "PatientSex", "Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation",
-    "BurnedInAnnotation", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient",
+    "BurnedInAnnotation", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient", "SeriesDescription",
 ]  # fmt: skip
 
 FIELDS = (
     "patient", "patient_from", "study", "series", "instance", "modality", "body_part", "laterality", "view",
-    "manufacturer", "model", "year", "age", "sex", "rows", "columns", "frames", "photometric", "transfer_syntax",
-    "burned_in", "slice_location", "image_position_x", "image_position_y", "image_position_z", "image_orientation",
+    "manufacturer", "model", "series_kind", "year", "age", "sex", "rows", "columns", "frames", "photometric",
+    "transfer_syntax", "burned_in", "slice_location", "image_position_x", "image_position_y", "image_position_z",
+    "image_orientation",
 )  # fmt: skip
 
 
@@ -65,9 +74,22 @@ def instance_of(header: Any) -> str:
     return _text(header, "SOPInstanceUID")
 
 
-def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
-    """The allowed fields present in the header, each a plain scalar; `site` is used for a missing issuer."""
-    found: dict[str, Any] = {**_identity(header, keyed, site)}
+@dataclass(frozen=True)
+class PatientIds:
+    """How a patient is named by a header."""
+
+    site: str = ""  # used for a missing IssuerOfPatientID
+    pattern: str = ""  # regular expression: its first group, or all it matches, is the part of PatientID that counts
+
+    def part(self, patient: str) -> str:
+        """The part of a PatientID that names the patient; "" where the pattern does not match."""
+        match = re.search(self.pattern, patient)
+        return (match[1] if match.re.groups else match[0]) or "" if match else ""
+
+
+def dicom_fields(header: Any, keyed: KeyedHash, patients: PatientIds) -> dict[str, Any]:
+    """The allowed fields present in the header, each a plain scalar."""
+    found: dict[str, Any] = {**_identity(header, keyed, patients)}
     for field, words in (
         ("modality", ("Modality",)),
         ("body_part", ("BodyPartExamined",)),
@@ -79,6 +101,8 @@ def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
     ):
         text = next((text for word in words if (text := _text(header, word))), "")
         found[field] = stored_term(field, text, keyed) if text else None
+    series = _text(header, "SeriesDescription")  # free text, of which only a known word is stored
+    found["series_kind"] = next((kind for kind, words in _SERIES_KINDS if words.search(series)), None)
     found["year"] = next((y for w in ("AcquisitionDate", "SeriesDate", "StudyDate") if (y := _year(header, w))), None)
     found["age"] = _age(header)
     sex = _text(header, "PatientSex")
@@ -93,7 +117,7 @@ def dicom_fields(header: Any, keyed: KeyedHash, site: str) -> dict[str, Any]:
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
+def _identity(header: Any, keyed: KeyedHash, patients: PatientIds) -> dict[str, str]:
     uids = {
         "study": _text(header, "StudyInstanceUID"),
         "series": _text(header, "SeriesInstanceUID"),
@@ -102,8 +126,10 @@ def _identity(header: Any, keyed: KeyedHash, site: str) -> dict[str, str]:
     found = {kind: keyed(kind, uid) for kind, uid in uids.items() if uid}
     patient = _text(header, "PatientID")
     if patient:
-        issuer = _text(header, "IssuerOfPatientID") or site
-        return {"patient": keyed("patient", f"{issuer}\\{patient}"), "patient_from": "patient id"} | found
+        issuer = _text(header, "IssuerOfPatientID") or patients.site
+        named = patients.part(patient) if patients.pattern else patient
+        hashed = keyed("patient", f"{issuer}\\{named or patient}")
+        return {"patient": hashed, "patient_from": "patient id" if named else WHOLE_ID} | found
     for kind, uid in uids.items():  # without a patient, the study or series is the group
         if uid:
             return {"patient": keyed(kind, uid), "patient_from": kind} | found

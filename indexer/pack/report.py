@@ -33,6 +33,7 @@ class PackReport:
     same_instance: int  # files with the SOPInstanceUID of an earlier file
     same_bytes: int  # files with the bytes of an earlier file; known after reading
     burned_in: int  # packed, with BurnedInAnnotation YES
+    whole_ids: int  # with a PatientID that the pattern does not match, which names the patient whole
     without_header: int  # DICOM by name, without a readable header
     files_without_row: int  # in the user's table
     rows_without_file: int

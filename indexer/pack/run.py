@@ -18,7 +18,7 @@ from indexer.errors import InputError, ReadError
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
 from indexer.pack.deidentify import CANNOT
-from indexer.pack.dicom_fields import FIELDS
+from indexer.pack.dicom_fields import FIELDS, PatientIds
 from indexer.pack.folder import Folder
 from indexer.pack.join import Joined, join
 from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
@@ -26,7 +26,7 @@ from indexer.pack.report import KEPT, REMOVED, PackReport, list_files
 from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
-from indexer.pack.write import BURNED_IN, FileOutcome, ShardWriter
+from indexer.pack.write import BURNED_IN, NO_MATCH, FileOutcome, ShardWriter
 from indexer.progress.silent import SILENT
 from indexer.types import KeyRule, Progress
 
@@ -47,6 +47,7 @@ class PackOptions:
     encoding: str | None = None  # the table's, if it is CSV; None: by its byte order mark, else UTF-8
     hashed: tuple[str, ...] = ()  # the table's columns to store as keyed hashes
     site: str = ""  # used for a missing IssuerOfPatientID
+    patient_pattern: str = ""  # the part of PatientID that names the patient
     split: str = KeyRule.split  # first-dot: keys without a dot
     shard_bytes: int = 256 << 20
     shard_files: int = 10_000
@@ -100,7 +101,8 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
             if not options.dry_run:
                 with _alone(options.destination), _written_to(options.destination):
                     writer = ShardWriter(
-                        source, options.destination, plan.keyed, options.site, options.refuse_burned_in,
+                        source, options.destination, plan.keyed,
+                        PatientIds(options.site, options.patient_pattern), options.refuse_burned_in,
                         not options.keep_headers, plan.folder_label,
                     )  # fmt: skip
                     kept_shards = _write(writer, plan, catalogue, options, executor, progress)
@@ -155,6 +157,8 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int, *, labelled
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
     set_keys(catalogue, keyed, split=options.split)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
+    if options.patient_pattern:
+        facts += f"\0patient\0{options.patient_pattern}"
     if dicom:
         facts += f"\0{HEADERS}\0{options.keep_headers}"
     given = sum(row.get("label") is not None for row in rows.values())
@@ -287,6 +291,7 @@ def _report(
         same_instance=catalogue.total("SUM(same_instance != '')"),
         same_bytes=catalogue.total("COUNT(sha256) - COUNT(DISTINCT sha256)"),
         burned_in=catalogue.total("SUM(burned_in)"),
+        whole_ids=catalogue.total(f"SUM(note = '{NO_MATCH}')"),
         without_header=catalogue.total("SUM(note = 'no readable DICOM header')"),
         files_without_row=plan.joined.files_without_row,
         rows_without_file=len(plan.joined.rows_unused),

@@ -14,12 +14,13 @@ from indexer.archive.samples import sidecar_fields
 from indexer.archive.walk import PACK_STATE
 from indexer.errors import InputError, PixelError
 from indexer.pack.deidentify import CANNOT, deidentified
-from indexer.pack.dicom_fields import dicom_fields, read_header
+from indexer.pack.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.secret import KeyedHash, private_file
 from indexer.pack.source import Source
 from indexer.pack.tarball import write_shard
 
+NO_MATCH = "PatientID does not match --patient-pattern"
 BURNED_IN = "burned-in annotation"
 BAD_METADATA = "bad metadata"
 
@@ -43,7 +44,7 @@ class ShardWriter:
     source: Source
     destination: Path
     keyed: KeyedHash
-    site: str
+    patients: PatientIds
     refuse_burned_in: bool
     deidentify: bool = True  # DICOM headers
     folder_label: bool = True  # an image without a label of its own gets the name of its folder
@@ -156,12 +157,12 @@ class ShardWriter:
             if self.deidentify:
                 raise PixelError(CANNOT, "no readable DICOM header")
             return data, dict(entry.row), "no readable DICOM header"
-        fields = dicom_fields(header, self.keyed, self.site)
+        fields = dicom_fields(header, self.keyed, self.patients)
         if self.refuse_burned_in and fields.get("burned_in"):  # instances of a server were not scanned before
             raise PixelError(BURNED_IN)
         if self.deidentify:
             data = deidentified(data, self.keyed, fields.get("patient", ""))
-        return data, {**entry.row, **fields}, ""
+        return data, {**entry.row, **fields}, NO_MATCH if fields.get("patient_from") == WHOLE_ID else ""
 
     def _beside(self, entry: Entry) -> tuple[dict[str, Any], str]:
         """The metadata of a file that is not DICOM. Raises PixelError: without them its patient is unknown."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import InputError
-from indexer.pack.dicom_fields import dicom_fields, read_header
+from indexer.pack.dicom_fields import PatientIds, dicom_fields, read_header
 from indexer.pack.secret import KeyedHash, default_secret, load_secret
 from indexer.store.table import EmbeddingStore
 
@@ -50,7 +50,7 @@ class Pseudonyms:
         if header is not None:
             patient = " ".join(str(header.get("PatientID") or "").split())
             for site in self.sites:
-                if value := dicom_fields(header, self.keyed, site).get(column):
+                if value := dicom_fields(header, self.keyed, PatientIds(site)).get(column):
                     found[str(value)] = None
             if patient and column == "patient":
                 found |= dict.fromkeys(self.of(column, patient))
@@ -77,6 +77,12 @@ def hashed_names(store: EmbeddingStore, labels: pa.Table, on: str, pseudonyms: P
         )
     chosen = [next((f for f in each if f in stored), each[0]) if each else None for each in forms]
     return labels.set_column(labels.column_names.index(on), on, pa.array(chosen, pa.string()))
+
+
+def value_of_content(store: EmbeddingStore, column: str, content: str) -> str | None:
+    """The value of a row whose image has this sha256; None where there is no such row."""
+    batches = store.scan([column], f"content = '{content}'")
+    return next((value for batch in batches for value in batch.column(column).to_pylist()), None)
 
 
 def known_value(store: EmbeddingStore, column: str, forms: Sequence[str]) -> tuple[str, bool]:

@@ -267,3 +267,48 @@ def test_a_label_given_for_a_part_of_the_files_adds_no_folder_as_a_class(tmp_pat
         assert found == {"scans/a": "ill", "scans/b": None, "more/c": None}
         assert [n for n in done.json["notes"] if "get none from a folder" in n]
         assert set(column(tmp_path / "db", "folder")) == {"scans", "more"}
+
+
+CBIS = (  # PatientID and SeriesDescription of a public archive of mammograms: two patients, each image another id
+    ("Calc-Training_P_00005_RIGHT_CC", "full mammogram images"),
+    ("Calc-Training_P_00005_RIGHT_CC_1", "ROI mask images"),
+    ("Calc-Training_P_00005_RIGHT_MLO_1", "cropped images"),
+    ("Calc-Training_P_00007_LEFT_CC", "Jane Doe, full view"),
+    ("phantom", "routine"),
+)
+
+
+@pytest.mark.case("M6")
+def test_ids_that_hold_a_view_are_one_patient_and_masks_are_told_from_images(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, (patient, series) in enumerate(CBIS):
+        (tmp_path / "in" / str(number)).write_bytes(exam(number, patient, SeriesDescription=series))
+    secret = ("--secret", tmp_path / "secret", "--new-secret")
+    pattern = ("--patient-pattern", r"P_\d+")
+    done = call("indexer", "pack", tmp_path / "in", tmp_path / "out", *secret, *pattern, "--json")
+    assert (done.json["packed"], done.json["whole_ids"]) == (5, 1), done.err
+    index(tmp_path / "out", tmp_path / "db")
+    kinds = dict.fromkeys(column(tmp_path / "db", "patient"))
+    hashed = KeyedHash(bytes.fromhex((tmp_path / "secret").read_text().strip()))
+    assert kinds.keys() == {hashed("patient", f"\\{p}") for p in ("P_00005", "P_00007", "phantom")}
+    assert sorted(map(str, column(tmp_path / "db", "series_kind"))) == ["None", "crop", "full", "full", "mask"]
+    assert b"Jane" not in every_byte(tmp_path / "db")
+    assert sorted(column(tmp_path / "db", "patient_from")) == ["patient id"] * 4 + ["whole patient id"]
+    other = call("indexer", "pack", tmp_path / "in", tmp_path / "out", *secret)  # mixing is refused
+    assert (other.code, len(other.err.splitlines())) == (1, 1)
+    assert call("indexer", "pack", tmp_path / "in", tmp_path / "out", "--patient-pattern", "(").code == 2
+
+
+@pytest.mark.case("U7")
+def test_an_exam_that_is_in_the_table_is_its_patients_whatever_its_header_says_now(packed):
+    import tarfile
+
+    with tarfile.open(packed / "shards" / "shard-000000.tar") as archive:
+        names = [name for name in archive.getnames() if name.endswith(".dcm")]
+        for name in names:
+            (packed / name).write_bytes(archive.extractfile(name).read())  # its PatientID is a hash
+    ask = ("--exclude-same", "patient", "--secret", packed / "secret", "-k", 4, "--json")
+    done = call("indexer", "search", packed / "db", packed / names[0], *ask)
+    assert done.err == ""
+    (answer,) = done.json["queries"]
+    assert len(answer["hits"]) == 3
