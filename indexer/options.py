@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from indexer.errors import IndexerError
-from indexer.jsonable import jsonable
+from indexer.jsonable import jsonable, printable
 from indexer.redact import redacted
 
 SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line without traceback
@@ -184,6 +184,12 @@ def _system_words(error: OSError) -> str:
     return f"{where}{cause}. {way_out} and run the same command again; what is stored stays."
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text: the only door of the commands to a terminal. What is piped elsewhere stays as it is."""
+    shown = err or sys.stdout.isatty()
+    click.echo(printable(text) if shown else text, err=err, nl=nl)
+
+
 def one_line(message: str) -> str:
     """`message` without control characters: it may quote file names or bytes that hold terminal escape sequences."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message)
@@ -197,9 +203,9 @@ def counted(number: int, noun: str) -> str:
 def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
     """Print a result on stdout, as JSON or as `text` formats it (default: `plain`)."""
     if as_json:
-        click.echo(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
+        say(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
     else:
-        click.echo((text or plain)(value))
+        say((text or plain)(value))
 
 
 def plain(value: Any) -> str:

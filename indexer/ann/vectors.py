@@ -67,6 +67,9 @@ class Rows:
         return None
 
 
+_KEYS = pa.schema([pa.field("key", pa.large_string())])
+
+
 class KeyedRows(Rows, ABC):
     """Rows with the key of each."""
 
@@ -102,9 +105,15 @@ class VectorFile(KeyedRows):
         row_ids: Int64 = _mapped(paths.row_ids, np.int64, (-1,))
         vectors: Float16 = _mapped(paths.vectors, np.float16, (-1, dim))
         super().__init__(row_ids, vectors, slack)
-        with pa.memory_map(str(paths.keys)) as source:
-            reader = pa.ipc.open_file(source)
-            self._chunks = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        self._path = paths.keys
+        try:
+            with pa.memory_map(str(paths.keys)) as source:
+                reader = pa.ipc.open_file(source)
+                if reader.schema != _KEYS:
+                    raise self._damaged(f"its columns are {', '.join(reader.schema.names)[:80]}, not keys")
+                self._chunks = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        except pa.ArrowException as error:
+            raise self._damaged(error) from error
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         self._checked: set[int] = set()
         if self._starts[-1] != len(row_ids):
@@ -125,25 +134,35 @@ class VectorFile(KeyedRows):
 
     def _chunk(self, number: int) -> Any:
         if number not in self._checked:  # offsets outside the file would crash the process
-            self._chunks[number].validate(full=True)
+            try:
+                self._chunks[number].validate(full=True)
+            except pa.ArrowException as error:
+                raise self._damaged(error) from error
+            if self._chunks[number].null_count:
+                raise self._damaged("it has rows without a key")
             self._checked.add(number)
         return self._chunks[number]
+
+    def _damaged(self, why: object) -> IndexFileError:
+        return IndexFileError(
+            f"{self._path} is damaged ({why}). Build the index again with `indexer build-ann`, or search without it "
+            "(`indexer search --exact`)."
+        )
 
 
 def write_vectors(paths: VectorPaths, batches: Iterable[KeyedBlock]) -> float:
     """Stream the blocks into the files. Returns the largest difference of a row's length from 1."""
     slack = 0.0
-    schema = pa.schema([pa.field("key", pa.large_string())])
     with (
         paths.vectors.open("wb") as vectors_out,
         paths.row_ids.open("wb") as ids_out,
         pa.OSFile(str(paths.keys), "wb") as keys_out,
-        pa.ipc.new_file(keys_out, schema) as keys_writer,
+        pa.ipc.new_file(keys_out, _KEYS) as keys_writer,
     ):
         for row_ids, vectors, keys in batches:
             ids_out.write(np.ascontiguousarray(row_ids, np.int64).data)  # tofile hides the operating system's error
             vectors_out.write(np.ascontiguousarray(vectors, np.float16).data)
-            keys_writer.write_batch(pa.record_batch([keys.cast(pa.large_string())], schema=schema))
+            keys_writer.write_batch(pa.record_batch([keys.cast(pa.large_string())], schema=_KEYS))
             slack = max(slack, slack_of(vectors))
     return slack
 

@@ -66,8 +66,10 @@ def command(
     built for. With a different one of these, --refresh rebuilds it.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from indexer.ann.engines import ENGINES
+    from indexer.jsonable import printable
     from indexer.progress.terminal import Terminal
     from indexer.search.index_build import build_index, refresh_index
     from indexer.store.table import EmbeddingStore
@@ -85,7 +87,7 @@ def command(
     _print_candidates(report, console)
     summary = _summary(report)
     for warning in summary["warnings"]:
-        console.print(f"warning: {warning}", style="yellow")
+        console.print(Text(printable(f"warning: {warning}"), style="yellow"))
     if not as_json:
         del summary["candidates"]  # the table above shows them
     emit(summary, as_json=as_json)
@@ -94,10 +96,12 @@ def command(
 def _print_candidates(report: BuildReport, console: Console) -> None:
     from rich.text import Text
 
+    from indexer.jsonable import printable
+
     if len(report.candidates) > 1:
         console.print(_candidates_table(report.candidates, report.sample_rows))
         for candidate in report.candidates:
-            console.print(Text(f"  {candidate.kind}: {candidate.reason}"))
+            console.print(Text(printable(f"  {candidate.kind}: {candidate.reason}")))
 
 
 def _candidates_table(candidates: tuple[Candidate, ...], sample_rows: int) -> Any:

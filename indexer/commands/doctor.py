@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from indexer.commands.index import DEFAULT_ENCODER, asked_of_tables
-from indexer.options import device_option, emit, json_option, table_options
+from indexer.options import device_option, emit, json_option, say, table_options
 
 if TYPE_CHECKING:
     from indexer.doctor.machine import Machine
@@ -67,7 +67,7 @@ def command(
         tables = asked_of_tables(image_column, key_column, image_root)
         found = find_shards(shards, tables=tables)  # before the slow part, so that a typo is reported at once
         for note in found.notes:
-            click.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
         plan = found.shards
     from indexer.doctor.report import examine
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import counted, device_option, emit, frames_option, json_option, table_options
+from indexer.options import counted, device_option, emit, frames_option, json_option, say, table_options
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def command(
         sources[:-1], hash_content=hash_content, tables=tables
     )  # before slow imports: reports a typo at once
     for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
     from indexer.pipeline.run import Hooks, index, too_many
     from indexer.progress.terminal import Terminal
@@ -165,9 +165,9 @@ def command(
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec, keys)
     store.require_keys(split=split, prefix=prefix)
     if split == "first-dot" and any(shard.kind in ("files", "zip") for shard in found.shards):
-        click.echo("note: --key is about tars: in a folder or zip every image file is a row by its path", err=True)
+        say("note: --key is about tars: in a folder or zip every image file is a row by its path", err=True)
     if no_compile and encoder.device == "cpu":
-        click.echo("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
+        say("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(
         frames=frames,
         changed=changed,
@@ -197,7 +197,7 @@ def print_report(report: RunReport, *, as_json: bool) -> None:
     """Print the report, and how to resume a stopped run."""
     emit(report, as_json=as_json, text=report_text)
     if report.interrupted:
-        click.echo("stopped; finished work is stored. Run the same command again to continue.", err=True)
+        say("stopped; finished work is stored. Run the same command again to continue.", err=True)
 
 
 def command_line() -> tuple[str, ...]:

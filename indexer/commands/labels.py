@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.errors import InputError
-from indexer.options import emit, json_option, plain, table_option
+from indexer.options import emit, json_option, plain, say, table_option
 
 if TYPE_CHECKING:
     from indexer.store.labelling.choices import Choices
@@ -90,7 +90,7 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     for note in notes if not as_json else []:
-        click.echo(note, err=True)
+        say(note, err=True)
     if "from-key" in choices:
         from indexer.store.labelling.from_key import label_from_keys
 

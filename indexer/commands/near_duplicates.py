@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from indexer.duplicates.options import NearOptions
-from indexer.options import emit, json_option, plain, table_option, where_option
+from indexer.options import emit, json_option, plain, say, table_option, where_option
 
 FIRST = 10  # pairs listed on stdout
 
@@ -70,7 +70,7 @@ def command(
 
         report = stream_near_duplicates(store, options, take, progress=Terminal())
     if out:
-        click.echo(f"wrote {report.pairs} pairs to {out}", err=True)
+        say(f"wrote {report.pairs} pairs to {out}", err=True)
     emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from indexer.cores import cores
-from indexer.options import counted, emit, json_option
+from indexer.options import counted, emit, json_option, say
 
 if TYPE_CHECKING:
     from indexer.pack.report import PackReport
@@ -117,7 +117,7 @@ def command(
     report = pack(options, progress=Terminal())
     emit(report, as_json=as_json, text=_text)
     if not report.packed:
-        click.echo(f"error: {source} holds no image to pack. Name another source.", err=True)
+        say(f"error: {source} holds no image to pack. Name another source.", err=True)
         sys.exit(1)
 
 

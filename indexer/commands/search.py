@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from indexer.jsonable import printable
 from indexer.options import (
     device_option,
     download_option,
@@ -17,6 +18,7 @@ from indexer.options import (
     json_option,
     pictures_option,
     plain,
+    say,
     table_option,
     where_option,
 )
@@ -182,7 +184,7 @@ def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path,
         value, known = known_value(store, column, forms)
         own.append(value)
         if not known:
-            click.echo(
+            say(
                 f"note: no row has the {column} of {image.name} under the secret {secret}: nothing is left out for it",
                 err=True,
             )
@@ -196,7 +198,7 @@ def _batch(searcher: Searcher, sources: Sequence[str], options: SearchOptions, o
 
     found = find_shards(sources)
     for note in found.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     return search_shards(searcher, found.shards, options, out, progress=Terminal())
 
 
@@ -211,12 +213,12 @@ def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
         page = html_page(result)
         with written_whole(html) as partial:
             partial.write_text(page, encoding="utf-8")
-        click.echo(f"wrote {html}", err=True)
+        say(f"wrote {html}", err=True)
     if png:
         sheet = contact_sheet(result)
         with written_whole(png) as partial:
             sheet.save(partial, "PNG")
-        click.echo(f"wrote {png}", err=True)
+        say(f"wrote {png}", err=True)
 
 
 def _report_empty(result: SearchResult) -> None:
@@ -226,7 +228,7 @@ def _report_empty(result: SearchResult) -> None:
         return
     under = ", ".join(result.limits())
     whose = "" if len(empty) == len(result.queries) else f" for {len(empty)} of the queries, the first {empty[0]}"
-    click.echo(f"no hits{whose}: no row matches {under}" if under else f"no hits{whose}", err=True)
+    say(f"no hits{whose}: no row matches {under}" if under else f"no hits{whose}", err=True)
 
 
 def _print_tables(result: SearchResult) -> None:
@@ -237,17 +239,17 @@ def _print_tables(result: SearchResult) -> None:
     console = Console()
     for answer in result.queries:
         if not answer.hits:
-            console.print(Text(f"{answer.query}: no hits"))
+            console.print(Text(printable(f"{answer.query}: no hits")))
             continue
         names, one_per = list(answer.hits[0].columns), result.options.one_per is not None
-        table = Table(title=Text(answer.query), title_justify="left", box=None)
+        table = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
         for name in ("rank", "cosine", *(["more"] if one_per else [])):
             table.add_column(name, justify="right")
         for name in ("key", *names):
-            table.add_column(name, overflow="fold")
+            table.add_column(Text(printable(name)), overflow="fold")
         for hit in answer.hits:
-            values = ["-" if hit.columns[n] is None else str(hit.columns[n]) for n in names]
+            values = ["-" if hit.columns[n] is None else printable(str(hit.columns[n])) for n in names]
             numbers = (str(hit.rank), f"{hit.score:.4f}", *([str(hit.more)] if one_per else []))
-            table.add_row(*numbers, Text(hit.key), *map(Text, values))
+            table.add_row(*numbers, Text(printable(hit.key)), *map(Text, values))
         console.print(table)
-    console.print(Text(result.how, style="dim"))
+    console.print(Text(printable(result.how), style="dim"))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from indexer.jsonable import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -63,6 +65,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print a line above the bar, also where stderr is not a terminal."""
+        text = printable(text)
         with self._lock:
             if self._bar is None:
                 sys.stderr.write(f"{text}\n")

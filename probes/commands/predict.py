@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import emit, json_option, table_option, where_option
+from indexer.options import emit, json_option, say, table_option, where_option
 
 if TYPE_CHECKING:
     from probes.runs.predict import Unread
@@ -69,9 +69,9 @@ def command(
         emit({"rows": rows, "decided_by": by, "unread": unread, "written": written}, as_json=True)
     else:
         emit([{"key": r.key, "called": r.called, **r.probabilities, "above": r.above} for r in rows], as_json=False)
-        click.echo(f"positive: {by}", err=True)
+        say(f"positive: {by}", err=True)
         for file in unread:
-            click.echo(f"not read: {file.key} ({file.reason})", err=True)
+            say(f"not read: {file.key} ({file.reason})", err=True)
         if write:
-            click.echo(f"{written} rows now have pred_ columns", err=True)
+            say(f"{written} rows now have pred_ columns", err=True)
     ctx.exit(1 if unread else 0)

@@ -95,6 +95,11 @@ def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -
     return svg(draw, width=4.2, height=4.0, name="precision-recall curves; dotted: prevalence")
 
 
+def _plain(name: str) -> str:
+    """A name as it is written: matplotlib would read what stands between two `$` as a formula."""
+    return name.replace("$", r"\$")
+
+
 def _line(index: int) -> tuple[str, str]:
     """Colour and dash of the n-th curve; every second is dashed, for readers who see no colours."""
     return COLOURS[index], "--" if index % 2 else "-"
@@ -128,7 +133,7 @@ def label_efficiency(curve: FewShot, counted: str) -> str:
         axes.axhline(curve.points[-1].auc_mean, color=GREY, lw=0.9, ls="--")
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(n) for n in x])
-        axes.set(xlabel=counted if len(counted) <= MOST_LETTERS else "groups a class", ylabel="test AUC")
+        axes.set(xlabel=_plain(counted) if len(counted) <= MOST_LETTERS else "groups a class", ylabel="test AUC")
 
     return svg(draw, name="label efficiency")
 
@@ -143,6 +148,6 @@ def penalty_sweep(selection: Selection) -> str:
         if selection.parameter == "k":
             axes.set_xticks([c.value for c in tried], [f"{c.value:g}" for c in tried])
             axes.minorticks_off()
-        axes.set(xlabel=selection.parameter, ylabel="inner AUC")
+        axes.set(xlabel=_plain(selection.parameter), ylabel="inner AUC")
 
     return svg(draw, name=f"inner AUC by {selection.parameter}")

@@ -61,7 +61,7 @@ def _read(kind: Any, path: Path) -> Any:
         return decode(kind, value)
     except FileNotFoundError as error:
         raise ProbeError(f"no file {path}. Name the {RESULT} of a probe's --out.") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ProbeError(f"{path} is not a probe result ({error}). Name the {RESULT} of a probe's --out.") from error
 
 
@@ -85,5 +85,14 @@ def decode(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {k: decode(inside[1], v) for k, v in value.items()}
     if kind is float:
-        return float("nan") if value is None else float(value)
-    return value
+        return float("nan") if value is None else _typed(float, value)
+    return _typed(kind, value) if kind in (str, int, bool) else value
+
+
+def _typed(kind: type, value: Any) -> Any:
+    """The value of a field of this type. Raises TypeError for another: a page must not show text as a number."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = whole or isinstance(value, float) if kind is float else whole if kind is int else isinstance(value, kind)
+    if not fits:
+        raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
+    return kind(value)

@@ -23,6 +23,7 @@ from indexer.types import PixelSpec
 from tests.bombs import gif_bomb, many_scans, nifti_bomb
 from tests.pictures import encoded, scene
 
+pytestmark = pytest.mark.case("X7")
 ROOT = Path(__file__).parents[2]
 SPEC = PixelSpec(32, 32)
 

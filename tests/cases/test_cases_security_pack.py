@@ -28,6 +28,7 @@ from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.pictures import DICOM, deep, dicom, listed, members, samples
 
+pytestmark = pytest.mark.case("X4")
 SPEC = PixelSpec(64, 64)
 CASES = Path(__file__).parent / "pixels"
 NAME = "CANARY^MARIA"
@@ -302,6 +303,7 @@ def test_known_terms_are_stored_and_all_others_are_hashes_that_keep_groups():
             assert found == stored_term(field, text, keyed) != stored_term(field, text + "x", keyed)
 
 
+@pytest.mark.case("X5")
 def test_links_out_of_the_source_carry_nothing_off(tmp_path, secret):
     private = folder_of(tmp_path / "private", {"x.png": png(7), "x.json": json.dumps({"pin": 4711}).encode()})
     source = folder_of(tmp_path / "in", {"a.png": png(1), "b.png": png(2), "real/c.png": png(3)})

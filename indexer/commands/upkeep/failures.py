@@ -16,6 +16,7 @@ from indexer.options import (
     json_option,
     pictures_option,
     plain,
+    say,
     table_option,
 )
 from indexer.pipeline.options import RunOptions
@@ -77,7 +78,7 @@ def command(
         print_report(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)
     if not store.count_failures() and not as_json:
-        click.echo(f"no failures in table {store.name}", err=True)
+        say(f"no failures in table {store.name}", err=True)
     elif summary:
         emit(_counted(store), as_json=as_json)
     else:
@@ -103,10 +104,10 @@ def _listed(store: EmbeddingStore, *, as_json: bool) -> None:
             if paths or as_json:
                 row["path"] = paths.get((row["shard"], row["key"]))
             if as_json:
-                click.echo(", " if printed else "[", nl=False)
-                click.echo(json.dumps(row, ensure_ascii=False), nl=False)
+                say(", " if printed else "[", nl=False)
+                say(json.dumps(row, ensure_ascii=False), nl=False)
             else:
-                click.echo(plain([row]) if not printed else plain([row]).split("\n", 1)[1])
+                say(plain([row]) if not printed else plain([row]).split("\n", 1)[1])
             printed = True
     if as_json:
-        click.echo("]" if printed else "[]")
+        say("]" if printed else "[]")

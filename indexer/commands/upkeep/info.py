@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from indexer.options import emit, json_option, table_option
+from indexer.options import emit, json_option, say, table_option
 
 
 @click.command("info", short_help="What a table holds and which encoder made it.")
@@ -21,7 +21,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
 
     names = [table] if table else table_names(db)
     if not names:
-        click.echo(f"{db} holds no table. `indexer index` makes one.", err=True)
+        say(f"{db} holds no table. `indexer index` makes one.", err=True)
     stores = [EmbeddingStore.open(db, name) for name in names]
     facts = []
     for store in stores:
@@ -58,5 +58,5 @@ def command(db: str, table: str | None, as_json: bool) -> None:
     else:
         for number, fact in enumerate(facts):
             if number:
-                click.echo()
+                say("")
             emit(fact, as_json=False)
