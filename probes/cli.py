@@ -11,6 +11,7 @@ COMMANDS = {
     "prototype": "Nearest class mean.",
     "svm": "Support vector machine, linear or with a Gaussian kernel.",
     "mlp": "A small neural network on the vectors.",
+    "forest": "A random forest on the vectors.",
     "zero-shot": "Score images against stored class-text vectors, without training.",
     "compare": "The same probe on several tables: paired differences.",
     "predict": "Apply a fitted probe to rows of a table or to new images.",

@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from indexer.disk import fsync, replace_file
 from indexer.errors import ProbeError
 from indexer.options import emit
+from indexer.output_file import written_whole
 from probes.progress import Stages
 from probes.reporting.comparison import PAGE
 from probes.reporting.text import result_text
@@ -143,13 +145,38 @@ def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
             out.rmdir()
 
 
+def write_predictions(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write one row for each test image: key, group, truth, and the probability of each class by each table.
+
+    Raises ProbeError where the file cannot be written.
+    """
+    columns: dict[str, Any] = {}
+    for outcome in outcomes:
+        table = outcome.experiment.request.table or ""
+        own = _predictions(outcome)
+        columns |= {name: own[name] for name in own if not name.startswith("p(")}
+        columns |= {f"{table} {name}": own[name] for name in own if name.startswith("p(")}
+    with written_whole(path) as partial:
+        _write_columns(columns, partial)
+
+
 def _write_predictions(outcome: Outcome, path: Path) -> None:
     """Write one row for each test image: key, group, truth and probability of each class."""
+    _write_columns(_predictions(outcome), path)
+
+
+def _write_columns(columns: dict[str, Any], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    pq.write_table(pa.table(columns), path)
+
+
+def _predictions(outcome: Outcome) -> dict[str, Any]:
+    import pyarrow as pa
+
     data, rows = outcome.experiment.data, outcome.experiment.split.test
-    columns: dict[str, object] = {
+    columns: dict[str, Any] = {
         "key": [data.keys[i] for i in rows],
         "group": [data.group_names[g] for g in data.groups[rows]],
     }
@@ -160,4 +187,4 @@ def _write_predictions(outcome: Outcome, path: Path) -> None:
             columns[f"true({name})"] = pa.array(truth.positive[:, j], mask=np.asarray(~truth.known[:, j]))
     if truth.codes is not None:
         columns["true"] = [truth.classes[c] for c in truth.codes]
-    pq.write_table(pa.table(columns), path)
+    return columns

@@ -12,7 +12,7 @@ class ProbeRequest:
     """All settings that determine a result, beside the table itself."""
 
     db: str
-    probe: str  # linear | svm | svm-rbf | mlp | prototype | knn | zero-shot
+    probe: str  # linear | svm | svm-rbf | mlp | forest | prototype | knn | zero-shot
     labels: tuple[str, ...]  # one column, or several with `multilabel`
     table: str | None = None
     version: int | None = None  # of the table; None: the newest
@@ -25,7 +25,7 @@ class ProbeRequest:
     where: str | None = None
     scaling: str = "l2"
     class_weight: str | None = None
-    penalty: float | None = None  # C or alpha; None: chosen by D5
+    penalty: float | None = None  # C, alpha or leaf; None: chosen by D5
     search: str = "decades"  # of C: decades (D5) | halving (preset clip)
     k: int | None = None  # neighbours; None: chosen on val
     temperature: float = TEMPERATURE  # of the neighbours' votes

@@ -36,8 +36,8 @@ FLOORS = (
 )  # fmt: skip
 APPLICATIONS = {"indexer.demo", "indexer.serve"}
 PROBES_MAY_IMPORT = {  # rooms of indexer
-    "addresses", "children", "cores", "design", "disk", "errors", "jsonable", "malloc", "options", "progress", "store",
-    "types", "vectors",
+    "addresses", "children", "cores", "design", "disk", "errors", "jsonable", "malloc", "options", "output_file",
+    "progress", "store", "types", "vectors",
 }  # fmt: skip
 MOST_MODULES = 16  # of one folder
 

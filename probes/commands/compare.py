@@ -20,7 +20,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     "--probe",
     default="linear",
     show_default=True,
-    type=click.Choice(["linear", "knn", "prototype", "svm"]),
+    type=click.Choice(["linear", "knn", "prototype", "svm", "svm-rbf", "mlp", "forest"]),
     help="Which probe to fit on each table.",
 )
 @click.option(
@@ -30,14 +30,26 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
     help="Metric of the differences.",
 )
+@click.option(
+    "--predictions", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.parquet",
+    help="Write the test rows' probabilities by each table.",
+)  # fmt: skip
 def command(
-    *, tables: str, probe: str, metric: str, out: Path | None, replace: bool, as_json: bool, **options: Any
+    *,
+    tables: str,
+    probe: str,
+    metric: str,
+    predictions: Path | None,
+    out: Path | None,
+    replace: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Fit the same probe on each of --tables with the same rows, splits and bootstrap draws.
 
     Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
     """
-    from probes.outputs import check_folder, write_comparison
+    from probes.outputs import check_folder, write_comparison, write_predictions
     from probes.progress import Stages
     from probes.reporting.comparison import comparison_text
     from probes.runs.compare import compare
@@ -48,7 +60,11 @@ def command(
     request = make_request(probe, options)
     if out is not None:
         check_folder(out, request, replace=replace, tables=names)
-    found = compare(request, names, metric, Stages())
+    if predictions is not None and predictions.suffix != ".parquet":
+        raise click.UsageError("--predictions writes a .parquet file.")
+    found, outcomes = compare(request, names, metric, Stages())
+    if predictions is not None:
+        write_predictions(outcomes, predictions)
     if out is not None:
         write_comparison(found, out)
     emit(found, as_json=as_json, text=comparison_text)

@@ -28,6 +28,7 @@ SWEEP_TOL = 1e-3  # tol² bounds the relative excess of the objective: 1e-6
 NEAR_TOL = 1e-5  # about as near as float32 rows come
 FINAL_TOL = 1e-6  # in float64: within 1e-12 of the minimum
 HIDDEN_UNITS = 256
+TREES = 100
 SMALL = 4_000_000  # matrix elements; one thread multiplies so many in a few milliseconds
 KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the rows
 
@@ -36,7 +37,7 @@ KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the row
 class Recipe:
     """The settings of a fit, except the penalty."""
 
-    probe: str  # linear | svm | svm-rbf | mlp | prototype
+    probe: str  # linear | svm | svm-rbf | mlp | forest | prototype
     class_weight: str | None = None  # None | "balanced"
     seed: int = 0
 
@@ -172,6 +173,31 @@ def _mlp(recipe: Recipe, x: Features, truth: Truth, alpha: float) -> Fitted:
     return Fitted(Model("mlp", arrays), converged)
 
 
+def _forest(recipe: Recipe, x: Features, truth: Truth, leaf: float) -> Fitted:
+    """Breiman's random forest; `leaf` is the least number of rows in a leaf. Its trees are kept as arrays of nodes."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    if truth.codes is None:
+        raise ProbeError("a forest probe takes one class a row. Use `probes linear` for several labels.")
+    forest = RandomForestClassifier(
+        TREES, min_samples_leaf=max(1, round(leaf)), class_weight=recipe.class_weight, random_state=recipe.seed
+    ).fit(x, truth.codes)
+    trees = [estimator.tree_ for estimator in forest.estimators_]
+    roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
+    shares = np.zeros((int(sum(tree.node_count for tree in trees)), len(truth.classes)), np.float32)
+    shares[:, forest.classes_] = np.concatenate([tree.value[:, 0, :] for tree in trees])
+    left, right = (
+        np.concatenate([np.where(side >= 0, side + root, -1) for side, root in zip(sides, roots, strict=True)])
+        for sides in ([t.children_left for t in trees], [t.children_right for t in trees])
+    )
+    arrays = {
+        "roots": roots.astype(np.int32), "left": left.astype(np.int32), "right": right.astype(np.int32),
+        "feature": np.concatenate([tree.feature for tree in trees]).astype(np.int32),
+        "threshold": np.concatenate([tree.threshold for tree in trees]), "shares": shares,
+    }  # fmt: skip
+    return Fitted(Model("forest", arrays), True)
+
+
 def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float) -> Fitted:  # noqa: ARG001 - has no penalty
     """D6 `prototype`: the class means (NearestCentroid)."""
     from sklearn.neighbors import NearestCentroid
@@ -190,6 +216,7 @@ FITTERS: dict[str, Callable[[Recipe, Features, Truth, float], Fitted]] = {
     "svm": _svm,
     "svm-rbf": _rbf,
     "mlp": _mlp,
+    "forest": _forest,
     "prototype": _prototype,
 }
 PROBES = ("linear", *FITTERS)

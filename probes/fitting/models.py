@@ -55,6 +55,26 @@ def _mlp(model: Model, x: npt.NDArray[Any]) -> Float64:
     return np.asarray(hidden @ arrays["W1"] + arrays["b1"], np.float64)
 
 
+def _forest(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """The log of the mean over the trees of the class shares in each row's leaf. Rows are compared in float32."""
+    arrays = model.arrays
+    left, right, feature, threshold = (arrays[name] for name in ("left", "right", "feature", "threshold"))
+    inner = np.flatnonzero(left >= 0)
+    if (left[inner] <= inner).any() or (right[inner] <= inner).any():  # a damaged bundle: rows would go in a circle
+        raise ValueError("a tree whose nodes do not go down")
+    x, rows = np.asarray(x, np.float32), np.arange(len(x))
+    total = np.zeros((len(x), arrays["shares"].shape[1]))
+    for root in arrays["roots"]:
+        node = np.full(len(x), root, np.int64)
+        going = rows
+        while len(going := going[left[node[going]] >= 0]):
+            at = node[going]
+            lower = x[going, feature[at]] <= threshold[at]
+            node[going] = np.where(lower, left[at], right[at])
+        total += arrays["shares"][node]
+    return as_logits(total / len(arrays["roots"]), multilabel=False)
+
+
 def _rbf(model: Model, x: npt.NDArray[Any]) -> Float64:
     """One kernel SVM for each column: Σ dual · exp(-γ ‖x - support‖²) + b; columns share the support vectors."""
     support, gamma = model.arrays["support"].astype(np.float64), model.settings["gamma"]
@@ -96,6 +116,7 @@ LOGITS: dict[str, Callable[[Model, npt.NDArray[Any]], Float64]] = {
     "linear": _linear,
     "prototype": _prototype,
     "mlp": _mlp,
+    "forest": _forest,
     "rbf": _rbf,
     "text": _text,
 }

@@ -23,12 +23,14 @@ from probes.fitting.linear import Fitted, Job
 from probes.fitting.models import Model
 from probes.fitting.sweep import UNCHOSEN, Candidate, Selection, fixed, sweep_decades, sweep_halving, sweep_values
 
-PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "prototype": "none"}
-DEFAULT = {"C": 1.0, "alpha": 1e-3}  # where no inner AUC is defined
-CALIBRATED = ("linear", "mlp")  # log-loss is their objective, so it may decide among nearly equal AUCs
+PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "forest": "leaf", "prototype": "none"}
+DEFAULT = {"C": 1.0, "alpha": 1e-3, "leaf": 1.0}  # where no inner AUC is defined
+CALIBRATED = ("linear", "mlp", "forest")  # their scores are probabilities: log-loss may decide among nearly equal AUCs
 CONSTANT = 0.025  # SD of held-out scores, in logits minus the row's mean (with two classes, half the log odds)
 SEARCHES = {"decades": sweep_decades, "halving": sweep_halving}
-SHORT_LISTS = {"svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1)}  # too slow for the decades of D5
+SHORT_LISTS = {  # too slow for the decades of D5
+    "svm-rbf": (0.1, 1.0, 10.0, 100.0), "mlp": (1e-5, 1e-3, 1e-1), "forest": (1.0, 4.0, 16.0),
+}  # fmt: skip
 
 Folds = Sequence[tuple[Int64, Int64]]  # (fit rows, held-out rows)
 

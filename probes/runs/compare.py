@@ -55,8 +55,9 @@ class _Joined:
 
 def compare(
     request: ProbeRequest, tables: Sequence[str], metric: str, progress: Stages, versions: Sequence[int | None] = ()
-) -> Comparison:
-    """Compare tables. Labels, groups and splits are the first table's; rows are joined by key. Raises ProbeError.
+) -> tuple[Comparison, list[Outcome]]:
+    """Compare tables. Labels, groups and splits are the first table's; rows are joined by key. Also gives
+    the outcome of each table. Raises ProbeError.
 
     `versions` are the tables' versions (empty: the newest).
     """
@@ -74,7 +75,7 @@ def compare(
     progress.name("all tables")
     with progress.stage("paired differences"):
         differences, delong_p = _differences(outcomes, tables, metric)
-    return Comparison(
+    found = Comparison(
         FORMAT,
         experiment.facts.statement,
         metric,
@@ -85,6 +86,7 @@ def compare(
         delong_p,
         _warnings(joined),
     )
+    return found, outcomes
 
 
 def _check(request: ProbeRequest, tables: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages
     found = [_version(where, result.source) for result in old.results]
     tables = [result.source.table for result in old.results]
     request = replace(first.request, db=where)
-    new = compare(request, tables, old.metric, progress, [version for version, _ in found])
+    new, _ = compare(request, tables, old.metric, progress, [version for version, _ in found])
     differences = [
         each for field in COMPARED_TABLES for each in _differences(field, getattr(old, field), getattr(new, field))
     ]

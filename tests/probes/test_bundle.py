@@ -26,7 +26,7 @@ from tests.tables import add_shard, spec_for
 KINDS = [
     ("linear",), ("linear", "--scaling", "zscore"), ("linear", "--scaling", "center_l2"),
     ("linear", "--scaling", "raw"), ("knn",), ("knn", "--preset", "medmnist"), ("knn", "--preset", "uni"),
-    ("prototype",), ("svm",), ("svm", "--kernel", "rbf"), ("mlp",),
+    ("prototype",), ("svm",), ("svm", "--kernel", "rbf"), ("mlp",), ("forest",),
 ]  # fmt: skip
 
 

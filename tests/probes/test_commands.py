@@ -167,6 +167,7 @@ def test_usage_errors_say_what_is_wrong(db, arguments, words):
         (("linear", "DB", *ILL, "--split", "nested", "--subgroup", "sex"), "--subgroup needs one test split"),
         (("linear", "DB", *ILL, "--split", "nested", "--few-shot"), "--few-shot needs one test split"),
         (("mlp", "DB", "--label", "a,b", "--multilabel", "--group", "patient"), "Use `probes linear`"),
+        (("forest", "DB", "--label", "a,b", "--multilabel", "--group", "patient"), "Use `probes linear`"),
         (("prototype", "DB", "--label", "a,b", "--multilabel", "--group", "patient"), "Use `probes linear`"),
         (("report", "DIR"), "result.json"),
         (("card", "DIR"), "result.json"),

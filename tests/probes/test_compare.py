@@ -190,7 +190,7 @@ def test_one_image_a_patient_also_gets_delongs_p(tmp_path):
 
 
 def test_other_metrics_and_probes_compare_too(db, tmp_path):
-    for kind in ("knn", "prototype", "svm"):
+    for kind in ("knn", "prototype", "svm", "forest"):
         found = compare(db, "--probe", kind, "--metric", "balanced_accuracy", tables="good,blind")
         alone = probe(kind, db, *ILL, "--table", "good")
         assert found["results"][0]["test"] == alone["test"], kind
@@ -254,3 +254,16 @@ def test_tables_without_a_common_key_are_an_error(tmp_path):
     done = call("probes", "compare", tmp_path, *ILL, "--tables", "one,two")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "the tables share no key" in done.err
+
+
+@pytest.mark.parametrize("kind", ["svm-rbf", "mlp", "forest"])
+def test_predictions_of_a_comparison_give_its_own_metrics(db, tmp_path, kind):
+    found = compare(db, "--probe", kind, "--predictions", tmp_path / "p.parquet", tables="good,blind")
+    rows = pq.read_table(tmp_path / "p.parquet").to_pydict()
+    ill = [name == "1" for name in rows["true"]]
+    for result in found["results"]:
+        p = rows[f"{result['source']['table']} p(1)"]
+        assert roc_auc_score(ill, p) == pytest.approx(result["test"]["metrics"]["auc_macro"]["value"])
+    assert len(rows["key"]) == len(set(rows["key"])) > 50
+    refused = call("probes", "compare", db, *ILL, "--tables", "good,blind", "--predictions", tmp_path / "p.txt")
+    assert refused.code == 2

@@ -94,7 +94,7 @@ def test_one_class_is_an_error_in_words():
         fit(Recipe("linear"), np.eye(4), class_truth(np.zeros(4, int), ("a", "b")), 1.0)
 
 
-@pytest.mark.parametrize("probe", ["svm", "svm-rbf", "mlp", "prototype"])
+@pytest.mark.parametrize("probe", ["svm", "svm-rbf", "mlp", "forest", "prototype"])
 def test_stored_arrays_give_the_estimators_own_decisions(probe):
     x, y = blobs(n=150)
     truth = class_truth(y, ("a", "b", "c"))
@@ -118,6 +118,13 @@ def test_stored_arrays_give_the_estimators_own_decisions(probe):
         with pytest.warns(ConvergenceWarning):  # ours is recorded instead
             net.fit(x, y)
         assert probabilities(model.logits(x), False) == pytest.approx(net.predict_proba(x), abs=1e-9)
+        return
+    elif probe == "forest":
+        from sklearn.ensemble import RandomForestClassifier
+
+        forest = RandomForestClassifier(100, random_state=1).fit(x, y)
+        fresh = np.random.default_rng(3).standard_normal((500, 5))
+        assert probabilities(model.logits(fresh), False) == pytest.approx(forest.predict_proba(fresh), abs=1e-6)
         return
     else:
         expected = -np.stack([((x - x[y == j].mean(0)) ** 2).sum(1) for j in range(3)], 1)

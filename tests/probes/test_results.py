@@ -36,7 +36,9 @@ def values(scored):
 
 
 @pytest.mark.parametrize(
-    "kind", [("linear",), ("knn",), ("prototype",), ("svm",), ("svm", "--kernel", "rbf"), ("mlp",)], ids=" ".join
+    "kind",
+    [("linear",), ("knn",), ("prototype",), ("svm",), ("svm", "--kernel", "rbf"), ("mlp",), ("forest",)],
+    ids=" ".join,
 )
 def test_every_probe_gives_the_metrics_of_its_own_predictions(cohort, tmp_path, kind):
     found, rows = written(tmp_path, kind[0], cohort, *FINDING, *kind[1:])
