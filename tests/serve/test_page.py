@@ -1,0 +1,237 @@
+"""The search page in a real browser: what a user does, and what is then shown and asked."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import uvicorn
+
+from indexer.archive.shards import find_shards
+from indexer.pipeline.run import index
+from indexer.search.options import SearchOptions
+from indexer.search.searcher import Searcher
+from indexer.serve.app import create_app
+from indexer.serve.settings import Settings
+from indexer.store.table import EmbeddingStore
+from tests.archives import archive, png
+from tests.fakes import FakeEncoder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)"),
+    # playwright leaves the loop of its own thread to the collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Live:
+    """A server on a free port of this machine."""
+
+    def __init__(self, database: Path) -> None:
+        self.store = EmbeddingStore.open(str(database))
+        app = create_app(Settings(str(database)), load_encoder=lambda _: FakeEncoder())
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    def nearest(self, key: str, **options: object) -> list[str]:
+        (hits,) = Searcher(self.store).by_key([key], SearchOptions(k=48, **options))  # type: ignore[arg-type]
+        return [hit.key for hit in hits]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    root = tmp_path_factory.mktemp("page")
+    archive(root, shards=6, images=10)
+    shards = find_shards([str(root / "shards")]).shards
+    index(shards, EmbeddingStore.create(str(root / "db"), "t", FakeEncoder().spec), FakeEncoder())
+    server = Live(root / "db")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(1400, "light")], ids=str)
+def page(browser, live: Live, request) -> Iterator[object]:
+    """A page that fails the test on an error in the console and on a request to anywhere else."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    made = context.new_page()
+    made.set_default_timeout(60_000)
+    wrong: list[str] = []
+    made.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    made.on(
+        "request", lambda r: wrong.append(r.url) if not r.url.startswith((live.address, "blob:", "data:")) else None
+    )
+    yield made
+    context.close()
+    assert wrong == []
+
+
+def until(page, holds: str) -> None:
+    """Wait for a condition; the page's own rules forbid playwright's way, which makes code of text there."""
+    end = time.monotonic() + 60
+    while not page.evaluate(holds):
+        assert time.monotonic() < end, holds
+        page.wait_for_timeout(20)
+
+
+def shown(page) -> list[str]:
+    until(page, "!document.querySelector('#hits').hasAttribute('aria-busy')")
+    return page.eval_on_selector_all("#hits .hit", "all => all.map(one => one.dataset.key)")
+
+
+def opened(page, live: Live, query: str = "") -> None:
+    page.goto(f"{live.address}/t/t{query}")
+    page.wait_for_load_state("networkidle")
+
+
+def state(page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def test_a_key_finds_its_neighbours_and_the_address_repeats_the_search(page, live):
+    opened(page, live)
+    page.fill("input[name=key]", "im5")
+    page.press("input[name=key]", "Enter")
+    page.wait_for_selector("#hits .hit")
+    assert shown(page) == live.nearest("im5")
+    assert state(page) == {"like": ["im5"]}
+    again = page.context.new_page()
+    again.goto(page.url)
+    again.wait_for_selector("#hits .hit")
+    assert shown(again) == live.nearest("im5")
+
+
+def test_a_dropped_picture_is_embedded_and_finds_itself(page, live):
+    opened(page, live)
+    page.set_input_files("input[name=file]", files=[{"name": "mine.png", "mimeType": "image/png", "buffer": png(23)}])
+    page.wait_for_selector("#hits .hit")
+    assert shown(page)[0] == "im23"
+    assert "mine.png" in page.inner_text("#examples")
+
+
+def test_words_are_disabled_with_the_reason_where_the_encoder_has_none(page, live):
+    opened(page, live)
+    assert page.is_disabled("input[name=text]")
+    assert "embeds images only" in page.get_attribute("input[name=text]", "placeholder")
+
+
+def test_filters_facets_groups_and_the_slider_narrow_the_hits(page, live):
+    opened(page, live, "?like=im5")
+    page.wait_for_selector(".facet")
+    page.check(".facet:has-text('F') input")
+    until(page, "location.search.includes('facet')")
+    assert set(shown(page)) == set(live.nearest("im5", where="sex = 'F'"))
+    page.uncheck(".facet:has-text('F') input")
+    until(page, "!location.search.includes('facet')")
+    page.select_option("select[name=group]", "patient")
+    until(page, "location.search.includes('group')")
+    assert shown(page) == live.nearest("im5", one_per="patient")
+    page.click(".further >> nth=0")
+    until(page, "!location.search.includes('group')")
+    assert len(shown(page)) <= 4
+    opened(page, live, "?like=im5&same=patient")
+    assert shown(page) == live.nearest("im5", exclude_same="patient")
+    opened(page, live, "?like=im5&min=0.5")
+    assert shown(page) == live.nearest("im5", min_score=0.5)
+    assert "of random pairs are closer" in page.inner_text("#least")
+    opened(page, live, "?like=im5&where=" + "n+%3C+20")
+    assert set(shown(page)) == {f"im{n}" for n in range(20)} - {"im5"}
+
+
+def test_a_filter_that_is_wrong_says_so_and_shows_no_old_hits(browser, live):
+    page = browser.new_page()  # the console tells of the refused request
+    opened(page, live, "?like=im5&where=nothing")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "nothing" in page.inner_text("#error")
+    assert shown(page) == []
+    page.close()
+
+
+def test_more_and_less_like_this_by_keyboard_alone(page, live):
+    opened(page, live, "?like=im5")
+    near = live.nearest("im5")
+    page.wait_for_selector("#hits .hit")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("+")
+    until(page, "document.querySelectorAll('.chip').length == 2")
+    assert state(page)["like"] == ["im5", near[1]]
+    page.wait_for_selector("#hits .hit")
+    page.keyboard.press("ArrowRight")
+    last = page.evaluate("document.activeElement.dataset.key")
+    page.keyboard.press("-")
+    until(page, "document.querySelectorAll('.chip').length == 3")
+    assert state(page)["unlike"] == [last]
+    assert last not in shown(page)
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") == "key"
+    page.go_back()
+    until(page, "document.querySelectorAll('.chip').length == 2")
+
+
+def test_a_hit_opens_large_with_its_columns_its_window_and_its_neighbours(page, live):
+    opened(page, live, "?like=im5")
+    first = live.nearest("im5")[0]
+    page.click("#hits .hit >> nth=0")
+    page.wait_for_selector("dialog[open] .results .hit")
+    assert page.inner_text("#large-key") == first
+    assert "patient" in page.inner_text("dialog dl")
+    assert page.eval_on_selector_all("dialog .hit", "a => a.map(x => x.dataset.key)") == live.nearest(first)[:8]
+    with page.expect_response(lambda r: "window=minmax" in r.url) as asked:
+        page.select_option("dialog select[name=window]", "minmax")
+    assert asked.value.status == 200
+    page.keyboard.press("Escape")
+    assert not page.is_visible("dialog")
+
+
+def test_pages_go_on_where_the_last_ended(page, live):
+    opened(page, live, "?like=im5")
+    assert len(shown(page)) == 48
+    page.click("#pages [data-step='1']")
+    until(page, "location.search.includes('page=1')")
+    until(page, "document.querySelectorAll('#hits .hit').length == 11")
+    assert page.inner_text("#pages span") == "Page 2"
+
+
+@pytest.mark.parametrize(
+    "page", [(400, "light"), (400, "dark"), (1400, "dark"), (2500, "light")], indirect=True, ids=str
+)
+def test_nothing_is_wider_than_the_window_and_pictures_are_drawn(page, live):
+    for path in ("", "?like=im5&unlike=im7", "/failures", "/runs", "/health"):
+        opened(page, live, path)
+        wide, window = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= window, path
+    opened(page, live, "?like=im5")
+    assert page.eval_on_selector("#hits img", "img => img.decode().then(() => img.naturalWidth)") == 256
+
+
+def test_the_health_page_checks_when_asked(page, live):
+    opened(page, live, "/health")
+    page.click("main button")
+    page.wait_for_selector(".facts")
+    assert "Rows" in page.inner_text(".facts")
