@@ -150,7 +150,7 @@ def confusion_table(counts: tuple[tuple[int, ...], ...], names: list[str]) -> st
     """Counts (true, called) as a table; shade: share of the true class, also as per cent where there is room."""
     dense = len(names) > DENSE
     numbered = dense and max(map(len, names)) > MOST_LETTERS  # longer names cannot stand above narrow columns
-    shown = [f"{i}. {name}" for i, name in enumerate(names, 1)] if numbered else names
+    shown = [f"{i}.\N{NO-BREAK SPACE}{name}" for i, name in enumerate(names, 1)] if numbered else names
     rows = [["true, below; called, right", *(escape(name.partition(".")[0] if numbered else name) for name in shown)]]
     for name, row in zip(shown, counts, strict=True):
         total = max(sum(row), 1)

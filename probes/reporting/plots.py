@@ -73,7 +73,8 @@ def roc(curves: Sequence[Curves], points: Sequence[OperatingPoint] = ()) -> str:
             axes.plot(curve.fpr, curve.tpr, color=colour, lw=1.5, ls=line)
             if curve.name in chosen:
                 rates = chosen[curve.name].rates
-                axes.plot(1 - rates["specificity"].value, rates["sensitivity"].value, "o", color=colour, ms=5)
+                at = 1 - rates["specificity"].value, rates["sensitivity"].value
+                axes.plot(*at, "o", color=colour, ms=5, clip_on=False)
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
 
@@ -112,7 +113,7 @@ def reliability(result: ProbeResult) -> str:
             found = result.calibration[name]
             sizes = [8 + 60 * b.rows / max(x.rows for x in found.bins) for b in found.bins]
             x, y = [b.confidence for b in found.bins], [b.observed for b in found.bins]
-            axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.8)
+            axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.8, clip_on=False)
         observed = "share positive" if result.request.multilabel else "share right"
         axes.set(xlabel="probability given", ylabel=observed, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")

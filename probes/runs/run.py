@@ -198,7 +198,10 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
     checks = (
         (experiment.data.level == "image", experiment.facts.statement),
         (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
-        *((bool(names), f"no {part} row of: {', '.join(names)}; metrics NaN") for part, names in facts.absent.items()),
+        *(
+            (bool(names), f"no {part} row of: {', '.join(names)}; metrics not defined")
+            for part, names in facts.absent.items()
+        ),
         (bool(val.rows) and not experiment.val_chooses, "val shows one class only: train rows choose in its place"),
         (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
         (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes occur in a later split"),

@@ -76,7 +76,7 @@ def test_text_classes_decide_the_order_and_one_without_images_is_named(db, tmp_p
     found, _, _ = scored(db, tmp_path / "out")
     assert [c["name"] for c in found["test"]["classes"]] == ["none", "cyst", "effusion", "mass"]
     assert found["test"]["excluded"] == ["cyst"]
-    assert "no test row of: cyst; metrics NaN" in found["warnings"]
+    assert "no test row of: cyst; metrics not defined" in found["warnings"]
 
 
 def test_a_class_that_train_lacks_keeps_its_metrics_as_nothing_is_fitted(tmp_path):
