@@ -1,4 +1,4 @@
-"""`indexer export`: writes the vectors as .npy or Parquet, for other programs."""
+"""`indexer export`: writes the vectors as .npy, Parquet or a Hugging Face data set, for other programs."""
 
 from __future__ import annotations
 
@@ -14,27 +14,48 @@ if TYPE_CHECKING:
     from indexer.store.table import EmbeddingStore
 
 
-@click.command("export", short_help="Write the vectors as .npy or Parquet.")
+@click.command("export", short_help="Write the vectors as .npy, Parquet or a Hugging Face data set.")
 @click.argument("db")
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("dest", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--hf", "folder", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write a Hugging Face data set into a new folder instead.",
+)  # fmt: skip
 @table_option
 @where_option
 @json_option
-def command(db: str, dest: Path, table: str | None, where: str | None, as_json: bool) -> None:
+def command(
+    db: str, dest: Path | None, folder: Path | None, table: str | None, where: str | None, as_json: bool
+) -> None:
     """Write the rows of DB to DEST: `x.parquet` holds keys, columns and vectors; `x.npy` the unit vectors
     (n, dim) float16, with their keys in `x.keys.txt`, row by row. Files are written completely or not at all.
+
+    --hf DIR: Parquet files that `datasets`, pandas, DuckDB and Polars read, and a card that names the encoder; without
+    the addresses of the images.
     """
     from indexer.output_file import require_writable
     from indexer.store.table import EmbeddingStore
 
+    if (dest is None) == (folder is None):
+        raise click.UsageError("name either DEST (.npy or .parquet) or --hf DIR.")
     writers = {".npy": _npy, ".parquet": _parquet, ".pq": _parquet}
-    if dest.suffix not in writers:
-        raise InputError(f"{dest}: name a .npy or a .parquet file.")
-    require_writable(dest)
+    at = folder or dest
+    assert at is not None
+    write = _folder if folder else writers.get(at.suffix)
+    if write is None:
+        raise InputError(f"{at}: name a .npy or a .parquet file, or a folder with --hf.")
+    if folder is None:
+        require_writable(at)
     store = EmbeddingStore.open(db, table)
     view = store.at(store.version)
-    rows = writers[dest.suffix](view, dest, where)
-    emit({"file": str(dest), "rows": rows, "dim": view.dim, "version": view.version}, as_json=as_json)
+    rows = write(view, at, where)
+    emit({"file": str(at), "rows": rows, "dim": view.dim, "version": view.version}, as_json=as_json)
+
+
+def _folder(view: EmbeddingStore, dest: Path, where: str | None) -> int:
+    from indexer.store.hub_dataset import write_dataset
+
+    return write_dataset(view, dest, where)
 
 
 def _npy(view: EmbeddingStore, dest: Path, where: str | None) -> int:
