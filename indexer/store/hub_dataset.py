@@ -79,7 +79,7 @@ def _readable(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 
 def _card(view: EmbeddingStore, rows: int) -> str:
-    spec = view.spec
+    spec, pixels = view.spec, view.spec.pixels
     size = next((text for top, text in _SIZES if rows < top), _SIZES[-1][1])
     return f"""---
 pretty_name: {json.dumps(f"Embeddings of {spec.name}")}
@@ -99,7 +99,7 @@ One row for each image, or part of an image: `{VECTOR}` is a unit vector of {vie
 | encoder | {spec.name}, weights {spec.weights}, pooling {spec.pooling}, {spec.precision} |
 | licence of the weights | {spec.licence} |
 | fingerprint | {spec.fingerprint} |
-| pixels | {spec.pixels.size} × {spec.pixels.size}, {spec.pixels.interpolation}, {spec.pixels.fit}, {spec.pixels.window} |
+| pixels | {pixels.size} × {pixels.size}, {pixels.interpolation}, {pixels.fit}, window {pixels.window} |
 | table | {view.name}, version {view.version} |
 
 ```python
