@@ -1,11 +1,11 @@
-"""D9: intervals from resampling whole groups, and paired differences from the same draws.
+"""D9: intervals from resampling whole groups.
 
 The kind of interval of each metric was chosen by simulation: see `probes/protocols.md`, D9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -122,36 +122,3 @@ def centred_interval(value: float, replicates: Float64) -> Interval:
         low=max(0.0, min(value, plain.low + shift)),
         high=max(0.0, value, plain.high + shift),
     )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First minus second on the same rows and draws."""
-
-    first: str
-    second: str
-    delta: Interval
-    p: float  # two-sided, bootstrap
-    p_holm: float
-
-
-def paired_p(differences: Float64) -> float:
-    """P = 2·min(share of Δ ≤ 0, share of Δ ≥ 0), each count + 1 over replicates + 1, at most 1. NaN if none defined."""
-    defined = differences[~np.isnan(differences)]
-    if not len(defined):
-        return float("nan")
-    low = ((defined <= 0).sum() + 1) / (len(defined) + 1)
-    high = ((defined >= 0).sum() + 1) / (len(defined) + 1)
-    return float(min(1.0, 2 * min(low, high)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the given order. NaN stays NaN and does not count as a test."""
-    values = np.array(p, np.float64)
-    order = [i for i in np.argsort(values, kind="stable") if not np.isnan(values[i])]
-    out = np.full(len(values), np.nan)
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * values[i]))
-        out[i] = running
-    return out.tolist()

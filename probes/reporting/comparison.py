@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from indexer.design.page import whole_page
-from probes.evaluation.bootstrap import holm
+from probes.evaluation.paired import holm
 from probes.reporting.caveats import limits
 from probes.reporting.definitions import definitions_of, term
 from probes.reporting.page import cell, html_table, section

@@ -18,9 +18,10 @@ from probes.cohort.matching import KeyPlaces, hashes
 from probes.cohort.scaling import Vectors
 from probes.cohort.truth import hide_absent
 from probes.cohort.vectors import check_vectors, read_vectors
-from probes.evaluation.bootstrap import Difference, holm, interval, paired_p, replicate
+from probes.evaluation.bootstrap import replicate
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import evaluator
+from probes.evaluation.paired import Difference, holm, leave_out, paired_difference
 from probes.evaluation.scoring import compact
 from probes.progress import Stages
 from probes.request import ProbeRequest
@@ -194,16 +195,17 @@ def _differences(
     request, test = experiment.request, experiment.split.test
     truth = hide_absent(experiment.data.truth.take(test), experiment.absent)
     groups = compact(experiment.data.groups[test])
-    points, drawn = [], []
+    points, drawn, without = [], [], []
     for outcome in outcomes:
         measured = evaluator(outcome.p, truth, groups)
         points.append(float(measured.point()[metric]))
         drawn.append(replicate(measured, measured.groups, replicates=request.replicates, seed=request.seed)[metric])
+        without.append(leave_out(lambda weights, own=measured: own(weights)[metric], measured.groups))  # type: ignore[misc]
     pairs = list(combinations(range(len(tables)), 2))
-    raw = [paired_p(drawn[i] - drawn[j]) for i, j in pairs]
+    found = [paired_difference(points[i] - points[j], drawn[i] - drawn[j], without[i] - without[j]) for i, j in pairs]
     differences = tuple(
-        Difference(tables[i], tables[j], interval(points[i] - points[j], drawn[i] - drawn[j]), p, adjusted)
-        for (i, j), p, adjusted in zip(pairs, raw, holm(raw), strict=True)
+        Difference(tables[i], tables[j], delta, p, adjusted)
+        for (i, j), (delta, p), adjusted in zip(pairs, found, holm([p for _, p in found]), strict=True)
     )
     independent = len(np.unique(groups)) == truth.n and len(truth.classes) == 2 and not truth.multilabel
     if metric != "auc_macro" or not independent:

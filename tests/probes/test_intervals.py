@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,19 +10,19 @@ import pytest
 from MLstatkit import Delong_test
 from scipy.stats import binomtest, norm, t
 
+from benchmarks.paired import RESULTS, SETTLED, Design, rejected
 from probes.cohort.truth import class_truth
 from probes.evaluation.bootstrap import (
     area_interval,
     draw,
-    holm,
     interval,
-    paired_p,
     proportion_interval,
     replicate,
 )
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import debiased, evaluator
 from probes.evaluation.operating import denominators
+from probes.evaluation.paired import degrees, holm, paired_difference
 from probes.evaluation.scoring import Resampling, score
 
 
@@ -96,11 +97,37 @@ def test_delong_interval_is_the_logit_one_and_undefined_where_it_must_be():
     assert np.isnan(delong(np.array([True, True, False, False]), np.array([3.0, 2, 1, 0])).interval()).all()
 
 
-def test_paired_p_and_holm_follow_their_definitions():
-    delta = np.concatenate([np.full(1990, 0.1), np.full(9, -0.1)])
-    assert paired_p(delta) == pytest.approx(2 * 10 / 2000)
-    assert paired_p(np.zeros(99)) == 1
+def test_the_p_of_a_difference_is_of_student_and_holms_correction_that_of_its_definition():
+    replicates = np.array([0.1, 0.3, 0.2, 0.2, np.nan])
+    found, p = paired_difference(0.2, replicates, np.array([1.0, -1.0, 1.0, -1.0]))
+    spread = math.sqrt(0.02 / 4)
+    assert p == pytest.approx(2 * t.sf(0.2 / spread, 12))  # 3 · 4² / 4
+    assert (found.value, found.dropped) == (0.2, 1)
+    assert (found.low, found.high) == pytest.approx(tuple(0.2 + s * t.ppf(0.975, 12) * spread for s in (-1, 1)))
+    assert paired_difference(0.0, np.zeros(99), np.zeros(5))[1] == 1
+    assert math.isnan(paired_difference(float("nan"), np.full(9, np.nan), np.zeros(5))[1])
     assert holm([0.01, 0.04, 0.03, float("nan")]) == pytest.approx([0.03, 0.06, 0.06, float("nan")], nan_ok=True)
+
+
+def test_few_patients_that_make_most_of_a_variance_leave_few_degrees_of_freedom():
+    rng = np.random.default_rng(0)
+    alike = rng.standard_normal(4000)
+    assert degrees(alike) == pytest.approx(4000, rel=0.1)
+    assert degrees(np.concatenate([alike / 1000, rng.standard_normal(10)])) < 25
+    assert degrees(np.array([np.nan, 1.0, -1.0])) == 6
+    assert degrees(np.zeros(7)) == 6
+
+
+def test_under_the_null_the_paired_test_rejects_as_often_as_it_says():
+    """A seeded part of benchmarks.paired, whose table of 1000 data sets must name the method and show its level."""
+    for patients, images in ((20, 4), (40, 4)):
+        levels = rejected(Design(patients, images), sets=200, replicates=100)
+        assert 1.5 <= levels[SETTLED] <= 8.5, patients  # 5 ± 2.3 standard errors
+        assert levels[SETTLED] <= levels["normal, SD of the replicates"]
+    kept = json.loads(RESULTS.read_text())
+    assert kept["sets"] == 1000
+    for design in ("20 patients", "40 patients", "100 patients", "200 patients"):
+        assert 3.5 <= kept["rejected_at_5_per_cent"][design][SETTLED] <= 6.5
 
 
 def clustered(rng, patients=80, per_patient=3, shift=1.2):
