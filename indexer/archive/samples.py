@@ -17,11 +17,15 @@ ARCHIVE_SUFFIXES = ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", 
 NESTED, UNPACK = "archive inside an archive", "unpack the outer one and index what it holds"
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
+MAX_SIDECAR = 16 << 20  # bytes of a member of metadata
+MAX_DEPTH = 64  # of nested JSON
+LONGEST_CLASS = 18  # digits of a `.cls` that is a number: what int64 holds
 LONGEST_ENDING = 24  # characters of an ending that a note holds
 OTHER_IMAGE = "passed over, since the sample has another image"
 NOT_USED = "passed over, neither image nor metadata"
 BY_PLACE = "image of its sample as its first one, none being .jpg, .png, … alone"
 # Surrogateescape: how Python represents the bytes of a name that is not UTF-8
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -70,7 +74,11 @@ def is_archive(name: str) -> bool:
 
 
 def sidecar_fields(data: bytes) -> dict[str, Any]:
-    """The fields of the JSON beside an image. Raises ValueError where it is not a JSON object."""
+    """The fields of the JSON beside an image. Raises ValueError where it is not a JSON object, or one out of bounds."""
+    if len(data) > MAX_SIDECAR:
+        raise ValueError(f"over {MAX_SIDECAR:,} bytes")
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
     try:
         fields = _json(data)
     except RecursionError as error:
@@ -78,6 +86,18 @@ def sidecar_fields(data: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError("not an object")
     return fields
+
+
+def _depth(data: bytes) -> int:
+    """The depth of nested brackets outside of strings."""
+    depth = deepest = 0
+    for mark in _BRACKETS.findall(data):
+        if mark in (b"{", b"["):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in (b"}", b"]"):
+            depth -= 1
+    return deepest
 
 
 class Group:
@@ -116,10 +136,17 @@ class Group:
             except ValueError as error:
                 self.bad_metadata = f"{name}: {error}"
         elif suffix in METADATA_SUFFIXES:
-            text = data.decode("utf-8", "replace").strip()
-            self.metadata[suffix] = int(text) if suffix == "cls" and text.isascii() and text.isdigit() else text
+            self._add_text(name, suffix, data)
         else:
             self._note(NOT_USED, suffix)
+
+    def _add_text(self, name: str, suffix: str, data: bytes) -> None:
+        if len(data) > MAX_SIDECAR:
+            self.bad_metadata = f"{name}: over {MAX_SIDECAR:,} bytes"
+            return
+        text = data.decode("utf-8", "replace").strip()
+        number = suffix == "cls" and text.isascii() and text.isdigit() and len(text) <= LONGEST_CLASS
+        self.metadata[suffix] = int(text) if number else text
 
     def fail(
         self, reason: str, detail: str, offset: int = -1, nbytes: int = 0, suffix: str = "", member: str = ""

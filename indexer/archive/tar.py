@@ -11,7 +11,15 @@ from typing import IO, Any
 from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import Links, Target, read_scattered, scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
-from indexer.archive.samples import OpenSamples, lasting_name, plain_name, split_first, split_name
+from indexer.archive.samples import (
+    MAX_SIDECAR,
+    METADATA_SUFFIXES,
+    OpenSamples,
+    lasting_name,
+    plain_name,
+    split_first,
+    split_name,
+)
 from indexer.archive.tables.named import TableOptions
 from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
@@ -20,6 +28,9 @@ from indexer.types import Failure, Place, Sample, Shard
 
 UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".tzst")
+TOO_LARGE = "member too large"
+MAX_HEADER = 4 << 20  # bytes of one member's headers, its name included
+LONGEST_NAME = 4096  # characters, as of a path
 MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
@@ -71,7 +82,9 @@ class Tar:
                 name = plain_name(member.name)
                 key, suffix = split(name)
                 yield from groups.close_before(key, suffix)
-                if member.data is None:
+                if member.data is None and suffix in METADATA_SUFFIXES and member.reason == TOO_LARGE:
+                    groups.last.bad_metadata = member.detail
+                elif member.data is None:
                     groups.last.fail(member.reason, member.detail, member.offset, 0, suffix, name)
                 else:
                     groups.last.add(name, suffix, member.offset, member.data)
@@ -111,8 +124,8 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
     end: list[str] = []  # how the last header read ended
     try:
         # tarfile copies the rest of its buffer at each header; both larger and smaller buffers were slower
-        ending: Any = _Ending(stream)
-        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end), bufsize=1 << 16)  # noqa: SIM115
+        ending: Any = _Ending(stream, url)
+        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end, ending), bufsize=1 << 16)  # noqa: SIM115
     except DAMAGE as error:
         if "EOFHeaderError" in end:
             return  # two blocks of zeros: an empty archive
@@ -142,8 +155,12 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url
         offset, size = scattered(header) if header.issparse() else header.offset_data, header.size
     else:
         return _Member(header.name, -1, None, "not a regular file", f"{header.name} is a device or a pipe")
-    if size > MAX_MEMBER:
-        return _Member(header.name, offset, None, "member too large", f"{header.name}: over {MAX_MEMBER} bytes")
+    name = header.name
+    most = MAX_SIDECAR if split_name(name)[1] in METADATA_SUFFIXES else MAX_MEMBER
+    if len(name) > LONGEST_NAME:
+        return _Member(f"{name[:80]}…", offset, None, "name too long", f"{len(name):,} characters: {name[:80]}…")
+    if size > most:
+        return _Member(name, offset, None, TOO_LARGE, f"{name}: over {most:,} bytes")
     if target is not None:
         return _Member(header.name, offset, _read(url, offset, size, header.name))
     file = archive.extractfile(header)
@@ -160,10 +177,17 @@ class _Ending:
 
     READS = 64
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._left = stream, self.READS
+    def __init__(self, stream: IO[bytes], url: str) -> None:
+        self._stream, self._left, self._url = stream, self.READS, url
+        self.header_bytes: int | None = None  # that may still be read of one member's headers; None outside of them
 
     def read(self, nbytes: int) -> bytes:
+        if self.header_bytes is not None:
+            self.header_bytes -= nbytes
+            if self.header_bytes < 0:
+                raise CutShard(
+                    f"{stored_address(self._url)} breaks off: a member's headers announce over {MAX_HEADER:,} bytes"
+                )
         data = self._stream.read(nbytes) if self._left == self.READS else b""
         if not data:
             if self._left == self.READS:
@@ -184,10 +208,24 @@ def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError
     return damaged
 
 
-def _header_class(end: list[str]) -> type[tarfile.TarInfo]:
-    """A header class that records in `end` how the archive ended: tarfile ends silently at a damaged header."""
+def _header_class(end: list[str], stream: _Ending) -> type[tarfile.TarInfo]:
+    """A header class that records in `end` how the archive ended: tarfile ends silently at a damaged header.
+
+    Extended headers (pax, GNU, sparse maps) may announce any size, and tarfile reads them whole: `stream` bounds them.
+    """
 
     class Header(tarfile.TarInfo):
+        @classmethod
+        def fromtarfile(cls, tarfile: tarfile.TarFile) -> Header:
+            outer = stream.header_bytes is None
+            if outer:
+                stream.header_bytes = MAX_HEADER
+            try:
+                return super().fromtarfile(tarfile)
+            finally:
+                if outer:
+                    stream.header_bytes = None
+
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
             try:

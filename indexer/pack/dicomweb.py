@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
 
 from indexer.archive.walk import ListedFile
 from indexer.errors import InputError, ReadError
@@ -19,6 +21,8 @@ from indexer.pixels.limits import MAX_BYTES
 SCHEMES = ("dicomweb+http", "dicomweb+https")
 PAGE = 500  # matches requested at once
 TIMEOUT = (10, 120)  # seconds to connect, and to wait for more bytes
+SLOWEST = 1000  # bytes a second, on average after SLOW_SECONDS: a server that sends a byte now and then is left
+SLOW_SECONDS = 120
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _INSTANCES = "00201209"  # Number of Series Related Instances
 _ROWS, _COLUMNS, _BITS, _FRAMES = "00280010", "00280011", "00280100", "00280008"
@@ -77,10 +81,11 @@ class DicomWeb:
         (PS3.18 section 8.3.4.4). Raises ReadError for a server that returns the same page at every offset.
         """
         offset = 0
-        before: Sequence[dict[str, Any]] = ()
+        seen: set[bytes] = set()
         while True:
             matches, more = self._page(path, (*filters, ("limit", str(PAGE)), ("offset", str(offset))))
-            if matches and matches == before:
+            fresh = {_digest(match) for match in matches} - seen
+            if matches and not fresh:
                 raise ReadError(
                     f"{self.url}{path} gives the same {len(matches)} matches again at offset {offset}: the server "
                     "ignores offset and keeps back the others. Narrow the filters in the URL, e.g. by StudyDate."
@@ -89,7 +94,7 @@ class DicomWeb:
             offset += len(matches)
             if not matches or not (more or len(matches) >= PAGE or offset < expected):
                 return
-            before = matches
+            seen |= fresh
 
     def _page(self, path: str, query: tuple[tuple[str, str], ...]) -> tuple[Sequence[dict[str, Any]], bool]:
         """The matches of one page, and whether the server announces more."""
@@ -109,15 +114,19 @@ class DicomWeb:
     def _body(self, answer: Any) -> bytes:
         """The response body, up to the size limit of one file. Raises OSError, ReadError."""
         import requests
+        from urllib3.exceptions import HTTPError
 
-        blocks, nbytes = [], 0
+        blocks, nbytes, began = [], 0, time.monotonic()
         try:
-            for block in answer.iter_content(_BLOCK):
+            for block in _received(answer):
                 nbytes += len(block)
                 if nbytes > MAX_BYTES:
                     raise OSError(0, "file too large")
+                seconds = time.monotonic() - began
+                if seconds > SLOW_SECONDS and nbytes < SLOWEST * seconds:
+                    raise ReadError(f"{self.url} sends {nbytes:,} bytes in {seconds:.0f} seconds: too slow. {_AGAIN}")
                 blocks.append(block)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise ReadError(f"{self.url} broke off: {_root(error)}. {_AGAIN}") from error
         return b"".join(blocks)
 
@@ -127,7 +136,9 @@ class DicomWeb:
         except ImportError as error:
             raise InputError(f"a DICOMweb source needs: {_EXTRA}") from error
         try:
-            answer = _session().get(url, params=query, headers={"Accept": accept}, timeout=TIMEOUT, stream=True)
+            answer = _session().get(
+                url, params=query, headers={"Accept": accept}, timeout=TIMEOUT, stream=True, hooks={"response": _stay}
+            )
         except requests.RequestException as error:
             raise ReadError(
                 f"{self.url} does not answer: {_root(error)}. Run again: what is packed is kept."
@@ -137,11 +148,32 @@ class DicomWeb:
         return answer
 
 
+def _received(answer: Any) -> Iterator[bytes]:
+    """The body as it arrives: `iter_content` would wait for a whole block."""
+    while block := answer.raw.read1(_BLOCK, decode_content=True):
+        yield block
+
+
 def _root(error: BaseException) -> str:
     """The innermost cause; the exceptions around it only repeat the URL."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _stay(answer: Any, **_options: Any) -> None:
+    """Raise ReadError for a redirection to another host, which would carry requests, and a login, elsewhere."""
+    target = answer.headers.get("Location") if answer.is_redirect else None
+    if not target:
+        return
+    before, after = urlsplit(answer.url), urlsplit(urljoin(answer.url, target))
+    same = (after.scheme, after.netloc) == (before.scheme, before.netloc)
+    secured = (before.scheme, after.scheme) == ("http", "https") and before.hostname == after.hostname
+    if not (same or secured):
+        raise ReadError(
+            f"{before.netloc} redirects to {after.scheme}://{after.netloc}, which is not followed. Name that server "
+            "itself if it is right."
+        )
 
 
 @lru_cache(maxsize=1)
@@ -169,6 +201,10 @@ def _check_filters(filters: tuple[tuple[str, str], ...]) -> None:
             near = difflib.get_close_matches(name, (entry[4] for entry in DicomDictionary.values()), 3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise InputError(f"{name} is not a DICOM keyword, and a server may ignore it.{hint}")
+
+
+def _digest(match: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(match, sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _nbytes(match: dict[str, Any]) -> int:
