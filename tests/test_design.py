@@ -65,6 +65,7 @@ def test_the_sheet_is_small_and_loads_nothing():
     assert not re.search(r"url\(|@import|@font-face|://|</", style())
 
 
+@pytest.mark.case("U10")
 def test_a_page_escapes_its_title_and_names_its_viewport():
     page = whole_page("<b>odd", ["<p>text</p>"])
     assert "<title>&lt;b&gt;odd</title>" in page

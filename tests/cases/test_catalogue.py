@@ -13,17 +13,15 @@ TESTS = Path(__file__).parents[1]
 
 
 def marked() -> dict[str, list[str]]:
-    """Id → the tests that carry it as a mark or in their name, from their source."""
+    """Id → the tests, or the files, that carry it as a mark or in their name, from their source."""
     found = defaultdict(list)
     for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                if by_name := re.match(r"test_case_([a-z]\d+)_", node.name):
-                    found[by_name[1].upper()].append(node.name)
-                for mark in node.decorator_list:
-                    if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.case":
-                        for argument in mark.args:
-                            found[ast.literal_eval(argument)].append(node.name)
+            if isinstance(node, ast.FunctionDef) and (by_name := re.match(r"test_case_([a-z]\d+)_", node.name)):
+                found[by_name[1].upper()].append(node.name)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.case":
+                for argument in node.args:
+                    found[ast.literal_eval(argument)].append(path.name)
     return found
 
 

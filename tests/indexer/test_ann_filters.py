@@ -45,6 +45,7 @@ def recall(found: list[list[str]], kept: np.ndarray) -> float:
     return float(np.mean([len({f"k{i}" for i in row} & set(keys)) / 10 for row, keys in zip(best, found, strict=True)]))
 
 
+@pytest.mark.case("T7")
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("where", FILTERS)
 def test_the_recall_asked_for_holds_under_filters_that_go_with_the_query(store, where: str, share: float) -> None:
@@ -58,6 +59,7 @@ def test_the_recall_asked_for_holds_under_filters_that_go_with_the_query(store, 
     assert ("scanned exactly" in found.how) >= (m <= 1_000)
 
 
+@pytest.mark.case("T7")
 def test_settings_tuned_without_a_filter_would_miss_rows_far_from_the_query(store) -> None:
     """Or the test above tests nothing."""
     index = ann_index.load(store.index_directory)
@@ -67,5 +69,6 @@ def test_settings_tuned_without_a_filter_would_miss_rows_far_from_the_query(stor
     assert recall(keys, N - 1 - RANK < N // 2) < 0.9
 
 
+@pytest.mark.case("T7")
 def test_without_a_filter_the_measured_recall_is_told(store) -> None:
     assert "recall@10 measured" in answer(Searcher(store), Query(vectors=NEAR)).how

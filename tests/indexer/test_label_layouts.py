@@ -14,6 +14,8 @@ from tests.commands import call
 from tests.published import PUBLISHED
 from tests.tables import add_shard, spec_for, unit_rows
 
+pytestmark = pytest.mark.case("M8")
+
 
 def table(tmp_path, keys):
     add_shard(EmbeddingStore.create(str(tmp_path / "db"), "t", spec_for(8)), "first", keys, unit_rows(len(keys), 8))

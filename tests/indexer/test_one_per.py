@@ -75,6 +75,7 @@ def shown(hits: list[Hit]) -> list[tuple[str, int]]:
     return [(hit.key, hit.more) for hit in hits]
 
 
+@pytest.mark.case("U7")
 @pytest.mark.usefixtures("widest")
 @pytest.mark.parametrize("column", ["patient", "sex", "site", "day", "score", "key"])
 def test_each_value_has_its_best_row_and_the_number_of_others(searcher: Searcher, column: str) -> None:

@@ -164,6 +164,7 @@ def ink(image, colour):
     return int((np.asarray(image) == np.array(colour)).all(2).sum())
 
 
+@pytest.mark.case("U12")
 def test_a_contact_sheet_shows_every_column_and_what_restricts_the_hits():
     def sheet(columns, **options):
         hit = Hit(1, "k", 0.5, 0, columns)
@@ -175,6 +176,7 @@ def test_a_contact_sheet_shows_every_column_and_what_restricts_the_hits():
     assert sheet({}, where="sex = 'F'", exclude_same="patient", one_per="study").height > sheet({}).height
 
 
+@pytest.mark.case("U12")
 def test_letters_of_many_scripts_are_drawn_and_others_told_by_their_code():
     font = sheet_font()
     box = font.getmask("\uffff")  # what is drawn for a letter that the font lacks
@@ -192,6 +194,7 @@ def test_wrapped_text_keeps_every_word_within_the_width():
     assert max(font.getlength(line) for line in lines) <= 200
 
 
+@pytest.mark.case("U12")
 def test_the_page_is_the_same_whether_the_text_goes_to_a_terminal_or_not(db, tmp_path, monkeypatch):
     pages = []
     for terminal in (False, True):
@@ -211,6 +214,7 @@ def test_the_page_is_the_same_whether_the_text_goes_to_a_terminal_or_not(db, tmp
     assert "--exclude-same patient" in pages[0]
 
 
+@pytest.mark.case("U12")
 def test_a_long_key_on_the_page_keeps_its_part(db, tmp_path):
     hit = Hit(1, "folder/" * 40 + "cine.dcm#17", 0.5, 0, {})
     result = SearchResult("t", 1, "key", "exact", SearchOptions(), [QueryHits("q", [hit])])

@@ -254,6 +254,7 @@ def test_multilabel_bundles_call_every_label_that_reaches_its_operating_point(db
     assert len({row["called"] for row in done.json["rows"]}) > 2
 
 
+@pytest.mark.case("U11")
 def test_two_classes_are_decided_at_the_operating_point_that_the_result_reports(db, tmp_path):
     found = probe("linear", db, "--label", "ill", "--group", "patient", "--specificity", "0.6", "--out", tmp_path)
     (point,) = found["operating"]
@@ -273,6 +274,7 @@ def test_two_classes_are_decided_at_the_operating_point_that_the_result_reports(
     assert all((row["called"] == "1") == (row["probabilities"]["1"] >= 0.5) for row in half["rows"])
 
 
+@pytest.mark.case("U11")
 def test_of_several_classes_the_most_probable_is_called_and_those_above_their_threshold_are_listed(db, tmp_path):
     fitted(tmp_path, db, "linear")
     answer = call("probes", "predict", tmp_path, db, "--threshold", "mass=0.0", "--json").json
