@@ -130,6 +130,8 @@ def _unpacked(dataset: Any, syntax: str, index: int, stored: int, signed: int) -
     values = np.asarray(decoders[syntax](stream))
     if values.shape[:2] != (dataset.Rows, dataset.Columns):
         raise NotKnown("size")
+    if np.issubdtype(values.dtype, np.unsignedinteger) and values.max() >= 2**stored:
+        raise Unreadable("BitsStored")  # the codestream holds more
     return _value(values.astype(np.int64), stored, signed)
 
 
@@ -234,7 +236,7 @@ def _windowed(voi: Any, real: np.ndarray, negative: bool) -> np.ndarray | None:
         return found / (2**bits - 1)
     centre, width = _first(voi, "WindowCenter"), _first(voi, "WindowWidth")
     function = str(voi.get("VOILUTFunction") or "LINEAR").strip()
-    if centre is None or width is None or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+    if centre is None or width is None:
         return None
     if function == "SIGMOID" and width > 0:
         return 1 / (1 + np.exp(np.clip(-4 * (real - centre) / width, -700, 700)))
@@ -244,7 +246,7 @@ def _windowed(voi: Any, real: np.ndarray, negative: bool) -> np.ndarray | None:
         return np.clip((real - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
     if function == "LINEAR" and width == 1:
         return np.where(real <= centre - 0.5, 0.0, 1.0)
-    return None
+    raise Unreadable("the window")
 
 
 def _palette(dataset: Any, values: np.ndarray) -> np.ndarray:

@@ -76,16 +76,21 @@ def _by_tarfile(path: Path, *, cut: bool = False) -> list[tuple[str, bytes | Non
             if cut:
                 return list(_whole(archive))
             headers = archive.getmembers()
-            return [(h.name, _followed(archive, headers, i, 8)) for i, h in enumerate(headers) if not h.isdir()]
+            return [(_plain(h.name), _followed(archive, headers, i, 8)) for i, h in enumerate(headers) if not h.isdir()]
     except (*DAMAGE, tarfile.TarError):
         return None
+
+
+def _plain(name: str) -> str:
+    """Bytes that are no UTF-8 are written as %FF."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
 
 
 def _whole(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
     with suppress(*DAMAGE, tarfile.TarError):
         for header in archive:
             file = archive.extractfile(header) if header.isfile() else None
-            yield header.name, file.read() if file else None
+            yield _plain(header.name), file.read() if file else None
 
 
 def _check_samples(items: list[Sample | Failure], members: list[tuple[str, bytes | None]] | None) -> None:

@@ -335,3 +335,28 @@ def test_the_two_ways_of_each_case_show_one_picture(name):
     for fit, window in product(("crop", "pad"), ("file", "percentile")):
         ok, bad = (seen((CASES / f"{name}_{way}.dcm").read_bytes(), fit=fit, window=window) for way in ("ok", "bad"))
         assert np.array_equal(ok.pixels, bad.pixels), (fit, window)
+
+
+@pytest.mark.parametrize(("window", "flag"), [
+    ({"WindowCenter": "40", "WindowWidth": "0"}, "unusable window: width 0"),
+    ({"WindowCenter": "40", "WindowWidth": "-80"}, "unusable window: width -80"),
+    ({"WindowCenter": "40", "WindowWidth": "80", "VOILUTFunction": "CUBIC"}, "unknown VOILUTFunction CUBIC"),
+])  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_window_that_is_there_and_cannot_be_applied_is_flagged_at_every_depth(bits, window, flag):
+    values = deep(SIDE, SIDE) if bits == 16 else (deep(SIDE, SIDE) % 256).astype(np.uint8)
+    found, without = seen(dicom(values, **window)), seen(dicom(values))
+    assert set(found.flags) == {flag, *without.flags}
+    assert np.array_equal(found.pixels, without.pixels)
+
+
+def test_a_codestream_with_more_bits_than_the_header_says_is_flagged():
+    dataset = pydicom.dcmread(io.BytesIO(dicom(deep(SIDE, SIDE) % 4096, WindowCenter="2048", WindowWidth="4096")))
+    dataset.compress("1.2.840.10008.1.2.4.90")
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert seen(file.getvalue()).flags == ()
+    dataset.BitsStored, dataset.HighBit = 10, 9
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert seen(file.getvalue()).flags == ("values beyond BitsStored",)

@@ -314,3 +314,40 @@ def test_a_page_of_more_strips_than_are_unpacked_at_once_is_whole(compression, t
     data = tiff_of(values, 2, compression=compression, rows=2, tile=tile, planar=2)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         assert np.array_equal(page_values(file.pages[0], data)[0], values)
+
+
+def retyped(data: bytes, tag: int, kind: int) -> bytes:
+    """With a field of another type: 99 is none, so that no reader can know its value."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        entry = file.pages[0].tags[tag].offset
+    return data[: entry + 2] + kind.to_bytes(2, "little") + data[entry + 4 :]
+
+
+@pytest.mark.parametrize("tag", [258, 259, 262, 273, 277, 278, 279, 284, 317, 338, 339])
+def test_a_field_that_decides_the_values_and_cannot_be_read_is_never_taken_for_its_default(tag):
+    values = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 2)).astype(np.uint8)
+    data = tiff_of(values, 1, compression="lzw", predictor=2, tags={338: (2,)})
+    seen(data)
+    with pytest.raises(PixelError, match="corrupt image: TIFF: unreadable"):
+        seen(retyped(data, tag, 99))
+
+
+def test_an_orientation_that_cannot_be_read_or_is_none_is_flagged():
+    turned, plain = tiff_of(grey("u1"), 1, tags={274: (6,)}), tiff_of(grey("u1"), 1)
+    for data in (retyped(turned, 274, 99), tiff_of(grey("u1"), 1, tags={274: (9,)})):
+        (picture,) = decode(data, "tif", SPEC)
+        assert picture.flags == ("unreadable Orientation",)
+        assert np.array_equal(picture.pixels, seen(plain))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_page_that_names_no_colour_model_is_shown_as_libtiff_guesses_and_flagged(samples):
+    values = np.random.default_rng(2).integers(0, 256, (SIDE, SIDE, samples)).astype(np.uint8)
+    data = tiff_of(values, 2 if samples == 3 else 0)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        entry = file.pages[0].tags[262].offset
+    data = data[:entry] + (65000).to_bytes(2, "little") + data[entry + 2 :]  # a private field in its place
+    (picture,) = decode(data, "tif", SPEC)
+    assert picture.flags == ("no PhotometricInterpretation in file",)
+    assert np.array_equal(picture.pixels, np.broadcast_to(values, (SIDE, SIDE, 3)))
+    assert np.array_equal(imagecodecs.tiff_decode(data).reshape(values.shape), values)

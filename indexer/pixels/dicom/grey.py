@@ -15,6 +15,7 @@ from indexer.pixels.window import Window
 from indexer.types import Float64
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.3
 _HOUNSFIELD = ("CT", "")  # CT presets apply to these modalities, also where none is given
 
 
@@ -76,10 +77,13 @@ def _voi(source: Any, negative: bool, order: str, flags: list[str]) -> Window | 
         return lambda values: np.clip(_look_up(np.rint(values), table, first) / top, 0.0, 1.0)
     centre, width = number(source, "WindowCenter", flags), number(source, "WindowWidth", flags)
     function = str(getattr(source, "VOILUTFunction", None) or "LINEAR")
-    if centre is None or width is None or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+    if centre is None or width is None:
         return None
     window = Window(centre, width, function)
-    return window if window.usable() else None
+    if function in FUNCTIONS and window.usable():
+        return window
+    flags.append(f"unusable window: width {width:g}" if function in FUNCTIONS else f"unknown VOILUTFunction {function}")
+    return None
 
 
 def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:

@@ -20,7 +20,7 @@ from indexer.pixels.dicom.encapsulated import add_offset_table
 from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom.parse import parsed
-from indexer.pixels.dicom.stored import RISKY, stored_frames
+from indexer.pixels.dicom.stored import RISKY, beyond_bits, stored_frames
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
@@ -72,6 +72,7 @@ class DicomReader:
             try:
                 pixels, flags = _picture(self._dataset, index, stored, self._rendering.rules)
                 aspect, unread = pixel_aspect(self._dataset, index)
+                unread = (*beyond_bits(self._dataset, stored), *unread)
             except dicom_errors() as error:
                 raise named(error, "DICOM") from error
             yield Raster(pixels, aspect, (*self._flags, *flags, *unread))

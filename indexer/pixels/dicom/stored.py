@@ -118,3 +118,15 @@ def _bits_below(dataset: Any) -> int:
     allocated, stored = int(dataset.BitsAllocated), int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
     high = int(getattr(dataset, "HighBit", stored - 1))
     return high + 1 - stored if stored <= high < allocated else 0
+
+
+def beyond_bits(dataset: Any, stored: npt.NDArray[Any]) -> tuple[str, ...]:
+    """A flag where a codestream holds values that BitsStored has no room for, so that header and pixels contradict."""
+    if str(dataset.file_meta.TransferSyntaxUID) in UNCOMPRESSED or stored.dtype.kind not in "ui" or not stored.size:
+        return ()
+    bits = int(getattr(dataset, "BitsStored", 8 * stored.dtype.itemsize))
+    if bits >= 8 * stored.dtype.itemsize:
+        return ()
+    signed = stored.dtype.kind == "i"
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return ("values beyond BitsStored",) if stored.min() < low or stored.max() > high else ()

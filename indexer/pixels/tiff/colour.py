@@ -10,42 +10,39 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.grey import GreyScale, render
+from indexer.pixels.tiff.fields import BLACK_IS_ZERO, CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, photometric
 from indexer.pixels.tiff.values import full_scale
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR = 0, 1, 2, 3, 4, 5, 6  # PhotometricInterpretation
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 _STRAIGHT_ALPHA = 2  # ExtraSamples; associated alpha (1) is premultiplied, i.e. already composited on black
 
 
 def shown(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
     """(h, w, samples) → (h, w) grey or (h, w, 3) RGB, and flags. Raises PixelError for other colour models."""
-    photometric, bits = int(page.photometric), int(page.bitspersample)
-    colours = _COLOURS.get(photometric)
+    (model, guessed), bits = photometric(page), int(page.bitspersample)
+    colours = _COLOURS.get(model)
     if colours is None:
-        raise PixelError("unsupported TIFF", f"photometric interpretation {photometric}")
+        raise PixelError("unsupported TIFF", f"photometric interpretation {model}")
     if values.shape[-1] < colours:
         raise PixelError("corrupt image", f"TIFF: {values.shape[-1]} samples a pixel for {colours} colours")
     colour = values[..., :colours] if colours > 1 else values[..., 0]
     flags: tuple[str, ...] = ()
-    if photometric == PALETTE:
+    if model == PALETTE:
         pixels = _looked_up(colour, page, bits)
     elif values.dtype == np.uint8:
         pixels = _eight_bits(colour, bits)
+        pixels = 255 - pixels if model == WHITE_IS_ZERO else pixels
     else:
-        pixels, flags = _deep(colour, bits, rules)
-    if photometric == WHITE_IS_ZERO and values.dtype == np.uint8:
-        pixels = 255 - pixels
-    elif photometric == WHITE_IS_ZERO:
-        pixels, flags = _deep(colour, bits, rules, invert=True)
-    if photometric == CMYK:
+        pixels, flags = _deep(colour, bits, rules, invert=model == WHITE_IS_ZERO)
+    if model == CMYK:
         pixels = _from_cmyk(pixels, page)
-    if photometric == YCBCR:
+    if model == YCBCR:
         pixels = _from_ycbcr(pixels)
     if values.shape[-1] > colours and int(next(iter(page.extrasamples), 0)) == _STRAIGHT_ALPHA:
         pixels = _over_black(pixels, values[..., colours], bits)
-    return pixels, flags
+    return pixels, (*guessed, *flags)
 
 
 def _eight_bits(values: UInt8, bits: int) -> UInt8:
@@ -57,7 +54,7 @@ def _eight_bits(values: UInt8, bits: int) -> UInt8:
 
 
 def _deep(
-    values: npt.NDArray[Any], bits: int, rules: tuple[WindowRule, ...], *, invert: bool = False
+    values: npt.NDArray[Any], bits: int, rules: tuple[WindowRule, ...], *, invert: bool
 ) -> tuple[UInt8, tuple[str, ...]]:
     """More than 8 bits, windowed; colour by its whole range unless a window is given, equally for all channels."""
     full = full_scale(bits, values.dtype)

@@ -23,11 +23,12 @@ from indexer.pixels.jpeg.cpu import orient
 from indexer.pixels.limits import check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
 from indexer.pixels.pillow import PillowReader
-from indexer.pixels.tiff.colour import MASK, YCBCR, shown
+from indexer.pixels.tiff.colour import shown
+from indexer.pixels.tiff.fields import MASK, YCBCR, orientation, refuse_unread
 from indexer.pixels.tiff.unpack import BYTEWISE
 from indexer.pixels.tiff.values import ignores_predictor, page_values
 
-_ORIENTATION, _YCBCR_SUBSAMPLING = 274, 530
+_YCBCR_SUBSAMPLING = 530
 _REDUCED, _TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType
 _OF_PICTURES = (2, 3, 4, 6, 7)  # compressions that Pillow's libtiff decodes: CCITT, JPEG
 MAX_PLANES = 1_000_000
@@ -67,6 +68,7 @@ class TiffReader:
         for position in positions:
             plane = self._planes[position]
             try:
+                refuse_unread(plane.page, self._data)
                 check_size(int(plane.page.imagelength), int(plane.page.imagewidth))
                 raster = self._ours(plane) if _is_ours(plane.page) else self._by_pillow(plane.page)
             except DECODER_ERRORS as error:
@@ -88,8 +90,8 @@ class TiffReader:
         pixels, flags = shown(values, page, self._rendering.rules)
         if ignores_predictor(page):
             flags = (*flags, "predictor without compression ignored")
-        tag = page.tags.get(_ORIENTATION)
-        return Raster(orient(pixels, int(tag.value) if tag else 1), flags=flags)
+        turn, unread = orientation(page, self._data)
+        return Raster(orient(pixels, turn), flags=(*flags, *unread))
 
     def _by_pillow(self, page: Any) -> Raster:
         if int(page.compression) not in _OF_PICTURES and int(page.compression) not in BYTEWISE:
