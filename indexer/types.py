@@ -97,6 +97,9 @@ def _flat(spec: EncoderSpec) -> dict[str, Any]:
     return outer | {f"pixels.{k}": v for k, v in asdict(spec.pixels).items()}
 
 
+SPLITS = ("last-dot", "first-dot")  # KeyRule.split
+
+
 @dataclass(frozen=True)
 class KeyRule:
     """How the members of archives become samples and keys: one rule for a table, which keeps it.
@@ -104,10 +107,15 @@ class KeyRule:
     `split` cuts a member's name: at the last dot before a known ending, so that every image is a sample of its own
     (names of DICOM files hold many dots); or at the first dot of the last part, as webdataset does, so that all members
     of that stem are one sample with one image. In a folder of loose images a key is the path, whatever `split` is.
+    Raises ValueError for a rule that there is not: tables may come from elsewhere.
     """
 
     split: str = "last-dot"  # last-dot | first-dot
     prefix: int = 0  # so many last parts of the archive's own path, without its suffix, are put before its keys
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS or type(self.prefix) is not int or self.prefix < 0:
+            raise ValueError(f"no rule for keys: {self.split!r}, {self.prefix!r}")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
         ) from error
     try:
         keys = KeyRule(**(facts.keys or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise StoreError(f"table {table} makes its keys by a rule that this version does not know.") from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
     return OpenedTable(dataset, facts, spec, keys, state, stamp)

@@ -120,7 +120,7 @@ def test_the_rule_is_kept_with_the_table_and_another_one_is_refused_in_one_line(
 @pytest.mark.case("R7")
 def test_a_table_made_before_the_rule_could_be_chosen_keeps_its_keys(tmp_path):
     index(write_tar(tmp_path / "a.tar", [("s1.jpg", png(1)), ("s1.seg.png", png(2))]), tmp_path / "db")
-    stored = lance.dataset(str(next((tmp_path / "db").glob("*.lance")))).schema.metadata[b"embedding-indexer"]
+    stored = lance.dataset(str(EmbeddingStore.open(str(tmp_path / "db")).path)).schema.metadata[b"embedding-indexer"]
     assert "keys" not in json.loads(stored)  # as an earlier version wrote it
     index(write_tar(tmp_path / "b.tar", [("s2.jpg", png(3)), ("s2.seg.png", png(4))]), tmp_path / "db")
     assert list(rows(tmp_path / "db")) == ["s1", "s1.seg", "s2", "s2.seg"]
@@ -211,3 +211,26 @@ def test_tars_of_equal_names_are_prefixed_by_their_paths(tmp_path):
     command = index(f"pipe:cat {tmp_path}/train/000.tar.gz", tmp_path / "db")
     assert command.code == 1
     assert "has no path" in command.err
+
+
+@pytest.mark.case("R7")
+@pytest.mark.parametrize("rule", [[1], {"split": "other"}, {"prefix": "1"}, {"prefix": -1}, {"prefix": True}, {"x": 1}])
+def test_a_table_of_a_rule_that_is_not_known_is_refused_in_one_line(tmp_path, rule):
+    index(write_tar(tmp_path / "a.tar", [("s1.jpg", png(1))]), tmp_path / "db")
+    dataset = lance.dataset(str(EmbeddingStore.open(str(tmp_path / "db")).path))
+    facts = json.loads(dataset.schema.metadata[b"embedding-indexer"])
+    dataset.update_schema_metadata({"embedding-indexer": json.dumps(facts | {"keys": rule})})
+    told = call("indexer", "info", tmp_path / "db")
+    assert (told.code, len(told.err.splitlines())) == (1, 1)
+    assert "a rule that this version does not know" in told.err
+
+
+@pytest.mark.case("R7")
+def test_the_choices_of_the_command_lines_are_the_rules(tmp_path):
+    from indexer.cli import group
+    from indexer.types import SPLITS
+
+    for name in ("index", "pack"):
+        command = group.get_command(None, name)
+        (option,) = [p for p in command.params if p.name == "split"]
+        assert tuple(option.type.choices) == SPLITS
