@@ -58,7 +58,7 @@ def write_page(
         "<h1>Embedding indexer: the demo</h1>",
         f"<p class='warning'>{escape(what)}</p>",
         f"<p>{store.count()} slices embedded by <b>{escape(spec.name)}</b> ({spec.dim} numbers an image, fingerprint "
-        f"{spec.fingerprint}); {store.count_failures()} files refused and named.</p>",
+        f"{spec.fingerprint}); files refused and named: {store.count_failures()}.</p>",
         "<h2>Is the nearest slice the right one?</h2>",
         f"<p>Share of held-out slices, turned, zoomed and with another gamma, whose first hit lies in the same plane "
         f"within {CLOSE_MM:g} mm. The brain is left-right symmetric: sagittal slices compare by distance from the "
