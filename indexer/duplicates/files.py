@@ -1,4 +1,4 @@
-"""Writes pairs block by block to a Parquet or CSV file, by its suffix."""
+"""Writes pairs and cluster members block by block to a Parquet or CSV file, by its suffix."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from indexer.output_file import require_writable, written_whole
 ENDINGS = (".parquet", ".pq", ".csv")
 
 
-def require_pairs_file(path: Path) -> None:
+def require_pairs_file(path: Path, option: str) -> None:
     """Raise InputError where pairs cannot be written to `path`. To be called before the search."""
     if path.suffix.lower() not in ENDINGS:
         raise InputError(
-            f"--out {path}: pairs are written as Parquet or CSV. Give a name that ends in .parquet or .csv."
+            f"{option} {path}: only Parquet and CSV are written. Give a name that ends in .parquet or .csv."
         )
-    require_writable(path, "--out")
+    require_writable(path, option)
 
 
 @contextmanager

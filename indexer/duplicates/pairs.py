@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from indexer.ann.exact import DECIMALS, to_float32, unit_floats
 from indexer.cores import cores
-from indexer.errors import InputError
-from indexer.progress.silent import SILENT
-from indexer.types import Float16, Float32, Float64, Int64, Progress
+from indexer.types import Float16, Float32, Float64, Int64
 
 LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into the cache
 SAMPLE = 8_192  # rows from which the rotation is computed
@@ -30,57 +29,33 @@ SLACK = 1e-4  # margin for float32 rounding; candidates are scored again
 PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
 DENSE = 0.004  # share of candidates in a block above which one full product is faster
 
-Scored = tuple[Int64, Int64, Float64]  # positions a < b and the cosine of each pair
-NONE: Scored = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+T = TypeVar("T")
+Scored = tuple[Int64, Int64, Float64]  # positions a < b of each pair, and its cosine, rounded to 1e-12
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of positions a < b with their cosine, and how they were found."""
+class PairSearch:
+    """Finds every pair of rows (n, dim) with cosine ≥ threshold, block by block.
 
-    a: Int64
-    b: Int64
-    scores: Float64  # rounded to 1e-12: equal rows score 1
-    axes: int  # of the bound; dim where a bound would not be faster
-    candidates: int  # pairs scored in full
-
-
-def close_pairs(
-    vectors: Float16,
-    threshold: float,
-    *,
-    max_pairs: int,
-    scratch: Callable[[tuple[int, int]], Float32],
-    threads: int | None = None,
-    progress: Progress = SILENT,
-) -> Pairs:
-    """Every pair of rows (n, dim) with cosine ≥ threshold.
-
-    `scratch(shape)` gives the float32 array for the rotated rows, in memory or mapped. A stage of `progress` counts the
-    pairs looked at. Raises InputError past `max_pairs`.
+    `scratch(shape, kind)` gives the array for the rotated rows, in memory or mapped.
     """
-    rotated, axes = _rotated(vectors, threshold, scratch)
-    work = _Work(vectors, rotated, threshold)
-    found: list[Scored] = []
-    total = candidates = 0
-    with (
-        progress.stage("comparing", work.size),
-        threadpool_limits(1),
-        ThreadPoolExecutor(threads or cores()) as pool,
-    ):
-        for pairs, looked, scored in _in_turn(pool, work):
-            found.append(pairs)
-            total += len(pairs[0])
-            candidates += scored
-            progress.advance(looked, pairs=total)
-            if total > max_pairs:
-                raise InputError(
-                    f"more than {max_pairs} pairs reach {threshold:g}. Raise --threshold or, for many copies of one "
-                    "image, --max-pairs; `indexer health` tells of a collapsed encoder."
-                )
-    a, b, scores = (np.concatenate([none, *(f[i] for f in found)]) for i, none in enumerate(NONE))
-    order = np.lexsort((b, a))
-    return Pairs(a[order], b[order], scores[order], axes, candidates)
+
+    def __init__(
+        self, vectors: Float16, threshold: float, *, scratch: Callable[[tuple[int, int], type[np.float32]], Float32]
+    ) -> None:
+        rotated, self.axes = _rotated(vectors, threshold, scratch)  # of the bound; dim where none would be faster
+        self._work = _Work(vectors, rotated, threshold)
+        self.size = self._work.size  # pairs that will be looked at; some are looked at twice
+        self.candidates = 0  # pairs scored in full so far
+
+    def blocks(self, reduce: Callable[[Scored], T], *, threads: int | None = None) -> Iterator[tuple[T, int]]:
+        """`reduce` of each block's pairs, called in a worker thread, and how many pairs were looked at.
+
+        Blocks come in order of completion, and a few at a time, so that memory is bounded.
+        """
+        with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
+            for found, looked, scored in _in_turn(pool, self._work, reduce):
+                self.candidates += scored
+                yield found, looked
 
 
 @dataclass(frozen=True)
@@ -118,7 +93,7 @@ class _Work:
         return (a[close], b[close], scores[close]), bounds.size, len(a)
 
     def _products(self, left: int, right: int) -> Float64:
-        rows, columns = (_units(self.vectors[x : x + n]) for x, n in ((left, LEFT), (right, RIGHT)))
+        rows, columns = (unit_doubles(self.vectors[x : x + n]) for x, n in ((left, LEFT), (right, RIGHT)))
         products: Float64 = np.round(rows @ columns.T, DECIMALS)
         return products
 
@@ -126,12 +101,12 @@ class _Work:
         scores = np.empty(len(a))
         for start in range(0, len(a), LEFT):
             part = slice(start, start + LEFT)
-            scores[part] = np.einsum("ij,ij->i", *(_units(self.vectors[x[part]]) for x in (a, b)))
+            scores[part] = np.einsum("ij,ij->i", *(unit_doubles(self.vectors[x[part]]) for x in (a, b)))
         rounded: Float64 = np.round(scores, DECIMALS)
         return rounded
 
 
-def _units(vectors: Float16) -> Float64:
+def unit_doubles(vectors: Float16) -> Float64:
     """Rows of length 1; zero for a row without direction, which is in no pair."""
     rows = to_float32(vectors).astype(np.float64)
     with np.errstate(all="ignore"):
@@ -142,12 +117,17 @@ def _units(vectors: Float16) -> Float64:
     return rows
 
 
-def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[Scored, int, int]]:
+def _in_turn(pool: ThreadPoolExecutor, work: _Work, reduce: Callable[[Scored], T]) -> Iterator[tuple[T, int, int]]:
     """Results in order of completion; the number of submitted blocks is limited, so that memory is bounded."""
-    pending: set[Future[tuple[Scored, int, int]]] = set()
+
+    def do(left: int, right: int) -> tuple[T, int, int]:
+        pairs, looked, scored = work.do(left, right)
+        return reduce(pairs), looked, scored
+
+    pending: set[Future[tuple[T, int, int]]] = set()
     try:
         for left, right in work.blocks():
-            pending.add(pool.submit(work.do, left, right))
+            pending.add(pool.submit(do, left, right))
             if len(pending) >= 2 * cores():
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -159,7 +139,9 @@ def _in_turn(pool: ThreadPoolExecutor, work: _Work) -> Iterator[tuple[Scored, in
             future.cancel()
 
 
-def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, int]], Float32]) -> tuple[Float32, int]:
+def _rotated(
+    vectors: Float16, threshold: float, scratch: Callable[[tuple[int, int], type[np.float32]], Float32]
+) -> tuple[Float32, int]:
     """The rotated rows on the number of axes that makes the search fastest, and that number."""
     n, dim = vectors.shape
     rng = np.random.default_rng(0)
@@ -168,7 +150,7 @@ def _rotated(vectors: Float16, threshold: float, scratch: Callable[[tuple[int, i
     _, basis = np.linalg.eigh(sample.T @ sample)
     basis = np.ascontiguousarray(basis[:, ::-1])
     axes = _best_axes(sample[:PROBE] @ basis, threshold)
-    out = scratch((n, axes + (axes < dim)))
+    out = scratch((n, axes + (axes < dim)), np.float32)
     for start in range(0, n, LEFT):
         rows = unit_floats(vectors[start : start + LEFT], 0.0)
         if axes == dim:

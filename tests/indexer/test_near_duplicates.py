@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.duplicates import clusters, find, listing, tally
 from indexer.duplicates import pairs as ann_pairs
-from indexer.duplicates.find import find_near_duplicates
+from indexer.duplicates.find import find_near_duplicates, stream_near_duplicates
 from indexer.duplicates.options import NearOptions
-from indexer.duplicates.pairs import close_pairs
+from indexer.duplicates.pairs import PairSearch
 from indexer.errors import InputError
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
+from tests.memory import peak_memory
 from tests.tables import add_shard, cosines, make_table, unit_rows
 
 
@@ -26,8 +32,15 @@ def every_pair(vectors: np.ndarray, threshold: float) -> set[tuple[int, int]]:
     return set(zip(a.tolist(), b.tolist(), strict=True))
 
 
-def heap(shape: tuple[int, int]) -> np.ndarray:
-    return np.empty(shape, np.float32)
+def heap(shape: tuple[int, ...], kind: type) -> np.ndarray:
+    return np.zeros(shape, kind)
+
+
+def close_pairs(vectors: np.ndarray, threshold: float) -> tuple[PairSearch, np.ndarray, np.ndarray, np.ndarray]:
+    """The search, and all pairs that its blocks gave: a, b, score."""
+    search = PairSearch(vectors, threshold, scratch=heap)
+    blocks = [found for found, _ in search.blocks(lambda scored: scored)]
+    return search, *(np.concatenate(column) for column in zip(*blocks, strict=True))
 
 
 @settings(max_examples=25, deadline=None)
@@ -44,21 +57,165 @@ def test_every_pair_over_the_threshold_is_found_and_no_other(n, dim, clusters, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ann_pairs, "LEFT", left)
         patch.setattr(ann_pairs, "RIGHT", 2 * left)
-        found = close_pairs(vectors, threshold, max_pairs=10**6, scratch=heap)
-    got = set(zip(found.a.tolist(), found.b.tolist(), strict=True))
-    assert len(got) == len(found.a)
+        _, a, b, scores = close_pairs(vectors, threshold)
+    got = set(zip(a.tolist(), b.tolist(), strict=True))
+    assert len(got) == len(a)
     assert got == every_pair(vectors, threshold)
-    np.testing.assert_allclose(found.scores, cosines(vectors, vectors)[found.a, found.b], atol=1e-11)
+    np.testing.assert_allclose(scores, cosines(vectors, vectors)[a, b], atol=1e-11)
 
 
 def test_vectors_of_low_rank_need_few_axes_and_few_full_scores() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2000, 12)) @ rng.standard_normal((12, 256)) + 0.05 * rng.standard_normal((2000, 256))
     vectors = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
-    found = close_pairs(vectors, 0.9, max_pairs=10**6, scratch=heap)
-    assert found.axes < 64
-    assert found.candidates < 0.01 * 2000 * 2000
-    assert set(zip(found.a.tolist(), found.b.tolist(), strict=True)) == every_pair(vectors, 0.9)
+    search, a, b, _ = close_pairs(vectors, 0.9)
+    assert search.axes < 64
+    assert search.candidates < 0.01 * 2000 * 2000
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == every_pair(vectors, 0.9)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Rows with copies by vector and by bytes, near rows, patients and splits, some unknown."""
+
+    vectors: np.ndarray
+    contents: list[str]
+    facts: list[dict[str, str]]
+
+    def stored(self, folder: Path) -> EmbeddingStore:
+        store = make_table(folder, self.vectors[:0])
+        keys = [f"k{i}" for i in range(len(self.vectors))]
+        add_shard(store, "s", keys, self.vectors, self.facts, contents=self.contents)
+        return store
+
+    def pairs(self, threshold: float) -> dict[tuple[str, str], float]:
+        """Every pair in plain Python: equal bytes have the vector of the first of them."""
+        first = [self.contents.index(content) for content in self.contents]
+        scores = np.round(cosines(self.vectors, self.vectors), 12)
+        n = range(len(self.vectors))
+        return {
+            (f"k{i}", f"k{j}"): 1.0 if first[i] == first[j] else scores[first[i], first[j]]
+            for i in n
+            for j in n
+            if i < j and (first[i] == first[j] or scores[first[i], first[j]] >= threshold)
+        }
+
+
+def archive_of(n: int, seed: int, copies: int) -> Archive:
+    rng = np.random.default_rng(seed)
+    vectors = unit_rows(n, 12, seed=seed, clusters=max(2, n // 6), spread=0.1)
+    for _ in range(copies):
+        vectors[rng.integers(0, n)] = vectors[rng.integers(0, n)]
+    contents = [f"c{i}" for i in range(n)]
+    for _ in range(copies):
+        contents[rng.integers(0, n)] = contents[rng.integers(0, n)]
+    facts = []
+    for _ in range(n):
+        own = {"patient": f"P{rng.integers(0, 6)}", "split": ("train", "val", "test")[rng.integers(0, 3)]}
+        facts.append({name: value for name, value in own.items() if rng.random() > 0.15})
+    return Archive(vectors, contents, facts)
+
+
+def components_of(pairs: set[tuple[str, str]]) -> list[set[str]]:
+    out: list[set[str]] = []
+    for a, b in pairs:
+        joined = {a, b}.union(*(c for c in out if c & {a, b}))
+        out = [c for c in out if not c & joined] + [joined]
+    return out
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("most", [1_000, 4])
+def test_counts_clusters_and_listed_pairs_are_those_of_every_pair_scored(tmp_path, monkeypatch, seed, most) -> None:
+    """With blocks, products and rounds of a few rows each."""
+    monkeypatch.setattr(ann_pairs, "LEFT", 8)
+    monkeypatch.setattr(ann_pairs, "RIGHT", 16)
+    monkeypatch.setattr(listing, "TOGETHER", 7)
+    monkeypatch.setattr(tally, "HELD_ENTRIES", 9)
+    monkeypatch.setattr(clusters, "HELD_LINKS", 5)
+    monkeypatch.setattr(find, "BLOCK_PAIRS", 3)
+    archive = archive_of(70, seed, copies=(0, 3, 15, 40)[seed % 4])
+    facts = {f"k{i}": own for i, own in enumerate(archive.facts)}
+    contents = {f"k{i}": content for i, content in enumerate(archive.contents)}
+    true = archive.pairs(0.9)
+    members: list[pa.Table] = []
+    blocks: list[pa.Table] = []
+    options = NearOptions(0.9, group="patient", split="split", pairs_per_cluster=most)
+    report = stream_near_duplicates(archive.stored(tmp_path), options, blocks.append, members=members.append)
+    rows = pa.concat_tables(blocks).to_pylist()
+
+    groups = [(facts[a].get("patient"), facts[b].get("patient")) for a, b in true]
+    splits = [(facts[a].get("split"), facts[b].get("split")) for a, b in true]
+    across = [{a, b} for (a, b), (s, t) in zip(true, splits, strict=True) if s and t and s != t]
+    leaked = Counter(facts[key]["split"] for key in set().union(*across))
+    assert report.pairs == len(true)
+    assert report.same_bytes == sum(contents[a] == contents[b] for a, b in true)
+    assert report.group_unknown == sum(None in pair for pair in groups)
+    assert report.within_group == sum(a == b and a is not None for a, b in groups)
+    assert report.across_groups == report.pairs - report.group_unknown - report.within_group
+    named = Counter(" / ".join(sorted(pair)) for pair in splits if None not in pair and pair[0] != pair[1])
+    assert report.split_pairs == dict(sorted(named.items()))
+    assert report.leaked_rows == dict(sorted(leaked.items()))
+
+    parts = sorted(components_of(set(true)), key=len, reverse=True)
+    assert (report.clusters, report.rows_in_clusters) == (len(parts), sum(map(len, parts)))
+    assert report.largest_cluster == (len(parts[0]) if parts else 0)
+    of = {row["key"]: row["cluster"] for row in pa.concat_tables(members).to_pylist()}
+    assert sorted(map(sorted, parts)) == sorted(sorted(k for k in of if of[k] == c) for c in set(of.values()))
+    assert [len([k for k in of if of[k] == c]) for c in range(len(parts))] == [len(part) for part in parts]
+
+    listed = {(row["key_a"], row["key_b"]): row for row in rows}
+    assert len(listed) == len(rows) == report.listed_pairs
+    for pair, row in listed.items():
+        assert row["score"] == pytest.approx(true[pair], abs=1e-11)
+        assert row["cluster"] == of[pair[0]] == of[pair[1]]
+        assert row["same_bytes"] == (contents[pair[0]] == contents[pair[1]])
+        assert (row["patient_a"], row["split_b"]) == (facts[pair[0]].get("patient"), facts[pair[1]].get("split"))
+    for part in parts:
+        own = {pair for pair in true if pair[0] in part}
+        shown = {pair for pair in listed if pair[0] in part}
+        assert {listed[pair]["cluster_pairs"] for pair in shown} == {len(own)}
+        if len(own) <= most:
+            assert shown == own
+            continue
+        assert set().union(*map(set, shown)) == part  # each image is listed
+        assert len(shown) <= len(part)
+        for key in part:
+            best = max(score for pair, score in true.items() if key in pair)
+            assert max(listed[pair]["score"] for pair in shown if key in pair) == pytest.approx(best, abs=1e-11)
+    assert report.clusters_listed_in_part == sum(len({p for p in true if p[0] in part}) > most for part in parts)
+
+
+def test_thousands_of_copies_of_one_image_are_one_cluster_in_little_memory(tmp_path: Path) -> None:
+    """20,000 copies are 200 million pairs."""
+    blank, others = unit_rows(1, 16), unit_rows(50, 16, seed=2, clusters=1, spread=9)
+    vectors = np.concatenate([np.repeat(blank, 20_000, axis=0), others])
+    facts = [{"split": ("train", "test")[i % 2]} for i in range(len(vectors))]
+    store = make_table(tmp_path, vectors, facts)
+    assert find_near_duplicates(store, NearOptions(1, where="key < 'k1001'"))[0].pairs > 0  # and all is imported
+    with peak_memory() as peak:
+        report, pairs = find_near_duplicates(store, NearOptions(1, split="split"))
+        assert peak() < 20e6
+    assert (report.pairs, report.clusters, report.largest_cluster) == (199_990_000, 1, 20_000)
+    assert (report.distinct, report.listed_pairs, report.clusters_listed_in_part) == (51, 19_999, 1)
+    assert report.split_pairs == {"test / train": 10_000**2}
+    assert report.leaked_rows == {"test": 10_000, "train": 10_000}
+    assert set(pairs.column("key_a").to_pylist()) == {"k0"}
+    assert set(pairs.column("cluster_pairs").to_pylist()) == {199_990_000}
+
+
+def test_thousands_of_images_that_are_nearly_one_are_counted_and_listed_by_their_nearest(tmp_path: Path) -> None:
+    vectors = unit_rows(1_500, 16, clusters=1, spread=0.1)
+    report, pairs = find_near_duplicates(make_table(tmp_path, vectors), NearOptions(0.9))
+    scores = np.round(cosines(vectors, vectors), 12)
+    np.fill_diagonal(scores, -1)
+    assert report.pairs == int((scores >= 0.9).sum()) // 2 > 1_000_000
+    a, b = ([int(key[1:]) for key in pairs.column(side).to_pylist()] for side in ("key_a", "key_b"))
+    assert report.listed_pairs == len(a) < 1_500
+    assert set(a) | set(b) == set(range(1_500))
+    for i in range(1_500):
+        partners = [b[j] for j in range(len(a)) if a[j] == i] + [a[j] for j in range(len(b)) if b[j] == i]
+        assert scores[i, partners].max() == scores[i].max()
 
 
 @pytest.fixture
@@ -97,25 +254,16 @@ def test_a_filter_leaves_rows_out(store: EmbeddingStore) -> None:
     assert (report.rows, report.pairs) == (151, 1)
 
 
-def test_arrays_beyond_the_memory_given_are_mapped_with_the_same_result(store: EmbeddingStore) -> None:
-    _, held = find_near_duplicates(store, NearOptions(0.97))
-    _, mapped = find_near_duplicates(store, NearOptions(0.97, memory_bytes=0))
-    assert mapped.equals(held)
-
-
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_table_without_a_pair_has_an_empty_report(tmp_path: Path, n: int) -> None:
     report, pairs = find_near_duplicates(make_table(tmp_path, unit_rows(n, 8)), NearOptions())
     assert (report.rows, report.pairs, report.clusters, pairs.num_rows) == (n, 0, 0, 0)
 
 
-def test_a_threshold_that_most_pairs_reach_stops_early(tmp_path: Path) -> None:
-    store = make_table(tmp_path, unit_rows(300, 8, clusters=1, spread=0.01))
-    with pytest.raises(InputError, match=r"more than 100 pairs.*--threshold"):
-        find_near_duplicates(store, NearOptions(0.9, max_pairs=100))
-
-
-@pytest.mark.parametrize(("options", "words"), [({"threshold": 1.5}, "cosine"), ({"group": "nosuch"}, "nosuch")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"threshold": 1.5}, "cosine"), ({"pairs_per_cluster": -1}, "below 0"), ({"group": "nosuch"}, "nosuch")],
+)
 def test_what_makes_no_sense_is_refused(store: EmbeddingStore, options: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         find_near_duplicates(store, NearOptions(**options))
@@ -129,5 +277,30 @@ def test_the_command_writes_the_pairs_and_prints_the_summary(store: EmbeddingSto
     assert done.code == 0, done.err
     assert done.json["pairs"] == 5
     table = pq.read_table(out)
-    assert table.column_names == ["key_a", "key_b", "score", "cluster", "same_bytes", "patient_a", "patient_b"]
+    names = ["key_a", "key_b", "score", "cluster", "cluster_pairs", "same_bytes", "patient_a", "patient_b"]
+    assert table.column_names == names
     assert table.num_rows == 5
+
+
+@pytest.mark.parametrize("name", ["members.csv", "members.parquet"])
+def test_the_command_writes_the_images_of_each_cluster(store: EmbeddingStore, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    done = call("indexer", "near-duplicates", store.uri, "--threshold", 0.97, "--split", "split", "--members", out)
+    assert done.code == 0, done.err
+    assert f"wrote 7 images to {out}" in done.err
+    table = pv.read_csv(out) if name.endswith("csv") else pq.read_table(out)
+    rows = table.to_pylist()
+    assert [(row["key"], row["cluster"], row["cluster_rows"]) for row in rows] == [
+        ("k0", 0, 3), ("k200", 0, 3), ("k202", 0, 3), ("k1", 1, 2), ("k201", 1, 2), ("k2", 2, 2), ("k203", 2, 2)
+    ]  # fmt: skip
+    assert rows[2]["split"] == "test"
+
+
+def test_a_disk_without_room_for_the_vectors_is_one_line(store: EmbeddingStore, monkeypatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    done = call("indexer", "near-duplicates", store.uri)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: no space left on the disk")
