@@ -20,31 +20,31 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import pyarrow as pa
 
 from indexer.addresses import join
 from indexer.disk import DiskSync
 from indexer.errors import StoreError
 from indexer.redact import stored_address
-from indexer.store.filters import quoted
 from indexer.store.holding.commits import committing
-from indexer.store.lance_calls import append, chunks, require_whole
+from indexer.store.lance_calls import append, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, rolled_back
 from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
 from indexer.store.table import EmbeddingStore
 from indexer.store.writing import compaction, gone
-from indexer.store.writing.carried import CarriedLabels, label_columns
+from indexer.store.writing.begun import BegunShards
+from indexer.store.writing.carried import CarriedLabels
+from indexer.store.writing.compactor import Compactor
 from indexer.store.writing.deleted import Doomed, Tombstones, delete_images
 from indexer.store.writing.held import HeldElsewhere
-from indexer.store.writing.keys import SamplesOfShard, ShardRows, TableKeys, key_hashes
+from indexer.store.writing.keys import SamplesOfShard, ShardRows, TableKeys
 from indexer.store.writing.moved import NewAddress, move
 from indexer.store.writing.recovery import Tables, recover
 from indexer.store.writing.side_tables import BEGUN, FailureTable, Ledger, LedgerEntry, recounted
@@ -95,16 +95,14 @@ class StoreWriter:
             self._failures = FailureTable(self._path("failures"), identity)
             self._sync("lance", "shards.lance", "failures.lance")
             held.synced_until = time.time()
-            # begun shards of this and of an earlier writer: labels for their new rows
-            self._open, self._resumable = dict[str, CarriedLabels](), dict[str, CarriedLabels]()
             self.tombstones = Tombstones(self.store)
             self._adopted = Counter[str]()  # rows, found at a commit, of shards that are not complete
             self._expected = set[str]()
             self._failed = False
-            self._cleaned = float("-inf")
             self._tables = Tables(self.store, self._ledger, self._failures, self._sync)
+            self._compactor = Compactor(self._tables)
             self.recovered = recover(self._tables, mended=bool(broken))
-            self._find_resumable()
+            self._begun = BegunShards(self._tables, self._rows, self._keys)
             for manifest in broken:
                 manifest.unlink(missing_ok=True)
             self._held = stack.pop_all()
@@ -128,19 +126,19 @@ class StoreWriter:
             return self._commit(results)
 
     def _commit(self, results: Sequence[ShardResult]) -> Committed:
-        first = {r.shard.name: r for r in reversed(results) if r.shard.name not in self._open}
-        plain = self._begin(list(first.values()))
+        first = {r.shard.name: r for r in reversed(results) if r.shard.name not in self._begun.open}
+        plain = self._begun.begin(list(first.values()))
         unique = self._keys.without_duplicates(results)
         batches, duplicates = unique.batches, unique.duplicates
         self._adopted.update(unique.adopted)
-        ours = [f for f in duplicates if f.shard in self._open]
+        ours = [f for f in duplicates if f.shard in self._begun.open]
         if ours:  # an image of a begun shard may come twice, before and after a crash
-            duplicates = [f for f in duplicates if f.shard not in self._open] + self._keys.of_others(ours)
+            duplicates = [f for f in duplicates if f.shard not in self._begun.open] + self._keys.of_others(ours)
         failures = [f for r in results for f in r.failures] + duplicates
         changed = self._failures.drop(plain)
         if self._failures.append(failures) or changed:
             self._sync("failures.lance")
-        labels = [self._open[r.shard.name] for r in results if r.shard.name in self._open]
+        labels = [self._begun.open[r.shard.name] for r in results if r.shard.name in self._begun.open]
         rows, skipped, kept = self._append_rows([b for own in batches for b in own], labels)
         done = self._complete(results, batches, failures)
         return Committed(
@@ -202,7 +200,7 @@ class StoreWriter:
         """Give the rows of these keys to shard `name`, so that they outlive their own one."""
         with self._unless_failed():
             gone.set_aside(self._tables, keys, name, url)
-            self._rows = ShardRows(self.store)
+            self._rows.read_again()
 
     def drop_rows(self, row_ids: Int64) -> None:
         """Delete rows by id."""
@@ -225,39 +223,19 @@ class StoreWriter:
 
     def tidy_when_due(self) -> None:
         """Merge small fragments once there are many: more than about a hundred slow readers down."""
-        self._compact(compaction.COMPACT_FRAGMENTS)
+        self._compactor.merge(compaction.COMPACT_FRAGMENTS)
 
     def tidy(self) -> None:
         """Merge small fragments at the end of a run, when no commit has to wait."""
-        self._compact(compaction.RUN_FRAGMENTS)
+        self._compactor.merge(compaction.RUN_FRAGMENTS)
 
     def optimize(self) -> None:
         """Merge all small fragments whatever their number, and drop old versions without a tag."""
-        self._compact(None)
+        self._compactor.merge(None)
 
     def purge(self) -> None:
         """Rewrite every fragment without its deleted rows, and drop every version but the newest and the tagged."""
-        self._compact(None, purge=True)
-
-    def _compact(self, most: int | None, *, purge: bool = False) -> None:
-        """Merge where a table has more than `most` small fragments (None: any), and drop old versions periodically."""
-        tables = {"lance": self.store._dataset, "shards.lance": self._ledger.dataset}
-        tables["failures.lance"] = self._failures.dataset
-        clean = most is None or time.monotonic() - self._cleaned > compaction.CLEAN_SECONDS
-        for kind, dataset in tables.items():
-            with writing(f"table {self.store.name}, whose fragments were to be merged,"):
-                merged = (
-                    compaction.compact_all(dataset, purge=purge)
-                    if most is None
-                    else compaction.compact_newest(dataset, most)
-                )
-            if merged:
-                self._sync(kind)  # the merged files must be on the disk before the original ones are deleted
-            if most is None or (merged and clean):
-                with writing(f"table {self.store.name}, whose old versions were to be dropped,"):
-                    compaction.clean_up(dataset, purge=purge)
-                self._cleaned = time.monotonic()
-        self.store.refresh()
+        self._compactor.merge(None, purge=True)
 
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
@@ -289,74 +267,6 @@ class StoreWriter:
         yield
         self._failed = False
 
-    def _begin(self, first: Sequence[ShardResult]) -> list[str]:
-        """Mark as begun the shards that are replaced, come in parts, or were begun before.
-
-        Returns the names of those whose former failures must be deleted: all except continued ones.
-        """
-        resumed = {r.shard.name for r in first if not r.replaces and r.shard.name in self._resumable}
-        known = [
-            r for r in first if r.shard.name in self.entries and r.shard.name not in resumed and (r.replaces or r.more)
-        ]
-        parts = [r for r in first if r.more and r.shard.name not in self.entries]
-        if known or parts:
-            version = self.store.version
-            self._ledger.put(
-                {
-                    r.shard.name: LedgerEntry(
-                        stored_address(r.shard.url), r.shard.identity, BEGUN, table_version=version
-                    )
-                    for r in (*known, *parts)
-                }
-            )
-            self._sync("shards.lance")
-        none = CarriedLabels()
-        self._open.update({r.shard.name: none for r in parts})
-        if known:
-            self._forget([r.shard.name for r in known])
-        self._open.update({name: self._resumable.pop(name) for name in resumed})
-        return [r.shard.name for r in first if r.shard.name not in resumed]
-
-    def _is_begun(self, name: str) -> bool:
-        return name in self.entries and self.entries[name].status == BEGUN
-
-    def _forget(self, names: list[str]) -> None:
-        """Delete the rows of these begun shards' former content, and keep their labels for the new rows."""
-        labels, hashes = CarriedLabels(), [np.empty(0, np.int64)]
-        own, filters = label_columns(self.store), self._rows.filters(names)
-        for where in filters if own or self._keys.learnt else ():
-            for batch in self.store.scan([*CarriedLabels.COLUMNS, *own], where):
-                labels.add(batch, own)
-                if self._keys.learnt:
-                    hashes.append(key_hashes(batch.column("key").to_pylist()))
-        for where in filters:
-            dataset = self.store._dataset
-            with committing(dataset):
-                dataset.delete(where, conflict_retries=0)
-        self._sync("lance")
-        self.store.refresh()
-        self._keys.replaced.difference_update(names)  # rows of these shards are new ones from now on
-        self._rows.forget(names)
-        self._keys.discard(np.concatenate(hashes))
-        self._open.update({name: labels for name in names})
-
-    def _find_resumable(self) -> None:
-        """Find shards begun by an earlier writer, and the labels of their deleted rows in the version before."""
-        labels, names = CarriedLabels(), [name for name in self.entries if self._is_begun(name)]
-        for version in sorted({self.entries[name].table_version for name in names}):
-            with suppress(StoreError):  # cleaned up since: those labels are lost
-                old = self.store.at(version)
-                for chunk in chunks([name for name in names if self.entries[name].table_version == version]):
-                    own = label_columns(old)
-                    where = f"shard IN ({', '.join(map(quoted, chunk))})"
-                    for batch in old.scan([*CarriedLabels.COLUMNS, *own], where) if own else ():
-                        labels.add(batch, own)
-        if len(labels):
-            for where in self._rows.filters(names):
-                for batch in self.store.scan(["key", "content"], where):
-                    labels.use(batch)
-        self._resumable = {name: labels for name in names}
-
     def _append_rows(
         self, batches: list[EmbeddingBatch], labels: Iterable[CarriedLabels]
     ) -> tuple[int, Counter[str], int]:
@@ -384,19 +294,23 @@ class StoreWriter:
     ) -> _Completed:
         """Write the ledger rows of the shards that are complete."""
         lost, replaced, failed = 0, False, Counter(f.shard for f in failures)
-        rows = self._rows.counts(self._open) if any(not r.more and r.shard.name in self._open for r in results) else {}
+        rows = (
+            self._rows.counts(self._begun.open)
+            if any(not r.more and r.shard.name in self._begun.open for r in results)
+            else {}
+        )
         done: dict[str, LedgerEntry] = {}
         for r, own in zip(results, batches, strict=True):
             name = r.shard.name
             counts = sum(len(b.rows) for b in own), failed[name]
-            opened = self._open.get(name)
+            opened = begun.get(name)
             if opened is not None:
                 if r.more:
                     continue
                 counts = rows[name], self._failures.counts[name]
                 lost += opened.lost(name)
                 replaced = True
-                del self._open[name]
+                del begun[name]
             status = "partial" if r.partial else "done"
             done[name] = LedgerEntry(
                 stored_address(r.shard.url), r.shard.identity, status, r.samples, *counts, self.store.version,

@@ -244,6 +244,11 @@ class ShardRows:
             for name in shards:
                 self._ranges.pop(name, None)
 
+    def read_again(self) -> None:
+        """Build the map anew, after rows were given to another shard."""
+        with self._lock:
+            self._ranges, self._version = {}, 0
+
     def _catch_up(self) -> None:
         store = self._store.at(self._store.version)  # one version, though another thread may commit
         if store.version == self._version:
