@@ -294,11 +294,8 @@ class StoreWriter:
     ) -> _Completed:
         """Write the ledger rows of the shards that are complete."""
         lost, replaced, failed = 0, False, Counter(f.shard for f in failures)
-        rows = (
-            self._rows.counts(self._begun.open)
-            if any(not r.more and r.shard.name in self._begun.open for r in results)
-            else {}
-        )
+        begun = self._begun.open
+        rows = self._rows.counts(begun) if any(not r.more and r.shard.name in begun for r in results) else {}
         done: dict[str, LedgerEntry] = {}
         for r, own in zip(results, batches, strict=True):
             name = r.shard.name
