@@ -29,7 +29,7 @@ def reading(where: str | None, table: str) -> Iterator[None]:
     """Maps Lance's errors inside the context: of the filter to BadFilter, of the files to StoreError."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a task of Lance's panicked
         line = first_line(error)
         if where is not None and not any(mark in str(error) for mark in STORAGE_FAULT):
             raise BadFilter(f"--where {where!r} on table {table}: {line}{_quotes(line)}") from error

@@ -115,6 +115,8 @@ def _fragment_damage(path: Path, fragment: Any, whole: set[str], *, scannable: b
     for file in fragment.data_files():
         if file.path not in whole:
             cause = _file_damage(path / "data" / file.path, file.file_size_bytes)
+            if cause is None and scannable:
+                cause = unreadable(fragment)
             if cause is not None:
                 return cause
             whole.add(file.path)
@@ -122,6 +124,26 @@ def _fragment_damage(path: Path, fragment: Any, whole: set[str], *, scannable: b
     if scannable and deletions is not None and (name := deletions.path(fragment.fragment_id)) not in whole:
         fragment.to_table(columns=[], with_row_id=True)  # raises where the deletion file cannot be read
         whole.add(name)
+    return None
+
+
+def unreadable(fragment: Any) -> str | None:
+    """The damage that Lance finds in a fragment's first row, with the name of its file; None where it reads it.
+
+    A scan reads ahead in threads of its own, and ends the whole process where the encodings that a data file describes
+    are damaged. A row that is taken by its number raises an error there.
+    """
+    try:
+        fragment.take([0])
+    except (ValueError, OSError) as error:
+        stop_if_interrupted(error)
+        if _passing(error):
+            raise
+        return f"{', '.join(file.path for file in fragment.data_files())} is damaged: {first_line(error)[:120]}"
+    except BaseException as error:
+        if is_panic(error):
+            return f"{', '.join(file.path for file in fragment.data_files())} is damaged"
+        raise
     return None
 
 

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 
 from indexer.errors import StoreError
 from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of
-from indexer.store.lance_errors import first_line
-from indexer.store.mend import manifest_path
+from indexer.store.lance_errors import MENDED_BY, first_line
+from indexer.store.mend import manifest_path, unreadable
 from indexer.store.schema import UNREADABLE
 from indexer.types import EncoderSpec, KeyRule
 
@@ -101,6 +101,10 @@ def open_side(main: OpenedTable, path: str, name: str) -> Any:
         raise StoreError(
             f"{name} is of another table of that name, which was dropped. Run `indexer index`, which creates it again."
         )
+    for fragment in dataset.get_fragments():
+        cause = unreadable(fragment)
+        if cause is not None:
+            raise StoreError(f"{name}: {cause}. {MENDED_BY}")
     return dataset
 
 
