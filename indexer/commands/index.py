@@ -164,8 +164,8 @@ def command(
     keys = KeyRule(split or KeyRule.split, prefix or KeyRule.prefix)
     store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec, keys)
     store.require_keys(split=split, prefix=prefix)
-    if split == "first-dot" and any(shard.kind in ("files", "zip") for shard in found.shards):
-        say("note: --key is about tars: in a folder or zip every image file is a row by its path", err=True)
+    if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
+        say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
     if no_compile and encoder.device == "cpu":
         say("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(
