@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import http.client
 import io
 import lzma
 import os
@@ -17,24 +16,25 @@ import subprocess
 import tarfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from indexer.decompression import decompressed
+from indexer.decompression import decompressed, is_compressed
 from indexer.errors import ReadError, ShardNotFound
 from indexer.redact import stored_address
+from indexer.remote import objects, web
+from indexer.remote.objects import is_object
+from indexer.remote.stream import Facts
+from indexer.remote.web import is_web
 
 # errors of the decompressors and of tarfile, with its ValueError for a malformed number in an extended header
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
-HEAD_SECONDS = 5
-WEB_SECONDS = 30  # timeout while a server sends nothing
+HEAD_BYTES = 8
 POLL_SECONDS = 0.005
 END_SECONDS = 5.0  # for a command to end after its output was closed, and again after SIGTERM
 # Exit codes of programs whose reader closed the pipe; 23 is curl's
@@ -61,7 +61,7 @@ def require_scheme(address: str) -> None:
     from webdataset.gopen import gopen_schemes
 
     scheme = address.partition("://")[0]
-    known = {"file", *(name for name in gopen_schemes if name.isalnum())} - {"pipe"}
+    known = {"file", *objects.SCHEMES, *(name for name in gopen_schemes if name.isalnum())} - {"pipe"}
     if not address.startswith("pipe:") and scheme not in known:
         raise ShardNotFound(
             f"{stored_address(address)}: {scheme}:// cannot be opened. Use one of {', '.join(sorted(known))}, or pipe:."
@@ -86,16 +86,20 @@ def identity(address: str, name: str, *, hash_content: bool = False) -> str | No
                 return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         stat = path.stat()
         return stat_identity(stat.st_size, stat.st_mtime_ns)
-    if not address.startswith(("http://", "https://")):
-        return None
-    request = urllib.request.Request(address, method="HEAD")
+    return facts(address, name).tag or None
+
+
+def facts(address: str, name: str) -> Facts:
+    """What the server of a remote address says of its content. Raises ShardNotFound where it does not answer."""
     try:
-        with urllib.request.urlopen(request, timeout=HEAD_SECONDS) as answer:  # nosec B310
-            head = answer.headers
-    except (urllib.error.URLError, OSError) as error:
-        raise ShardNotFound(f"{name} does not answer: {error}") from error
-    tag = head.get("ETag") or f"{head.get('Content-Length')}-{head.get('Last-Modified')}"
-    return None if tag == "None-None" else str(tag)
+        if is_web(address):
+            return web.facts(address)
+        if is_object(address):
+            return objects.facts(address)
+    except OSError as error:
+        cause = str(error).removeprefix(f"{name}: ")
+        raise ShardNotFound(f"{name} does not answer: {cause}. Check the address and its credentials.") from error
+    return Facts("", None)
 
 
 def stat_identity(nbytes: int, modified_ns: int) -> str:
@@ -108,8 +112,11 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 
     The address may come from a table, so redirections to another host are not followed.
     """
-    web = address.startswith(("http://", "https://"))
-    with _web_stream(address) if web else open_stream(address) as stream:
+    if is_web(address) or is_object(address):
+        ranged = web.read_range if is_web(address) else objects.read_range
+        if not is_compressed(_head(address)):
+            return ranged(address, offset, nbytes)
+    with open_stream(address, same_host=True) as stream:
         if stream.seekable():
             stream.seek(offset)
         else:
@@ -118,12 +125,18 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 
 
 @contextmanager
-def open_stream(address: str) -> Iterator[IO[bytes]]:
-    """The uncompressed bytes of a local file, of a command's output, or of a URL that webdataset's gopen supports."""
+def open_stream(address: str, *, same_host: bool = False) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes of a local file, an object, a web server's file, a command's output, or another URL that
+    webdataset's gopen opens. With `same_host`, redirections to another web server are refused.
+    """
     raw: Any
     try:
         if address.startswith("pipe:"):
             raw = _Command(address.removeprefix("pipe:"))
+        elif is_web(address):
+            raw = web.stream(address, same_host=same_host)
+        elif is_object(address):
+            raw = objects.stream(address)
         elif is_remote(address):
             from webdataset.gopen import gopen
 
@@ -146,30 +159,6 @@ def open_stream(address: str) -> Iterator[IO[bytes]]:
         raw.close()
     except OSError as error:  # a command's failure is known only at its end
         raise ReadError(f"{stored_address(address)} broke off: {error}") from error
-
-
-class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirections within a host, and none from https to http."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        before, after = urlsplit(req.full_url), urlsplit(newurl)
-        if (after.scheme, after.netloc) != (before.scheme, before.netloc):
-            raise ReadError(f"{stored_address(req.full_url)} redirects to another host, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-@contextmanager
-def _web_stream(address: str) -> Iterator[IO[bytes]]:
-    """The uncompressed bytes of an http or https URL. Raises ReadError."""
-    opener = urllib.request.build_opener(_SameHost)
-    try:
-        answer = opener.open(address, timeout=WEB_SECONDS)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
-    with answer:
-        yield decompressed(answer)
 
 
 _running: set[_Command] = set()  # of this process
@@ -233,6 +222,12 @@ def end_commands() -> None:
     """End every running `pipe:` command of this process; their readers get end of file."""
     for command in list(_running):
         command.end()
+
+
+@lru_cache(maxsize=1024)
+def _head(address: str) -> bytes:
+    """The first bytes of a remote file, which tell whether it is compressed."""
+    return web.read_range(address, 0, HEAD_BYTES) if is_web(address) else objects.read_range(address, 0, HEAD_BYTES)
 
 
 def _skip(stream: IO[bytes], nbytes: int) -> None:

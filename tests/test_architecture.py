@@ -20,7 +20,7 @@ FLOORS = (
     {"indexer", "indexer.children", "indexer.cores", "indexer.decompression", "indexer.design", "indexer.disk",
      "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.redact", "indexer.types", "probes",
      "probes.presets", "probes.request"},
-    {"indexer.objects"},
+    {"indexer.remote"},
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store", "probes.progress"},
@@ -51,7 +51,7 @@ OWNERS = {  # a heavy library has one owner room
     "openvino": {"encoders"},
     "torchcodec": {"pixels"},
     "webdataset": {"addresses"},
-    "obstore": {"objects"},
+    "obstore": {"remote"},
     "fastapi": {"serve"},
     "uvicorn": {"serve"},
     "click": {"options", "cli", "commands", "demo", "serve"},
@@ -177,7 +177,7 @@ def test_asking_for_help_loads_no_heavy_library(program):
 
 
 # Exceptions that no user sees: each is caught by the code beside it.
-INTERNAL = {"StopRun"}  # ends the threads of a run
+INTERNAL = {"StopRun", "ChangedFile"}  # ends the threads of a run; a remote file that changed while it was read
 FOREIGN = {  # raised for a caller of ours that turns them into one of the tree, or for the interpreter
     "ValueError", "TypeError",  # a file of ours that does not hold what it should; a caller's mistake
     "RuntimeError",  # a method called out of turn: a mistake in this code

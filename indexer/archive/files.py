@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from indexer.addresses import identity, is_remote, stat_identity
+from indexer.archive.buckets import Buckets
 from indexer.archive.kind import ShardKind
 from indexer.archive.left_out import LeftOut
 from indexer.archive.roots import is_below, named
@@ -25,14 +23,12 @@ from indexer.archive.samples import (
     sidecar_of,
     split_name,
 )
-from indexer.archive.spool import Spool
 from indexer.archive.tables.named import TableOptions
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
-BUCKETS = 256  # shards into which a folder of images is divided; fixed, so that a file keeps its shard
 UNKNOWN = "neither image nor shard"
 
 
@@ -57,7 +53,7 @@ class Files:
         root = Path(address)
         archives: list[tuple[Path, ShardKind]] = []
         left_out = LeftOut()
-        buckets = _Buckets(root, hash_content=hash_content)
+        buckets = Buckets()
         last = ""  # path without suffix of the previous image
         for found in walk(root):
             kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
@@ -67,7 +63,7 @@ class Files:
             elif kind is not None:
                 archives.append((root / found.path, kind))
             elif _is_image(root, found):
-                buckets.add(found)
+                buckets.add(found.path, _identity(root, found, hash_content=hash_content), found.nbytes)
                 last = split_name(found.path)[0]
             elif not _is_sidecar(root, found, last):
                 left_out.add(UNKNOWN, found.path)
@@ -81,7 +77,8 @@ class Files:
         notes.extend(f"not read under {root}: {words}" for words in left_out.words())
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, tables=tables, notes=notes)
-        yield from buckets.shards()
+        if buckets.files:
+            yield from buckets.shards(lasting_name(root), self.name, _listed)
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         """The images of one bucket. The key is the path with its suffix, since a.png may lie beside a.jpg."""
@@ -110,73 +107,18 @@ class Files:
         return path.read_bytes()
 
 
-class _Buckets:
-    """A folder's images, assigned to shards as they are found.
-
-    A file's bucket depends on its own path alone: a growing folder changes few shards, and no file moves to another.
-    """
-
-    def __init__(self, root: Path, *, hash_content: bool) -> None:
-        self.files = 0
-        self._root, self._hash_content = root, hash_content
-        self._spool = Spool()
-        self._facts = [hashlib.sha256() for _ in range(BUCKETS)]
-        self._counts = [0] * BUCKETS
-        self._nbytes = [0] * BUCKETS  # of the images alone
-
-    def add(self, found: ListedFile) -> None:
-        number = _bucket(found.path)
-        self._spool.append(number, found.path)
-        self._facts[number].update(os.fsencode(f"{found.path}\0{self._identity(found)}\0"))
-        self._counts[number] += 1
-        self._nbytes[number] += found.nbytes
-        self.files += 1
-
-    def _identity(self, found: ListedFile) -> str | None:
-        if not self._hash_content:
-            return stat_identity(found.nbytes, found.modified)
-        try:
-            return identity(str(self._root / found.path), found.path, hash_content=True)
-        except OSError:
-            return None  # reading the shard reports the failure
-
-    def shards(self) -> Iterator[Shard]:
-        if not self.files:
-            return
-        base, token = lasting_name(self._root), secrets.token_hex(8)
-        for number, facts in enumerate(self._facts):
-            if self._counts[number]:
-                files = Bucket(base, number, token, self._spool)
-                name, facts_hash = f"{base}#{number:03d}", facts.hexdigest()[:32]
-                yield Shard(base, name, facts_hash, Files.name, files, self._nbytes[number])
+def _identity(root: Path, found: ListedFile, *, hash_content: bool) -> str | None:
+    if not hash_content:
+        return stat_identity(found.nbytes, found.modified)
+    try:
+        return identity(str(root / found.path), found.path, hash_content=True)
+    except OSError:
+        return None  # reading the shard reports the failure
 
 
-class Bucket:
-    """The names of a shard's files, read from the listing's spool; another process lists the folder again."""
-
-    def __init__(self, root: str, number: int, listing: str, spool: Spool | None = None) -> None:
-        """`listing` identifies one of several listings of the same folder."""
-        self._root, self._number, self._listing, self._spool = root, number, listing, spool
-
-    def __iter__(self) -> Iterator[str]:
-        spool = self._spool or _listed_again(self._root, self._listing)
-        return spool.read(self._number)
-
-    def __reduce__(self) -> tuple[type[Bucket], tuple[str, int, str]]:
-        return Bucket, (self._root, self._number, self._listing)
-
-
-@lru_cache(maxsize=1)
-def _listed_again(root: str, listing: str) -> Spool:  # noqa: ARG001 - a key of the cache
-    spool = Spool()
-    for found in walk(Path(root)):
-        if not found.left_out and _is_image(Path(root), found):
-            spool.append(_bucket(found.path), found.path)
-    return spool
-
-
-def _bucket(path: str) -> int:
-    return hashlib.blake2b(os.fsencode(path), digest_size=1).digest()[0] % BUCKETS
+def _listed(root: str) -> Iterator[str]:
+    """The paths of a folder's images, in order."""
+    return (f.path for f in walk(Path(root)) if not f.left_out and _is_image(Path(root), f))
 
 
 def _is_image(root: Path, found: ListedFile) -> bool:

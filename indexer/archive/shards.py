@@ -7,12 +7,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from indexer.addresses import is_remote
-from indexer.archive.files import BUCKETS
-from indexer.archive.kinds import TABLES, kind_of
+from indexer.addresses import is_remote, plain
+from indexer.archive.buckets import BUCKETS
+from indexer.archive.kinds import ARCHIVES, TABLES, kind_of
+from indexer.archive.remote.patterns import expanded
 from indexer.archive.tables.named import DEFAULT, FLAGS, TableOptions, options_in
+from indexer.archive.tar import remote_shard
 from indexer.errors import InputError, ShardNotFound, sentence
 from indexer.redact import former_name
+from indexer.remote.objects import is_object
 from indexer.types import Shard
 
 
@@ -26,7 +29,8 @@ class Sources:
 
 def find_shards(sources: Sequence[str], *, hash_content: bool = False, tables: TableOptions = DEFAULT) -> Sources:
     """Expand sources. Each may be an archive or a table of `archive.kinds`, a folder of archives, a folder of images,
-    a glob, a brace pattern, or a URL that webdataset opens (pipe:, http:, s3:, gs:).
+    a glob, a brace pattern, a URL (http:, or of another kind that webdataset opens), the same in an object store
+    (s3:, gs:, az:), or `pipe:` and a command.
 
     With `hash_content`, the identity is a hash of the bytes instead of size and modification time.
     Raises ShardNotFound, InputError.
@@ -65,9 +69,15 @@ def find_again(urls: Mapping[str, str], *, hash_content: bool = False) -> Iterat
 
 
 def _expand(source: str, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
+    source = plain(source)
     if is_remote(source):
         for url in _braces(source):
-            yield from kind_of(url).shards(url, hash_content=hash_content, tables=tables, notes=notes)
+            for address, known in expanded(url, ARCHIVES) if is_object(url) else [(url, None)]:
+                kind = kind_of(address)
+                if known is not None and kind.name == "tar":
+                    yield remote_shard(address, known, notes)
+                else:
+                    yield from kind.shards(address, hash_content=hash_content, tables=tables, notes=notes)
         return
     for pattern in [source] if Path(source).exists() else _braces(source):
         # Path.glob takes no absolute pattern

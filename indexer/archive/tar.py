@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from indexer.addresses import DAMAGE, identity, is_remote, open_stream, read_range, require_scheme
+from indexer.addresses import DAMAGE, facts, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import Links, Target, read_scattered, scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
 from indexer.archive.samples import (
@@ -24,6 +24,7 @@ from indexer.archive.tables.named import TableOptions
 from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
 from indexer.redact import stored_address
+from indexer.remote.stream import Facts
 from indexer.types import Failure, Place, Sample, Shard
 
 UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be asked without reading it all
@@ -52,11 +53,7 @@ class Tar:
         del tables
         if is_remote(address):
             require_scheme(address)
-            name = stored_address(address)  # the address itself is used and forgotten
-            known = identity(address, name)
-            if known is None:
-                notes.append(f"{name}: a change of its content cannot be seen from here")
-            yield Shard(address, name, known or UNVERIFIED)
+            yield remote_shard(address, facts(address, stored_address(address)), notes)
             return
         path = Path(address)
         if not path.is_file():
@@ -106,6 +103,15 @@ def _may_be_tar(head: bytes) -> bool:
         return bool(tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape"))
     except tarfile.HeaderError:
         return False
+
+
+def remote_shard(address: str, known: Facts, notes: list[str]) -> Shard:
+    """A tar at a URL of which the server says so much."""
+    name = stored_address(address)  # the address itself is used and forgotten
+    if not known.tag:
+        notes.append(f"{name}: a change of its content cannot be seen from here")
+    compressed = name.lower().endswith(COMPRESSED)
+    return Shard(address, name, known.tag or UNVERIFIED, nbytes=None if compressed else known.nbytes)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from indexer.objects import is_object
 from indexer.redact import stored_address
+from indexer.remote.objects import is_object
 from indexer.store.holding.places import ObjectPlace
 
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".parquet", ".csv")

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from indexer.objects import Bucket, Held, Tag
+from indexer.remote.objects import Bucket, Held, Tag
 from indexer.store.holding.lease import Record, Seen
 
 RECORD_BYTES = 512  # of a lease file: it is overwritten in place, in one write

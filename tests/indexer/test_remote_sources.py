@@ -1,0 +1,262 @@
+"""Archives in object stores and on web servers give the samples that the same files give on a disk."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from indexer.addresses import read_range
+from indexer.archive.reader import read_place, read_shard
+from indexer.archive.shards import find_shards
+from indexer.errors import ReadError, ShardNotFound
+from indexer.pipeline.run import index
+from indexer.remote import stream
+from indexer.store.table import EmbeddingStore
+from indexer.types import Place, Sample
+from tests.archives import png, shard
+from tests.commands import call
+from tests.fakes import FakeEncoder
+from tests.object_store import SECRET, ObjectStore, server
+
+__all__ = ["server"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PAUSES", (0.01,) * 4)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards, one of them compressed too, and a folder of loose images with JSON beside some of them."""
+    root = tmp_path_factory.mktemp("local")
+    (root / "shards").mkdir()
+    for number in range(2):
+        shard(root / "shards" / f"{number:03d}.tar", list(range(number * 8, number * 8 + 8)))
+    (root / "zipped.tar.gz").write_bytes(gzip.compress((root / "shards" / "000.tar").read_bytes()))
+    for seed in range(12):
+        path = root / "loose" / f"class{seed % 2}" / f"im {seed}é.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(seed))
+        if seed % 3 == 0:
+            path.with_suffix(".json").write_text(json.dumps({"n": seed}))
+    (root / "loose" / "notes.txt").write_text("not an image")
+    return root
+
+
+def uploaded(server: ObjectStore, folder: Path) -> str:
+    """Every file of a folder as an object; the prefix."""
+    prefix = server.fresh()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            server.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    server.seen.clear()
+    return prefix
+
+
+def contents(*sources: str) -> list[tuple[object, ...]]:
+    found = [item for one in find_shards(sources).shards for item in read_shard(one)]
+    assert all(isinstance(item, Sample) for item in found), found
+    return sorted((s.key, s.suffix, s.image, s.offset, json.dumps(s.metadata), s.member) for s in found)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("source", ["{}/shards", "{}/shards/", "{}/shards/*.tar", "{}/**/00[01].tar",
+                                    "{}/shards/{{000,001}}.tar"])  # fmt: skip
+def test_prefixes_globs_and_braces_of_an_object_store_are_the_files_of_the_folder(server, local, source) -> None:
+    prefix = uploaded(server, local)
+    assert contents(source.format(prefix)) == contents(str(local / "shards"))
+
+
+def test_a_compressed_object_is_read_as_the_file_is(server, local) -> None:
+    assert contents(f"{uploaded(server, local)}/zipped.tar.gz") == contents(str(local / "zipped.tar.gz"))
+
+
+def test_loose_images_below_a_prefix_are_those_of_the_folder_with_the_json_beside_them(server, local) -> None:
+    prefix = uploaded(server, local / "loose")
+    assert contents(prefix) == contents(str(local / "loose"))
+    assert any("notes.txt" in note for note in find_shards([prefix]).notes)
+
+
+def test_a_file_address_is_its_path(local) -> None:
+    assert find_shards([(local / "shards").as_uri()]).shards == find_shards([str(local / "shards")]).shards
+
+
+def test_an_object_that_changed_has_another_identity_and_one_that_did_not_the_same(server, local) -> None:
+    prefix = uploaded(server, local / "shards")
+    before = {one.name: one.identity for one in find_shards([prefix]).shards}
+    assert {one.name: one.identity for one in find_shards([f"{prefix}/*.tar"]).shards} == before
+    alone = find_shards([f"{prefix}/000.tar"]).shards[0]
+    assert alone.identity == before[alone.name]  # asked for by name and found in a listing
+    server.put(f"{prefix}/001.tar", (local / "shards" / "000.tar").read_bytes())
+    after = {one.name: one.identity for one in find_shards([prefix]).shards}
+    assert [name.rpartition("/")[2] for name in before if after[name] != before[name]] == ["001.tar"]
+
+
+def test_six_pictures_of_a_remote_shard_read_little_more_than_their_own_bytes(server, local, tmp_path) -> None:
+    shard(tmp_path / "big.tar", list(range(40)), {"text": "x" * 5000})
+    prefix = uploaded(server, tmp_path)
+    samples = [s for one in find_shards([prefix]).shards for s in read_shard(one)]
+    server.seen.clear()
+    for s in samples[:6]:
+        place = Place(s.shard, s.member, s.offset, s.nbytes, s.suffix)
+        assert read_place(s.shard, place, hashlib.sha256(s.image).hexdigest()) == s.image
+    assert server.bytes_read("big.tar") <= sum(s.nbytes for s in samples[:6]) + 16
+    assert len(server.seen) <= 7
+
+
+@pytest.mark.parametrize("fault", ["429", "500 before", "500 after", "reset after", "cut"])
+def test_an_object_is_read_whole_in_spite_of_broken_answers(server, local, fault) -> None:
+    prefix, asked = uploaded(server, local / "shards"), []
+
+    def rule(method: str, path: str, headers: object) -> str:
+        asked.append(path)
+        return fault if len(asked) % 3 == 2 else ""
+
+    server.rule = rule
+    assert contents(prefix) == contents(str(local / "shards"))
+    assert len(asked) > 3
+
+
+def test_a_database_is_built_from_a_bucket_into_the_bucket_and_resumes_there(server, local) -> None:
+    prefix, encoder = uploaded(server, local / "shards"), FakeEncoder()
+    store = EmbeddingStore.create(f"{prefix}-db", "fake", encoder.spec)
+    shards = find_shards([prefix]).shards
+    assert index(shards[:1], store, encoder).embedded == 8
+    report = index(shards, store, encoder)
+    assert (report.embedded, report.shards_skipped) == (8, 1)
+    assert SECRET not in json.dumps(store.ledger().to_pylist(), default=str)
+
+
+def test_what_cannot_be_found_or_reached_is_one_line_without_secrets(server, monkeypatch) -> None:
+    for address in (f"{server.fresh()}/none.tar", "s3://no-such-bucket/x/*.tar", "s3://no-such-bucket/x.tar"):
+        with pytest.raises(ShardNotFound) as error:
+            find_shards([address])
+        assert "\n" not in str(error.value)
+        assert SECRET not in str(error.value)
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    for arguments in (["info", "s3://archive/db"], ["failures", "s3://archive/db"]):
+        done = call("indexer", *arguments)
+        assert (done.code, done.err.count("\n")) == (1, 1), done.err
+        assert SECRET not in done.err
+
+
+def test_packing_into_an_object_store_is_refused_or_done_but_never_a_local_folder(server, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call("indexer", "pack", local / "loose", "gopher://nowhere/x")
+    assert done.code != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Files of a folder, as a server gives them whose addresses are presigned: GET with the signature, nothing else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def do_GET(self) -> None:
+        web = self.server
+        assert isinstance(web, Server)
+        web.asked += 1
+        path, _, query = self.path.partition("?")
+        if web.signed and query != "X-Amz-Signature=abcdef0123456789":
+            self.send_error(403)
+            return
+        data = (web.folder / path.lstrip("/")).read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start, end = 0, len(data)
+        if wanted and web.ranges:
+            start, end = int(wanted[1]), min(len(data), int(wanted[2]) + 1 if wanted[2] else len(data))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:16]}"')
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        whole = data[start:end]
+        cut = len(whole) // 2 if web.cut and web.asked % 3 == 0 else len(whole)
+        self.wfile.write(whole[:cut])
+        web.sent += cut
+        if cut < len(whole):
+            web.after_cut()
+            self.close_connection = True
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    asked = sent = 0
+    signed = cut = False
+    ranges = True
+    folder = Path()
+
+    def after_cut(self) -> None: ...
+
+    def handle_error(self, request: object, client_address: object) -> None: ...
+
+
+@contextmanager
+def web_server(folder: Path, **settings: bool) -> Iterator[tuple[Server, str]]:
+    web = Server(("127.0.0.1", 0), Web)
+    web.folder = folder
+    for name, value in settings.items():
+        setattr(web, name, value)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        yield web, f"http://127.0.0.1:{web.server_port}"
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
+SIGNATURE = "?X-Amz-Signature=abcdef0123456789"
+
+
+@pytest.mark.parametrize("name", ["shards/000.tar", "zipped.tar.gz"])
+@pytest.mark.parametrize("settings", [{}, {"ranges": False}, {"cut": True}, {"cut": True, "ranges": False}])
+def test_a_web_server_gives_what_the_file_gives_with_and_without_ranges_and_broken_connections(
+    local, name, settings
+) -> None:
+    with web_server(local, **settings) as (_, address):
+        assert contents(f"{address}/{name}") == contents(str(local / name))
+        assert read_range(f"{address}/{name}", 512, 100) == read_range(str(local / name), 512, 100)
+
+
+def test_a_presigned_address_is_read_by_get_alone_its_pictures_too_and_its_signature_stays_nowhere(local) -> None:
+    with web_server(local, signed=True) as (web, address):
+        url = f"{address}/shards/000.tar{SIGNATURE}"
+        (found,) = find_shards([url]).shards
+        assert "abcdef" not in found.name
+        samples = [s for s in read_shard(found) if isinstance(s, Sample)]
+        assert len(samples) == 8
+        first = samples[0]
+        place, content = Place(found.name, first.member, first.offset, first.nbytes, "png"), first.image
+        digest = hashlib.sha256(content).hexdigest()
+        web.sent = 0
+        assert read_place(found.name, place, digest, roots=[url]) == content
+        assert web.sent <= first.nbytes + 8
+        with pytest.raises(ReadError):
+            read_place(found.name, place, digest, roots=[address])
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error_not_a_mixture(local, tmp_path) -> None:
+    shutil.copy(local / "shards" / "000.tar", tmp_path / "a.tar")
+    with web_server(tmp_path, cut=True) as (web, address):
+        (found,) = find_shards([f"{address}/a.tar"]).shards
+        web.asked = 2  # the next answer is cut
+        web.after_cut = lambda: shutil.copy(local / "shards" / "001.tar", tmp_path / "a.tar")  # type: ignore[method-assign]
+        with pytest.raises(ReadError, match="changed while it was read"):
+            list(read_shard(found))
