@@ -7,6 +7,7 @@ from indexer.store.format import version_words
 
 COMMANDS = {
     "pack": "DICOM tree, image folder or DICOMweb → WebDataset shards.",
+    "list": "List an archive into a manifest, a source for index.",
     "index": "Embed shards into a table, each image once.",
     "search": "Find the images most like a query image, key, text or vector.",
     "serve": "The search page and the HTTP API, on this machine.",

@@ -209,11 +209,11 @@ def house(tmp_path_factory) -> Path:
 
 
 def state(root: Path) -> dict[str, tuple[int, int]]:
-    """Each file and folder with its size and time; not what readers leave: caches of vectors, locks."""
+    """Each file and folder with its size and time; not what readers leave: caches of vectors, locks and leases."""
     found = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
-        if not re.search(r"\.(cache|lock)\b", name):
+        if not re.search(r"\.(cache|lock|lease)\b", name):
             found[name] = (0, 0) if path.is_dir() else (path.stat().st_size, path.stat().st_mtime_ns)
     return found
 

@@ -62,7 +62,7 @@ class Files:
                 left_out.add(why, found.path)
             elif kind is not None:
                 archives.append((root / found.path, kind))
-            elif _is_image(root, found):
+            elif is_image(root, found):
                 buckets.add(found.path, _identity(root, found, hash_content=hash_content), found.nbytes)
                 last = split_name(found.path)[0]
             elif not _is_sidecar(root, found, last):
@@ -78,7 +78,7 @@ class Files:
         for path, kind in archives:
             yield from kind.shards(str(path), hash_content=hash_content, tables=tables, notes=notes)
         if buckets.files:
-            yield from buckets.shards(lasting_name(root), self.name, _listed)
+            yield from buckets.shards(lasting_name(root), self.name, listed)
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         """The images of one bucket. The key is the path with its suffix, since a.png may lie beside a.jpg."""
@@ -116,12 +116,12 @@ def _identity(root: Path, found: ListedFile, *, hash_content: bool) -> str | Non
         return None  # reading the shard reports the failure
 
 
-def _listed(root: str) -> Iterator[str]:
+def listed(root: str) -> Iterator[str]:
     """The paths of a folder's images, in order."""
-    return (f.path for f in walk(Path(root)) if not f.left_out and _is_image(Path(root), f))
+    return (f.path for f in walk(Path(root)) if not f.left_out and is_image(Path(root), f))
 
 
-def _is_image(root: Path, found: ListedFile) -> bool:
+def is_image(root: Path, found: ListedFile) -> bool:
     """Whether a file is an image: by its suffix, or, for DICOM of any name (.IMA, .MR), by its first bytes."""
     if image_suffix(found.path) is not None:
         return True

@@ -10,6 +10,7 @@ from pathlib import Path
 from indexer.addresses import is_remote, plain
 from indexer.archive.buckets import BUCKETS
 from indexer.archive.kinds import ARCHIVES, TABLES, kind_of
+from indexer.archive.remote.manifest import is_manifest, manifest_shards
 from indexer.archive.remote.patterns import expanded
 from indexer.archive.tables.named import DEFAULT, FLAGS, TableOptions, options_in
 from indexer.archive.tar import remote_shard
@@ -86,6 +87,9 @@ def _expand(source: str, hash_content: bool, tables: TableOptions, notes: list[s
         if not paths:
             raise ShardNotFound(f"nothing matches {pattern}. Give a folder, an archive, a glob in quotes, or a URL.")
         for path in paths:
+            if is_manifest(path):
+                yield from manifest_shards(path, notes)
+                continue
             yield from kind_of(path).shards(path, hash_content=hash_content, tables=tables, notes=notes)
 
 

@@ -17,8 +17,9 @@ from indexer.archive.tables.named import TableOptions
 from indexer.archive.tar import Tar, remote_shard
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.redact import stored_address
-from indexer.remote import objects
+from indexer.remote import objects, web
 from indexer.remote.objects import Listed, is_object
+from indexer.remote.web import is_web
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
@@ -37,7 +38,7 @@ class ObjectFolder:
         self._inside = inside
 
     def claims(self, address: str) -> bool:
-        return is_object(address) and address.endswith("/")
+        return (is_object(address) or is_web(address)) and address.endswith("/")
 
     def left_out(self, path: Path, tables: TableOptions) -> str:  # noqa: ARG002 - a prefix is listed, not one file
         return ""
@@ -45,6 +46,8 @@ class ObjectFolder:
     def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:  # noqa: ARG002 - the store's tag tells
         """Buckets of the images below the prefix, or the archives there."""
         name = stored_address(address)
+        if is_web(address):
+            raise InputError(f"{name}: a web server cannot be listed. Name its files, or a manifest (`indexer list`).")
         try:
             archives, buckets, left_out, sidecars = self._sorted(address)
         except OSError as error:
@@ -57,7 +60,7 @@ class ObjectFolder:
         notes.extend(f"not read under {name}: {words}" for words in left_out.words())
         for found in archives:
             yield remote_shard(address + found.path, found.facts, notes)
-        yield from buckets.shards(address, self.name, _listed, sidecars=sidecars > 0)
+        yield from buckets.shards(address, self.name, listed_objects, sidecars=sidecars > 0)
 
     def _sorted(self, address: str) -> tuple[list[Listed], Buckets, LeftOut, int]:
         """Archives, images, what is neither, and the number of JSON files."""
@@ -71,7 +74,7 @@ class ObjectFolder:
                 archives.append(found)
             elif kind is not None:
                 left_out.add(f"{kind.name}, which is read from a local disk only", found.path)
-            elif _is_image(address, found):
+            elif is_image_object(address, found):
                 buckets.add(found.path, found.facts.tag, found.facts.nbytes or 0)
             elif found.path.lower().endswith(".json"):
                 sidecars += 1
@@ -102,7 +105,7 @@ class ObjectFolder:
         address = url + place.member
         if roots is not None and not is_below(address, roots):
             raise ReadError(f"{place.member} leads out of the folder: it is not read")
-        return objects.read(address)
+        return _whole(address)
 
 
 def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | OSError | None, bytes | None]:
@@ -111,21 +114,27 @@ def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | OSError
     if (plain_name(path), 0) in shard.stored:
         return path, None, None
     try:
-        data = objects.read(root + path)
+        data = _whole(root + path)
         if sidecars:
             with suppress(FileNotFoundError):
                 folder, slash, name = path.rpartition("/")
-                beside = objects.read(f"{root}{folder}{slash}{sidecar_of(name)}")
+                beside = _whole(f"{root}{folder}{slash}{sidecar_of(name)}")
     except OSError as error:
         return path, error, None
     return path, data, beside
 
 
-def _listed(root: str) -> Iterator[str]:
-    return (found.path for found in objects.listed(root) if "/." not in f"/{found.path}" and _is_image(root, found))
+def _whole(address: str) -> bytes:
+    return web.stream(address, same_host=True).read() if is_web(address) else objects.read(address)
 
 
-def _is_image(root: str, found: Listed) -> bool:
+def listed_objects(root: str) -> Iterator[str]:
+    return (
+        found.path for found in objects.listed(root) if "/." not in f"/{found.path}" and is_image_object(root, found)
+    )
+
+
+def is_image_object(root: str, found: Listed) -> bool:
     """Whether an object is an image: by its suffix, or, for DICOM of any name (.IMA, .MR), by its first bytes."""
     if image_suffix(found.path) is not None:
         return True
