@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from indexer.malloc import release_freed_memory
 from indexer.progress.terminal import Terminal
 
 
@@ -30,4 +31,5 @@ class Stages(Terminal):
                 yield
         finally:
             taken = time.monotonic() - start
+            release_freed_memory()  # else what each stage has freed adds up: the next one's arrays are of other sizes
             self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 3)

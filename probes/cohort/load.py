@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import InputError, ProbeError
+from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
 from probes.cohort.positive import Positive, positive_class, positive_last
@@ -87,6 +88,8 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
     table, row_ids, matched = _columns(store, request)
     labelled, truth, positive = _truth(table, request, classes)
     kept = table.take(pa.array(labelled))
+    del table
+    release_freed_memory()  # of the scan, before the vectors are read
     groups, names, ungrouped = _groups(kept, request)
     _check_spread(truth, groups, request)
     needs_norms = request.scaling == "raw"

@@ -24,9 +24,8 @@ class KeyPlaces:
         self._order = np.argsort(own, kind="stable")
         self._sorted = own[self._order]
 
-    def find(self, keys: Sequence[str]) -> Int64:
-        """The index (m,) of each key among the wanted ones, -1 for other keys."""
-        own = hashes(keys)
+    def find(self, keys: Sequence[str], own: Int64) -> Int64:
+        """The index (m,) of each key, of hashes `own`, among the wanted ones; -1 for other keys."""
         first = np.searchsorted(self._sorted, own, "left")
         last = np.searchsorted(self._sorted, own, "right")
         out = np.full(len(own), -1, np.int64)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
 
 from indexer.errors import ProbeError
+from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float32, Int64
 from probes.cohort.experiment import Experiment, prepare
@@ -17,7 +17,7 @@ from probes.cohort.load import ProbeData, load, open_store, source_of
 from probes.cohort.matching import KeyPlaces, hashes
 from probes.cohort.scaling import Vectors
 from probes.cohort.truth import hide_absent
-from probes.cohort.vectors import check_vectors, read_vectors
+from probes.cohort.vectors import TAKEN, check_vectors, read_vectors
 from probes.evaluation.bootstrap import replicate
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import evaluator
@@ -110,56 +110,72 @@ class _Partner:
     row_ids: Int64  # (m,)
     norms: Float32  # (m,)
     content: Int64  # (m,) 64-bit hashes
-    strangers: int  # rows whose key is not in the first table
 
 
 def _join(data: ProbeData, stores: Sequence[EmbeddingStore], *, raw: bool) -> _Joined:
-    wanted, contents, known = KeyPlaces(data.keys), np.empty(len(data.keys), np.int64), []
-    for batch in stores[0].scan(["key", "content"]):
-        keys = batch.column("key").to_pylist()
-        known.append(hashes(keys))
-        at = wanted.find(keys)
-        contents[at[at >= 0]] = hashes(batch.column("content").filter(pa.array(at >= 0)).to_pylist())
-    all_known = np.sort(np.concatenate([np.empty(0, np.int64), *known]))
-    partners = [_partner(store, wanted, all_known) for store in stores[1:]]
+    contents, found = _partners(data, stores)
+    release_freed_memory()  # of the scans
     shared = np.ones(len(data.keys), bool)
-    for partner in partners:
+    for partner, _ in found:
         shared &= np.isin(np.arange(len(shared)), partner.places)
     kept = np.flatnonzero(shared)
     if not len(kept):
         raise ProbeError("the tables share no key. They must hold the same images, indexed under the same names.")
     cut = _cut(data, kept)
     vectors, unmatched, other_bytes = [cut.vectors], {stores[0].name: len(data.keys) - len(kept)}, {}
-    for store, partner in zip(stores[1:], partners, strict=True):
+    for store, (partner, strangers) in zip(stores[1:], found, strict=True):
         order = np.argsort(partner.places)
         rows = order[np.searchsorted(partner.places, kept, sorter=order)]
         read = read_vectors(store, None, partner.row_ids[rows], store.count())
         vectors.append(Vectors(read, partner.norms[rows] if raw else None))
         check_vectors(vectors[-1], cut.keys)
-        unmatched[store.name] = partner.strangers
+        unmatched[store.name] = strangers
         other_bytes[store.name] = int((partner.content[rows] != contents[kept]).sum())
     return _Joined(cut, tuple(vectors), unmatched, other_bytes)
 
 
-def _partner(store: EmbeddingStore, wanted: KeyPlaces, known: Int64) -> _Partner:
-    """One pass over the table's keys. `known` (sorted) are the hashes of every key of the first table."""
-    places, ids, norms, contents, strangers = [], [], [], [], 0
-    for batch in store.scan(["key", "content", "norm"]):
+def _partners(data: ProbeData, stores: Sequence[EmbeddingStore]) -> tuple[Int64, list[tuple[_Partner, int]]]:
+    """Content hashes of the first table's labelled rows; of each other table its partner rows and its strangers.
+
+    A stranger's key is in no row of the first table, of which 8 bytes a row are held for this.
+    """
+    wanted, known = KeyPlaces(data.keys), np.empty(stores[0].count(), np.int64)
+    first, _ = _partner(stores[0], wanted, lambda own, start: np.copyto(known[start : start + len(own)], own))
+    contents = np.empty(len(data.keys), np.int64)
+    contents[first.places] = first.content
+    known.sort()
+    return contents, [_partner(store, wanted, lambda own, _: _strangers(own, known)) for store in stores[1:]]
+
+
+def _strangers(own: Int64, known: Int64) -> int:
+    """How many key hashes are not among the sorted `known` ones."""
+    spot = np.minimum(np.searchsorted(known, own), len(known) - 1)
+    return int((known[spot] != own).sum())
+
+
+def _partner(
+    store: EmbeddingStore, wanted: KeyPlaces, look: Callable[[Int64, int], int | None]
+) -> tuple[_Partner, int]:
+    """One pass over the table's keys, then a read of the wanted rows alone.
+
+    `look` is called with each batch's key hashes and its first row; what it returns is summed.
+    """
+    places, ids, start, total = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0, 0
+    for batch in store.scan(["key"]):
         keys = batch.column("key").to_pylist()
         own = hashes(keys)
-        spot = np.minimum(np.searchsorted(known, own), len(known) - 1)
-        strangers += int((known[spot] != own).sum())
-        at = wanted.find(keys)
-        hit = batch.filter(pa.array(at >= 0))
+        total += look(own, start) or 0
+        start += len(own)
+        at = wanted.find(keys, own)
         places.append(at[at >= 0])
-        ids.append(hit.column("_rowid").to_numpy().astype(np.int64))
-        norms.append(hit.column("norm").to_numpy().astype(np.float32))
-        contents.append(hashes(hit.column("content").to_pylist()))
-    none = np.empty(0, np.int64)
-    return _Partner(
-        np.concatenate([none, *places]), np.concatenate([none, *ids]),
-        np.concatenate([np.empty(0, np.float32), *norms]), np.concatenate([none, *contents]), strangers,
-    )  # fmt: skip
+        ids.append(batch.column("_rowid").to_numpy()[at >= 0].astype(np.int64))
+    row_ids = np.concatenate(ids)
+    norms, contents = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+    for first in range(0, len(row_ids), TAKEN):
+        _, rows = store.take(row_ids[first : first + TAKEN], ["content", "norm"])
+        norms.append(rows.column("norm").to_numpy().astype(np.float32))
+        contents.append(hashes(rows.column("content").to_pylist()))
+    return _Partner(np.concatenate(places), row_ids, np.concatenate(norms), np.concatenate(contents)), total
 
 
 def _cut(data: ProbeData, rows: Int64) -> ProbeData:

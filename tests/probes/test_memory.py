@@ -8,9 +8,8 @@ import pytest
 
 from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
-from probes.cohort import cache, vectors
+from probes.cohort import cache, matching, vectors
 from probes.cohort.load import load
-from probes.cohort.matching import KeyPlaces
 from probes.request import ProbeRequest
 from tests.probes.cohort import make_rows
 from tests.tables import make_table
@@ -71,9 +70,10 @@ def test_rows_are_taken_in_parts_and_in_the_order_asked_for(tmp_path, monkeypatc
 
 
 def test_keys_are_found_by_themselves_even_where_hashes_collide(monkeypatch):
-    monkeypatch.setattr("probes.cohort.matching.hashes", lambda texts: np.array([len(t) for t in texts], np.int64))
+    monkeypatch.setattr(matching, "hashes", lambda texts: np.array([len(t) for t in texts], np.int64))
     wanted = ["a", "bb", "cc", "ddd", "cd"]
-    found = KeyPlaces(wanted).find(["cc", "xx", "ddd", "", "cd", "a", "zzzz"])
+    keys = ["cc", "xx", "ddd", "", "cd", "a", "zzzz"]
+    found = matching.KeyPlaces(wanted).find(keys, matching.hashes(keys))
     assert found.tolist() == [2, -1, 3, -1, 4, 0, -1]
 
 
@@ -87,7 +87,7 @@ def test_a_comparison_joins_what_a_dictionary_joins(tmp_path):
     unit = (first / np.linalg.norm(first, axis=1, keepdims=True)).astype(np.float16)
     make_table(tmp_path, unit, metadata, "one")
     other = make_table(tmp_path, unit[:700], metadata[:700], "two")
-    found = compare(
+    found, _ = compare(
         ProbeRequest(str(tmp_path), "prototype", ("ill",), group="patient", replicates=20),
         ["one", "two"], "auc_macro", Stages(shown=False),
     )  # fmt: skip
