@@ -351,3 +351,32 @@ def test_a_page_that_names_no_colour_model_is_shown_as_libtiff_guesses_and_flagg
     assert picture.flags == ("no PhotometricInterpretation in file",)
     assert np.array_equal(picture.pixels, np.broadcast_to(values, (SIDE, SIDE, 3)))
     assert np.array_equal(imagecodecs.tiff_decode(data).reshape(values.shape), values)
+
+
+@pytest.mark.parametrize("reference", [None, (16, 235, 128, 240, 128, 240)])
+@pytest.mark.parametrize("coefficients", [None, (2126, 7152, 722)])
+def test_ycbcr_is_converted_by_the_pages_own_coefficients_and_range_as_libtiff_does(reference, coefficients):
+    values = np.random.default_rng(3).integers(16, 236, (SIDE, SIDE, 3)).astype(np.uint8)
+    tags = [(530, 3, 2, (1, 1), True)]
+    if coefficients:
+        tags.append((529, 5, 3, tuple(n for c in coefficients for n in (c, 10_000)), True))
+    if reference:
+        tags.append((532, 5, 6, tuple(n for c in reference for n in (c, 1)), True))
+    data = tiff(values, photometric="ycbcr", compression="lzw", extratags=tags, metadata=None)
+    (picture,) = decode(data, "tif", SPEC)
+    assert picture.flags == ()
+    off = np.abs(picture.pixels - imagecodecs.tiff_decode(data)[..., :3].astype(int))
+    assert (off.max() <= 4, off.mean() < 0.6) == (True, True)  # libtiff computes with whole numbers
+
+
+def test_a_reference_range_without_width_is_flagged_and_not_divided_by():
+    values = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    tags = [(530, 3, 2, (1, 1), True), (532, 5, 6, (0, 1) * 6, True)]
+    (picture,) = decode(
+        tiff(values, photometric="ycbcr", compression="lzw", extratags=tags, metadata=None), "tif", SPEC
+    )
+    (plain,) = decode(
+        tiff(values, photometric="ycbcr", compression="lzw", extratags=tags[:1], metadata=None), "tif", SPEC
+    )
+    assert (picture.flags, plain.flags) == (("unusable YCbCrCoefficients or ReferenceBlackWhite",), ())
+    assert np.array_equal(picture.pixels, plain.pixels)

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from indexer.errors import PixelError
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.tiff.fields import BLACK_IS_ZERO, CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, photometric
+from indexer.pixels.tiff.fields import BLACK_IS_ZERO, CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, fractions, photometric
 from indexer.pixels.tiff.values import full_scale
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
 
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+_ITU_601 = (0.299, 0.587, 0.114)  # YCbCrCoefficients where the page has none
+_FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)  # ReferenceBlackWhite
 _STRAIGHT_ALPHA = 2  # ExtraSamples; associated alpha (1) is premultiplied, i.e. already composited on black
 
 
@@ -39,7 +41,7 @@ def shown(values: npt.NDArray[Any], page: Any, rules: tuple[WindowRule, ...]) ->
     if model == CMYK:
         pixels = _from_cmyk(pixels, page)
     if model == YCBCR:
-        pixels = _from_ycbcr(pixels)
+        pixels, flags = _from_ycbcr(pixels, page)
     if values.shape[-1] > colours and int(next(iter(page.extrasamples), 0)) == _STRAIGHT_ALPHA:
         pixels = _over_black(pixels, values[..., colours], bits)
     return pixels, (*guessed, *flags)
@@ -88,13 +90,21 @@ def _from_cmyk(inks: UInt8, page: Any) -> UInt8:
     return pixels
 
 
-def _from_ycbcr(values: UInt8) -> UInt8:
-    """TIFF 6.0 section 21 with the coefficients of ITU-R 601."""
-    y, b, r = np.moveaxis(values.astype(np.float64), -1, 0)
-    b, r = b - 128, r - 128
-    colours = np.stack([y + 1.402 * r, y - 0.344136 * b - 0.714136 * r, y + 1.772 * b], axis=-1)
+def _from_ycbcr(values: UInt8, page: Any) -> tuple[UInt8, tuple[str, ...]]:
+    """TIFF 6.0 sections 20 and 21: by the page's coefficients and reference values, else those of ITU-R 601 and the
+    full range; and a flag where they cannot be used.
+    """
+    (red, green, blue), unread = fractions(page, "YCbCrCoefficients", _ITU_601)
+    ends, more = fractions(page, "ReferenceBlackWhite", _FULL_RANGE)
+    low, high = np.array(ends[::2]), np.array(ends[1::2])
+    if min(red, green, blue) <= 0 or (low == high).any():
+        (red, green, blue), low, high = _ITU_601, np.array(_FULL_RANGE[::2]), np.array(_FULL_RANGE[1::2])
+        more = ("unusable YCbCrCoefficients or ReferenceBlackWhite",)
+    y, b, r = np.moveaxis((values.astype(np.float64) - low) * ((255.0, 127.0, 127.0) / (high - low)), -1, 0)
+    first, last = y + r * (2 - 2 * red), y + b * (2 - 2 * blue)
+    colours = np.stack([first, (y - blue * last - red * first) / green, last], axis=-1)
     pixels: UInt8 = np.rint(colours.clip(0, 255)).astype(np.uint8)
-    return pixels
+    return pixels, (*unread, *more)
 
 
 def _over_black(pixels: UInt8, alpha: npt.NDArray[Any], bits: int) -> UInt8:

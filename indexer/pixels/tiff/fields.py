@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
+
 from indexer.errors import PixelError
 
 ORIENTATION, _PHOTOMETRIC = 274, 262
@@ -13,7 +15,8 @@ _NEEDED = {  # without them the values would be decoded in another way than they
     266: "FillOrder", 273: "StripOffsets", 277: "SamplesPerPixel", 278: "RowsPerStrip", 279: "StripByteCounts",
     284: "PlanarConfiguration", 292: "T4Options", 317: "Predictor", 320: "ColorMap", 322: "TileWidth",
     323: "TileLength", 324: "TileOffsets", 325: "TileByteCounts", 332: "InkSet", 338: "ExtraSamples",
-    339: "SampleFormat", 347: "JPEGTables", 530: "YCbCrSubSampling", 32997: "ImageDepth",
+    339: "SampleFormat", 347: "JPEGTables", 529: "YCbCrCoefficients", 530: "YCbCrSubSampling",
+    532: "ReferenceBlackWhite", 32997: "ImageDepth",
 }  # fmt: skip
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR = 0, 1, 2, 3, 4, 5, 6  # PhotometricInterpretation
 
@@ -39,6 +42,17 @@ def photometric(page: Any) -> tuple[int, tuple[str, ...]]:
         return int(page.photometric), ()
     guess = RGB if int(page.samplesperpixel) >= 3 else BLACK_IS_ZERO
     return guess, ("no PhotometricInterpretation in file",)
+
+
+def fractions(page: Any, name: str, default: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """The values of a RATIONAL field, `default` where there is none; and a flag where they are of another kind."""
+    tag = page.tags.get(name)
+    if tag is None:
+        return default, ()
+    pairs = np.asarray(tag.value, np.float64).reshape(-1, 2) if len(np.ravel(tag.value)) == 2 * len(default) else None
+    if pairs is None or not pairs[:, 1].all():
+        return default, (f"unreadable {name}",)
+    return tuple((pairs[:, 0] / pairs[:, 1]).tolist()), ()
 
 
 def _read(page: Any) -> set[int]:

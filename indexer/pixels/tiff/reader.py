@@ -25,12 +25,16 @@ from indexer.pixels.parts import Facts, Numbered, Raster, Reader, Rendering
 from indexer.pixels.pillow import PillowReader
 from indexer.pixels.tiff.colour import shown
 from indexer.pixels.tiff.fields import MASK, YCBCR, orientation, refuse_unread
-from indexer.pixels.tiff.unpack import BYTEWISE
-from indexer.pixels.tiff.values import ignores_predictor, page_values
+from indexer.pixels.tiff.unpack import BYTEWISE, NONE, PACKBITS
+from indexer.pixels.tiff.values import page_values
 
 _YCBCR_SUBSAMPLING = 530
 _REDUCED, _TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType
 _OF_PICTURES = (2, 3, 4, 6, 7)  # compressions that Pillow's libtiff decodes: CCITT, JPEG
+DOUBTFUL_PREDICTOR = {  # TIFF 6.0 has no predictor for them
+    NONE: "predictor without compression ignored",  # as in libtiff; tifffile writes none
+    PACKBITS: "predictor with PackBits undone",  # tifffile writes it, libtiff ignores it
+}
 MAX_PLANES = 1_000_000
 
 
@@ -88,8 +92,8 @@ class TiffReader:
         volume = page_values(page, self._data, plane.shift)
         values = volume[plane.plane if plane.planes > 1 and not plane.shift and len(volume) > 1 else 0]
         pixels, flags = shown(values, page, self._rendering.rules)
-        if ignores_predictor(page):
-            flags = (*flags, "predictor without compression ignored")
+        if int(page.predictor) != 1 and int(page.compression) in (NONE, PACKBITS):
+            flags = (*flags, DOUBTFUL_PREDICTOR[int(page.compression)])
         turn, unread = orientation(page, self._data)
         return Raster(orient(pixels, turn), flags=(*flags, *unread))
 

@@ -52,11 +52,6 @@ def page_values(page: Any, data: bytes, shift: int = 0) -> npt.NDArray[Any]:
     return np.moveaxis(out, 0, -2).reshape(depth, height, width, samples)
 
 
-def ignores_predictor(page: Any) -> bool:
-    """Whether the page names a predictor that is not applied: TIFF 6.0 and libtiff have it with a compression only."""
-    return int(page.compression) == NONE and int(page.predictor) != _NO_PREDICTOR
-
-
 @dataclass(frozen=True)
 class _Segment:
     """A strip or tile as it is stored."""
@@ -154,7 +149,7 @@ def _decoded(raws: Sequence[bytes], page: Any, shape: tuple[int, ...], dtype: np
     unpacked = unpack(raws, int(page.compression), rows, row_bytes)
     lines = np.frombuffer(unpacked, np.uint8).reshape(len(raws) * rows, row_bytes)
     order = page.parent.byteorder
-    predictor = _NO_PREDICTOR if ignores_predictor(page) else int(page.predictor)
+    predictor = _NO_PREDICTOR if int(page.compression) == NONE else int(page.predictor)  # as in libtiff
     if predictor == _FLOATING_POINT:
         if dtype.kind != "f":
             raise PixelError("corrupt image", f"TIFF: predictor 3 with samples of type {dtype}")
