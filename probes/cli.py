@@ -14,6 +14,7 @@ COMMANDS = {
     "forest": "A random forest on the vectors.",
     "zero-shot": "Score images against stored class-text vectors, without training.",
     "compare": "The same probe on several tables: paired differences.",
+    "benchmark": "A whole experiment on a public data set, from its files to one table.",
     "predict": "Apply a fitted probe to rows of a table or to new images.",
     "rerun": "Run a result again and say whether it is reproduced.",
     "report": "Draw a result as one HTML page.",

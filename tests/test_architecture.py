@@ -30,7 +30,7 @@ FLOORS = (
     {"indexer.commands", "probes.fitting"},
     {"probes.runs"},
     {"probes.reporting"},
-    {"probes.outputs"},
+    {"probes.benchmark", "probes.outputs"},
     {"probes.commands"},
     {"indexer.demo", "indexer.serve"},  # applications: they alone may import both packages
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Whole experiments on public data sets, from the files to one table."""

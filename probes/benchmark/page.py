@@ -1,0 +1,59 @@
+"""The table of a benchmark as text and as one HTML page."""
+
+from __future__ import annotations
+
+from html import escape
+
+from indexer.design.page import whole_page
+from probes.benchmark.run import Benchmark
+from probes.reporting.page import cell, html_table, section
+from probes.reporting.text import table
+from probes.reporting.words import number, with_interval
+
+PAGE = "benchmark.html"
+HEADER = ["encoder", "images", "failed", "test", "AUC, macro", "balanced accuracy", "embed", "probe"]
+NOT_OURS = "Published figures are of models trained end to end on the same test split, and come from their source."
+
+
+def benchmark_text(found: Benchmark) -> str:
+    rows = [HEADER]
+    for r in found.rows:
+        numbers = [with_interval(r.auc), with_interval(r.balanced_accuracy)]
+        counts = [str(r.images), str(r.failed), str(r.test_rows)]
+        rows.append([r.encoder, *counts, *numbers, *_seconds(r.seconds_embed, r.seconds_labels + r.seconds_probe)])
+    lines = [f"{found.title} ({found.modality})", f"{found.protocol}; {found.rows[0].split}", "", *table(rows)]
+    if found.note:
+        lines.append(found.note)
+    if found.published:
+        published = [
+            ["published", "AUC, macro", "source"],
+            *([p.how, number(p.auc), p.source] for p in found.published),
+        ]
+        lines += ["", *table(published), NOT_OURS]
+    return "\n".join([*lines, "", "Research use only, not for clinical use."])
+
+
+def _seconds(embed: float, probe: float) -> list[str]:
+    return [f"{embed:.1f} s", f"{probe:.1f} s"]
+
+
+def benchmark_html(found: Benchmark) -> str:
+    """A self-contained page."""
+    rows = [[escape(name) for name in HEADER]]
+    for r in found.rows:
+        counts = [str(r.images), str(r.failed), str(r.test_rows)]
+        times = _seconds(r.seconds_embed, r.seconds_labels + r.seconds_probe)
+        rows.append([escape(r.encoder), *counts, cell(r.auc), cell(r.balanced_accuracy), *times])
+    published = [["model", "AUC, macro", "source"]]
+    published += [[escape(p.how), number(p.auc), escape(p.source)] for p in found.published]
+    commands = "\n".join(found.commands)
+    parts = [
+        f"<h1>{escape(found.title)}</h1>",
+        f"<p class='level'>{escape(found.rows[0].split)}</p>",
+        f"<p>{escape(found.modality)}; {escape(found.note)}</p>" if found.note else f"<p>{escape(found.modality)}</p>",
+        section("ours", "Frozen encoder and linear probe", html_table(rows, "below", "With 95 % intervals.")),
+        section("published", "Published", html_table(published, "below", escape(NOT_OURS))) if found.published else "",
+        section("commands", "Commands", f"<pre>{escape(commands)}</pre>"),
+        "<footer><b>Not for clinical use.</b> Research use only.</footer>",
+    ]
+    return whole_page(found.title, parts)
