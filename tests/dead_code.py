@@ -12,8 +12,6 @@ _.__getitem__  # a Protocol's method: x[a:b] is how it is called
 _.readable  # io.RawIOBase: asked by BufferedReader
 _.readinto  # io.RawIOBase: called by BufferedReader
 model_config  # pydantic: the options of a model
-not_checked  # fastapi: a route, as is each of these
-enter  # fastapi
 param  # click: the second argument of an option's callback
 traceback  # the third argument of __exit__, which Python passes by position
 

@@ -67,6 +67,7 @@ def demo(out: Path, seed: int) -> None:
         probes[folder.name] = read_result(folder)
     page = write_page(out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes)
     click.secho(f"\nThe page: {page.resolve()}   ({time.monotonic() - start:.0f} s)", bold=True)
+    click.secho(f"To look around and search in a browser: indexer serve {db}", bold=True)
 
 
 def _clean(out: Path) -> None:

@@ -22,6 +22,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EmbeddingBatch, EmbeddingRow, Place, Shard, ShardResult
 from tests.archives import archive, picture, png
+from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.tables import make_table, unit_rows
 
@@ -304,3 +305,29 @@ def test_openapi_is_there_and_its_page_which_loads_from_elsewhere_is_not(client:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/api/v1/tables/{table}/query", "/api/v1/tables/{table}/images/{key}/rendered", "/readyz"} <= set(paths)
     assert client.get("/docs").status_code == 404
+
+
+def test_probe_results_beside_the_database_are_listed_and_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = [i % 2 for i in range(120)]
+    x = rng.standard_normal((120, 16)) + np.array(label)[:, None] * 2
+    vectors = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    store = make_table(tmp_path, vectors, [{"patient": f"p{i // 2}", "ill": str(v)} for i, v in enumerate(label)])
+    out = Path(store.uri).parent / "found"
+    done = call("probes", "linear", store.uri, "--label", "ill", "--group", "patient", "--positive", "1",
+                "--replicates", "50", "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    (Path(store.uri).parent / "broken").mkdir()
+    (Path(store.uri).parent / "broken" / "result.json").write_text('{"format": 2}')
+    client = served(Path(store.uri))
+    (facts,) = client.get(f"/api/v1/tables/{store.name}/probes").json()
+    result = json.loads((out / "result.json").read_text())
+    assert (facts["name"], facts["metric"]) == ("found", "auc_macro")
+    assert facts["interval"]["value"] == result["test"]["metrics"]["auc_macro"]["value"]
+    assert "found" in client.get(f"/t/{store.name}/probes").text
+    report = client.get(f"/t/{store.name}/probes/found")
+    assert report.text == (out / "report.html").read_text() if (out / "report.html").exists() else "<svg" in report.text
+    assert "script-src" not in report.headers["content-security-policy"]
+    assert "default-src 'none'" in report.headers["content-security-policy"]
+    for name in ("broken", "none", "%2e%2e", "..%2f..%2fetc"):
+        assert client.get(f"/t/{store.name}/probes/{name}").status_code == 404

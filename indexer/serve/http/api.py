@@ -15,10 +15,11 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable
 from indexer.search.blend import embedded_examples
 from indexer.serve import pictures
+from indexer.serve.http import probes
 from indexer.serve.http.answers import about, sampled, searched
 from indexer.serve.http.bodies import BatchBody, EmbedBody, SearchBody
 from indexer.serve.http.facets import facets
-from indexer.serve.http.records import failures, probe_results, run_records
+from indexer.serve.http.records import failures, run_records
 from indexer.serve.limits import Rate
 from indexer.serve.problems import problem_of
 from indexer.serve.settings import Settings
@@ -129,9 +130,9 @@ def _records(router: APIRouter, tables: Tables) -> None:
         return run_records(tables.get(table).store)
 
     @router.get("/tables/{table}/probes")
-    def probes(table: str) -> list[dict[str, Any]]:
+    def probe_results(table: str) -> list[dict[str, Any]]:
         """Results of probes that lie in folders beside the table."""
-        return probe_results(tables.get(table).store)
+        return [probes.as_json(found) for found in probes.listed(tables.get(table).store)]
 
 
 def _facts(tables: Tables, name: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from indexer.store.table import EmbeddingStore
 LISTED = ("shard", "key", "stage", "reason", "detail", "member")
 MOST_BYTES = 8 << 20  # of a record that is read
 MOST_RECORDS = 200
-RESULT = "result.json"
 
 
 def failures(view: EmbeddingStore, limit: int, offset: int) -> dict[str, Any]:
@@ -40,18 +39,6 @@ def run_records(store: EmbeddingStore) -> list[dict[str, Any]]:
     folder = Path(store.uri) / f"{store.name}.runs"
     found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
     return [{"name": path.parent.name, **facts} for path in found[:MOST_RECORDS] if (facts := _read(path))]
-
-
-def probe_results(store: EmbeddingStore) -> list[dict[str, Any]]:
-    """Result folders in the database's own folder whose result is of this table, by name."""
-    if store.path is None:
-        return []
-    out = []
-    for path in sorted(Path(store.uri).parent.glob(f"*/{RESULT}"))[:MOST_RECORDS]:
-        facts = _read(path)
-        if facts and facts.get("fingerprint", store.spec.fingerprint) == store.spec.fingerprint:
-            out.append({"name": path.parent.name, **facts})
-    return out
 
 
 def _read(path: Path) -> dict[str, Any]:

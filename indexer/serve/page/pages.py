@@ -10,26 +10,26 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from indexer.serve.guard import COOKIE, token_is
+from indexer.serve.http import probes
 from indexer.serve.http.answers import shown_columns
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.page.assets import page
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.upkeep.health import HealthReport, health
+from probes.reporting.html import report_html
+from probes.reporting.words import with_interval
 
-PAGES = (("", "Search"), ("/failures", "Failures"), ("/runs", "Runs"), ("/health", "Health"))
+PAGES = (("", "Search"), ("/failures", "Failures"), ("/probes", "Probes"), ("/runs", "Runs"), ("/health", "Health"))
 ROWS = 100  # of a page of failures
+# A report is one file with its style in it, and no script
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 SESSION = 12 * 3600  # seconds that a browser keeps the token
 
 
 def pages(tables: Tables, settings: Settings) -> APIRouter:
     """The routes of the pages."""
     router = APIRouter(include_in_schema=False)
-
-    def of(table: str, here: str) -> dict[str, Any]:
-        """What every page has."""
-        served = tables.get(table)
-        return {"table": served.store.name, "names": tables.names(), "pages": PAGES, "here": here}
 
     @router.get("/")
     def first() -> Response:
@@ -46,31 +46,51 @@ def pages(tables: Tables, settings: Settings) -> APIRouter:
         columns = shown_columns(served)
         first = next((b.column("key")[0].as_py() for b in view.scan(["key"], batch_rows=1) if b.num_rows), "")
         return page(
-            "search.html", **of(table, ""), columns=columns, example=first, encoder=spec.name, random=spec.random,
-            text=served.has_text,
+            "search.html", **_of(tables, table, ""), columns=columns, example=first, encoder=spec.name,
+            random=spec.random, text=served.has_text,
         )  # fmt: skip
+
+    if settings.token is not None:
+        _login(router, settings)
+    _records(router, tables)
+    return router
+
+
+def _records(router: APIRouter, tables: Tables) -> None:
+    """The pages of what lies beside a table."""
 
     @router.get("/t/{table}/failures")
     def failed(table: str, offset: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
         found = failures(tables.get(table).searcher.snapshot.view, ROWS, offset)
-        return page("failures.html", **of(table, "/failures"), found=found, offset=offset, limit=ROWS)
+        return page("failures.html", **_of(tables, table, "/failures"), found=found, offset=offset, limit=ROWS)
+
+    @router.get("/t/{table}/probes")
+    def results(table: str) -> HTMLResponse:
+        found = [{**probes.as_json(one), "shown": _shown(one)} for one in probes.listed(tables.get(table).store)]
+        return page("probes.html", **_of(tables, table, "/probes"), found=found)
+
+    @router.get("/t/{table}/probes/{name}")
+    def result(table: str, name: str) -> HTMLResponse:
+        drawn = report_html(probes.one(tables.get(table).store, name))
+        return HTMLResponse(drawn, headers={"content-security-policy": REPORT_POLICY})
 
     @router.get("/t/{table}/runs")
     def runs(table: str) -> HTMLResponse:
-        return page("runs.html", **of(table, "/runs"), found=run_records(tables.get(table).store))
+        return page("runs.html", **_of(tables, table, "/runs"), found=run_records(tables.get(table).store))
 
     @router.get("/t/{table}/health")
     def not_checked(table: str) -> HTMLResponse:
-        return page("health.html", **of(table, "/health"), report=None)
+        return page("health.html", **_of(tables, table, "/health"), report=None)
 
     @router.post("/t/{table}/health")
     def checked(table: str) -> HTMLResponse:
         report = health(tables.opened_again(table))
-        return page("health.html", **of(table, "/health"), report=report, facts=_facts(report))
+        return page("health.html", **_of(tables, table, "/health"), report=report, facts=_facts(report))
 
-    if settings.token is not None:
-        _login(router, settings)
-    return router
+
+def _of(tables: Tables, table: str, here: str) -> dict[str, Any]:
+    """What every page has."""
+    return {"table": tables.get(table).store.name, "names": tables.names(), "pages": PAGES, "here": here}
 
 
 def _login(router: APIRouter, settings: Settings) -> None:
@@ -89,6 +109,11 @@ def _login(router: APIRouter, settings: Settings) -> None:
         secure = settings.certificate is not None or settings.behind_proxy
         answer.set_cookie(COOKIE, given, max_age=SESSION, httponly=True, samesite="strict", secure=secure)
         return answer
+
+
+def _shown(found: probes.Listed) -> str:
+    """The headline metric with its interval, as the report writes it."""
+    return with_interval(found.result.test.metrics.get(probes.headline(found.result)))
 
 
 def _facts(report: HealthReport) -> list[tuple[str, str]]:
