@@ -115,3 +115,17 @@ def replace_file(path: Path, text: str) -> None:
     fsync(partial)
     partial.replace(path)
     fsync(path.parent)
+
+
+def read_small(path: Path, most: int = 64 << 20) -> bytes:
+    """A small file's bytes. Raises OSError, and ValueError for a device, a pipe, or a file of more than `most` bytes.
+
+    A file that somebody handed over may be one of these, or a link to one: reading it would not end.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        if facts.st_size > most:
+            raise ValueError(f"{path.name} has over {most:,} bytes")
+        return file.read()

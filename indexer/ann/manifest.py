@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.ann.exact import ROUNDING
+from indexer.disk import read_small
 from indexer.errors import IndexFileError
 
 FORMAT = 2  # 2: names the table's identity and the version's commit
@@ -141,7 +142,7 @@ def _check_types(record: Any) -> None:
 def read_manifest(directory: Path) -> Manifest | None:
     """The current manifest; None where no index was built. Raises IndexFileError where it is damaged."""
     try:
-        return Manifest.from_json((directory / NAME).read_text(encoding="utf-8"))
+        return Manifest.from_json(read_small(directory / NAME).decode())
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

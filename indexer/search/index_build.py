@@ -21,7 +21,7 @@ from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import Searchable, VectorIndex, load
 from indexer.ann.manifest import FORMAT, Manifest, read_manifest
 from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
-from indexer.errors import StoreError
+from indexer.errors import IndexFileError, StoreError
 from indexer.progress.silent import SILENT
 from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
 from indexer.store.lock import WriterLock
@@ -112,6 +112,8 @@ def _too_many(manifest: Manifest, changed: int) -> str:
 @contextmanager
 def _locked(store: EmbeddingStore) -> Iterator[Path]:
     directory = store.index_directory
+    if directory.is_symlink():  # files of another folder would be swept
+        raise IndexFileError(f"{directory} is a link, which is not followed. Remove it and build the index again.")
     directory.mkdir(exist_ok=True)
     with WriterLock(directory / "build.lock", what=f"the index of table {store.name}"):
         yield directory

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.disk import read_small
 from indexer.errors import ProbeError
 from indexer.jsonable import jsonable
 from probes.cohort.load import Source
@@ -19,7 +20,7 @@ from probes.evaluation.bootstrap import Interval
 from probes.fitting.models import Model
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT
-from probes.runs.result_files import check_format, decode
+from probes.runs.result_files import MOST_BYTES, check_format, decode
 from probes.runs.run import Outcome, applied_temperature
 
 DAMAGE = (  # exceptions of json, zipfile and numpy on damaged files
@@ -96,8 +97,8 @@ def write_bundle(bundle: Bundle, folder: Path) -> None:
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle, without unpickling. Raises ProbeError where the folder holds no bundle of a known format."""
     try:
-        text = (folder / SPEC).read_text(encoding="utf-8")
-        facts: BundleFacts = decode(BundleFacts, json.loads(text))
+        facts: BundleFacts = decode(BundleFacts, json.loads(read_small(folder / SPEC, MOST_BYTES)))
+        _require_plain(folder / WEIGHTS)
         # numpy leaves a file that it opened open where the archive is damaged
         with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -117,6 +118,18 @@ def read_bundle(folder: Path) -> Bundle:
     except DAMAGE as error:
         raise ProbeError(f"{folder} holds a damaged probe ({error}). Make it again with --out of a probe.") from error
     return bundle
+
+
+def _require_plain(weights: Path) -> None:
+    """Raise ValueError for an archive that is not stored as it is written: compressed, it may unpack to any size."""
+    if weights.exists() and not weights.is_file():  # opening a pipe would block
+        raise ValueError(f"{weights.name} is no regular file")
+    with zipfile.ZipFile(weights) as archive:
+        facts = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in facts):
+        raise ValueError(f"{weights.name} is compressed")
+    if sum(entry.file_size for entry in facts) > weights.stat().st_size:
+        raise ValueError(f"{weights.name} announces more than it holds")
 
 
 def _check(bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from indexer.disk import read_small
 from indexer.errors import ProbeError
 from indexer.jsonable import jsonable
 from probes.runs.result import FORMATS, ProbeResult
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from probes.runs.compare import Comparison
 
 
+MOST_BYTES = 1 << 30  # of a result: curves and classes of the largest are far smaller
 RESULT, COMPARISON = "result.json", "comparison.json"
 
 
@@ -54,7 +56,7 @@ def check_format(found: int, path: Path) -> None:
 
 def _read(kind: Any, path: Path) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_small(path, MOST_BYTES))
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
             raise ProbeError(f"{path} is not a probe result. Name the {RESULT} of a probe's --out.")
         check_format(value["format"], path)
