@@ -12,7 +12,7 @@ from indexer.ann.engines import ENGINES, IndexEngine, float_blocks
 from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable
 from indexer.ann.manifest import Measured, Settings
-from indexer.ann.sampling import HELD_OUT, queries_of
+from indexer.ann.sampling import HELD_OUT, GivenQueries, queries_of
 from indexer.ann.tune import Truth, measure, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.progress.silent import SILENT
@@ -44,11 +44,13 @@ def build(rows: Rows, choice: Choice, goal: Goal, *, progress: Progress = SILENT
     return Built(index, engine, 0 if trained is None else len(trained.centroids), settings, measured)
 
 
-def retune(over: Searchable, recall: float, seed: int = 0) -> tuple[Settings, Measured]:
-    """Settings and measurements with sampled rows as queries: one half to choose, the other to measure."""
+def retune(
+    over: Searchable, recall: float, seed: int = 0, given: GivenQueries | None = None
+) -> tuple[Settings, Measured]:
+    """Settings and measurements with sampled rows or the given queries: one half to choose, the other to measure."""
     rows = over.rows
     picked = np.sort(np.random.default_rng(seed + 1).choice(len(rows), min(HELD_OUT, len(rows)), replace=False))
-    own, queries = queries_of(rows, picked)
+    own, queries = queries_of(rows, picked) if given is None else given.drawn(seed)
     return _tuned(over, truth_of(rows, queries, own), recall)
 
 

@@ -23,7 +23,7 @@ from indexer.ann.engines import (
 from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Settings
-from indexer.ann.sampling import HELD_OUT, draw, floats_of, part_of, queries_of
+from indexer.ann.sampling import HELD_OUT, GivenQueries, draw, floats_of, part_of, queries_of
 from indexer.ann.tune import Truth, measure, recall_at_10, speed, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.types import Float64
@@ -84,10 +84,13 @@ def predicted_seconds(rows: int, dim: int) -> float:
     return per_product * ((training + rows) * nlist + rows * HELD_OUT) + per_byte * rows * dim * 4
 
 
-def choose(rows: Rows, goal: Goal, seed: int = 0) -> Choice:
-    """Measure the candidates on a sample of the rows and pick the cheapest that meets the goal."""
+def choose(rows: Rows, goal: Goal, seed: int = 0, given: GivenQueries | None = None) -> Choice:
+    """Measure the candidates on a sample of the rows and pick the cheapest that meets the goal.
+
+    Queries are rows that are held out, or the given ones.
+    """
     drawn = draw(len(rows), rows.dim, goal.memory_bytes, seed)
-    own, queries = queries_of(rows, drawn.queries)
+    own, queries = queries_of(rows, drawn.queries) if given is None else given.drawn(seed)
     truth = truth_of(rows, queries, own, NEAR)
     exact = _exact_candidate(rows, goal)
     small = len(rows) <= SMALL_ROWS or exact.p50_ms <= goal.latency_ms

@@ -14,6 +14,7 @@ from indexer.disk import read_small
 from indexer.errors import IndexFileError
 
 FORMAT = 2  # 2: names the table's identity and the version's commit
+WITH_QUERIES = 3  # the format of an index that was measured with given queries, which it names
 NAME = "manifest.json"
 READ_BYTES = 1 << 22
 MOST = 2**31  # lists to look into, rows to re-rank
@@ -90,18 +91,22 @@ class Manifest:
     commit: str = ""  # that made `version`; "" in format 1
     kind_asked: str | None = None  # the kind requested by the goal; None where it was chosen by measurement
     slack: float = ROUNDING  # upper bound on the difference of a stored row's length from 1
+    queries: str = ""  # the given queries it was measured with; "": rows of the table that were held out
     ids: str = "Lance stable row ids"
     metric: str = "cosine"  # entries are unit rows; ranking divides by the stored rows' own lengths
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        facts = asdict(self)
+        if not self.queries:  # earlier versions do not know the field
+            del facts["queries"]
+        return json.dumps(facts, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         facts: dict[str, Any] = json.loads(text)
-        if facts.get("format", 0) > FORMAT:
-            raise ValueError(f"format {facts['format']} is newer than this version's {FORMAT}")
+        if facts.get("format", 0) > WITH_QUERIES:
+            raise ValueError(f"format {facts['format']} is newer than this version's {WITH_QUERIES}")
         facts["settings"] = Settings(**facts["settings"])
         facts["measured"] = Measured(**facts["measured"])
         facts["files"] = {role: FileFact(**fact) for role, fact in facts["files"].items()}

@@ -37,6 +37,19 @@ def draw(rows: int, dim: int, memory_bytes: int, seed: int) -> DrawnRows:
     return DrawnRows(queries, sample, training)
 
 
+@dataclass(frozen=True)
+class GivenQueries:
+    """Queries that are no rows of the table, to choose settings and to measure with."""
+
+    name: str  # of their file
+    vectors: Float64  # (q, dim) unit rows
+
+    def drawn(self, seed: int) -> tuple[Int64, Float64]:
+        """At most HELD_OUT of them, each without a row id of its own (-1)."""
+        picked = np.random.default_rng(seed).permutation(len(self.vectors))[:HELD_OUT]
+        return np.full(len(picked), -1, np.int64), self.vectors[np.sort(picked)]
+
+
 def part_of(rows: Rows, positions: Int64) -> Rows:
     """The rows at these positions, in memory."""
     return Rows(rows.row_ids[positions], rows.vectors[positions], rows.slack)

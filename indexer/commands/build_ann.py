@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from indexer.ann.choose import Candidate
     from indexer.ann.manifest import Manifest
+    from indexer.ann.sampling import GivenQueries
     from indexer.search.index_build import BuildReport
+
+
+FEWEST_QUERIES = 20
 
 
 @click.command("build-ann", short_help="Build or refresh the FAISS index of a table.")
@@ -44,6 +49,12 @@ if TYPE_CHECKING:
     help="Build this kind: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
 )
 @click.option("--refresh", is_flag=True, help="Bring the index up to date instead of rebuilding it.")
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Tune and measure on these vectors (.npy of `embed`, .parquet of `export`). Default: held-out rows.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the samples and of k-means.")
 @json_option
 def command(
@@ -55,6 +66,7 @@ def command(
     memory_gib: float,
     kind: str | None,
     refresh: bool,
+    queries: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -64,6 +76,9 @@ def command(
     result to stdout. A table small enough to be scanned within the latency stays exact. Searches always add rows newer
     than the index and skip deleted ones; --refresh updates the index itself, for the recall, latency and kind it was
     built for. With a different one of these, --refresh rebuilds it.
+
+    Queries unlike the stored images (another scanner, cropped, drawn) may find fewer of their nearest than held-out
+    rows do: embed some of them and give them by --queries. `indexer search` and `health` say what was measured on.
     """
     from rich.console import Console
     from rich.text import Text
@@ -79,11 +94,13 @@ def command(
     console = Console(stderr=True)
     store = EmbeddingStore.open(database, table)
     change, memory_bytes = GoalChange(recall, latency_ms, kind), int(memory_gib * 2**30)
+    given = None if queries is None else _given(queries, store.dim)
     progress = Terminal()
     if refresh:
-        report = refresh_index(store, change, memory_bytes=memory_bytes, seed=seed, progress=progress)
+        report = refresh_index(store, change, memory_bytes=memory_bytes, seed=seed, given=given, progress=progress)
     else:
-        report = build_index(store, change.of(Goal(memory_bytes=memory_bytes))[0], seed=seed, progress=progress)
+        goal, _ = change.of(Goal(memory_bytes=memory_bytes))
+        report = build_index(store, goal, seed=seed, given=given, progress=progress)
     _print_candidates(report, console)
     summary = _summary(report)
     for warning in summary["warnings"]:
@@ -91,6 +108,20 @@ def command(
     if not as_json:
         del summary["candidates"]  # the table above shows them
     emit(summary, as_json=as_json)
+
+
+def _given(path: Path, dim: int) -> GivenQueries:
+    from indexer.ann.sampling import GivenQueries
+    from indexer.errors import InputError
+    from indexer.search.queries import load_vectors
+
+    vectors = load_vectors(path, dim, "--queries")
+    if len(vectors) < FEWEST_QUERIES:
+        raise InputError(
+            f"--queries {path} holds {len(vectors)}: one half chooses settings and the other measures recall, which "
+            f"takes {FEWEST_QUERIES} or more. Embed more images."
+        )
+    return GivenQueries(str(path), vectors)
 
 
 def _print_candidates(report: BuildReport, console: Console) -> None:
@@ -130,6 +161,7 @@ def _summary(report: BuildReport) -> dict[str, Any]:
         "rows": manifest.rows,
         "version": manifest.version,
         "recall_at_10": manifest.measured.recall_at_10,
+        "queries": manifest.queries or "held-out rows",
         "recall_target": manifest.recall_target,
         "latency_ms": manifest.latency_ms,
         "kind_asked": manifest.kind_asked,

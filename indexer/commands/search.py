@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, metavar="[IMAGE]...", type=click.Path(path_type=Path))
 @click.option("--key", "keys", multiple=True, help="A stored image's key; its own row is not a hit. Repeatable.")
 @click.option("--text", "texts", multiple=True, help="A text, for encoders with a text tower. Repeatable.")
-@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE.npy", help="Query vectors, one per row.")
+@click.option("--vectors", type=click.Path(path_type=Path), metavar="FILE", help="Query vectors: .npy or .parquet.")
 @click.option("--shards", multiple=True, metavar="SHARDS", help="Every image of these is a query; needs --out.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Where --shards writes its hits.")
 @click.option(

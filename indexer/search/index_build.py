@@ -19,7 +19,8 @@ from indexer.ann.engines import ENGINES, float_blocks, version
 from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
 from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import Searchable, VectorIndex, load
-from indexer.ann.manifest import FORMAT, Manifest, read_manifest
+from indexer.ann.manifest import FORMAT, WITH_QUERIES, Manifest, read_manifest
+from indexer.ann.sampling import GivenQueries
 from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
 from indexer.errors import IndexFileError, StoreError
 from indexer.progress.silent import SILENT
@@ -30,6 +31,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Progress
 
 TAG = "faiss-"
+BEFORE = ", before a refresh"  # added to the name of the queries where they were not given again
 # Of the rows at the build. benchmarks/refresh: rows like the old ones cost nothing even at 100 %; rows unlike them
 # make a query scan 1.05 to 1.9 times as much up to here, 2.5 times at 50 %, 3.5 times at 100 %.
 REBUILD_SHARE = 0.3
@@ -52,10 +54,20 @@ class BuildReport:
     sample_rows: int = 0  # rows on which the candidates were measured
 
 
-def build_index(store: EmbeddingStore, goal: Goal, *, seed: int = 0, progress: Progress = SILENT) -> BuildReport:
-    """Choose, build and publish an index of the table's newest version. Raises StoreLocked while another build runs."""
+def build_index(
+    store: EmbeddingStore,
+    goal: Goal,
+    *,
+    seed: int = 0,
+    given: GivenQueries | None = None,
+    progress: Progress = SILENT,
+) -> BuildReport:
+    """Choose, build and publish an index of the table's newest version. Raises StoreLocked while another build runs.
+
+    It is tuned and measured with rows that are held out, or with `given` queries.
+    """
     with _locked(store) as directory:
-        return _build(store, directory, goal, seed, progress, action="built", why="asked for")
+        return _build(store, directory, goal, (seed, given), progress, action="built", why="asked for")
 
 
 def refresh_index(
@@ -64,12 +76,14 @@ def refresh_index(
     *,
     memory_bytes: int = Goal.memory_bytes,
     seed: int = 0,
+    given: GivenQueries | None = None,
     progress: Progress = SILENT,
 ) -> BuildReport:
     """Update the index to the table's version with the changed rows, or rebuild it where too many changed.
 
     The index keeps the recall, latency and kind it was built for; a `change` of these rebuilds it. The report names
-    the action and its reason.
+    the action and its reason. An index that was measured with given queries keeps its settings and measurements where
+    they are not given again, and says so.
     """
     change = change or GoalChange()
     with _locked(store) as directory:
@@ -77,24 +91,26 @@ def refresh_index(
         index = load(directory)
         if index is None:
             goal, _ = change.of(Goal(memory_bytes=memory_bytes))
-            return _build(store, directory, goal, seed, progress, action="built", why="there was no index to refresh")
+            return _build(
+                store, directory, goal, (seed, given), progress, action="built", why="there was no index to refresh"
+            )
         goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
         if changes:
             why = f"another index is asked for: {', '.join(changes)}"
-            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
+            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
         store.refresh()
         view = store.at(store.version)
         delta = changes_since(index, view)
         # Inserted and deleted rows need no comparison of vectors; updated rows may have new labels only.
         if why := _too_many(index.manifest, len(delta.inserted) + len(delta.deleted)):
-            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
+            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
         now = first_snapshot(view, index, memory_bytes, delta)
         changed = _count(now)
         if why := _too_many(index.manifest, sum(changed)):
-            return _build(store, directory, goal, seed, progress, action="rebuilt", why=why)
+            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
         if not any(changed):
             return _rebind(store, directory, index.manifest, now, started)
-        return _refresh(store, directory, index, now, started, progress)
+        return _refresh(store, directory, index, now, (started, given), progress)
 
 
 def _goal_of(manifest: Manifest, memory_bytes: int) -> Goal:
@@ -120,9 +136,16 @@ def _locked(store: EmbeddingStore) -> Iterator[Path]:
 
 
 def _build(
-    store: EmbeddingStore, directory: Path, goal: Goal, seed: int, progress: Progress, *, action: str, why: str
+    store: EmbeddingStore,
+    directory: Path,
+    goal: Goal,
+    drawn: tuple[int, GivenQueries | None],
+    progress: Progress,
+    *,
+    action: str,
+    why: str,
 ) -> BuildReport:
-    started = time.perf_counter()
+    started, given = time.perf_counter(), drawn[1]
     store.refresh()
     with _generation(store, directory) as generation:
         view = store.at(store.version)
@@ -133,7 +156,7 @@ def _build(
             slack = write_vectors(paths, _table_rows(view, progress))
         rows = VectorFile(paths, store.dim, slack)
         with progress.stage("measuring candidates"):
-            choice = choose(rows, goal, seed)
+            choice = choose(rows, goal, *drawn)
         progress.note(choice.verdict)
         progress.note(f"predicted time still to go: {choice.chosen.build_seconds:.2g} s")
         built = build(rows, choice, goal, progress=progress)
@@ -156,6 +179,8 @@ def _build(
             recall_target=goal.recall,
             latency_ms=goal.latency_ms,
             kind_asked=goal.kind,
+            queries="" if given is None else given.name,
+            format=FORMAT if given is None else WITH_QUERIES,
             slack=slack,
             measured=built.measured,
             build_seconds=round(time.perf_counter() - started, 3),
@@ -175,9 +200,14 @@ def _build(
 
 
 def _refresh(
-    store: EmbeddingStore, directory: Path, old: VectorIndex, now: Snapshot, started: float, progress: Progress
+    store: EmbeddingStore,
+    directory: Path,
+    old: VectorIndex,
+    now: Snapshot,
+    begun: tuple[float, GivenQueries | None],
+    progress: Progress,
 ) -> BuildReport:
-    manifest, engine = old.manifest, ENGINES[old.manifest.kind]
+    (started, given), manifest, engine = begun, old.manifest, ENGINES[old.manifest.kind]
     changed = _count(now)
     with _generation(store, directory, now.version) as generation:
         paths = vector_paths(directory, generation)
@@ -193,14 +223,21 @@ def _refresh(
         engine.add(index, float_blocks(fresh, COPY_ROWS))
         stale = manifest.stale + (0 if engine.removes else len(now.gone))
         with progress.stage("measuring"):
-            settings, measured = retune(Searchable(index, engine, rows, stale > 0), manifest.recall_target)
+            settings, measured, queries = manifest.settings, manifest.measured, manifest.queries
+            if given is not None or not queries:
+                over = Searchable(index, engine, rows, stale > 0)
+                settings, measured = retune(over, manifest.recall_target, given=given)
+                queries = "" if given is None else given.name
+            elif not queries.endswith(BEFORE):
+                queries += BEFORE
         engine.save(index, index_path(directory, generation))
         new = replace(
             manifest,
             version=now.version,
             identity=now.view.state.identity,
             commit=now.view.state.commit,
-            format=FORMAT,
+            format=WITH_QUERIES if queries else FORMAT,
+            queries=queries,
             tag=TAG + generation,
             generation=generation,
             rows=len(rows),
@@ -220,14 +257,19 @@ def _refresh(
 
 def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Snapshot, started: float) -> BuildReport:
     """Publish the same files for the newer version, in which no vector changed."""
-    if now.version == manifest.version and manifest.format == FORMAT:
+    if now.version == manifest.version and manifest.format >= FORMAT:
         action, why, new = "unchanged", "the table has not changed", manifest
     else:
         action, why = "rebound", "the table has a newer version, but no vector changed"
         tag = f"{TAG}{manifest.generation}-v{now.version}"
         state = now.view.state
         new = replace(
-            manifest, version=now.version, identity=state.identity, commit=state.commit, format=FORMAT, tag=tag
+            manifest,
+            version=now.version,
+            identity=state.identity,
+            commit=state.commit,
+            format=max(manifest.format, FORMAT),
+            tag=tag,
         )
         store.tag(tag, now.version)
         publish(directory, new)

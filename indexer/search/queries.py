@@ -52,24 +52,44 @@ class Query:
         return self.keys or self.texts or tuple(image.name for image in self.images)
 
 
-def load_vectors(path: Path, dim: int) -> Float64:
-    """Unit vectors (q, dim) from a .npy file of shape (q, dim) or (dim,). Raises InputError."""
+def load_vectors(path: Path, dim: int, option: str = "--vectors") -> Float64:
+    """Unit vectors (q, dim) from a .npy file of shape (q, dim) or (dim,), or the column `vector` of a Parquet file.
+
+    Raises InputError, which names the option.
+    """
+    parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
         with path.open("rb") as file:
-            raw = np.lib.format.read_array(file, allow_pickle=False)
+            raw = _column_of(path) if parquet else np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise InputError(
-            f"--vectors {path} cannot be read: {error.strerror or sentence(error)}. Name a .npy file."
+            f"{option} {path} cannot be read: {error.strerror or sentence(error)}. Name a .npy file."
         ) from error
     except ValueError as error:  # numpy's own words advise to unpickle it, which would run the file's code
-        raise InputError(
-            f"--vectors {path} is not a .npy file of numbers, or is truncated. numpy.save(FILE, vectors) writes one."
-        ) from error
+        way_out = "`indexer export` writes one." if parquet else "numpy.save(FILE, vectors) writes one."
+        kind = "a Parquet file with a column `vector`" if parquet else "a .npy file"
+        raise InputError(f"{option} {path} is not {kind} of numbers, or is truncated. {way_out}") from error
     if raw.ndim == 1:
         raw = raw[None]
     real = np.issubdtype(raw.dtype, np.integer) or np.issubdtype(raw.dtype, np.floating)
     if raw.ndim != 2 or raw.shape[1] != dim or not real:
         raise InputError(
-            f"--vectors {path} has shape {raw.shape} {raw.dtype}; the table needs (queries, {dim}) numbers."
+            f"{option} {path} has shape {raw.shape} {raw.dtype}; the table needs (queries, {dim}) numbers."
         )
     return unit(raw, [f"row {i}" for i in range(len(raw))])
+
+
+def _column_of(path: Path) -> npt.NDArray[Any]:
+    """The vectors (q, dim) of a Parquet file. Raises ValueError, OSError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        column = pq.read_table(path, columns=["vector"]).column("vector").combine_chunks()
+        flat = column.flatten()
+    except (KeyError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(str(error)) from error
+    if column.null_count or flat.null_count or not len(column) or len(flat) % len(column):
+        raise ValueError("rows of several lengths, or none")
+    numbers: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return numbers

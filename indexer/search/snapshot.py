@@ -98,7 +98,10 @@ class Snapshot:
             return f"exact scan of all rows, table version {self.version}"
         manifest = self.index.manifest
         under = str(self.effort or "")  # the measured recall holds without a filter only
-        how = f"the allowed rows {under}" if under else f"recall@10 measured {manifest.measured.recall_at_10:.3f}"
+        recall = f"recall@10 measured {manifest.measured.recall_at_10:.3f}"
+        if manifest.queries:
+            recall += f" on the queries {manifest.queries}"
+        how = f"the allowed rows {under}" if under else recall
         words = f"{manifest.kind} index of {manifest.rows} rows, {how}"
         fresh = len(self.fresh) if self.fresh is not None else 0
         if fresh or len(self.gone):

@@ -37,7 +37,8 @@ class IndexHealth:
     stale_entries: int  # outdated entries that this kind cannot remove; a rebuild drops them
     recall_at_10: float  # of searches in the present version, against exact search
     recall_target: float
-    queries: int
+    queries: int  # rows that recall was measured with just now
+    tuned_on: str  # "held-out rows", or the queries that were given to the build
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ def _index_health(snapshot: Snapshot, seed: int) -> IndexHealth | None:
         recall_at_10=recall,
         recall_target=index.manifest.recall_target,
         queries=len(queries),
+        tuned_on=index.manifest.queries or "held-out rows",
     )
 
 
@@ -274,8 +276,8 @@ def _index_problems(index: IndexHealth) -> list[str]:
     noise = float(np.sqrt(index.recall_target * (1 - index.recall_target) / max(10 * index.queries, 1)))
     if index.recall_at_10 < index.recall_target - max(2 * noise, RECALL_TOLERANCE):
         problems.append(
-            f"recall@10 is {index.recall_at_10:.3f} on this table now, {index.recall_target:g} was asked for: "
-            "run `indexer build-ann`."
+            f"recall@10 is {index.recall_at_10:.3f} on this table now, {index.recall_target:g} was asked for (settings "
+            f"chosen on {index.tuned_on}): run `indexer build-ann`."
         )
     if index.rows_not_in_index or index.rows_gone:
         problems.append(
