@@ -93,8 +93,8 @@ def _split(result: ProbeResult) -> str:
     for c in result.test.classes:
         rows.append([escape(c.name), *(str(part.classes.get(c.name, 0)) for part in parts.values())])
     counted = "positive rows of each label" if result.request.multilabel else "rows of each class"
-    positive = f" {escape(positive_words(result).capitalize())}." if result.positive else ""
-    return html_table(rows, caption=f"Split ({escape(result.split.kind)}): rows, groups, {counted}.{positive}")
+    positive = f"; {escape(positive_words(result))}" if result.positive else ""
+    return html_table(rows, caption=f"Split ({escape(result.split.kind)}): rows, groups, {counted}{positive}.")
 
 
 def _audit(result: ProbeResult) -> str:
