@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 KEPT_BYTES = 64 << 20  # free bytes at the top of a heap above which it is trimmed
 MAPPED_BYTES = 32 << 20  # size from which a block is mapped by itself and unmapped when freed; half an arena's heap
 
@@ -24,6 +24,19 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def share_one_heap() -> None:
+    """Let the threads of this process allocate from one heap. No effect where `keep_freed_memory` has none.
+
+    By default each new thread gets a heap of its own, which keeps what the thread has freed: a probe of 8,000 rows held
+    59 MB in place of 27 (measured).
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def release_freed_memory() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from indexer.cores import cores
+from indexer.malloc import share_one_heap
 
 
 @contextmanager
@@ -19,6 +20,7 @@ def block_threads() -> Iterator[Callable[..., Iterator[Any]]]:
     """Yields a map over blocks. Results are in the order of the blocks, so that sums do not depend on the threads."""
     from threadpoolctl import threadpool_limits
 
+    share_one_heap()
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         yield pool.map
 
