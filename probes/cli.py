@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from indexer.options import LazyGroup, run
-from indexer.store.format import version_words
+from indexer.store.formats.format import version_words
 
 COMMANDS = {
     "linear": "Logistic regression on the vectors, C chosen by inner validation.",

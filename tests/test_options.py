@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from indexer.options import emit
-from indexer.store.format import FORMAT
+from indexer.store.formats.format import FORMAT
 from tests.commands import call
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import InputError
-from indexer.pack.secret import KeyedHash
+from indexer.pack.headers.secret import KeyedHash
 from indexer.user_tables.column_types import MISSING, ColumnType, column_type, forms_of, plain_column
 from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of, not_decoded
 

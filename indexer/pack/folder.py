@@ -11,7 +11,7 @@ from typing import BinaryIO
 from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_fields, sidecar_of
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
-from indexer.pack.dicom_fields import instance_of, is_directory, read_header
+from indexer.pack.headers.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.sniff import DICOM_SUFFIXES, sniff

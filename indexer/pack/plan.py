@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from indexer.pack.catalogue import Catalogue
-from indexer.pack.secret import KeyedHash
+from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.source import Scanned
 from indexer.types import KeyRule
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from indexer.archive.walk import PACK_STATE
 from indexer.pack.catalogue import Catalogue
+from indexer.pack.headers.secret import private_file
 from indexer.pack.plan import ShardPlan
-from indexer.pack.secret import private_file
 
 KEPT, REMOVED = "kept", "de-identified"  # what became of DICOM headers
 

@@ -17,13 +17,13 @@ from indexer.archive.walk import PACK_STATE, ListedFile
 from indexer.errors import InputError, ReadError
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
-from indexer.pack.deidentify import CANNOT
-from indexer.pack.dicom_fields import FIELDS, PatientIds
 from indexer.pack.folder import Folder
+from indexer.pack.headers.deidentify import CANNOT
+from indexer.pack.headers.dicom_fields import FIELDS, PatientIds
+from indexer.pack.headers.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.join import Joined, join
 from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
 from indexer.pack.report import KEPT, REMOVED, PackReport, list_files
-from indexer.pack.secret import KeyedHash, default_secret, load_secret, private_file
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
 from indexer.pack.write import BURNED_IN, NO_MATCH, FileOutcome, ShardWriter

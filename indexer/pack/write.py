@@ -13,10 +13,10 @@ from typing import Any
 from indexer.archive.samples import sidecar_fields
 from indexer.archive.walk import PACK_STATE
 from indexer.errors import InputError, PixelError
-from indexer.pack.deidentify import CANNOT, deidentified
-from indexer.pack.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
+from indexer.pack.headers.deidentify import CANNOT, deidentified
+from indexer.pack.headers.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
+from indexer.pack.headers.secret import KeyedHash, private_file
 from indexer.pack.plan import Entry, ShardPlan
-from indexer.pack.secret import KeyedHash, private_file
 from indexer.pack.source import Source
 from indexer.pack.tarball import write_shard
 

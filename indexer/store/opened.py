@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import StoreError
-from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of
+from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
 from indexer.store.lance_errors import MENDED_BY, first_line
 from indexer.store.mend import manifest_path, unreadable
 from indexer.store.schema import UNREADABLE
@@ -129,7 +129,7 @@ def part_of(data: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordB
     """Stored rows (`OpenedTable.stored`) with the requested columns: for format 1, `part` is computed from `frame`.
 
     The part's name is the frame's number, and "" for the first frame, since tables of format 1 do not record whether
-    an image had other frames. `indexer.store.migrate` computes the same.
+    an image had other frames. `indexer.store.formats.migrate` computes the same.
     """
     if "part" not in names or "part" in data.schema.names:
         return data.select(list(names))

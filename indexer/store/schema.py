@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.redact import redacted
-from indexer.store.format import FORMAT, TableFacts, new_facts, new_identity, package_version
+from indexer.store.formats.format import FORMAT, TableFacts, new_facts, new_identity, package_version
 from indexer.types import EmbeddingBatch, EncoderSpec, Failure, KeyRule
 
 MAX_COLUMNS = 256  # metadata with data as field names would otherwise add a column for each row

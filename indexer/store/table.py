@@ -15,8 +15,8 @@ import pyarrow as pa
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
-from indexer.store.create import ensure_table, make_table
 from indexer.store.filters import expression, quoted
+from indexer.store.formats.create import ensure_table, make_table
 from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.mend import exists, read_tags

@@ -12,12 +12,12 @@ from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.store.filters import quoted
-from indexer.store.format import facts_of
+from indexer.store.formats.format import facts_of
+from indexer.store.formats.migrate import migrate
 from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import open_or_create
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend
-from indexer.store.migrate import migrate
 from indexer.store.rows import TextVectors
 from indexer.store.schema import completed, side_schema
 from indexer.store.table import EmbeddingStore

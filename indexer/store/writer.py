@@ -31,11 +31,11 @@ from indexer.addresses import join
 from indexer.disk import DiskSync
 from indexer.errors import StoreError
 from indexer.redact import stored_address
+from indexer.store.formats.migrate import migrate
 from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import append, require_whole
 from indexer.store.lance_errors import writing
 from indexer.store.mend import mend, rolled_back
-from indexer.store.migrate import migrate
 from indexer.store.schema import rows_table
 from indexer.store.table import EmbeddingStore
 from indexer.store.writing import compaction, gone

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import InputError
-from indexer.pack.dicom_fields import PatientIds, dicom_fields, read_header
-from indexer.pack.secret import KeyedHash, default_secret, load_secret
+from indexer.pack.headers.dicom_fields import PatientIds, dicom_fields, read_header
+from indexer.pack.headers.secret import KeyedHash, default_secret, load_secret
 from indexer.store.table import EmbeddingStore
 
 HASHED_UIDS = {"study": "study", "series": "series", "instance": "instance", "key": "instance"}  # column → kind of hash

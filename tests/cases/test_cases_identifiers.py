@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.pack.secret import KeyedHash
+from indexer.pack.headers.secret import KeyedHash
 from indexer.store.table import EmbeddingStore
 from tests.archives import png
 from tests.commands import call

@@ -18,9 +18,9 @@ from pydicom.sequence import Sequence
 
 from indexer.doctor import specimens
 from indexer.errors import InputError, PixelError
+from indexer.pack.headers.secret import KeyedHash
+from indexer.pack.headers.vocabulary import stored_term
 from indexer.pack.run import PackOptions, pack
-from indexer.pack.secret import KeyedHash
-from indexer.pack.vocabulary import stored_term
 from indexer.pixels import decode
 from indexer.types import PixelSpec
 from tests.archives import png
@@ -226,7 +226,7 @@ def test_what_cannot_be_deidentified_is_named_and_left_out(tmp_path, secret):
 
 
 def test_a_deflated_header_is_inflated_within_a_limit(tmp_path, secret, monkeypatch):
-    monkeypatch.setattr("indexer.pack.deidentify.MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr("indexer.pack.headers.deidentify.MAX_INFLATED", 1 << 20)
     packer = zlib.compressobj(wbits=-15)
     meta = specimens.dicom(next(s for s in specimens.SYNTAXES if s.uid.endswith(".99")))
     start = end_of_meta(meta)

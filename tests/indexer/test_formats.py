@@ -20,8 +20,9 @@ import pytest
 from indexer.archive.shards import find_shards
 from indexer.errors import NewerFormat, StoreError
 from indexer.pipeline.run import index
-from indexer.store import migrate, schema
-from indexer.store.format import FORMAT, METADATA_KEY
+from indexer.store import schema
+from indexer.store.formats import migrate
+from indexer.store.formats.format import FORMAT, METADATA_KEY
 from indexer.store.holding.commits import TableLock
 from indexer.store.labelling.join import add_columns
 from indexer.store.rows import TextVectors

@@ -21,9 +21,9 @@ from indexer.archive.reader import read_shard
 from indexer.archive.samples import split_name
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError
+from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.plan import safe
 from indexer.pack.run import PackOptions, pack
-from indexer.pack.secret import KeyedHash
 from indexer.pixels import decode
 from indexer.pixels.decoder_errors import quiet
 from indexer.types import Failure, PixelSpec, Sample
@@ -484,7 +484,7 @@ def test_the_command_prints_a_report_and_json(tmp_path, secret):
 
 
 def test_a_whole_header_is_read_even_from_a_stream_of_its_own():
-    from indexer.pack.dicom_fields import read_header
+    from indexer.pack.headers.dicom_fields import read_header
 
     assert read_header(io.BytesIO(b"no DICOM at all, but long enough to be looked at twice" * 9)) is None
     assert read_header(io.BytesIO(dicom(deep(8, 8)))).Rows == 8

@@ -19,8 +19,8 @@ import pytest
 
 from indexer.errors import InputError, ReadError
 from indexer.pack.dicomweb import DicomWeb, single_part
+from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.run import PackOptions, pack
-from indexer.pack.secret import KeyedHash
 from tests.commands import call
 from tests.pictures import deep, dicom, dicom_file, listed, members, samples
 

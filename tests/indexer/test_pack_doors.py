@@ -15,8 +15,8 @@ import indexer.pack.catalogue as catalogue
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError
+from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.run import PackOptions, pack
-from indexer.pack.secret import KeyedHash
 from indexer.types import Failure
 from tests.archives import png
 from tests.commands import call

@@ -13,11 +13,11 @@ import pyarrow as pa
 from indexer.disk import DiskSync
 from indexer.errors import InputError
 from indexer.malloc import release_freed_memory
+from indexer.store.formats.migrate import migrate
 from indexer.store.holding.commits import committing
 from indexer.store.labelling.index import SHOWN, LabelIndex, cast, few
 from indexer.store.lance_calls import update_columns
 from indexer.store.lance_errors import writing
-from indexer.store.migrate import migrate
 from indexer.store.rows import batches
 from indexer.store.schema import refused_name
 from indexer.store.table import EmbeddingStore

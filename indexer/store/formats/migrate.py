@@ -17,7 +17,15 @@ import lance
 import pyarrow as pa
 
 from indexer.disk import DiskSync
-from indexer.store.format import FORMAT, UNMARKED, TableFacts, facts_of, new_facts, new_identity, package_version
+from indexer.store.formats.format import (
+    FORMAT,
+    UNMARKED,
+    TableFacts,
+    facts_of,
+    new_facts,
+    new_identity,
+    package_version,
+)
 from indexer.store.holding.commits import committing
 from indexer.store.lance_errors import writing
 from indexer.store.mend import exists, mend

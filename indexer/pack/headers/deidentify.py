@@ -18,8 +18,8 @@ from io import BytesIO
 from typing import Any
 
 from indexer.errors import PixelError
-from indexer.pack.secret import KeyedHash
-from indexer.pack.vocabulary import is_known
+from indexer.pack.headers.secret import KeyedHash
+from indexer.pack.headers.vocabulary import is_known
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 from indexer.pixels.dicom.parse import DEFLATED, parsed
 from indexer.pixels.limits import MAX_INFLATED

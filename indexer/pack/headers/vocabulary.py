@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from indexer.pack.secret import KeyedHash
+from indexer.pack.headers.secret import KeyedHash
 
 
 def _terms(text: str) -> frozenset[str]:

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.pack.secret import KeyedHash
-from indexer.pack.vocabulary import stored_term
+from indexer.pack.headers.secret import KeyedHash
+from indexer.pack.headers.vocabulary import stored_term
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 from indexer.pixels.dicom.parse import parsed
 

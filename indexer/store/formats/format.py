@@ -1,7 +1,7 @@
 """The format number of the tables, and the facts in each table's schema metadata. Imports the standard library only.
 
 Format 1 (package 0.1) has no identity, and `frame` (int32) where format 2 has `part` (string); its side tables (ledger,
-failures, text) carry no metadata at all. `indexer.store.migrate` brings a database of format 1 to format 2 in place.
+failures, text) carry no metadata at all. `migrate` brings a database of format 1 to format 2 in place.
 """
 
 from __future__ import annotations
