@@ -10,8 +10,8 @@ import shutil
 import numpy as np
 import pytest
 
+from indexer.search.drawing.pages import html_page
 from indexer.search.options import SearchOptions
-from indexer.search.pages import html_page
 from indexer.search.results import Pictures, QueryHits, SearchResult, Thumbnail
 from indexer.types import Hit
 from probes.reporting.checklist import card_html

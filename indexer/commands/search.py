@@ -206,8 +206,8 @@ def _draw(result: SearchResult, html: Path | None, png: Path | None) -> None:
     if not (html or png):
         return
     from indexer.output_file import written_whole
-    from indexer.search.pages import html_page
-    from indexer.search.sheet import contact_sheet
+    from indexer.search.drawing.pages import html_page
+    from indexer.search.drawing.sheet import contact_sheet
 
     if html:
         page = html_page(result)

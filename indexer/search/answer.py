@@ -14,11 +14,11 @@ from indexer.ann.index import Effort
 from indexer.ann.rowset import RowSet
 from indexer.errors import InputError, RowNotFound
 from indexer.search.blend import direction, embedded_examples
+from indexer.search.drawing.pictures import pictures_of
 from indexer.search.exclude import Excluded, key_rows, row_set, rows_by_content, rows_of_values, same_value_rows
 from indexer.search.grouped import Search, best_of_each, further_rows, joined
 from indexer.search.images import QueryImage, image_vectors, unit
 from indexer.search.options import DEFAULT, SearchOptions
-from indexer.search.pictures import pictures_of
 from indexer.search.queries import Query
 from indexer.search.results import QueryHits, SearchResult
 from indexer.search.snapshot import Snapshot

@@ -15,10 +15,10 @@ from PIL import Image
 import indexer.encoders
 from indexer.archive.shards import find_shards
 from indexer.pipeline.run import index
+from indexer.search.drawing.pages import html_page
+from indexer.search.drawing.sheet import contact_sheet, drawable, fitted, sheet_font, wrapped
 from indexer.search.options import SearchOptions
-from indexer.search.pages import html_page
 from indexer.search.results import QueryHits, SearchResult
-from indexer.search.sheet import contact_sheet, drawable, fitted, sheet_font, wrapped
 from indexer.store.table import EmbeddingStore
 from indexer.types import Hit
 from tests.archives import archive, picture, png, write_tar

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from indexer.search.pictures import SIDE
+from indexer.search.drawing.pictures import SIDE
 from indexer.search.results import SearchResult, Thumbnail
 from indexer.types import Hit
 

@@ -1,0 +1,1 @@
+"""A search result drawn: pictures of queries and hits, the page, the contact sheet."""
