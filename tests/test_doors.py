@@ -51,6 +51,7 @@ OF_DATABASE: Mapping[str, tuple[str, ...]] = {
     "probes prototype": LABEL,
     "probes svm": LABEL,
     "probes mlp": LABEL,
+    "probes forest": LABEL,
     "probes zero-shot": (*LABEL, "--task", "ill"),
     "probes compare": (*LABEL, "--tables", "t,t"),
 }
@@ -59,7 +60,7 @@ WRITES = {  # the option or argument that names an output, in the place of "@@"
     "indexer search": [("--key", "k0", "--html", "@@"), ("--key", "k0", "--png", "@@")],
     "indexer near-duplicates": [("--threshold", "0.5", "--out", "@@.csv")],
     "indexer embed": [("@a.png", "--out", "@@.npy")],
-    "indexer export": [("@@.npy",), ("@@.parquet",)],
+    "indexer export": [("@@.npy",), ("@@.parquet",), ("--hf", "@@")],
     **{name: [(*OF_DATABASE[name], "--out", "@@")] for name in PROBES if name != "probes zero-shot"},
 }
 
