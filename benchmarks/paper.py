@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +35,6 @@ from indexer.children import environment, python_command
 ENCODER = "efficientnet-lite0"  # its weights come as a package
 SIDE, BATCH, RATE, PATIENCE, MOST_EPOCHS = 32, 32, 1e-3, 5, 60
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One run of this benchmark; seconds are of the processor unless they are named otherwise."""
-
-    data: str
-    train: int
-    val: int
-    test: int
-    classes: int
-    auc_probe: float
-    auc_trained: float  # at convergence, the epoch of the best val AUC
-    auc_trained_equal_time: float  # after as many processor seconds as embedding and probe took
-    seconds_embed_and_probe: float
-    seconds_training: float
-    clock_embed_and_probe: float
-    clock_training: float
-    epochs: int
-    epochs_equal_time: int
-    load: float  # of the machine, one minute before the end
 
 
 def pictures(data: str, folder: Path) -> tuple[Any, Any]:
@@ -187,15 +166,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         auc, seconds, clock = embed_and_probe(parts, Path(folder))
     equal, done = train(parts, seconds, args.seed)
-    found = Outcome(
-        args.data, args.train, args.val, args.test, len(np.unique(parts["test"][1])), auc, done.auc, equal.auc,
-        round(seconds, 1), round(done.seconds, 1), round(clock, 1), round(done.clock, 1), done.epochs, equal.epochs,
-        round(os.getloadavg()[0], 1),
-    )  # fmt: skip
+    found = {
+        "data": args.data, **sizes, "classes": len(np.unique(parts["test"][1])),
+        "auc_probe": auc, "auc_trained": done.auc, "auc_trained_equal_time": equal.auc,
+        "seconds_embed_and_probe": round(seconds, 1), "seconds_training": round(done.seconds, 1),  # of the processor
+        "clock_embed_and_probe": round(clock, 1), "clock_training": round(done.clock, 1),
+        "epochs": done.epochs, "epochs_equal_time": equal.epochs, "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
     if args.json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(found))
         return 0
-    print(f"{args.data}: {args.train} pictures to train on, {found.classes} classes, macro AUC of {args.test} in test")
+    print(
+        f"{args.data}: {args.train} pictures to train on, {found['classes']} classes, macro AUC of {args.test} in test"
+    )
     print(f"embed and probe            {auc:.4f}  {seconds:7.1f} processor seconds")
     print(f"ResNet-18, same seconds    {equal.auc:.4f}  {equal.seconds:7.1f}  ({equal.epochs} epochs)")
     print(f"ResNet-18, to convergence  {done.auc:.4f}  {done.seconds:7.1f}  ({done.epochs} epochs)")
