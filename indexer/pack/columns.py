@@ -102,7 +102,7 @@ def _csv(
     try:
         lines = io.StringIO(data.decode(layout.encoding), newline="")
         reader = csv.DictReader(lines, names, strict=True, restkey="", restval="", delimiter=layout.delimiter)
-        records: list[dict[str, Any]] = list(reader)[1:]
+        records: list[dict[str, Any]] = list(reader)[1 + layout.skipped :]
     except UnicodeDecodeError as error:
         raise not_decoded(path, layout.encoding, error) from error
     except csv.Error as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from indexer.errors import InputError
 
 HEAD_BYTES = 1 << 20  # the header must lie in these
 DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r"\"?sep=([,;\t|])\"?\r?\n", re.IGNORECASE)  # the line by which Excel is told the delimiter
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _OTHERS = (  # what is handed over in place of a CSV file
     (b"PK\x03\x04", "a spreadsheet or zip archive, not a CSV table: save the sheet as CSV"),
@@ -27,6 +29,7 @@ class Layout:
     encoding: str
     delimiter: str
     header: tuple[str, ...]
+    skipped: int = 0  # lines before the header: Excel's `sep=;`
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +66,9 @@ def layout_of(file: Path, head: bytes, wanted: Sequence[str], encoding: str | No
             f"{file} is not a CSV table in {found.removesuffix('-sig').upper()}: it holds zero bytes. Name its "
             "encoding, e.g. --encoding utf-16-le."
         )
+    told = _SEPARATOR.match(text)
+    if told:
+        return Layout(found, told[1], _header(file, text[told.end() :], told[1]), 1)
     headers = {mark: _header(file, text, mark) for mark in DELIMITERS}
     split = [mark for mark, names in headers.items() if len(names) > 1]
     certain = [mark for mark in split if {name.strip() for name in headers[mark]} & set(wanted)]

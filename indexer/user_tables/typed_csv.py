@@ -37,7 +37,8 @@ class TypedCsv:
         try:
             with self._file.open(encoding=self._layout.encoding, newline="") as lines:
                 reader = csv.reader(lines, delimiter=self._layout.delimiter, strict=True)
-                next(reader, None)
+                for _ in range(1 + self._layout.skipped):
+                    next(reader, None)
                 for cells in reader:
                     if not cells:
                         continue

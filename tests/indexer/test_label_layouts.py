@@ -130,6 +130,13 @@ def test_a_column_from_the_key_lets_labels_of_a_study_join_each_of_its_images(tm
     assert call("indexer", "labels", db, "--on", "key").code == 2
 
 
+@pytest.mark.parametrize("text", ["sep=;\r\nkey;grade\r\nk0;1\r\nk1;2\r\n", "\ufeffsep=\t\nkey\tgrade\nk0\t1\nk1\t2\n"])
+def test_the_line_by_which_excel_is_told_the_delimiter_is_no_header(db, text):
+    done = labels(db, text)
+    assert done.code == 0, done.err
+    assert list(columns(db, "grade").values()) == [1, 2, None, None, None]
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
 def test_a_compressed_file_of_labels_is_read_and_a_cut_one_refused(db, pack):
     data = pack(b"key,grade\n" + b"".join(b"k%d,1\n" % i for i in range(5)))

@@ -210,7 +210,7 @@ def _texts(file: Path, layout: Layout, columns: Sequence[int]) -> pa.Table:
     """These columns as trimmed text, missing values as null; of the first, which names the row, only blanks are."""
     names = [f"{i}" for i in range(len(layout.header))]  # a name may stand there twice
     encoding = "utf8" if layout.encoding == "utf-8-sig" else layout.encoding  # Arrow skips the byte order mark
-    blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding)
+    blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding, skip_rows=layout.skipped)
     parse = pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     as_text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in layout.header})
     with pa.csv.open_csv(file, read_options=blocks, parse_options=parse, convert_options=as_text) as source:
