@@ -117,6 +117,14 @@ class EmbeddingStore:
     def format(self) -> int:
         return self._opened.facts.format
 
+    def count_of_format_1(self, suffixes: Sequence[str]) -> int:
+        """The number of rows that version 0.1 wrote of images with these suffixes."""
+        facts = self._opened.facts
+        if facts.format > 1 and not facts.migrated_at:
+            return 0
+        before = f"_row_created_at_version <= {facts.migrated_at} AND " if facts.format > 1 else ""
+        return self.count(f"{before}suffix IN ({', '.join(map(quoted, suffixes))})")
+
     @property
     def unreadable_columns(self) -> list[str]:
         """Columns with names that Lance reserves, which make the table unreadable; a writer renames them."""

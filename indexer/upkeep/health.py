@@ -22,6 +22,7 @@ UNIT_TOLERANCE = 2e-3  # float16 rows of length 1
 QUERIES = 256
 SAMPLE = 2_000
 RECALL_TOLERANCE = 0.005
+MENDED = ("tif", "tiff", "dcm", "dicom", "")  # suffixes of images of which version 0.1 decoded some wrongly
 COMPARED = 1 << 14  # hashes compared at once
 
 
@@ -184,6 +185,12 @@ def _table_problems(view: EmbeddingStore, scan: _Scan) -> list[str]:
     if scan.duplicate_content:
         problems.append(
             f"{scan.duplicate_content} rows repeat another row's image bytes: `indexer near-duplicates` lists them."
+        )
+    old = view.count_of_format_1(MENDED)
+    if old:
+        problems.append(
+            f"{old} rows of TIFF or DICOM images were embedded by version 0.1, which decoded some of these wrongly "
+            "(compressed TIFF, lookup tables, colour models of DICOM): index them into a new table."
         )
     if view.fragments() > MANY_FRAGMENTS:
         problems.append(f"{view.fragments()} fragments slow every scan: run `indexer optimize`.")

@@ -31,6 +31,7 @@ from indexer.store.text import write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing import side_tables
 from indexer.types import Failure, Shard, ShardResult
+from indexer.upkeep import health
 from probes.runs.result import FORMAT as RESULT_FORMAT
 from tests.archives import shard
 from tests.commands import call
@@ -320,3 +321,22 @@ def test_a_ledger_left_by_a_dropped_table_is_named_and_made_anew(tmp_path: Path)
     assert index(shards, store, encoder).embedded == 6
     store.refresh()
     assert (store.count(), store.ledger().num_rows) == (6, 1)
+
+
+def test_health_names_rows_that_version_0_1_may_have_decoded_wrongly(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MENDED", ("gif",))  # the kept database has no TIFF and no DICOM
+    first = answered("indexer", "health", old / "db")["problems"]
+    assert [text for text in first if text.startswith("6 rows of TIFF or DICOM images were embedded by version 0.1")]
+    add_shard(EmbeddingStore.open(str(old / "db")), "new", ["one"], unit_rows(1, 16))  # migrates
+    after = answered("indexer", "health", old / "db")["problems"]
+    assert [text for text in after if text.startswith("6 rows")]
+    monkeypatch.setattr(health, "MENDED", ("png",))
+    assert [text for text in answered("indexer", "health", old / "db")["problems"] if text.startswith("120 rows")]
+
+
+def test_health_of_a_table_of_today_names_no_such_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MENDED", ("png",))
+    store = make_table(tmp_path, unit_rows(5, 16))
+    assert not [text for text in answered("indexer", "health", store.uri)["problems"] if "0.1" in text]

@@ -29,6 +29,7 @@ class TableFacts:
     encoder: Mapping[str, Any] | None = None  # EncoderSpec as JSON; of the main table only
     fingerprint: str = ""  # EncoderSpec.fingerprint, for other programs; of the main table only
     keys: Mapping[str, Any] | None = None  # KeyRule as JSON; of the main table only; None: the default rule
+    migrated_at: int = 0  # the version at which it was migrated from format 1; 0: made in format 2; of the main table
 
     def to_metadata(self) -> dict[str, str]:
         """As schema metadata of a table."""
@@ -75,7 +76,10 @@ def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts |
     try:
         parsed = json.loads(raw)
         texts = {name: str(parsed.get(name, "")) for name in ("identity", "package", "fingerprint")}
-        facts = TableFacts(int(parsed["format"]), encoder=parsed.get("encoder"), keys=parsed.get("keys"), **texts)
+        at = int(parsed.get("migrated_at", 0))
+        facts = TableFacts(
+            int(parsed["format"]), encoder=parsed.get("encoder"), migrated_at=at, keys=parsed.get("keys"), **texts
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
     if facts.format > FORMAT:

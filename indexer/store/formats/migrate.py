@@ -74,7 +74,8 @@ def _to_parts(main: Any, facts: TableFacts) -> None:
         with committing(main):
             main.drop_columns(["frame"])
     with committing(main):
-        main.update_schema_metadata(replace(facts, format=FORMAT, package=package_version()).to_metadata())
+        raised = replace(facts, format=FORMAT, package=package_version(), migrated_at=main.version)
+        main.update_schema_metadata(raised.to_metadata())
 
 
 def _unreadable(main: Any) -> list[str]:
