@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -191,6 +192,15 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 def read(address: str) -> bytes:
     """A whole object. Raises OSError."""
     return stream(address).read()
+
+
+def write_file(address: str, path: Path) -> None:
+    """Upload a local file, whole or not at all: an object appears once all of its parts are there."""
+    import obstore
+
+    root, key = _split(address)
+    with _errors(address):
+        obstore.put(_shared(root), key, path)
 
 
 def listed(prefix: str) -> Iterator[Listed]:

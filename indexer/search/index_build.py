@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from indexer.ann.build import build, retune
 from indexer.ann.choose import Candidate, choose, predicted_seconds
 from indexer.ann.engines import ENGINES, float_blocks, version
-from indexer.ann.files import facts_of, index_path, publish, sweep, vector_paths
+from indexer.ann.files import facts_of, index_path, vector_paths
 from indexer.ann.goal import Goal, GoalChange
-from indexer.ann.index import Searchable, VectorIndex, load
+from indexer.ann.index import Searchable, VectorIndex
 from indexer.ann.manifest import FORMAT, WITH_QUERIES, Manifest, read_manifest
 from indexer.ann.sampling import GivenQueries
 from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
-from indexer.errors import IndexFileError, StoreError
+from indexer.errors import StoreError
 from indexer.progress.silent import SILENT
+from indexer.search.indexes.place import IndexPlace, index_place
 from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
 from indexer.store.lock import WriterLock
 from indexer.store.rows import vector_block
@@ -66,8 +66,8 @@ def build_index(
 
     It is tuned and measured with rows that are held out, or with `given` queries.
     """
-    with _locked(store) as directory:
-        return _build(store, directory, goal, (seed, given), progress, action="built", why="asked for")
+    with _locked(store) as place:
+        return _build(store, place, goal, (seed, given), progress, action="built", why="asked for")
 
 
 def refresh_index(
@@ -86,31 +86,31 @@ def refresh_index(
     they are not given again, and says so.
     """
     change = change or GoalChange()
-    with _locked(store) as directory:
+    with _locked(store) as place:
         started = time.perf_counter()
-        index = load(directory)
+        index = place.load()
         if index is None:
             goal, _ = change.of(Goal(memory_bytes=memory_bytes))
             return _build(
-                store, directory, goal, (seed, given), progress, action="built", why="there was no index to refresh"
+                store, place, goal, (seed, given), progress, action="built", why="there was no index to refresh"
             )
         goal, changes = change.of(_goal_of(index.manifest, memory_bytes))
         if changes:
             why = f"another index is asked for: {', '.join(changes)}"
-            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
+            return _build(store, place, goal, (seed, given), progress, action="rebuilt", why=why)
         store.refresh()
         view = store.at(store.version)
         delta = changes_since(index, view)
         # Inserted and deleted rows need no comparison of vectors; updated rows may have new labels only.
         if why := _too_many(index.manifest, len(delta.inserted) + len(delta.deleted)):
-            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
+            return _build(store, place, goal, (seed, given), progress, action="rebuilt", why=why)
         now = first_snapshot(view, index, memory_bytes, delta)
         changed = _count(now)
         if why := _too_many(index.manifest, sum(changed)):
-            return _build(store, directory, goal, (seed, given), progress, action="rebuilt", why=why)
+            return _build(store, place, goal, (seed, given), progress, action="rebuilt", why=why)
         if not any(changed):
-            return _rebind(store, directory, index.manifest, now, started)
-        return _refresh(store, directory, index, now, (started, given), progress)
+            return _rebind(store, place, index.manifest, now, started)
+        return _refresh(store, place, index, now, (started, given), progress)
 
 
 def _goal_of(manifest: Manifest, memory_bytes: int) -> Goal:
@@ -126,18 +126,17 @@ def _too_many(manifest: Manifest, changed: int) -> str:
 
 
 @contextmanager
-def _locked(store: EmbeddingStore) -> Iterator[Path]:
-    directory = store.index_directory
-    if directory.is_symlink():  # files of another folder would be swept
-        raise IndexFileError(f"{directory} is a link, which is not followed. Remove it and build the index again.")
-    directory.mkdir(exist_ok=True)
-    with WriterLock(directory / "build.lock", what=f"the index of table {store.name}"):
-        yield directory
+def _locked(store: EmbeddingStore) -> Iterator[IndexPlace]:
+    place = index_place(store)
+    place.directory.mkdir(parents=store.path is None, exist_ok=True)
+    with WriterLock(place.directory / "build.lock", what=f"the index of table {store.name}"):
+        place.fetch()
+        yield place
 
 
 def _build(
     store: EmbeddingStore,
-    directory: Path,
+    place: IndexPlace,
     goal: Goal,
     drawn: tuple[int, GivenQueries | None],
     progress: Progress,
@@ -147,11 +146,11 @@ def _build(
 ) -> BuildReport:
     started, given = time.perf_counter(), drawn[1]
     store.refresh()
-    with _generation(store, directory) as generation:
+    with _generation(store, place) as generation:
         view = store.at(store.version)
         predicted = predicted_seconds(view.count(), store.dim)
         progress.note(f"predicted build time: {predicted:.2g} s, if lists meet the goal")
-        paths = vector_paths(directory, generation)
+        paths = vector_paths(place.directory, generation)
         with progress.stage("reading vectors", view.count()):
             slack = write_vectors(paths, _table_rows(view, progress))
         rows = VectorFile(paths, store.dim, slack)
@@ -161,7 +160,7 @@ def _build(
         progress.note(f"predicted time still to go: {choice.chosen.build_seconds:.2g} s")
         built = build(rows, choice, goal, progress=progress)
         with progress.stage("writing"):
-            built.engine.save(built.index, index_path(directory, generation))
+            built.engine.save(built.index, index_path(place.directory, generation))
         manifest = Manifest(
             table=store.name,
             fingerprint=store.spec.fingerprint,
@@ -189,10 +188,10 @@ def _build(
             stale=0,
             built_at=_now(),
             faiss_version=version(),
-            files=facts_of(directory, generation),
+            files=facts_of(place.directory, generation),
         )
-        publish(directory, manifest)
-    _tidy(store, directory, manifest)
+        place.publish(manifest)
+    _tidy(store, place, manifest)
     seconds = time.perf_counter() - started
     return BuildReport(
         store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds, predicted, choice.sample_rows
@@ -201,7 +200,7 @@ def _build(
 
 def _refresh(
     store: EmbeddingStore,
-    directory: Path,
+    place: IndexPlace,
     old: VectorIndex,
     now: Snapshot,
     begun: tuple[float, GivenQueries | None],
@@ -209,15 +208,15 @@ def _refresh(
 ) -> BuildReport:
     (started, given), manifest, engine = begun, old.manifest, ENGINES[old.manifest.kind]
     changed = _count(now)
-    with _generation(store, directory, now.version) as generation:
-        paths = vector_paths(directory, generation)
+    with _generation(store, place, now.version) as generation:
+        paths = vector_paths(place.directory, generation)
         fresh = now.fresh
         if fresh is None:
             raise StoreError("a snapshot with an index always holds its fresh rows")
         with progress.stage("copying vectors", len(old.rows) - len(now.gone) + len(fresh)):
             slack = write_vectors(paths, _old_and_fresh(old, now, progress))
         rows = VectorFile(paths, store.dim, slack)
-        index = engine.load(index_path(directory, manifest.generation), writable=True)
+        index = engine.load(index_path(place.directory, manifest.generation), writable=True)
         if engine.removes:
             engine.remove(index, now.gone)
         engine.add(index, float_blocks(fresh, COPY_ROWS))
@@ -230,7 +229,7 @@ def _refresh(
                 queries = "" if given is None else given.name
             elif not queries.endswith(BEFORE):
                 queries += BEFORE
-        engine.save(index, index_path(directory, generation))
+        engine.save(index, index_path(place.directory, generation))
         new = replace(
             manifest,
             version=now.version,
@@ -247,15 +246,15 @@ def _refresh(
             stale=stale,
             slack=slack,
             faiss_version=version(),
-            files=facts_of(directory, generation),
+            files=facts_of(place.directory, generation),
         )
-        publish(directory, new)
-    _tidy(store, directory, new)
+        place.publish(new)
+    _tidy(store, place, new)
     seconds = time.perf_counter() - started
     return BuildReport(store.name, "refreshed", "by what changed since", new, (), *changed, seconds)
 
 
-def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Snapshot, started: float) -> BuildReport:
+def _rebind(store: EmbeddingStore, place: IndexPlace, manifest: Manifest, now: Snapshot, started: float) -> BuildReport:
     """Publish the same files for the newer version, in which no vector changed."""
     if now.version == manifest.version and manifest.format >= FORMAT:
         action, why, new = "unchanged", "the table has not changed", manifest
@@ -272,20 +271,20 @@ def _rebind(store: EmbeddingStore, directory: Path, manifest: Manifest, now: Sna
             tag=tag,
         )
         store.tag(tag, now.version)
-        publish(directory, new)
-        _tidy(store, directory, new)
+        place.publish(new)
+        _tidy(store, place, new)
     return BuildReport(store.name, action, why, new, (), 0, 0, 0, time.perf_counter() - started)
 
 
-def _tidy(store: EmbeddingStore, directory: Path, manifest: Manifest) -> None:
+def _tidy(store: EmbeddingStore, place: IndexPlace, manifest: Manifest) -> None:
     for tag in store.tags():  # also tags left by a killed builder
         if tag.startswith(TAG) and tag != manifest.tag:
             store.untag(tag)
-    sweep(directory, manifest.generation)
+    place.sweep(manifest.generation)
 
 
 @contextmanager
-def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -> Iterator[str]:
+def _generation(store: EmbeddingStore, place: IndexPlace, at: int | None = None) -> Iterator[str]:
     """The name of a new generation, whose table version is tagged; rolled back where the build fails."""
     held = store.version if at is None else at
     generation = f"v{held}-{secrets.token_hex(4)}"
@@ -293,11 +292,11 @@ def _generation(store: EmbeddingStore, directory: Path, at: int | None = None) -
     try:
         yield generation
     except BaseException:
-        current = read_manifest(directory)
+        current = read_manifest(place.directory)
         if current is not None and current.generation == generation:
             raise  # published before the interruption
         store.untag(TAG + generation)
-        for path in directory.glob(f"*-{generation}.*"):
+        for path in place.directory.glob(f"*-{generation}.*"):
             path.unlink(missing_ok=True)
         raise
 

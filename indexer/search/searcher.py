@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.addresses import is_remote
-from indexer.ann.index import VectorIndex, load
-from indexer.ann.manifest import NAME
+from indexer.ann.index import VectorIndex
 from indexer.ann.rowset import RowSet
 from indexer.errors import IndexFileError, StoreError
 from indexer.search.answer import answer
 from indexer.search.images import QueryImage
+from indexer.search.indexes.place import index_place
 from indexer.search.options import DEFAULT, SearchOptions
 from indexer.search.queries import Query
 from indexer.search.snapshot import Snapshot, advance, first_snapshot, row_ids_of
@@ -44,10 +43,11 @@ class Searcher:
         is refreshed to new versions.
         """
         self._store, self._exact, self._memory = store, exact, memory_bytes
+        self._place = index_place(store)
         self._load_encoder, self._rehash = load_encoder, rehash
         self._lock, self._encoder_lock = threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: object = None
         self._filters: dict[tuple[str, str], RowSet] = {}
         self._encoder: Any = None
 
@@ -138,19 +138,11 @@ class Searcher:
         return known
 
     def _load_index(self) -> VectorIndex | None:
-        if self._exact or is_remote(self._store.uri):
-            return None
-        return load(self._store.index_directory, whole=self._rehash)
+        return None if self._exact else self._place.load(whole=self._rehash)
 
-    def _index_stamp(self) -> tuple[int, ...] | None:
+    def _index_stamp(self) -> object:
         """A value that changes when a builder publishes another index."""
-        if self._exact or is_remote(self._store.uri):
-            return None
-        try:
-            stat = (self._store.index_directory / NAME).stat()
-        except FileNotFoundError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        return None if self._exact else self._place.stamp()
 
     def _advanced(self, now: Snapshot, view: EmbeddingStore) -> Snapshot:
         try:

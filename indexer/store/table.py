@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -151,11 +153,11 @@ class EmbeddingStore:
 
     @property
     def index_directory(self) -> Path:
-        """The directory of this table's FAISS index. Raises StoreError for a database in an object store."""
+        """The directory of this table's FAISS index; for a database in an object store, of its copy on this machine."""
         if is_remote(self.uri):
-            raise StoreError(
-                f"an index beside {self.uri} needs a local directory. Copy the database, or search exactly."
-            )
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            name = hashlib.sha256(self._address.encode()).hexdigest()[:16]
+            return root / "embedding-indexer" / "indexes" / name
         return Path(self.uri) / f"{self.name}.faiss"
 
     def refresh(self) -> int:
@@ -361,7 +363,13 @@ class EmbeddingStore:
         if not is_remote(path) and not exists(Path(path)):
             raise StoreError(missing)
         with reading(None, f"{self.name}.text"):
-            rows = self._side("text").to_table(filter=f"task = {quoted(task)}")
+            try:
+                side = self._side("text")
+            except StoreError as error:
+                if "was not found" not in str(error):
+                    raise
+                raise StoreError(missing) from error
+            rows = side.to_table(filter=f"task = {quoted(task)}")
         if not rows.num_rows:
             raise StoreError(missing)
         if set(rows.column("fingerprint").to_pylist()) != {self.spec.fingerprint}:

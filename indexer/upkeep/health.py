@@ -9,6 +9,7 @@ import numpy as np
 from indexer.ann.exact import Found
 from indexer.ann.manifest import read_manifest
 from indexer.errors import IndexFileError, StoreError
+from indexer.search.indexes.place import index_place
 from indexer.search.searcher import MEMORY_BYTES, Searcher
 from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block
@@ -102,7 +103,9 @@ def health(store: EmbeddingStore, *, seed: int = 0, memory_bytes: int = MEMORY_B
         )
     index = None
     try:
-        if store.path is not None and read_manifest(store.index_directory) is not None:
+        place = index_place(store)
+        place.fetch()
+        if read_manifest(place.directory) is not None:
             index = _index_health(Searcher(store, memory_bytes=memory_bytes, rehash=True).snapshot, seed)
     except IndexFileError as error:
         problems.append(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from indexer.ann.manifest import read_manifest
 from indexer.search.index_build import TAG, refresh_index
+from indexer.search.indexes.place import index_place
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 
@@ -15,7 +16,9 @@ def purge_versions(store: EmbeddingStore) -> None:
     """
     with StoreWriter(store) as writer:
         writer.purge()  # the index may still hold an older version
-    current = read_manifest(store.index_directory) if store.path is not None else None
+    place = index_place(store)
+    place.fetch()
+    current = read_manifest(place.directory)
     if current is not None:
         current = refresh_index(store).manifest
     for tag in store.tags():

@@ -1,0 +1,110 @@
+"""A database in an object store: indexed, labelled, searched with a published index, checked and probed there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.ann.goal import Goal
+from indexer.errors import IndexFileError, StoreError, StoreLocked
+from indexer.search.index_build import build_index, refresh_index
+from indexer.search.indexes.place import index_place
+from indexer.search.searcher import Searcher
+from indexer.store.table import EmbeddingStore
+from tests.commands import call
+from tests.object_store import ObjectStore, server
+from tests.tables import add_shard, spec_for, unit_rows
+
+__all__ = ["server"]
+ROWS, DIM = 600, 16
+
+
+@pytest.fixture
+def store(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddingStore:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = EmbeddingStore.create(server.fresh(), "t", spec_for(DIM))
+    add_shard(made, "s", [f"k{n}" for n in range(ROWS)], unit_rows(ROWS, DIM), [{"n": n} for n in range(ROWS)])
+    made.refresh()
+    return made
+
+
+def nearest(store: EmbeddingStore) -> list[list[str]]:
+    return [[hit.key for hit in hits] for hits in Searcher(store).by_key(["k1", "k7", "k99"])]
+
+
+def exact(store: EmbeddingStore) -> list[list[str]]:
+    return [[hit.key for hit in hits] for hits in Searcher(store, exact=True).by_key(["k1", "k7", "k99"])]
+
+
+def test_an_index_is_published_beside_the_table_and_found_from_another_machine(server, store, tmp_path, monkeypatch):
+    assert build_index(store, Goal()).action == "built"
+    names = [name for name in server.names() if f"{store.uri[5:]}/t.faiss/" in name]
+    assert len(names) == 5
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))  # another machine: no copy yet
+    there = EmbeddingStore.open(store.uri)
+    assert Searcher(there).snapshot.index is not None
+    assert nearest(there) == exact(there)
+    server.seen.clear()
+    assert nearest(there) == exact(there)
+    assert not any("t.faiss/vectors" in path for _, path, _ in server.seen)  # the copy is used
+
+
+def test_an_altered_copy_is_downloaded_again_and_an_altered_publication_refused(server, store) -> None:
+    build_index(store, Goal())
+    place = index_place(store)
+    vectors = next(place.directory.glob("vectors-*"))
+    whole = vectors.read_bytes()
+    vectors.write_bytes(bytes(len(whole)))
+    assert nearest(store) == exact(store)
+    assert vectors.read_bytes() == whole
+    shutil.rmtree(place.directory)
+    (name,) = (name for name in server.names() if f"{store.uri[5:]}/t.faiss/vectors" in name)
+    server.put(f"s3://{name}", bytes(len(whole)))
+    with pytest.raises(IndexFileError, match="is not what its manifest says"):
+        nearest(store)
+    assert not any(path.name.startswith(".") for path in place.directory.iterdir())
+
+
+def test_new_rows_are_found_and_a_refresh_leaves_one_generation(server, store) -> None:
+    build_index(store, Goal())
+    add_shard(store, "more", ["new"], unit_rows(1, DIM, seed=5))
+    store.refresh()
+    assert Searcher(store).by_vector(unit_rows(1, DIM, seed=5).astype(np.float32))[0][0].key == "new"
+    report = refresh_index(store)
+    assert (report.action, report.inserted) == ("refreshed", 1)
+    names = [name for name in server.names() if f"{store.uri[5:]}/t.faiss/" in name]
+    assert len(names) == 5
+    assert call("indexer", "health", store.uri).code == 0
+
+
+def test_of_two_machines_that_build_at_once_the_second_is_refused(server, store, tmp_path, monkeypatch) -> None:
+    first = index_place(store)
+    first.fetch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    other = build_index(store, Goal()).manifest
+    shutil.copytree(store.index_directory, first.directory, dirs_exist_ok=True)
+    with pytest.raises(StoreLocked, match="published by another machine"):
+        first.publish(replace(other, build_seconds=1.0))
+    assert nearest(store) == exact(store)
+
+
+def test_labels_filters_failures_and_a_probe_work_in_the_bucket(server, store, tmp_path) -> None:
+    lines = "".join(f"k{n},{'ab'[n % 2]}\n" for n in range(ROWS))
+    (tmp_path / "labels.csv").write_text("key,grade\n" + lines)
+    assert call("indexer", "labels", store.uri, tmp_path / "labels.csv").code == 0
+    found = call("indexer", "search", store.uri, "--key", "k1", "--where", "grade = 'b'", "--json")
+    assert found.code == 0, found.err
+    for command in ("info", "failures", "optimize"):
+        done = call("indexer", command, store.uri)
+        assert done.code == 0, (command, done.err)
+    probe = call("probes", "knn", store.uri, "--label", "grade", "--group", "n", "--out", tmp_path / "knn")
+    assert probe.code == 0, probe.err
+
+
+def test_missing_text_vectors_are_named_with_the_way_out(store) -> None:
+    with pytest.raises(StoreError, match=r"no text vectors for task 'x'.*indexer text"):
+        store.read_text("x")
