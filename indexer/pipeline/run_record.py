@@ -17,27 +17,26 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from indexer.disk import make_directory, replace_file
-from indexer.errors import TooManyFailures
+from indexer.errors import StoreError, TooManyFailures
+from indexer.pipeline.run_files import MANIFEST, RunFiles, run_files
 from indexer.redact import redacted
 from indexer.store.lance_errors import writing
 from indexer.store.table import EmbeddingStore
 from indexer.types import RunReport
 
 FORMAT = 1
-MANIFEST, SUMMARY = "manifest.json", "summary.md"
+SUMMARY = "summary.md"
 PACKAGES = ("embedding-indexer", "torch", "pylance", "lancedb", "pyarrow", "numpy", "pillow", "open-clip-torch", "timm")
-LOOKED_BACK = 50  # newest records of earlier runs in which runs that died are looked for
+LOOKED_BACK = 10  # newest records of earlier runs in which runs that died are looked for
 
 
 class RunRecord:
     """The record of the current run; `report` is set once there is one."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, files: RunFiles, name: str, facts: dict[str, Any]) -> None:
+        self._files, self._name = files, name
         self.report: RunReport | None = None
         self._facts = facts
         self._start = time.perf_counter()
@@ -51,22 +50,20 @@ class RunRecord:
             facts["error"] = {"kind": type(error).__name__, "message": redacted(str(error))}
         if self.report is not None:
             facts["report"] = _without_secrets(asdict(self.report))
-        _write(self.folder, facts)
+        _write(self._files, self._name, facts)
 
 
 @contextmanager
-def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any]) -> Iterator[RunRecord | None]:
+def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any]) -> Iterator[RunRecord]:
     """Writes the run's record on entry and again on exit. The caller must hold the table's lock.
 
-    Yields None where the database is an object store. `facts` describe the run, e.g. its options.
+    `facts` describe the run, e.g. its options.
     """
-    if store.path is None:
-        yield None
-        return
-    folder = Path(store.uri) / f"{store.name}.runs"
-    with writing(f"the record of this run in {folder}"):
-        _mark_died(folder)
-        record = RunRecord(_free(folder), _facts(store, command) | facts)
+    files = run_files(store)
+    with writing(f"the record of this run in {files.where}"):
+        _mark_died(files)
+        name = files.new(_now().strftime("%Y%m%dT%H%M%SZ"))
+        record = RunRecord(files, name, _facts(store, command) | facts)
         record.write("running")
     try:
         yield record
@@ -76,15 +73,17 @@ def recorded(store: EmbeddingStore, command: Sequence[str], facts: dict[str, Any
             record.write("stopped" if stopped else "failed", error)
         raise
     interrupted = record.report is not None and record.report.interrupted
-    with writing(f"the record of this run in {folder}"):
+    with writing(f"the record of this run in {files.where}"):
         record.write("interrupted" if interrupted else "done")
 
 
 def runs(store: EmbeddingStore) -> list[dict[str, Any]]:
     """The manifests of all recorded runs, oldest first."""
-    if store.path is None:
-        return []
-    found = [_read(path) for path in sorted((Path(store.uri) / f"{store.name}.runs").glob(f"*/{MANIFEST}"))]
+    files = run_files(store)
+    try:
+        found = [files.read(name) for name in files.names()]
+    except OSError as error:
+        raise StoreError(f"the records of runs in {files.where} cannot be read: {error}.") from error
     return [facts for facts in found if facts is not None]
 
 
@@ -122,36 +121,17 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _free(folder: Path) -> Path:
-    """A new directory below `folder`, named by the time in UTC."""
-    stamp = _now().strftime("%Y%m%dT%H%M%SZ")
-    number, path = 1, folder / stamp
-    while path.exists():
-        number += 1
-        path = folder / f"{stamp}-{number}"
-    make_directory(path)
-    return path
-
-
-def _mark_died(folder: Path) -> None:
+def _mark_died(files: RunFiles) -> None:
     """Set the status of runs that died: with the lock held, no earlier run can still be "running"."""
-    for path in sorted(folder.glob(f"*/{MANIFEST}"))[-LOOKED_BACK:]:
-        facts = _read(path)
+    for name in files.names()[-LOOKED_BACK:]:
+        facts = files.read(name)
         if facts is not None and facts.get("status") == "running":
-            _write(path.parent, facts | {"status": "died"})
+            _write(files, name, facts | {"status": "died"})
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        return None
-    return facts if isinstance(facts, dict) else None
-
-
-def _write(folder: Path, facts: dict[str, Any]) -> None:
-    replace_file(folder / MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    replace_file(folder / SUMMARY, summary(facts))
+def _write(files: RunFiles, name: str, facts: dict[str, Any]) -> None:
+    files.write(name, MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    files.write(name, SUMMARY, summary(facts))
 
 
 def summary(facts: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from indexer.errors import IndexFileError, StoreLocked
 from indexer.search import index_build as maintain
 from indexer.search import searcher as searcher_module
 from indexer.search.index_build import build_index, refresh_index
+from indexer.search.indexes import place as place_module
 from indexer.search.searcher import Searcher
 from indexer.store.lock import WriterLock
 from indexer.store.table import EmbeddingStore
@@ -174,8 +175,9 @@ def test_a_searcher_overtaken_by_new_rows_and_their_index_answers_from_these(
     store: EmbeddingStore, monkeypatch, moment: str
 ) -> None:
     """The table grows, and a builder drops the former index and its tag, between two steps of one look-up."""
-    name = "load" if moment.startswith("before") else "first_snapshot"
-    real, done = getattr(searcher_module, name), []
+    before = moment.startswith("before")
+    module, name = (place_module, "load") if before else (searcher_module, "first_snapshot")
+    real, done = getattr(module, name), []
 
     def overtaken(*arguments: object, **named: object) -> object:
         if not done:
@@ -184,7 +186,7 @@ def test_a_searcher_overtaken_by_new_rows_and_their_index_answers_from_these(
             build_index(store, Goal(kind="ivf-sq8"))
         return real(*arguments, **named)
 
-    monkeypatch.setattr(searcher_module, name, overtaken)
+    monkeypatch.setattr(module, name, overtaken)
     searcher = Searcher(EmbeddingStore.open(store.uri))
     assert searcher.by_vector(unit_rows(1, 16, seed=3).astype(np.float32))[0][0].key == "new"
     assert searcher.snapshot.version == store.version

@@ -20,6 +20,7 @@ from indexer.archive.reader import read_place, read_shard
 from indexer.archive.shards import find_shards
 from indexer.errors import ReadError, ShardNotFound
 from indexer.pipeline.run import index
+from indexer.pipeline.run_record import runs
 from indexer.remote import stream
 from indexer.store.table import EmbeddingStore
 from indexer.types import Place, Sample
@@ -134,6 +135,9 @@ def test_a_database_is_built_from_a_bucket_into_the_bucket_and_resumes_there(ser
     assert index(shards[:1], store, encoder).embedded == 8
     report = index(shards, store, encoder)
     assert (report.embedded, report.shards_skipped) == (8, 1)
+    records = runs(EmbeddingStore.open(f"{prefix}-db"))
+    assert [(facts["status"], facts["report"]["embedded"]) for facts in records] == [("done", 8), ("done", 8)]
+    assert SECRET not in json.dumps(records)
     assert SECRET not in json.dumps(store.ledger().to_pylist(), default=str)
 
 

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from indexer.addresses import join
 from indexer.jsonable import jsonable
-from indexer.pipeline.run_record import MANIFEST
+from indexer.pipeline.run_files import MANIFEST, InBucket
 from indexer.store.table import EmbeddingStore
 
 LISTED = ("shard", "key", "stage", "reason", "detail", "member")
@@ -35,7 +36,9 @@ def failures(view: EmbeddingStore, limit: int, offset: int) -> dict[str, Any]:
 def run_records(store: EmbeddingStore) -> list[dict[str, Any]]:
     """The newest records first; one that cannot be read is left out."""
     if store.path is None:
-        return []
+        files = InBucket(join(store.uri, f"{store.name}.runs"))
+        newest = files.names()[::-1][:MOST_RECORDS]
+        return [{"name": name, **facts} for name in newest if (facts := files.read(name))]
     folder = Path(store.uri) / f"{store.name}.runs"
     found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
     return [{"name": path.parent.name, **facts} for path in found[:MOST_RECORDS] if (facts := _read(path))]
