@@ -21,7 +21,7 @@ from indexer.ann.index import Searchable, VectorIndex
 from indexer.ann.manifest import FORMAT, WITH_QUERIES, Manifest, read_manifest
 from indexer.ann.sampling import GivenQueries
 from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
-from indexer.errors import StoreError
+from indexer.errors import IndexFileError, StoreError
 from indexer.progress.silent import SILENT
 from indexer.search.indexes.place import IndexPlace, index_place
 from indexer.search.snapshot import Snapshot, changes_since, first_snapshot, row_ids_of
@@ -128,6 +128,10 @@ def _too_many(manifest: Manifest, changed: int) -> str:
 @contextmanager
 def _locked(store: EmbeddingStore) -> Iterator[IndexPlace]:
     place = index_place(store)
+    if place.directory.is_symlink():  # files of another folder would be swept
+        raise IndexFileError(
+            f"{place.directory} is a link, which is not followed. Remove it and build the index again."
+        )
     place.directory.mkdir(parents=store.path is None, exist_ok=True)
     with WriterLock(place.directory / "build.lock", what=f"the index of table {store.name}"):
         place.fetch()
