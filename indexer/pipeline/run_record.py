@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from indexer.errors import StoreError, TooManyFailures
-from indexer.pipeline.run_files import MANIFEST, RunFiles, run_files
+from indexer.pipeline.records.files import MANIFEST, RunFiles, run_files
 from indexer.redact import redacted
 from indexer.store.lance_errors import writing
 from indexer.store.table import EmbeddingStore

@@ -10,7 +10,7 @@ from typing import Any
 
 from indexer.addresses import join
 from indexer.jsonable import jsonable
-from indexer.pipeline.run_files import MANIFEST, InBucket
+from indexer.pipeline.records.files import MANIFEST, InBucket
 from indexer.store.table import EmbeddingStore
 
 LISTED = ("shard", "key", "stage", "reason", "detail", "member")
