@@ -75,7 +75,7 @@ def refuse_address(url: str, roots: Sequence[str] | None) -> None:
     if url.startswith(PIPE):
         raise ReadError(f"{stored_address(url)} is a command, and a command that a table names is never run")
     if not can_be_reopened(url):
-        raise ReadError(f"the address of {url} was not stored: it held a query")
+        raise ReadError(f"the address of {url} was not stored: it held a query. Name it whole with --pictures-from")
     if roots is not None and not is_below(url, roots):
         where = "URL" if is_remote(url) else "folder"
         raise ReadError(

@@ -85,6 +85,12 @@ NEW_DATA = {
     "M7": "two definitions under one name, p values of zero, advice of another machine",
     "M8": "the usual layouts of public data sets are not joined",
 }
-CASES = PIXELS | ARCHIVES | IN_USE | TABLES | PROBES | SECURITY | NEW_DATA
-OTHERS = re.compile(r"[SDO]\d+")  # of sections that are not listed here: structure, doors, object stores
+STORES = {
+    "O1": "two writers of one table in an object store double its rows",
+    "O2": "a store that ignores conditional puts loses rows without an error",
+    "O3": "packing into an object store writes a local folder of that name",
+    "O4": "presigned and compressed addresses; whole shards fetched for a picture; an unreachable database",
+}
+CASES = PIXELS | ARCHIVES | IN_USE | TABLES | PROBES | SECURITY | NEW_DATA | STORES
+OTHERS = re.compile(r"[SD]\d+")  # of sections that are not listed here: structure, doors
 WITHOUT_A_TEST = {"T9"}  # yet

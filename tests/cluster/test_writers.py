@@ -120,6 +120,7 @@ def asleep(database: str, shards: Path, truth: dict[str, bytes], look: int, monk
     require_equal(database, truth)
 
 
+@pytest.mark.case("O1")
 def test_two_writers_at_once_on_an_object_store_double_nothing(server: ObjectStore, shards: Path, truth) -> None:
     both_wrote_once(server.fresh(), shards, truth, ["", ""])
 
@@ -139,12 +140,14 @@ def test_two_machines_that_share_a_folder_without_common_locks_double_nothing(tm
 CHOSEN = random.Random(7).sample(range(1, LOOKS + 1), 2)
 
 
+@pytest.mark.case("O1")
 def test_a_writer_asleep_past_its_lease_right_before_a_commit_is_refused_and_nothing_doubles(
     server, shards, truth, monkeypatch
 ) -> None:
     asleep(server.fresh(), shards, truth, CHOSEN[0], monkeypatch)
 
 
+@pytest.mark.slow
 def test_in_a_folder_that_two_machines_share_too(tmp_path, shards, truth, monkeypatch) -> None:
     monkeypatch.setenv("INDEXER_LEASE_SECONDS", "3")
     asleep(str(tmp_path / "db"), shards, truth, CHOSEN[1], monkeypatch)
@@ -201,6 +204,7 @@ def test_the_same_at_every_commit_of_a_run(server, shards, truth, fault) -> None
     assert next(at for at in range(1, 100) if not disturbed(server, shards, truth, fault, at)) > 8
 
 
+@pytest.mark.case("O2")
 def test_a_store_that_ignores_conditional_puts_has_one_writer_that_is_told_so(server, shards, tmp_path) -> None:
     database, encoder = server.fresh(), FakeEncoder()
     server.rule = lambda *_: "ignore conditions"
