@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from indexer.errors import InputError, StoreError
+from indexer.mapping.files import map_path
 from indexer.search.index_build import TAG
 from indexer.store.lance_errors import writing
 from indexer.store.lock import WriterLock
@@ -71,6 +72,7 @@ def delete(
         facts = _facts(store, doomed, command)
         write_receipt(receipt, facts | {"status": "begun"})
         index, copies = _remove_index(store), _remove_copies(store)
+        _remove_map(store)
         writer.delete_images(doomed)  # the rows go last: a second call finds what is left by them
         done = {"status": "done", "index_removed": index, "copies_removed": copies}
         write_receipt(receipt, facts | done)
@@ -174,6 +176,12 @@ def _remove_copies(store: EmbeddingStore) -> bool:
         with writing(f"the copies in {folder}"):
             shutil.rmtree(folder)
     return found
+
+
+def _remove_map(store: EmbeddingStore) -> None:
+    """Remove the map, which holds a place for each row."""
+    with writing(f"the map of table {store.name}"):
+        map_path(store).unlink(missing_ok=True)
 
 
 def _now() -> datetime.datetime:
