@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from indexer.errors import StoreNotFound
+from indexer.errors import RowNotFound, StoreNotFound
+from indexer.mapping.files import map_path, read_map
 from indexer.search.reference import PairCosines, pair_cosines
 from indexer.search.searcher import Searcher
 from indexer.search.snapshot import Snapshot
+from indexer.serve.map.shown import ShownMap
 from indexer.serve.settings import Settings
 from indexer.store.names import table_names
 from indexer.store.table import EmbeddingStore
@@ -24,6 +26,8 @@ class ServedTable:
         self.searcher = Searcher(store, load_encoder=load_encoder)
         self._lock = threading.Lock()
         self._pairs: tuple[str, PairCosines] | None = None
+        self._map_lock = threading.Lock()
+        self._map: tuple[tuple[str, int, int], ShownMap] | None = None
 
     def pairs(self, snapshot: Snapshot) -> PairCosines:
         """Cosines of random pairs in this version."""
@@ -31,6 +35,22 @@ class ServedTable:
             if self._pairs is None or self._pairs[0] != snapshot.commit:
                 self._pairs = (snapshot.commit, pair_cosines(snapshot))
             return self._pairs[1]
+
+    def shown_map(self) -> ShownMap:
+        """The map on disk, with the rows of the newest version. Raises RowNotFound, IndexFileError, StoreError."""
+        view = self.searcher.snapshot.view
+        with self._map_lock:
+            try:
+                stat = map_path(view).stat()
+            except FileNotFoundError:
+                raise RowNotFound(f"table {view.name} has no map. Make one with `indexer map`.") from None
+            stamp = (view.state.commit, stat.st_ino, stat.st_mtime_ns)
+            if self._map is None or self._map[0] != stamp:
+                made = read_map(view)
+                if made is None:
+                    raise RowNotFound(f"table {view.name} has no map. Make one with `indexer map`.")
+                self._map = (stamp, ShownMap(view, made))
+            return self._map[1]
 
     @property
     def has_text(self) -> bool:

@@ -13,6 +13,8 @@ import pytest
 import uvicorn
 
 from indexer.archive.shards import find_shards
+from indexer.mapping.make import make_map
+from indexer.mapping.options import MapOptions
 from indexer.pipeline.run import index
 from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
@@ -60,6 +62,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     archive(root, shards=6, images=10)
     shards = find_shards([str(root / "shards")]).shards
     index(shards, EmbeddingStore.create(str(root / "db"), "t", FakeEncoder().spec), FakeEncoder())
+    make_map(EmbeddingStore.open(str(root / "db")), MapOptions())
     server = Live(root / "db")
     yield server
     server.stop()
@@ -222,7 +225,7 @@ def test_pages_go_on_where_the_last_ended(page, live):
     "page", [(400, "light"), (400, "dark"), (1400, "dark"), (2500, "light")], indirect=True, ids=str
 )
 def test_nothing_is_wider_than_the_window_and_pictures_are_drawn(page, live):
-    for path in ("", "?like=im5&unlike=im7", "/failures", "/runs", "/health"):
+    for path in ("", "?like=im5&unlike=im7", "/map?colour=sex", "/failures", "/runs", "/health"):
         opened(page, live, path)
         wide, window = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= window, path
@@ -235,3 +238,114 @@ def test_the_health_page_checks_when_asked(page, live):
     page.click("main button")
     page.wait_for_selector(".facts")
     assert "Rows" in page.inner_text(".facts")
+
+
+def map_opened(page, live: Live, query: str = "") -> None:
+    opened(page, live, "/map" + query)
+    settled(page)
+
+
+def settled(page) -> None:
+    """The map has its points."""
+    until(page, "!('busy' in document.querySelector('canvas').dataset)")
+
+
+def selected(page) -> set[str]:
+    """Keys of the selection, page by page."""
+    keys = set(shown(page))
+    while page.is_visible("#pages") and page.is_enabled("#pages [data-step='1']"):
+        first = shown(page)[0]
+        page.click("#pages [data-step='1']")
+        until(page, f"document.querySelector('#hits .hit')?.dataset.key !== '{first}'")
+        keys |= set(shown(page))
+    return keys
+
+
+def points(page, live: Live) -> dict[str, tuple[float, float]]:
+    """Key → where it is drawn in the window while the whole map is shown."""
+    found = page.request.get(f"{live.address}/api/v1/tables/t/map/points?x0=0&y0=0&x1=1&y1=1").json()
+    box = page.locator("canvas").bounding_box()
+    side = min(box["width"], box["height"])
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    return {key: (left + x * side, top + y * side) for key, x, y, _ in found["points"]}
+
+
+def test_a_lasso_selects_the_images_inside_and_a_search_stays_within_them(page, live):
+    map_opened(page, live)
+    assert "60 images in view, each a point" in page.inner_text("#inview")
+    assert "nearest on the map (60 images tested" in page.inner_text("figcaption")
+    places = points(page, live)
+    box = page.locator("canvas").bounding_box()
+    middle, right, top, bottom = (
+        box["x"] + box["width"] / 2, box["x"] + box["width"] - 2, box["y"] + 2, box["y"] + box["height"] - 2,
+    )  # fmt: skip
+    page.click("button[name=lasso]")
+    page.mouse.move(middle, top)
+    page.mouse.down()
+    for corner in ((middle, bottom), (right, bottom), (right, top)):
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+    page.wait_for_selector("#hits .hit")
+    inside = {key for key, (x, _) in places.items() if x > middle}
+    assert 0 < len(inside) < 60
+    assert f"{len(inside)} images selected" in page.inner_text("#status")
+    assert selected(page) == inside
+    page.click("#use a")
+    page.wait_for_selector(".chip:has-text('a region of the map')")
+    page.fill("input[name=key]", "im5")
+    page.press("input[name=key]", "Enter")
+    page.wait_for_selector("#hits .hit")
+    assert set(shown(page)) == inside - {"im5"}
+    page.click(".chip:has-text('region') button")
+    until(page, "!location.search.includes('region')")
+    assert shown(page) == live.nearest("im5")
+
+
+def test_the_map_is_used_by_keyboard_alone_and_its_address_repeats_it(page, live):
+    map_opened(page, live, "?colour=sex")
+    page.wait_for_selector("#legend li")
+    assert page.eval_on_selector_all("#legend li", "all => all.map(one => one.innerText.trim())") == ["F 30", "M 30"]
+    page.focus("canvas")
+    for key in ("+", "+", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+    settled(page)
+    page.keyboard.press("v")
+    until(page, "location.search.includes('region')")
+    page.wait_for_selector("#hits .hit")
+    keys = selected(page)
+    assert 0 < len(keys) < 60
+    assert page.inner_text("#inview").startswith(f"{len(keys)} image")
+    again = page.context.new_page()
+    map_opened(again, live, "?" + urlsplit(page.url).query)
+    again.wait_for_selector("#hits .hit")
+    assert selected(again) == keys
+    page.focus("canvas")
+    page.keyboard.press("Escape")
+    until(page, "!location.search.includes('region')")
+    assert shown(page) == []
+
+
+def test_a_click_on_a_point_shows_its_image_and_a_click_on_that_searches_with_it(page, live):
+    map_opened(page, live)
+    places = points(page, live)
+
+    def alone(key: str) -> float:
+        x, y = places[key]
+        return min((x - a) ** 2 + (y - b) ** 2 for other, (a, b) in places.items() if other != key)
+
+    key = max(places, key=alone)
+    page.mouse.click(*places[key])
+    page.wait_for_selector("#hits .hit")
+    assert shown(page) == [key]
+    page.click("#hits .hit")
+    page.wait_for_selector("#examples .chip")
+    page.wait_for_selector("#hits .hit")
+    assert shown(page) == live.nearest(key)
+
+
+def test_all_files_of_the_pages_together_are_below_150_kb():
+    from indexer.serve.page import assets
+
+    folder = Path(assets.__file__).parent
+    files = [*(folder / "static").iterdir(), *(folder / "templates").iterdir()]
+    assert sum(p.stat().st_size for p in files) + len(assets.content("style.css")) < 150_000

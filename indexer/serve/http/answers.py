@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from indexer.search.answer import answer
 from indexer.search.reference import sampled_ids
 from indexer.search.results import SearchResult
 from indexer.serve.http.bodies import SearchBody
+from indexer.serve.map.regions import row_filter
 from indexer.serve.tables import ServedTable
 from indexer.store.rows import vector_block
 
@@ -22,7 +24,11 @@ HIDDEN = ("meta",)  # a JSON copy of all metadata, which a list of hits need not
 def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
     """One search. Raises what `search.answer` raises."""
     start = time.perf_counter()
-    result = answer(table.searcher, body.query.query(), body.options(shown_columns(table)))
+    options = body.options(shown_columns(table))
+    within = (
+        replace(options, where=row_filter(table.shown_map(), body.region, options.where)) if body.region else options
+    )
+    result = answer(table.searcher, body.query.query(), within)
     view = table.view(result.version)
     (own,) = result.queries
     scores = np.array([hit.score for hit in own.hits])
@@ -41,7 +47,7 @@ def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
         "kind": result.kind,
         "query": own.query,
         "query_columns": jsonable(own.columns),
-        "limits": result.limits(),
+        "limits": replace(result, options=options).limits() + (["a region of the map"] if body.region else []),
         "hits": jsonable(hits),
         "milliseconds": round(1000 * (time.perf_counter() - start), 1),
     }

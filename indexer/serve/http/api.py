@@ -21,6 +21,7 @@ from indexer.serve.http.bodies import BatchBody, EmbedBody, SearchBody
 from indexer.serve.http.facets import facets
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.limits import Rate
+from indexer.serve.map.regions import row_filter
 from indexer.serve.problems import problem_of
 from indexer.serve.settings import Settings
 from indexer.serve.tables import ServedTable, Tables
@@ -30,6 +31,9 @@ STEPS = 1_000  # between the lowest and the highest cosine of random pairs
 GONE_AWAY = 499  # the client closed the connection: nothing to answer
 
 Where = Annotated[str | None, Query(max_length=20_000, description="SQL over the columns, as --where.")]
+
+
+Region = Annotated[str | None, Query(max_length=16_000, description="A polygon of the map, as in a search.")]
 
 
 def api(tables: Tables, settings: Settings) -> APIRouter:
@@ -107,13 +111,15 @@ def _records(router: APIRouter, tables: Tables) -> None:
         return sampled(tables.get(table), limit)
 
     @router.get("/tables/{table}/facets")
-    def counted(table: str, filter: Where = None) -> dict[str, Any]:
+    def counted(table: str, filter: Where = None, region: Region = None) -> dict[str, Any]:
         """Counts of the values of columns that have few."""
-        snapshot = tables.get(table).searcher.snapshot
-        found = facets(snapshot.view, filter or None)
+        served = tables.get(table)
+        snapshot = served.searcher.snapshot
+        where = row_filter(served.shown_map(), region, filter or None) if region else filter or None
+        found = facets(snapshot.view, where)
         return {
             **about(table, snapshot.version, snapshot.describe()),
-            "rows": snapshot.view.count(filter or None),
+            "rows": snapshot.view.count(where),
             "facets": [{"column": f.column, "values": [{"value": v, "rows": n} for v, n in f.values]} for f in found],
         }
 

@@ -71,6 +71,9 @@ class SearchBody(Strict):
     exclude_same: str | None = Field(
         default=None, max_length=512, description="Leave out rows with the query's value in this column, e.g. patient."
     )
+    region: str | None = Field(
+        default=None, max_length=16_000, description="Only images inside this polygon of the map."
+    )
     with_vector: bool = False
 
     def options(self, columns: tuple[str, ...]) -> SearchOptions:

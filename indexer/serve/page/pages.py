@@ -9,9 +9,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from indexer.errors import IndexFileError, RowNotFound, StoreError
 from indexer.serve.guard import COOKIE, token_is
 from indexer.serve.http import probes
 from indexer.serve.http.answers import shown_columns
+from indexer.serve.http.map import described
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.page.assets import page
 from indexer.serve.settings import Settings
@@ -20,7 +22,14 @@ from indexer.upkeep.health import HealthReport, health
 from probes.reporting.html import report_html
 from probes.reporting.words import with_interval
 
-PAGES = (("", "Search"), ("/failures", "Failures"), ("/probes", "Probes"), ("/runs", "Runs"), ("/health", "Health"))
+PAGES = (
+    ("", "Search"),
+    ("/map", "Map"),
+    ("/failures", "Failures"),
+    ("/probes", "Probes"),
+    ("/runs", "Runs"),
+    ("/health", "Health"),
+)
 ROWS = 100  # of a page of failures
 # A report is one file with its style in it, and no script
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
@@ -63,6 +72,15 @@ def _records(router: APIRouter, tables: Tables) -> None:
     def failed(table: str, offset: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
         found = failures(tables.get(table).searcher.snapshot.view, ROWS, offset)
         return page("failures.html", **_of(tables, table, "/failures"), found=found, offset=offset, limit=ROWS)
+
+    @router.get("/t/{table}/map")
+    def mapped(table: str) -> HTMLResponse:
+        served, found, why = tables.get(table), None, ""
+        try:
+            found = described(served, served.shown_map(), None)
+        except (RowNotFound, IndexFileError, StoreError) as error:
+            why = str(error)
+        return page("map.html", **_of(tables, table, "/map"), found=found, why=why)
 
     @router.get("/t/{table}/probes")
     def results(table: str) -> HTMLResponse:

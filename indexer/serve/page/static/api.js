@@ -15,7 +15,9 @@ export class Api {
     return this.json("/query", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
   }
 
-  facets(where, signal) { return this.json("/facets" + (where ? `?filter=${encodeURIComponent(where)}` : ""), { signal }); }
+  facets(where, region, signal) {
+    return this.json(`/facets?${new URLSearchParams({ ...(where && { filter: where }), ...(region && { region }) })}`, { signal });
+  }
   image(key) { return this.json(`/images/${path(key)}`); }
   sample(n) { return this.json(`/sample?limit=${n}`); }
   pairs() { return this.json("/pair-cosines"); }

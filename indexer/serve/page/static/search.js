@@ -95,7 +95,7 @@ function turn(step) {
 
 async function counts(signal) {
   try {
-    const found = await api.facets(states.filter({ ...state, facet: [] }), signal);
+    const found = await api.facets(states.filter({ ...state, facet: [] }), state.region, signal);
     document.getElementById("facets").replaceChildren(...found.facets.map((one) => facetField(one,
       (value) => state.facet.includes(states.facet(one.column, value)),
       (value) => {
@@ -113,6 +113,7 @@ function examples() {
   const without = (name, key) => () => go({ [name]: state[name].filter((k) => k !== key) });
   const chips = [
     ...(state.image ? [chip(state.image.name, "+", el("img", { src: state.image.shown, alt: "" }), () => go({ image: null }))] : []),
+    ...(state.region ? [chip("a region of the map", "⊂", null, () => go({ region: "" }))] : []),
     ...(state.text ? [chip(`“${state.text}”`, "+", null, () => go({ text: "" }))] : []),
     ...state.like.map((key) => chip(key, "+", small(key), without("like", key))),
     ...state.unlike.map((key) => chip(key, "−", small(key), without("unlike", key))),

@@ -1,12 +1,12 @@
 // What is searched for, as one plain object; the page's address holds all of it, so that a link repeats the search.
 
 const LISTS = ["like", "unlike", "facet"];
-const TEXTS = ["text", "where", "group", "same", "min", "page"];
+const TEXTS = ["text", "where", "group", "same", "min", "page", "region"];
 
 export const PAGE = 48;
 
 export function empty() {
-  return { like: [], unlike: [], facet: [], text: "", where: "", group: "", same: "", min: "", page: "", image: null };
+  return { like: [], unlike: [], facet: [], text: "", where: "", group: "", same: "", min: "", page: "", region: "", image: null };
 }
 
 export function read(address) {
@@ -69,6 +69,7 @@ export function body(state) {
   if (where) out.filter = where;
   if (state.group) out.group_by = state.group;
   if (state.same) out.exclude_same = state.same;
+  if (state.region) out.region = state.region;
   if (state.min) out.score_threshold = Number(state.min);
   return out;
 }
