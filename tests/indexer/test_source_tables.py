@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from indexer.archive.reader import read_place, read_shard
 from indexer.archive.shards import find_shards
 from indexer.archive.tables.named import TableOptions
-from indexer.errors import InputError, NotAnArchive, ReadError
+from indexer.errors import IndexerError, InputError, NotAnArchive, ReadError
 from indexer.pipeline import worker
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
@@ -123,8 +125,12 @@ from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
 
+calls = []
+
 def slow(vectors):
-    time.sleep(0.02)
+    calls.append(1)
+    if len(calls) > 16:  # two commits are behind it: it waits to be killed
+        time.sleep(300)
     return vectors
 
 encoder = FakeEncoder(change=slow)
@@ -148,12 +154,13 @@ def test_a_killed_run_goes_on_with_every_row_once_and_reads_no_stored_image_agai
                                cwd=request.config.rootpath)  # fmt: skip
     try:
         while process.poll() is None:
-            if (tmp_path / "db" / "t.lance").exists() and EmbeddingStore.open(str(tmp_path / "db"), "t").count() >= 80:
-                break
-        process.kill()
-        process.wait(60)
+            with suppress(IndexerError):  # not made yet
+                if EmbeddingStore.open(str(tmp_path / "db"), "t").count() >= 80:
+                    break
+            time.sleep(0.05)
     finally:
         process.kill()
+        process.wait(60)
     before = EmbeddingStore.open(str(tmp_path / "db")).count()
     assert 80 <= before < 240
     (shard,) = find_shards([str(source)], tables=TableOptions(column)).shards
