@@ -272,7 +272,7 @@ def points(page, live: Live) -> dict[str, tuple[float, float]]:
 
 def test_a_lasso_selects_the_images_inside_and_a_search_stays_within_them(page, live):
     map_opened(page, live)
-    assert "60 images in view, each a point" in page.inner_text("#inview")
+    assert "60 images in view, as points" in page.inner_text("#inview")
     assert "nearest on the map (60 images tested" in page.inner_text("figcaption")
     places = points(page, live)
     box = page.locator("canvas").bounding_box()

@@ -79,8 +79,6 @@ export class Canvas {
     pen.setTransform(dense, 0, 0, dense, 0, 0);
     pen.clearRect(0, 0, this.width, this.height);
     const style = getComputedStyle(this.canvas);
-    pen.strokeStyle = style.getPropertyValue("--rule");
-    pen.strokeRect(...this.pixel(0, 0), this.scale, this.scale);
     if (this.points) this.dots(pen, style); else this.density(pen);
     const outline = this.drawn ?? this.region;
     if (outline.length < 2) return;

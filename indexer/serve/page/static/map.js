@@ -20,7 +20,7 @@ const search = `/t/${encodeURIComponent(root.dataset.table)}`;
 const asked = new URLSearchParams(location.search);
 
 const view = new Canvas(canvas, `${api.base}/map`, root.dataset.version, Number(root.dataset.deepest), (n, error) => {
-  document.getElementById("inview").textContent = error ? "" : `${count(n, "image", "images")} in view, ${view.points ? "each a point" : "as density"}.`;
+  document.getElementById("inview").textContent = error ? "" : `${count(n, "image", "images")} in view, as ${view.points ? "points" : "density"}.`;
   if (error) say(error.message);
 });
 let region = "";

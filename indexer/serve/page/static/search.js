@@ -16,7 +16,7 @@ const pager = document.getElementById("pages");
 const welcome = document.getElementById("welcome");
 const MOST_BYTES = 48 * 2 ** 20;
 
-let state = states.read(location.search);
+let state = { ...states.read(location.search), image: states.given(location.hash) };
 let running = null;
 let quantiles = [];
 
@@ -32,7 +32,8 @@ const large = new Large(document.getElementById("large"), api, act);
 function go(changes, keep = false) {
   state = { ...state, page: "", ...changes };
   const address = states.write(state);
-  history[keep ? "replaceState" : "pushState"](null, "", address ? `?${address}` : location.pathname);
+  const fragment = state.image?.vector ? location.hash : "";
+  history[keep ? "replaceState" : "pushState"](null, "", (address ? `?${address}` : location.pathname) + fragment);
   show();
 }
 
@@ -112,7 +113,7 @@ function examples() {
   const small = (key) => picture(api, key, 64);
   const without = (name, key) => () => go({ [name]: state[name].filter((k) => k !== key) });
   const chips = [
-    ...(state.image ? [chip(state.image.name, "+", el("img", { src: state.image.shown, alt: "" }), () => go({ image: null }))] : []),
+    ...(state.image ? [chip(state.image.name, "+", state.image.shown ? el("img", { src: state.image.shown, alt: "" }) : null, () => go({ image: null }))] : []),
     ...(state.region ? [chip("a region of the map", "⊂", null, () => go({ region: "" }))] : []),
     ...(state.text ? [chip(`“${state.text}”`, "+", null, () => go({ text: "" }))] : []),
     ...state.like.map((key) => chip(key, "+", small(key), without("like", key))),

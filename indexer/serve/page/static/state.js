@@ -17,6 +17,18 @@ export function read(address) {
   return state;
 }
 
+// A vector that another program embedded, in the fragment, which is sent to no server: base64 of float32 numbers.
+export function given(fragment) {
+  const text = new URLSearchParams(fragment.replace(/^#/, "")).get("vector");
+  if (!text) return null;
+  try {
+    const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+    const numbers = new DataView(bytes.buffer);
+    const vector = Array.from({ length: bytes.length >> 2 }, (_, i) => numbers.getFloat32(4 * i, true));
+    return { name: "the given image", vector, shown: "" };
+  } catch { return null; }
+}
+
 export function write(state) {
   const out = new URLSearchParams();
   for (const name of LISTS) for (const value of state[name]) out.append(name, value);
@@ -63,7 +75,8 @@ export function body(state) {
   if (state.like.length) query.positive = state.like;
   if (state.unlike.length) query.negative = state.unlike;
   if (state.text) query.text = state.text;
-  if (state.image) query.image = state.image.data;
+  if (state.image?.vector) query.vector = state.image.vector;
+  else if (state.image) query.image = state.image.data;
   const out = { query, limit: PAGE, offset: PAGE * (Number(state.page) || 0) };
   const where = filter(state);
   if (where) out.filter = where;
