@@ -120,6 +120,7 @@ def _records(router: APIRouter, tables: Tables) -> None:
         return {
             **about(table, snapshot.version, snapshot.describe()),
             "rows": snapshot.view.count(where),
+            "constant": [f.column for f in found if len(f.values) == 1],
             "facets": [{"column": f.column, "values": [{"value": v, "rows": n} for v, n in f.values]} for f in found],
         }
 

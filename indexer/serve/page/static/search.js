@@ -19,6 +19,7 @@ const MOST_BYTES = 48 * 2 ** 20;
 let state = { ...states.read(location.search), image: states.given(location.hash) };
 let running = null;
 let quantiles = [];
+const constant = api.facets(null).then((found) => new Set(found.constant)).catch(() => new Set()); // say nothing of a hit
 
 const act = {
   open: (key) => large.open(key),
@@ -59,9 +60,9 @@ async function search(signal) {
   hits.setAttribute("aria-busy", "true");
   status.textContent = state.image || state.text ? "Embedding and searching …" : "Searching …";
   try {
-    const found = await api.search(states.body(state), signal);
+    const [found, dull] = await Promise.all([api.search(states.body(state), signal), constant]);
     failure.hidden = true;
-    hits.replaceChildren(...found.hits.map((one) => hit(api, one, act)));
+    hits.replaceChildren(...found.hits.map((one) => hit(api, one, act, dull)));
     const words = found.hits.length ? `${count(found.hits.length, "hit", "hits")} from rank ${found.hits[0].rank}` : "No hits";
     const limits = found.limits.length ? ` · limited by ${found.limits.join(", ")}` : "";
     status.textContent = `${words} · ${found.index} · ${found.milliseconds.toFixed(0)} ms${limits}`;
@@ -97,7 +98,8 @@ function turn(step) {
 async function counts(signal) {
   try {
     const found = await api.facets(states.filter({ ...state, facet: [] }), state.region, signal);
-    document.getElementById("facets").replaceChildren(...found.facets.map((one) => facetField(one,
+    const varied = found.facets.filter((one) => !found.constant.includes(one.column) || state.facet.length);
+    document.getElementById("facets").replaceChildren(...varied.map((one) => facetField(one,
       (value) => state.facet.includes(states.facet(one.column, value)),
       (value) => {
         const name = states.facet(one.column, value);
@@ -178,9 +180,9 @@ document.addEventListener("keydown", (event) => {
 async function begin() {
   const list = el("ol", { class: "results" });
   welcome.append(list);
-  const found = await api.sample(12).catch(() => ({ images: [] }));
+  const [found, dull] = await Promise.all([api.sample(12).catch(() => ({ images: [] })), constant]);
   list.replaceChildren(...found.images.map((one) => {
-    const item = hit(api, { ...one, rank: 0, score: 1, closer_pairs: null }, { ...act, open: act.only });
+    const item = hit(api, { ...one, rank: 0, score: 1, closer_pairs: null }, { ...act, open: act.only }, dull);
     item.querySelector(".hit").setAttribute("aria-label", `Search with ${one.key}`);
     item.querySelector(".score").remove();
     item.querySelector(".act").remove();

@@ -32,20 +32,20 @@ export function picture(api, key, size, window) {
   return img;
 }
 
-function values(columns) {
-  return Object.entries(columns).filter(([, v]) => v !== null && v !== "").slice(0, 4)
+function values(columns, dull) {
+  return Object.entries(columns).filter(([name, v]) => v !== null && v !== "" && !dull?.has(name)).slice(0, 4)
     .map(([name, v]) => el("div", { class: "value" }, el("span", { class: "label" }, name + " "), String(v)));
 }
 
 // One hit: its picture opens it; below stand score, name, a few columns and what can be done.
-export function hit(api, found, act) {
+export function hit(api, found, act, dull) {
   const closer = share(found.closer_pairs);
   const open = el("button", { type: "button", class: "hit", "data-key": found.key, onclick: () => act.open(found.key),
     "aria-label": `Hit ${found.rank}: ${found.key}, cosine ${found.score.toFixed(3)}` }, picture(api, found.key, 256));
   const meta = el("div", { class: "meta" },
     el("div", { class: "score" }, el("b", {}, found.score.toFixed(3)),
       closer ? el("span", { title: "share of random pairs of this table that are closer" }, closer) : ""),
-    el("div", { class: "name", title: found.key }, found.key), ...values(found.columns));
+    el("div", { class: "name", title: found.key }, found.key), ...values(found.columns, dull));
   if (found.more) meta.append(el("button", { type: "button", class: "further", onclick: () => act.further(found) }, `+${found.more.toLocaleString("en")} more`));
   const actions = el("div", { class: "act" },
     el("button", { type: "button", class: "quiet", title: "More like this (+)", onclick: () => act.like(found.key) }, "+ like"),
