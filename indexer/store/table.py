@@ -170,7 +170,7 @@ class EmbeddingStore:
                 fresh = open_version(self._address, self.name)
                 if fresh.state.fingerprint != self.spec.fingerprint:
                     raise StoreError(f"table {self.name} was created again with another encoder. Open it again.")
-                self._opened = fresh
+                self._opened = replace(fresh, whole=self._opened.whole)
         return self.version
 
     def at(self, version: int, *, identity: str = "", commit: str = "") -> EmbeddingStore:
@@ -204,14 +204,19 @@ class EmbeddingStore:
         return EmbeddingStore(self.uri, self.name, self._opened)
 
     def require_readable(self) -> OpenedTable:
-        """The held version. Raises StoreError where Lance cannot read it because of column names it reserves."""
+        """The held version. Raises StoreError where Lance cannot read it: column names it reserves, damaged files."""
         held = self._opened
+        self._require_columns(held)
+        with reading(None, self.name):
+            held.require_whole(self.name)
+        return held
+
+    def _require_columns(self, held: OpenedTable) -> None:
         if held.unreadable:
             raise StoreError(
                 f"table {self.name} cannot be read: Lance has columns named {', '.join(held.unreadable)} of its own. "
                 f"Run `indexer optimize {self.uri} --table {self.name}`, which renames the table's."
             )
-        return held
 
     def columns(self) -> dict[str, pa.DataType]:
         """The typed metadata and label columns, in table order."""
@@ -220,7 +225,10 @@ class EmbeddingStore:
         return {f.name: f.type for f in held.dataset.schema if f.name not in own}
 
     def count(self, where: str | None = None) -> int:
-        condition, held = expression(where, self.name), self.require_readable()
+        condition, held = expression(where, self.name), self._opened
+        self._require_columns(held)
+        if condition is not None:  # else the manifest has the number
+            held = self.require_readable()
         with reading(where, self.name):
             return int(held.dataset.count_rows(filter=condition))
 
