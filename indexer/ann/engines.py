@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from indexer.ann.exact import ROUNDING, threads_for, unit_floats
+from indexer.ann.manifest import WAY_OUT
 from indexer.ann.vectors import Rows
 from indexer.errors import IndexFileError
 from indexer.types import Bool, Float32, Float64, Int64, UInt8
@@ -100,7 +101,9 @@ class IndexEngine(Protocol):
     def save(self, index: Any, path: Path) -> None: ...
 
     def load(self, path: Path, *, writable: bool = False) -> Any:
-        """Memory-mapped unless `writable`. The caller must check the file's hash first: FAISS loads damaged files."""
+        """Memory-mapped unless `writable`. Raises IndexFileError. The caller must check the file's hash first, since
+        FAISS loads many damaged files.
+        """
         ...
 
 
@@ -134,7 +137,11 @@ class _Faiss:
                 raise IndexFileError(f"{path} cannot be written ({error}). Fix the cause, build it again.") from error
 
     def load(self, path: Path, *, writable: bool = False) -> Any:
-        return faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC)
+        try:
+            return faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC)
+        except (RuntimeError, MemoryError) as error:
+            cause = str(error).rpartition("Error: ")[2].splitlines()[0][:120] if str(error) else "too little memory"
+            raise IndexFileError(f"{path} cannot be loaded ({cause}). {WAY_OUT}") from error
 
     def _new(self, dim: int, factory: str) -> Any:
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -239,6 +246,12 @@ CANDIDATES: tuple[IndexEngine, ...] = (
     Graph("hnsw-fp16", "HNSW32,SQfp16", 2, 280, removes=False),
 )
 ENGINES = {engine.name: engine for engine in (EXACT, *CANDIDATES)}
+
+
+def lists_of(index: Any) -> int:
+    """The number of inverted lists of a loaded index; 0 where it has none."""
+    found = faiss.downcast_index(index)
+    return int(found.nlist) if isinstance(found, faiss.IndexIVF) else 0
 
 
 def lists_for(rows: int) -> int:

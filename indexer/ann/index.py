@@ -14,8 +14,9 @@ import numpy as np
 from indexer.ann.engines import ENGINES, IndexEngine, K
 from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
-from indexer.ann.manifest import Manifest, Settings, read_manifest
+from indexer.ann.manifest import WAY_OUT, Manifest, Settings, read_manifest
 from indexer.ann.rowset import RowSet
+from indexer.ann.sound import unsound
 from indexer.ann.vectors import Rows, VectorFile
 from indexer.errors import IndexFileError
 from indexer.types import Bool, Float64, Int64
@@ -209,7 +210,11 @@ def _load(directory: Path, manifest: Manifest, *, whole: bool) -> VectorIndex:
         raise IndexFileError(f"{directory}: index kind {manifest.kind!r} is not known here. Upgrade embedding-indexer.")
     verify(directory, manifest, whole=whole)
     rows = VectorFile(vector_paths(directory, manifest.generation), manifest.dim, manifest.slack)
-    return VectorIndex(manifest, ENGINES[manifest.kind].load(index_path(directory, manifest.generation)), rows)
+    path = index_path(directory, manifest.generation)
+    index = ENGINES[manifest.kind].load(path)
+    if cause := unsound(index, manifest):
+        raise IndexFileError(f"{path} is not the index that its manifest describes: {cause}. {WAY_OUT}")
+    return VectorIndex(manifest, index, rows)
 
 
 def _once(ids: Int64) -> Int64:
