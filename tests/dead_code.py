@@ -8,6 +8,8 @@ _.forward  # torch: a module's computation
 _.list_commands  # click: a group's commands, which here are imported when they are asked for
 _.get_command  # click
 _.format_commands  # click
+_.http_open  # urllib: asks a handler by the name of the scheme
+_.https_open  # urllib
 _.__getitem__  # a Protocol's method: x[a:b] is how it is called
 _.readable  # io.RawIOBase: asked by BufferedReader
 _.readinto  # io.RawIOBase: called by BufferedReader

@@ -177,7 +177,8 @@ def test_asking_for_help_loads_no_heavy_library(program):
 
 
 # Exceptions that no user sees: each is caught by the code beside it.
-INTERNAL = {"StopRun", "ChangedFile"}  # ends the threads of a run; a remote file that changed while it was read
+# ends the threads of a run; a remote file that changed while it was read; a server that sends next to nothing
+INTERNAL = {"StopRun", "ChangedFile", "SlowServer"}
 FOREIGN = {  # raised for a caller of ours that turns them into one of the tree, or for the interpreter
     "ValueError", "TypeError",  # a file of ours that does not hold what it should; a caller's mistake
     "RuntimeError",  # a method called out of turn: a mistake in this code

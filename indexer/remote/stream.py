@@ -33,6 +33,10 @@ class ChangedFile(OSError):
     """The file has another content than when its reading began."""
 
 
+class SlowServer(OSError):
+    """The server sends next to nothing: a new connection would begin the same again, without an end."""
+
+
 def missing(words: str) -> OSError:
     return FileNotFoundError(words)
 
@@ -48,7 +52,7 @@ def changed(words: str) -> OSError:
 
 def lasts(error: OSError) -> bool:
     """Whether another try would meet the same error."""
-    return isinstance(error, (FileNotFoundError, PermissionError, ConnectionRefusedError, ChangedFile))
+    return isinstance(error, (FileNotFoundError, PermissionError, ConnectionRefusedError, ChangedFile, SlowServer))
 
 
 def tried(work: Callable[[], T]) -> T:

@@ -13,15 +13,17 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from indexer.errors import ReadError
 from indexer.redact import redacted, stored_address
+from indexer.remote.pace import Paced, handlers
 from indexer.remote.stream import Facts, Part, ResumedStream, changed, denied, missing, tried
 
 SECONDS = 30  # timeout while a server sends nothing
 FACTS_SECONDS = 5
 BLOCK = 1 << 16
+_PLAIN = "%/:=&?~#+!$,;'@()*[]"  # characters that an address holds as they are (RFC 3986 section 2.2)
 
 
 def is_web(address: str) -> bool:
@@ -51,10 +53,7 @@ def read_range(url: str, offset: int, nbytes: int) -> bytes:
         with _answer(url, wanted, SECONDS, same_host=True) as answer:
             if answer.status != http.client.PARTIAL_CONTENT:
                 _skip(answer, offset)
-            data: bytes = _checked(answer.read, nbytes)
-        if len(data) != nbytes:
-            raise OSError(f"the connection ended after {len(data)} of {nbytes} bytes")
-        return data
+            return answer.exactly(nbytes)
 
     return tried(asked) if nbytes else b""
 
@@ -68,10 +67,10 @@ def _open_from(url: str, offset: int, known: Facts | None, *, same_host: bool) -
         raise changed(f"{stored_address(url)} changed while it was read")
     if offset and answer.status != http.client.PARTIAL_CONTENT:
         _skip(answer, offset)
-    return Part(iter(lambda: _checked(answer.read, BLOCK), b""), found, answer.close)
+    return Part(iter(lambda: answer.read(BLOCK), b""), found, answer.close)
 
 
-def _facts(answer: Any) -> Facts:
+def _facts(answer: Paced) -> Facts:
     """As `ETag`, or size and time where there is none: the identity of shards in tables since version 0.1."""
     size = answer.headers.get("Content-Length")
     if answer.status == http.client.PARTIAL_CONTENT:
@@ -82,21 +81,13 @@ def _facts(answer: Any) -> Facts:
     return Facts(tag, nbytes)
 
 
-def _skip(answer: Any, nbytes: int) -> None:
+def _skip(answer: Paced, nbytes: int) -> None:
     """Read past the first bytes: the server does not know ranges."""
     while nbytes > 0:
-        block = _checked(answer.read, min(nbytes, 1 << 20))
+        block = answer.read(min(nbytes, 1 << 20))
         if not block:
             raise OSError("the file is shorter than the place that was asked for")
         nbytes -= len(block)
-
-
-def _checked(read: Any, nbytes: int) -> bytes:
-    try:
-        data: bytes = read(nbytes)
-    except http.client.HTTPException as error:
-        raise OSError(f"the connection broke off ({type(error).__name__})") from error
-    return data
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
@@ -112,20 +103,22 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 @contextmanager
-def _answer(url: str, headers: dict[str, str], seconds: float, *, same_host: bool) -> Iterator[Any]:
+def _answer(url: str, headers: dict[str, str], seconds: float, *, same_host: bool) -> Iterator[Paced]:
     answer = _opened(url, headers, seconds, same_host=same_host)
-    with answer:
+    try:
         yield answer
+    finally:
+        answer.close()
 
 
-def _opened(url: str, headers: dict[str, str], seconds: float, *, same_host: bool) -> Any:
+def _opened(url: str, headers: dict[str, str], seconds: float, *, same_host: bool) -> Paced:
     """The answer to a GET. Raises OSError: of a class that says whether another try may help."""
-    request = urllib.request.Request(_without_login(url), headers=headers)
+    request = urllib.request.Request(_requested(url), headers=headers)
     if login := _login(url):  # not sent on to a host that this one redirects to
         request.add_unredirected_header("Authorization", f"Basic {login}")
-    opener = urllib.request.build_opener(*([_SameHost] if same_host else []))
+    opener = urllib.request.build_opener(*handlers(seconds), *([_SameHost] if same_host else []))
     try:
-        return opener.open(request, timeout=seconds)
+        return Paced(opener.open(request, timeout=seconds))
     except urllib.error.HTTPError as error:
         with error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and "Content-Range" in error.headers:
@@ -162,6 +155,9 @@ def _login(url: str) -> str:
     return base64.b64encode(f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()).decode()
 
 
-def _without_login(url: str) -> str:
+def _requested(url: str) -> str:
+    """The address without its login; blanks and letters that an address may not hold are percent-encoded."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+    return parts._replace(
+        netloc=parts.netloc.rpartition("@")[2], path=quote(parts.path, _PLAIN), query=quote(parts.query, _PLAIN)
+    ).geturl()
