@@ -13,8 +13,10 @@ from indexer.archive.kind import ShardKind
 from indexer.archive.left_out import LeftOut
 from indexer.archive.roots import is_below, named
 from indexer.archive.samples import (
+    BAD,
     DICOM_HEAD,
     IMAGE_ENDINGS,
+    MAX_SIDECAR,
     METADATA_SUFFIXES,
     is_dicom,
     lasting_name,
@@ -90,11 +92,10 @@ class Files:
                     yield Sample(shard.name, name, image_suffix(name) or "", b"", 0, path.stat().st_size, {}, name)
                     continue
                 data = path.read_bytes()
-                sidecar = path.with_name(sidecar_of(path.name))
-                beside = sidecar.read_bytes() if sidecar.is_file() else None
-            except OSError as error:
-                suffix = image_suffix(name) or ""
-                yield Failure(shard.name, name, "read", "unreadable file", str(error)[:500], 0, 0, suffix, name)
+                beside = _beside(root, path.with_name(sidecar_of(path.name)))
+            except (OSError, ValueError) as error:
+                suffix, reason = image_suffix(name) or "", "unreadable file" if isinstance(error, OSError) else BAD
+                yield Failure(shard.name, name, "read", reason, str(error)[:500], 0, 0, suffix, name)
                 continue
             yield from loose_sample(shard.name, name, data, beside)
 
@@ -105,6 +106,18 @@ class Files:
         if not path.is_file():  # reading a pipe would block
             raise ReadError(f"{place.member} in {url} is no file")
         return path.read_bytes()
+
+
+def _beside(root: Path, sidecar: Path) -> bytes | None:
+    """The JSON beside an image; None where there is none. Raises ValueError for a link that leads out of the folder:
+    whoever made the folder could copy any JSON file of this machine into the table with it.
+    """
+    if not sidecar.is_file():
+        return None
+    if sidecar.is_symlink() and not is_below(str(sidecar), named([str(root)])):
+        raise ValueError(f"{plain_name(sidecar.name)}: a link that leads out of the folder, which is not followed")
+    with sidecar.open("rb") as file:
+        return file.read(MAX_SIDECAR + 1)  # one byte more is refused by its length
 
 
 def _identity(root: Path, found: ListedFile, *, hash_content: bool) -> str | None:

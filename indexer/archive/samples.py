@@ -21,6 +21,7 @@ MAX_SIDECAR = 16 << 20  # bytes of a member of metadata
 MAX_DEPTH = 64  # of nested JSON
 LONGEST_CLASS = 18  # digits of a `.cls` that is a number: what int64 holds
 LONGEST_ENDING = 24  # characters of an ending that a note holds
+BAD = "bad metadata"
 OTHER_IMAGE = "passed over, since the sample has another image"
 NOT_USED = "passed over, neither image nor metadata"
 BY_PLACE = "image of its sample as its first one, none being .jpg, .png, … alone"
@@ -167,7 +168,7 @@ class Group:
         else:
             member, suffix, offset, data = self.image
             if self.bad_metadata:
-                self.fail("bad metadata", self.bad_metadata, offset, len(data), suffix, member)
+                self.fail(BAD, self.bad_metadata, offset, len(data), suffix, member)
             elif not data:
                 self.fail("empty file", member, offset, 0, suffix, member)
             else:
