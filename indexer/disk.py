@@ -129,3 +129,12 @@ def read_small(path: Path, most: int = 64 << 20) -> bytes:
         if facts.st_size > most:
             raise ValueError(f"{path.name} has over {most:,} bytes")
         return file.read()
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file or pipe that the user names. Raises OSError, and ValueError for more than `most` bytes."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} has over {most:,} bytes")
+    return data

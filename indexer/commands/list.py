@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from indexer.options import emit, json_option
+from indexer.options import emit, json_option, say
 
 
 @click.command("list", short_help="List an archive into a manifest, a source for index.")
@@ -27,6 +27,6 @@ def command(sources: tuple[str, ...], out: Path, as_json: bool) -> None:
     require_writable(out, "--out")
     counts, left_out = write_manifest(sources, out)
     for words in left_out:
-        click.echo(f"note: not listed: {words}", err=True)
+        say(f"note: not listed: {words}", err=True)
     found = {"shards": counts["shard"], "images": counts["image"], "json_files": counts["json"], "out": str(out)}
     emit(found, as_json=as_json)

@@ -10,8 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
+from indexer.disk import read_bounded
 from indexer.errors import InputError, sentence
 from indexer.types import Float32, Float64
+
+MOST_BYTES = 16 << 20  # of a file of prompts
 
 Prompts = Mapping[str, Sequence[str]]  # class → its prompts, in the order in which the classes are stored
 
@@ -28,9 +31,9 @@ def read_prompts(path: Path) -> Prompts:
     Raises InputError for anything else, a class without a prompt, and fewer than two classes.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
         pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(
             f"cannot read prompts from {path}: {sentence(error)}. "
             'Give JSON {"class": ["prompt", …]}, or a CSV in UTF-8 with the columns class and prompt.'

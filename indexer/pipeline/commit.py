@@ -11,6 +11,9 @@ from indexer.pipeline.tally import Tally
 from indexer.store.writer import Committed, StoreWriter
 from indexer.types import ShardResult
 
+MOST_NAMED = 100  # fields of `skipped` in a report
+LONGEST = 120  # characters of one
+
 Commit = Callable[[Sequence[ShardResult]], Committed]
 
 
@@ -29,6 +32,13 @@ class Totals:
     labels_kept: int = 0  # rows of replaced shards whose labels went to the new row of the same key and content
     labels_lost: int = 0  # labelled rows of replaced shards without a new row of the same key and content
     skipped: Counter[str] = field(default_factory=Counter)  # metadata values that stayed in `meta`, by field and cause
+
+    def skipped_named(self) -> dict[str, int]:
+        """`skipped` of the MOST_NAMED most frequent fields, and the sum of all others: names may be as many as rows."""
+        counts = self.skipped.most_common()
+        named = {name if len(name) <= LONGEST else f"{name[:LONGEST]}…": n for name, n in counts[:MOST_NAMED]}
+        rest = counts[MOST_NAMED:]
+        return named | ({f"{len(rest):,} other fields": sum(n for _, n in rest)} if rest else {})
 
 
 class Committer:

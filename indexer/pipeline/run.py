@@ -201,7 +201,7 @@ def _report(store: EmbeddingStore, engine: Threads, totals: Totals, seconds: flo
         failed=failed,
         reasons=dict(totals.reasons.most_common()),
         flags=dict(tally.flags.most_common()),
-        columns_skipped=dict(totals.skipped.most_common()),
+        columns_skipped=totals.skipped_named(),
         seconds=seconds,
         images_per_second=(totals.embedded + failed) / seconds,
         stages=times,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from indexer.options import emit, json_option
+from indexer.options import emit, json_option, say
 
 
 @click.command("card", short_help="A result as CLAIM and TRIPOD+AI items.")
@@ -22,5 +22,5 @@ def command(result: Path, html: Path | None, as_json: bool) -> None:
     found = read_result(result)
     if html:
         write_page(html, card_html(found))
-        click.echo(f"wrote {html}", err=True)
+        say(f"wrote {html}", err=True)
     emit(items(found), as_json=as_json)

@@ -65,11 +65,9 @@ def decoded_in_a_child(bombs: str) -> dict:
 def test_images_that_announce_much_are_decoded_outside_this_process():
     found = decoded_in_a_child(
         "[('gif', 'gif', bombs.gif_bomb(14000)), ('png', 'png', bombs.png_bomb(6000)), "
-        "('nifti', 'nii.gz', bombs.nifti_bomb((512, 512, 100), 512 * 512 * 100)), "
-        "('volume', 'nii.gz', bombs.nifti_bomb((30000, 30000, 1), 1000)), "
-        "('deflated', 'dcm', bombs.deflated_bomb(256 << 20))]"
+        "('volume', 'nii.gz', bombs.nifti_bomb((30000, 30000, 1), 1000))]"
     )
-    assert found["said"] | {"gif": "", "volume": ""} == {"gif": "", "png": 1, "nifti": 1, "volume": "", "deflated": 1}
+    assert found["said"] | {"gif": "", "volume": ""} == {"gif": "", "png": 1, "volume": ""}
     assert {found["said"]["gif"], found["said"]["volume"]} <= {"truncated", "too many pixels", "corrupt image"}
     assert found["grown"] < 300  # MiB; the pixels of the PNG alone are 103
 
@@ -77,13 +75,23 @@ def test_images_that_announce_much_are_decoded_outside_this_process():
 @pytest.mark.slow
 def test_bombs_of_full_size_stay_below_the_memory_of_one_large_image():
     found = decoded_in_a_child(
-        "[('png', 'png', bombs.png_bomb(14000)), ('deflated', 'dcm', bombs.deflated_bomb(6 << 30)), "
+        "[('png', 'png', bombs.png_bomb(14000)), ('deflated', 'dcm', bombs.deflated_bomb(4095 << 20)), "
         "('nifti', 'nii.gz', bombs.nifti_bomb((2000, 2000, 200), 3 << 30))]"
     )
     assert found["said"]["png"] in (1, "decoder took too long", "too little memory")
     assert isinstance(found["said"]["deflated"], str)
     assert isinstance(found["said"]["nifti"], (int, str))
     assert found["grown"] < 1200
+
+
+@pytest.mark.slow
+def test_compressed_volumes_are_unpacked_outside_this_process():
+    found = decoded_in_a_child(
+        "[('nifti', 'nii.gz', bombs.nifti_bomb((512, 512, 100), 512 * 512 * 100)), "
+        "('deflated', 'dcm', bombs.deflated_bomb(256 << 20))]"
+    )
+    assert found["said"] == {"nifti": 1, "deflated": 1}
+    assert found["grown"] < 300
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def indexed(tmp_path):
 def test_zeroed_bytes_anywhere_in_the_ledger_end_no_process(tmp_path):
     store = indexed(tmp_path)
     (file,) = list((tmp_path / "db" / "t.shards.lance" / "data").iterdir())[:1]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHILD, str(file), store.uri, "24"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHILD, str(file), store.uri, "72"], cwd=ROOT,
                           capture_output=True, text=True, check=True)  # fmt: skip
     endings = [int(line) for line in done.stdout.split()]
-    assert len(endings) > 50
+    assert len(endings) > 15
     assert set(endings) <= {0, 256}, endings  # read, or one line with the way out; 6 is SIGABRT
     assert 256 in endings
 

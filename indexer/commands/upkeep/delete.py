@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from indexer.disk import read_bounded
 from indexer.errors import InputError
 from indexer.options import counted, emit, json_option, table_option
 
 if TYPE_CHECKING:
     from indexer.upkeep.delete import DeleteReport
+
+MOST_BYTES = 1 << 30  # of a file of keys
 
 
 @click.command("delete", short_help="Delete images for good (withdrawn consent), with a receipt.")
@@ -53,9 +56,11 @@ def command(
 
 def _keys(path: Path) -> set[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_bounded(path, MOST_BYTES).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text. Give one key a line.") from error
+    except ValueError as error:
+        raise InputError(f"{error}. Give a file of one key a line, in several parts where it is large.") from error
     return {line.removesuffix("\r") for line in lines} - {""}
 
 

@@ -28,6 +28,7 @@ from indexer.user_tables.layout import HEAD_BYTES, Layout, is_parquet, layout_of
 
 TYPES: Mapping[ColumnType, Any] = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 MAX_UNPACKED = 8 << 30  # bytes of a compressed file of labels
+PARQUET_ROWS = 2048  # read at once: a few bytes of a dictionary may be a long text in each row
 BLOCK_BYTES = 512 << 10  # of CSV parsed at once; a line must be shorter. Arrow reads some 60 of them ahead
 
 
@@ -165,7 +166,7 @@ def _parquet(
             plain = {old: new for old, new in found.items() if old not in other}
             nothing = schema.empty_table().select(list(plain))
             typed = pa.schema([(plain[name], plain_values(nothing.column(name)).type) for name in plain])
-            batches = source.iter_batches(columns=list(plain))
+            batches = source.iter_batches(PARQUET_ROWS, columns=list(plain))
             return _mapped(typed, (_plain(batch, list(plain), typed) for batch in batches)), notes
     except (pa.ArrowException, OSError) as error:
         cause = str(error).splitlines()[0]
@@ -255,6 +256,10 @@ def _mapped(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
 
 def _write(file: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
     with pa.ipc.new_file(file, schema) as writer:
+        nbytes = 0
         for batch in batches:
+            nbytes += batch.nbytes
+            if nbytes > MAX_UNPACKED:
+                raise InputError(f"the labels are more than {MAX_UNPACKED:,} bytes once read. Choose with --columns.")
             writer.write_batch(batch)
     file.flush()
