@@ -24,6 +24,7 @@ IndexerError
 │   └── NewerFormat     written by a newer version of this package
 ├── IndexFileError      the FAISS file or its manifest is missing, altered or belongs to another table
 ├── Busy                a server was asked for more than it may do in a time
+├── ReadOnly            a server that only reads was asked to write
 ├── TooManyFailures     the share of failed images exceeded --max-failures
 └── ProbeError          a valid probe result cannot be computed from these data and options
 """
@@ -149,6 +150,10 @@ class IndexFileError(IndexerError):
 
 class Busy(IndexerError):
     """A server limits how much it does in a time; the same request can be sent again later."""
+
+
+class ReadOnly(IndexerError):
+    """A server that only reads was asked to write."""
 
 
 class TooManyFailures(IndexerError):

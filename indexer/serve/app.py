@@ -13,6 +13,7 @@ from indexer.serve import metrics, problems
 from indexer.serve.guard import Guard
 from indexer.serve.http.api import api
 from indexer.serve.http.map import map_routes
+from indexer.serve.labelling.routes import labelling
 from indexer.serve.page.assets import static
 from indexer.serve.page.pages import pages
 from indexer.serve.settings import Settings
@@ -32,6 +33,7 @@ def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | 
     )
     problems.install(app)
     metrics.install(app)
+    app.include_router(labelling(tables, settings))
     app.include_router(api(tables, settings))
     app.include_router(map_routes(tables))
     app.include_router(pages(tables, settings))

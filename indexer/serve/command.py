@@ -20,6 +20,7 @@ from indexer.options import device_option, emit, json_option, pictures_option, t
 @click.option("--key", type=click.Path(path_type=Path), metavar="PEM", help="Key of the TLS certificate.")
 @click.option("--behind-proxy", is_flag=True, help="A proxy on this machine does TLS.")
 @click.option("--name", "names", multiple=True, metavar="HOST", help="Further host name it answers to. Repeatable.")
+@click.option("--labels", metavar="COLUMN", help="Let the page write labels to COLUMN. Default: it only reads.")
 @pictures_option
 @click.option("--weights", metavar="FILE", help="The encoder's weights file, where it was indexed with one.")
 @device_option
@@ -35,6 +36,7 @@ def command(
     key: Path | None,
     behind_proxy: bool,
     names: tuple[str, ...],
+    labels: str | None,
     pictures_from: tuple[str, ...],
     weights: str | None,
     device: str,
@@ -42,8 +44,8 @@ def command(
 ) -> None:
     """Serve the tables of DB: a page to search and look, and an API described by /openapi.json.
 
-    It only reads, and answers this machine alone unless --token-file and TLS are given. With --json its address is
-    printed as JSON once it answers. Needs the extra `serve`.
+    It only reads, unless --labels names a column for labels, and answers this machine alone unless --token-file and
+    TLS are given. With --json its address is printed as JSON once it answers. Needs the extra `serve`.
     """
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together.")
@@ -63,6 +65,7 @@ def command(
         behind_proxy=behind_proxy,
         names=names,
         pictures_from=pictures_from,
+        labels=labels,
         weights=weights,
         device=device,
     )

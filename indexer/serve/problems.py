@@ -21,7 +21,9 @@ from indexer.errors import (
     NoTextTower,
     PixelError,
     ReadError,
+    ReadOnly,
     RowNotFound,
+    StoreLocked,
     StoreNotFound,
 )
 from indexer.redact import redacted
@@ -31,6 +33,8 @@ log = logging.getLogger("indexer.serve")
 STATUS: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
     (RowNotFound, 404),
     (StoreNotFound, 404),
+    (StoreLocked, 423),
+    (ReadOnly, 403),
     (Busy, 429),
     (BadFilter, 400),
     (NoTextTower, 422),

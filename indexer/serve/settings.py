@@ -29,6 +29,7 @@ class Settings:
     pictures_from: tuple[str, ...] = ()  # roots below which stored images may be read
     weights: str | None = None
     device: str = "auto"
+    labels: str | None = None  # column that the page may write labels to; None: the server only reads
     upload_bytes: int = 64 * MIB  # of one request
     embeds_per_minute: int = 120
     picture_cache_bytes: int = 64 * MIB

@@ -83,6 +83,11 @@ class Tables:
         if not self.names():
             raise StoreNotFound(f"{settings.database} holds no table. `indexer index` makes one.")
 
+    @property
+    def writable(self) -> bool:
+        """Whether labels may be written."""
+        return self._settings.labels is not None
+
     def names(self) -> list[str]:
         """Raises StoreNotFound where the one table of the settings is gone."""
         found = table_names(self._settings.database)

@@ -292,7 +292,8 @@ def test_the_pages_load_nothing_from_elsewhere_and_are_small(client: TestClient)
     names = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
     assert len(names) >= 3
     size = len(page)
-    for name in [*names, "/static/api.js", "/static/state.js", "/static/view.js", "/static/large.js"]:
+    modules = [f"/static/{name}.js" for name in ("api", "state", "view", "large", "label")]
+    for name in [*names, *modules]:
         answer = client.get(name)
         assert answer.status_code == 200
         assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import uvicorn
 
 from indexer.archive.shards import find_shards
 from indexer.mapping.make import make_map
 from indexer.mapping.options import MapOptions
 from indexer.pipeline.run import index
-from indexer.search.options import SearchOptions
-from indexer.search.searcher import Searcher
-from indexer.serve.app import create_app
-from indexer.serve.settings import Settings
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png
 from tests.fakes import FakeEncoder
+from tests.serve.live import CHROMIUM, Live, until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)"),
     # playwright leaves the loop of its own thread to the collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-class Live:
-    """A server on a free port of this machine."""
-
-    def __init__(self, database: Path) -> None:
-        self.store = EmbeddingStore.open(str(database))
-        app = create_app(Settings(str(database)), load_encoder=lambda _: FakeEncoder())
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-    def nearest(self, key: str, **options: object) -> list[str]:
-        (hits,) = Searcher(self.store).by_key([key], SearchOptions(k=48, **options))  # type: ignore[arg-type]
-        return [hit.key for hit in hits]
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +61,6 @@ def page(browser, live: Live, request) -> Iterator[object]:
     yield made
     context.close()
     assert wrong == []
-
-
-def until(page, holds: str) -> None:
-    """Wait for a condition; the page's own rules forbid playwright's way, which makes code of text there."""
-    end = time.monotonic() + 60
-    while not page.evaluate(holds):
-        assert time.monotonic() < end, holds
-        page.wait_for_timeout(20)
 
 
 def shown(page) -> list[str]:

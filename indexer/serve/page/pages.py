@@ -30,6 +30,7 @@ PAGES = (
     ("/runs", "Runs"),
     ("/health", "Health"),
 )
+LABEL = ("/label", "Label")  # where labels may be written
 ROWS = 100  # of a page of failures
 # A report is one file with its style in it, and no script
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
@@ -55,7 +56,7 @@ def pages(tables: Tables, settings: Settings) -> APIRouter:
         columns = shown_columns(served)
         first = next((b.column("key")[0].as_py() for b in view.scan(["key"], batch_rows=1) if b.num_rows), "")
         return page(
-            "search.html", **_of(tables, table, ""), columns=columns, example=first, encoder=spec.name,
+            "search.html", **shared(tables, table, ""), columns=columns, example=first, encoder=spec.name,
             random=spec.random, text=served.has_text,
         )  # fmt: skip
 
@@ -71,7 +72,7 @@ def _records(router: APIRouter, tables: Tables) -> None:
     @router.get("/t/{table}/failures")
     def failed(table: str, offset: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
         found = failures(tables.get(table).searcher.snapshot.view, ROWS, offset)
-        return page("failures.html", **_of(tables, table, "/failures"), found=found, offset=offset, limit=ROWS)
+        return page("failures.html", **shared(tables, table, "/failures"), found=found, offset=offset, limit=ROWS)
 
     @router.get("/t/{table}/map")
     def mapped(table: str) -> HTMLResponse:
@@ -80,12 +81,12 @@ def _records(router: APIRouter, tables: Tables) -> None:
             found = described(served, served.shown_map(), None)
         except (RowNotFound, IndexFileError, StoreError) as error:
             why = str(error)
-        return page("map.html", **_of(tables, table, "/map"), found=found, why=why)
+        return page("map.html", **shared(tables, table, "/map"), found=found, why=why)
 
     @router.get("/t/{table}/probes")
     def results(table: str) -> HTMLResponse:
         found = [{**probes.as_json(one), "shown": _shown(one)} for one in probes.listed(tables.get(table).store)]
-        return page("probes.html", **_of(tables, table, "/probes"), found=found)
+        return page("probes.html", **shared(tables, table, "/probes"), found=found)
 
     @router.get("/t/{table}/probes/{name}")
     def result(table: str, name: str) -> HTMLResponse:
@@ -94,21 +95,22 @@ def _records(router: APIRouter, tables: Tables) -> None:
 
     @router.get("/t/{table}/runs")
     def runs(table: str) -> HTMLResponse:
-        return page("runs.html", **_of(tables, table, "/runs"), found=run_records(tables.get(table).store))
+        return page("runs.html", **shared(tables, table, "/runs"), found=run_records(tables.get(table).store))
 
     @router.get("/t/{table}/health")
     def not_checked(table: str) -> HTMLResponse:
-        return page("health.html", **_of(tables, table, "/health"), report=None)
+        return page("health.html", **shared(tables, table, "/health"), report=None)
 
     @router.post("/t/{table}/health")
     def checked(table: str) -> HTMLResponse:
         report = health(tables.opened_again(table))
-        return page("health.html", **_of(tables, table, "/health"), report=report, facts=_facts(report))
+        return page("health.html", **shared(tables, table, "/health"), report=report, facts=_facts(report))
 
 
-def _of(tables: Tables, table: str, here: str) -> dict[str, Any]:
+def shared(tables: Tables, table: str, here: str) -> dict[str, Any]:
     """What every page has."""
-    return {"table": tables.get(table).store.name, "names": tables.names(), "pages": PAGES, "here": here}
+    shown = (*PAGES, LABEL) if tables.writable else PAGES
+    return {"table": tables.get(table).store.name, "names": tables.names(), "pages": shown, "here": here}
 
 
 def _login(router: APIRouter, settings: Settings) -> None:

@@ -8,11 +8,15 @@ export class Api {
     if (answer.ok) return answer.json();
     let words = `the server answered ${answer.status}`;
     try { words = (await answer.json()).detail ?? words; } catch { /* not JSON: the status says it */ }
-    throw new Error(words);
+    throw Object.assign(new Error(words), { status: answer.status });
   }
 
   search(body, signal) {
-    return this.json("/query", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+    return this.send("/query", body, { signal });
+  }
+
+  send(path, body, options = {}) {
+    return this.json(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), ...options });
   }
 
   facets(where, region, signal) {

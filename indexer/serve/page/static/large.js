@@ -2,7 +2,7 @@
 
 import { el, hit, picture } from "./view.js";
 
-const WINDOWS = ["", "percentile", "minmax", "full", "brain", "bone", "lung", "mediastinum", "abdomen", "liver"];
+export const WINDOWS = ["", "percentile", "minmax", "full", "brain", "bone", "lung", "mediastinum", "abdomen", "liver"];
 const SKIPPED = new Set(["meta", "nbytes", "offset"]);
 
 export class Large {

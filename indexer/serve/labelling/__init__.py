@@ -1,0 +1,1 @@
+"""Labelling by search: what to show next, the labels' writing, and an estimate from images drawn at random."""
