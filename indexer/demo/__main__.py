@@ -50,6 +50,7 @@ def demo(out: Path, seed: int) -> None:
     _step("indexer", "index", str(out / "shards"), db)
     _step("indexer", "failures", db)
     _step("indexer", "build-ann", db)
+    _step("indexer", "map", db)
     hits = _search(db, list(queries))
     shares = embedding_shares(hits, queries), raw_pixel_shares(cuts, queries), chance(cuts, queries)
     _print_shares(*shares)

@@ -52,7 +52,7 @@ def static() -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/static/{name}")
-    def file(name: str) -> Response:
+    def file(name: str, v: str = "") -> Response:
         kind = TYPES.get(name.rpartition(".")[2], "application/octet-stream")
         return Response(
             content(name), media_type=kind, headers={"cache-control": f"private, max-age={YEAR}, immutable"}
