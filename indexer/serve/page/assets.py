@@ -54,8 +54,8 @@ def static() -> APIRouter:
     @router.get("/static/{name}")
     def file(name: str, v: str = "") -> Response:
         kind = TYPES.get(name.rpartition(".")[2], "application/octet-stream")
-        return Response(
-            content(name), media_type=kind, headers={"cache-control": f"private, max-age={YEAR}, immutable"}
-        )
+        # Scripts import each other without a version: after an upgrade an old one must not be taken from the browser
+        kept = f"private, max-age={YEAR}, immutable" if v else "private, no-cache"
+        return Response(content(name), media_type=kind, headers={"cache-control": kept})
 
     return router
