@@ -82,9 +82,8 @@ class VectorIndex:
 
     @cached_property
     def row_set(self) -> RowSet:
-        """The ids of the index's rows."""
-        ids = self.rows.row_ids
-        return RowSet.of(ids[start : start + 65_536] for start in range(0, len(ids), 65_536))
+        """The ids of the index's rows. Raises IndexFileError for ids that no table of this size has."""
+        return RowSet.of(self.rows.sound_ids(65_536))
 
     def allow(self, rows: RowSet) -> Allowed:
         """The given rows that are in the index."""

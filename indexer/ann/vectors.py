@@ -27,6 +27,9 @@ FEW_KEYS = 64  # up to so many keys are read one by one, more by chunks of the f
 KeyedBlock = tuple[Int64, Float16, Any]  # row ids (m,), vectors (m, dim), keys as an Arrow string array
 
 
+FREE_BITMAP = 64 << 20  # bytes of a bitmap of row ids, whatever the number of rows
+
+
 @dataclass(frozen=True)
 class VectorPaths:
     """Paths of the three parallel files of one generation."""
@@ -118,6 +121,20 @@ class VectorFile(KeyedRows):
         self._checked: set[int] = set()
         if self._starts[-1] != len(row_ids):
             raise IndexFileError(f"{paths.keys} holds {self._starts[-1]} keys for {len(row_ids)} rows.")
+
+    def sound_ids(self, step: int) -> Iterator[Int64]:
+        """The row ids, `step` at a time. Raises IndexFileError for a negative one, and for one whose bitmap would take
+        more memory than the vectors: ids are dense, and a hostile file must not ask for terabytes.
+        """
+        most = 8 * (FREE_BITMAP + self.vectors.nbytes)
+        for start in range(0, len(self.row_ids), step):
+            ids = self.row_ids[start : start + step]
+            if ids.min() < 0 or ids.max() >= most:
+                raise IndexFileError(
+                    f"{self._path.parent} names rows that no table of its size has: it was not written by a build. "
+                    "Build the index again with `indexer build-ann`."
+                )
+            yield ids
 
     def keys(self, positions: Int64) -> list[str]:
         chunks = np.searchsorted(self._starts, positions, side="right") - 1

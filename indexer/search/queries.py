@@ -65,7 +65,10 @@ def load_vectors(path: Path, dim: int, option: str = "--vectors") -> Float64:
         raise InputError(
             f"{option} {path} cannot be read: {error.strerror or sentence(error)}. Name a .npy file."
         ) from error
-    except ValueError as error:  # numpy's own words advise to unpickle it, which would run the file's code
+    except (
+        ValueError,
+        MemoryError,
+    ) as error:  # numpy's own words advise to unpickle it, which would run the file's code
         way_out = "`indexer export` writes one." if parquet else "numpy.save(FILE, vectors) writes one."
         kind = "a Parquet file with a column `vector`" if parquet else "a .npy file"
         raise InputError(f"{option} {path} is not {kind} of numbers, or is truncated. {way_out}") from error

@@ -76,8 +76,8 @@ class Snapshot:
         """A superset of the row ids of this version, from which excluded rows can be subtracted."""
         if self.fresh is None:
             return RowSet.of(row_ids_of(batch) for batch in self.view.scan([], batch_rows=MOST_ROWS))
-        parts = [self.fresh.row_ids] if self.index is None else [self.fresh.row_ids, self.index.rows.row_ids]
-        return RowSet.below(1 + max((int(ids.max()) for ids in parts if len(ids)), default=-1))
+        fresh = RowSet.of([self.fresh.row_ids])
+        return fresh if self.index is None else fresh | self.index.row_set
 
     def keys(self, row_ids: Int64) -> list[str]:
         """Keys of rows found in this snapshot, in order."""

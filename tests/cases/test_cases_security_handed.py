@@ -58,11 +58,11 @@ def test_a_file_is_checked_once_and_a_new_one_by_the_next_read(tmp_path):
     assert store.require_readable().whole >= {file.name, store.state.commit}
 
 
-def forged(directory: Path, change) -> None:
-    """The index file changed, with the hash that its manifest then needs."""
+def forged(directory: Path, change, role: str = "index") -> None:
+    """A file of the index changed, with the hash that its manifest then needs."""
     path = directory / "manifest.json"
     manifest = json.loads(path.read_text())
-    fact = manifest["files"]["index"]
+    fact = manifest["files"][role]
     change(directory / fact["name"])
     data = (directory / fact["name"]).read_bytes()
     fact |= {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -102,6 +102,33 @@ def test_an_index_with_a_right_hash_and_another_content_is_refused(tmp_path, cha
     with pytest.raises(IndexFileError, match=words) as error:
         load(store.index_directory)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.case("X6")
+@pytest.mark.parametrize("shape", ["(1125899906842624, 1280)", "(" * 60_000, "(3,)"])
+def test_a_header_of_query_vectors_that_promises_too_much_is_one_line(tmp_path, shape):
+    store = make_table(tmp_path / "db", unit_rows(10, 8))
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    (tmp_path / "q.npy").write_bytes(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header)
+    done = call("indexer", "search", store.uri, "--vectors", tmp_path / "q.npy")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), done.err
+
+
+@pytest.mark.case("X7")
+@pytest.mark.parametrize("number", [-1, 1 << 62, (1 << 63) - 1])
+def test_an_index_whose_row_ids_would_need_terabytes_is_refused(tmp_path, number):
+    store = make_table(tmp_path / "db", unit_rows(300, 8), [{"n": i} for i in range(300)])
+    build_index(store, Goal(kind="ivf-fp16"))
+
+    def change(path: Path) -> None:
+        ids = np.fromfile(path, np.int64)
+        ids[7] = number
+        ids.tofile(path)
+
+    forged(store.index_directory, change, "row_ids")
+    done = call("indexer", "search", store.uri, "--key", "k0", "--where", "n > 5")
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
+    assert "build-ann" in done.err
 
 
 @pytest.mark.case("X5")
