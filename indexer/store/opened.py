@@ -87,6 +87,9 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
         raise StoreError(
             f"table {table} at {path} names an encoder that this version does not understand ({first_line(error)})."
         ) from error
+    vectors = dataset.schema.field("vector").type if "vector" in dataset.schema.names else None
+    if getattr(vectors, "list_size", None) != spec.dim:
+        raise StoreError(f"table {table} at {path} has no vectors of the {spec.dim} numbers that its metadata say.")
     try:
         keys = KeyRule(**(facts.keys or {}))
     except (TypeError, ValueError) as error:

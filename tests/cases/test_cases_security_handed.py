@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,6 +103,19 @@ def test_an_index_with_a_right_hash_and_another_content_is_refused(tmp_path, cha
     with pytest.raises(IndexFileError, match=words) as error:
         load(store.index_directory)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.case("X6")
+@pytest.mark.parametrize("change", [{"dim": -3}, {"dim": 1 << 40}, {"pixels": []}, {"name": 5, "dim": "x"}, {"zzz": 1}])
+def test_a_table_whose_metadata_are_not_of_its_vectors_is_one_line_for_every_reader(tmp_path, change):
+    store = make_table(tmp_path / "db", unit_rows(10, 8))
+    dataset = lance.dataset(f"{store.uri}/{store.name}.lance")
+    facts = json.loads(dataset.schema.metadata[b"embedding-indexer"])
+    facts["encoder"] |= change
+    dataset.update_schema_metadata({"embedding-indexer": json.dumps(facts)})
+    for command in (("info",), ("search", "--key", "k0"), ("health",), ("export", tmp_path / "v.npy")):
+        done = call("indexer", command[0], store.uri, *command[1:])
+        assert (done.code, done.err.count("\n")) == (1, 1), done.err
 
 
 @pytest.mark.case("X6")
