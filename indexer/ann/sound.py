@@ -17,8 +17,11 @@ def unsound(index: Any, manifest: Manifest) -> str:
     """Why a loaded index is none of the manifest's kind, dimension and number of rows; "" where it is one.
 
     A file of another kind would read its searches' parameters as others, follow paths to other files (FAISS's lists on
-    disk), or answer with numbers from outside its arrays.
+    disk), or answer with numbers from outside its arrays. An engine of another library checks its own file as it
+    loads it.
     """
+    if not isinstance(index, faiss.Index):
+        return ""
     empty = faiss.index_factory(manifest.dim, ENGINES[manifest.kind].factory(lists_of(index)), METRIC)
     expected, found = _shape(empty), _shape(index)  # `empty` owns what `_shape` looks at
     if found != expected:

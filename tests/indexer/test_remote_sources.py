@@ -197,8 +197,8 @@ class Web(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         whole = data[start:end]
         cut = len(whole) // 2 if web.cut and web.asked % 3 == 0 else len(whole)
+        web.sent += cut  # before they are written: a client that has them may look at once
         self.wfile.write(whole[:cut])
-        web.sent += cut
         if cut < len(whole):
             web.after_cut()
             self.close_connection = True
