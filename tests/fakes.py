@@ -64,3 +64,10 @@ class FakeEncoder:
 
     def embed_text(self, texts: list[str]) -> Float32:
         raise NoTextTower(f"fake embeds images only, not {len(texts)} texts")
+
+
+class AnyPlane(FakeEncoder):
+    """As the command line loads one: it takes any plane of a volume."""
+
+    def in_plane(self, plane):  # noqa: ARG002 - an encoder's signature
+        return self

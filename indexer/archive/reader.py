@@ -38,7 +38,7 @@ def key_prefix(shard: Shard) -> str:
         raise InputError(
             f"{shard.name} is a command and has no path, as --prefix needs one. Index it without --prefix."
         )
-    path = shard.name.rpartition("#")[0] if shard.kind in ("files", *TABLES) else shard.name
+    path = shard.name.rpartition("#")[0] if shard.kind in ("files", "objects", *TABLES) else shard.name
     path = path.partition("://")[2] or path
     suffix = next((s for kind in KINDS for s in kind.suffixes if path.lower().endswith(s)), "")
     parts = [part for part in path[: len(path) - len(suffix)].split("/") if part]

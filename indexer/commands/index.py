@@ -13,7 +13,8 @@ from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
     from indexer.archive.tables.named import TableOptions
-    from indexer.types import RunReport
+    from indexer.store.table import EmbeddingStore
+    from indexer.types import EncoderSpec, RunReport
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 
@@ -144,16 +145,13 @@ def command(
 
     parse_window(window)  # raises for a typing error, before a table is created
     tables = asked_of_tables(image_column, key_column, image_root)
-    found = find_shards(
-        sources[:-1], hash_content=hash_content, tables=tables
-    )  # before slow imports: reports a typo at once
+    # Before slow imports: a typing error is reported at once
+    found = find_shards(sources[:-1], hash_content=hash_content, tables=tables)
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
     from indexer.pipeline.run import Hooks, index, too_many
     from indexer.progress.terminal import Terminal
-    from indexer.store.table import EmbeddingStore
-    from indexer.types import KeyRule
 
     if weights == "random":
         weights = f"random:{seed or 0}"
@@ -161,22 +159,15 @@ def command(
         name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
         compiled=not no_compile,
     ).in_plane(plane)  # fmt: skip
-    keys = KeyRule(split or KeyRule.split, prefix or KeyRule.prefix)
-    store = EmbeddingStore.create(sources[-1], table or table_name(encoder.spec.name), encoder.spec, keys)
-    store.require_keys(split=split, prefix=prefix)
+    store = _store(sources[-1], table or table_name(encoder.spec.name), encoder.spec, split, prefix)
     if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
         say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
     if no_compile and encoder.device == "cpu":
         say("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(
-        frames=frames,
-        changed=changed,
-        gone=gone,
-        workers=workers,
-        max_failures=max_failures,
-        commit_rows=commit_rows,
+        frames=frames, changed=changed, gone=gone, workers=workers, max_failures=max_failures, commit_rows=commit_rows,
         command=command_line(),
-    )
+    )  # fmt: skip
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
     folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
@@ -184,6 +175,17 @@ def command(
     print_report(report, as_json=as_json)
     failed = too_many(report, max_failures)
     ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or failed))
+
+
+def _store(database: str, table: str, spec: EncoderSpec, split: str | None, prefix: int | None) -> EmbeddingStore:
+    """The table, made where there is none; the rule of its keys must be the one that was asked for, if any was."""
+    from indexer.store.table import EmbeddingStore
+    from indexer.types import KeyRule
+
+    keys = KeyRule(split or KeyRule.split, prefix or KeyRule.prefix)
+    store = EmbeddingStore.create(database, table, spec, keys)
+    store.require_keys(split=split, prefix=prefix)
+    return store
 
 
 def asked_of_tables(image_column: str, key_column: str, image_root: str) -> TableOptions:

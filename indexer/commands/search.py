@@ -137,6 +137,11 @@ def command(
         query = _with_values(query, store, exclude_same, secret, sites)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
     _draw(result, html, png)
+    _print(result, names, as_json=as_json)
+
+
+def _print(result: SearchResult, names: Sequence[str], *, as_json: bool) -> None:
+    """As JSON, as tables for people, or as tab-separated rows for programs."""
     if as_json:
         emit(result.as_json(), as_json=True)
     elif sys.stdout.isatty():

@@ -102,12 +102,12 @@ def _codes(stored: pa.Array) -> Int64:
     """An integer code for each distinct value; -1 for a null or NaN, which equals no other value."""
     encoded = stored.dictionary_encode()
     codes: Int64 = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    missing = [i for i, v in enumerate(encoded.dictionary.to_pylist()) if v is None or _is_nan(v)]
+    missing = [i for i, v in enumerate(encoded.dictionary.to_pylist()) if v is None or is_nan(v)]
     codes[np.isin(codes, missing)] = -1
     return codes
 
 
-def _is_nan(value: Any) -> bool:
+def is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from indexer.ann.exact import Found, best, cosines, no_hits
 from indexer.ann.rowset import RowSet
 from indexer.errors import RowNotFound
-from indexer.search.exclude import Excluded, column_kind, row_set, rows_of_values, rows_with
+from indexer.search.exclude import Excluded, column_kind, is_nan, row_set, rows_of_values, rows_with
 from indexer.search.options import SearchOptions
 from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block
@@ -120,13 +119,9 @@ def _values(view: EmbeddingStore, column: str, ids: Int64) -> npt.NDArray[Any]:
     if not held.all():
         raise RowNotFound(f"a row found in table {view.name} cannot be read: the table was damaged.")
     values = np.empty(len(rows), object)
-    values[:] = [None if _is_nan(v) else v for v in table.column(column).to_pylist()]
+    values[:] = [None if is_nan(v) else v for v in table.column(column).to_pylist()]
     out[known] = values[places]
     return out
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def further_rows(

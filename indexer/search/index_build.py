@@ -20,7 +20,7 @@ from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import Searchable, VectorIndex
 from indexer.ann.manifest import FORMAT, WITH_QUERIES, Manifest, read_manifest
 from indexer.ann.sampling import GivenQueries
-from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, write_vectors
+from indexer.ann.vectors import COPY_ROWS, KeyedBlock, VectorFile, VectorPaths, write_vectors
 from indexer.errors import IndexFileError, StoreError
 from indexer.progress.silent import SILENT
 from indexer.search.indexes.place import IndexPlace, index_place
@@ -154,10 +154,7 @@ def _build(
         view = store.at(store.version)
         predicted = predicted_seconds(view.count(), store.dim)
         progress.note(f"predicted build time: {predicted:.2g} s, if lists meet the goal")
-        paths = vector_paths(place.directory, generation)
-        with progress.stage("reading vectors", view.count()):
-            slack = write_vectors(paths, _table_rows(view, progress))
-        rows = VectorFile(paths, store.dim, slack)
+        rows, slack = _held(view, vector_paths(place.directory, generation), progress)
         with progress.stage("measuring candidates"):
             choice = choose(rows, goal, *drawn)
         progress.note(choice.verdict)
@@ -200,6 +197,13 @@ def _build(
     return BuildReport(
         store.name, action, why, manifest, choice.candidates, 0, 0, 0, seconds, predicted, choice.sample_rows
     )
+
+
+def _held(view: EmbeddingStore, paths: VectorPaths, progress: Progress) -> tuple[VectorFile, float]:
+    """The rows of the version, mapped from files of the index, and the bound on how far their lengths are from 1."""
+    with progress.stage("reading vectors", view.count()):
+        slack = write_vectors(paths, _table_rows(view, progress))
+    return VectorFile(paths, view.dim, slack), slack
 
 
 def _refresh(

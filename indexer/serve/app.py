@@ -14,6 +14,7 @@ from indexer.serve.guard import Guard
 from indexer.serve.http.api import api
 from indexer.serve.http.map import map_routes
 from indexer.serve.labelling.routes import labelling
+from indexer.serve.limits import Rate
 from indexer.serve.page.assets import static
 from indexer.serve.page.pages import pages
 from indexer.serve.settings import Settings
@@ -33,8 +34,9 @@ def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | 
     )
     problems.install(app)
     metrics.install(app)
-    app.include_router(labelling(tables, settings))
-    app.include_router(api(tables, settings))
+    rate = Rate(settings.embeds_per_minute)  # one, whichever route embeds
+    app.include_router(labelling(tables, settings, rate))
+    app.include_router(api(tables, settings, rate))
     app.include_router(map_routes(tables))
     app.include_router(pages(tables, settings))
     app.include_router(static())

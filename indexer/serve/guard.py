@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from indexer.serve.problems import problem
 from indexer.serve.settings import Settings
@@ -86,12 +86,14 @@ class Guard:
         return None
 
     def _known(self, headers: dict[str, str]) -> bool:
-        given = headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":  # not a proxy's own login
+            return token_is(self._settings, given.strip())
         for part in headers.get("cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
-            if name == COOKIE and not given:
-                given = value
-        return token_is(self._settings, given)
+            if name == COOKIE and token_is(self._settings, unquote(value)):
+                return True
+        return False
 
     def _limited(self, receive: Receive) -> Receive:
         """The body, cut off where it is longer than its header said it would be."""

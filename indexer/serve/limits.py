@@ -1,4 +1,4 @@
-"""How much may run at once: one limit for embedding, one for decoding."""
+"""How much may be embedded in a minute."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
+import string
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.errors import InputError
 
 MIN_TOKEN = 16  # characters
+TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-_.~+/=")  # of RFC 6750; kept in a cookie quoted
 MIB = 1 << 20
 
 
@@ -35,11 +37,12 @@ class Settings:
     picture_cache_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
-        if is_loopback(self.host):
+        if is_loopback(self.host) and not self.behind_proxy:
             return
         if self.token is None:
+            how = "--behind-proxy" if is_loopback(self.host) else f"--host {self.host}"
             raise InputError(
-                f"--host {self.host} is reached by others: give --token-file FILE (mode 600), or leave --host out."
+                f"with {how} others reach this server: give --token-file FILE (mode 600), or leave that option out."
             )
         if self.certificate is None and not self.behind_proxy:
             raise InputError(
@@ -75,7 +78,7 @@ def read_token(file: Path) -> str:
         raise InputError(f"--token-file {file} is not a file that only you can read. Run `chmod 600 {file}`.")
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as source:
         token = source.read(4096).strip()
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) < MIN_TOKEN or not set(token) <= TOKEN_LETTERS:
         raise InputError(
             f"--token-file {file} holds no token: write one line of {MIN_TOKEN} or more letters and digits, "
             "e.g. by `python -c 'import secrets; print(secrets.token_urlsafe())'`."

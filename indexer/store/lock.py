@@ -108,12 +108,12 @@ def _holder(fd: int) -> str:
         pid, host, since = int(facts["pid"]), str(facts["host"]), str(facts["since"])
     except (ValueError, KeyError, TypeError):
         return unknown
-    if facts.get("ended") or (host == socket.gethostname() and not _alive(pid)):
+    if facts.get("ended") or (host == socket.gethostname() and not is_alive(pid)):
         return unknown
     return f"process {pid} on {host} since {since}"
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether this machine has a process with this id, of any user."""
     try:
         os.kill(pid, 0)

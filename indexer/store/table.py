@@ -21,10 +21,10 @@ from indexer.store.filters import expression, quoted
 from indexer.store.formats.create import ensure_table, make_table
 from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import first_line, reading, writing
-from indexer.store.mend import exists, read_tags
+from indexer.store.mend import read_tags
 from indexer.store.names import check_table_name, checked_uri, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
-from indexer.store.rows import Delta, TextVectors, VectorRows, batches, row_ids_read, vector_block
+from indexer.store.rows import Delta, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
 from indexer.types import EncoderSpec, Int64, KeyRule
 
@@ -363,33 +363,6 @@ class EmbeddingStore:
         with reading(None, f"{self.name}.shards"):
             rows = self._side("shards").to_table(columns=["shard", "url"]).to_pydict()
         return dict(zip(rows["shard"], rows["url"], strict=True))
-
-    def read_text(self, task: str) -> TextVectors:
-        """Class-text vectors stored by `indexer text`. Raises StoreError where there are none of task and encoder."""
-        path = join(self.uri, f"{self.name}.text.lance")
-        missing = f"no text vectors for task {task!r} beside table {self.name}. Store them with `indexer text`."
-        if not is_remote(path) and not exists(Path(path)):
-            raise StoreError(missing)
-        with reading(None, f"{self.name}.text"):
-            try:
-                side = self._side("text")
-            except StoreError as error:
-                if "was not found" not in str(error):
-                    raise
-                raise StoreError(missing) from error
-            rows = side.to_table(filter=f"task = {quoted(task)}")
-        if not rows.num_rows:
-            raise StoreError(missing)
-        if set(rows.column("fingerprint").to_pylist()) != {self.spec.fingerprint}:
-            raise StoreError(
-                f"the text vectors for task {task!r} are of another checkpoint than table {self.name}. "
-                "Store them again with `indexer text`."
-            )
-        kept = np.stack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
-        bias = rows.column("logit_bias")[0].as_py()
-        return TextVectors(
-            tuple(rows.column("class").to_pylist()), kept, float(rows.column("logit_scale")[0].as_py()), bias
-        )
 
     def _side(self, kind: str) -> Any:
         return open_side(self._opened, join(self.uri, f"{self.name}.{kind}.lance"), f"{self.name}.{kind}")

@@ -1,4 +1,4 @@
-"""Stores class-text vectors beside a table, for zero-shot probes."""
+"""Stores and reads class-text vectors beside a table, for zero-shot probes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
-from indexer.errors import InputError
+from indexer.errors import InputError, StoreError
 from indexer.store.filters import quoted
 from indexer.store.formats.format import facts_of
 from indexer.store.formats.migrate import migrate
 from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import open_or_create
-from indexer.store.lance_errors import writing
-from indexer.store.mend import mend
+from indexer.store.lance_errors import reading, writing
+from indexer.store.mend import exists, mend
 from indexer.store.rows import TextVectors
 from indexer.store.schema import completed, side_schema
 from indexer.store.table import EmbeddingStore
@@ -59,3 +59,31 @@ def write_text(store: EmbeddingStore, task: str, text: TextVectors) -> None:
                 lance.write_dataset(kept, dataset, mode="overwrite")
             if local is not None:
                 DiskSync().sync(local)
+
+
+def read_text(store: EmbeddingStore, task: str) -> TextVectors:
+    """Class-text vectors stored by `indexer text`. Raises StoreError where there are none of task and encoder."""
+    path = join(store.uri, f"{store.name}.text.lance")
+    missing = f"no text vectors for task {task!r} beside table {store.name}. Store them with `indexer text`."
+    if not is_remote(path) and not exists(Path(path)):
+        raise StoreError(missing)
+    with reading(None, f"{store.name}.text"):
+        try:
+            side = store._side("text")
+        except StoreError as error:
+            if "was not found" not in str(error):
+                raise
+            raise StoreError(missing) from error
+        rows = side.to_table(filter=f"task = {quoted(task)}")
+    if not rows.num_rows:
+        raise StoreError(missing)
+    if set(rows.column("fingerprint").to_pylist()) != {store.spec.fingerprint}:
+        raise StoreError(
+            f"the text vectors for task {task!r} are of another checkpoint than table {store.name}. "
+            "Store them again with `indexer text`."
+        )
+    kept = np.stack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float32)
+    bias = rows.column("logit_bias")[0].as_py()
+    return TextVectors(
+        tuple(rows.column("class").to_pylist()), kept, float(rows.column("logit_scale")[0].as_py()), bias
+    )

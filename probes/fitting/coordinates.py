@@ -67,7 +67,9 @@ def moments(x: Rows, task: Task, point: Point) -> Moments:
 
     n, dim = x.shape
     taken = min(n, max(SAMPLE_ROWS, SAMPLE_PER_DIM * dim))
-    sample = list(parts(x, n // taken))
+    # Rows of weight 0 tell nothing: a label may be known from the middle of the table only
+    weighted = [part for part in parts(x) if task.weights[part].any()]
+    sample = weighted[:: max(1, sum(part.stop - part.start for part in weighted) // taken)]
     about = np.asarray(x[sample[0]], np.float64).mean(0)
     second, first = np.zeros((dim, dim), order="F"), np.zeros(dim)
     curvature, total = np.zeros(task.outputs), 0.0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from indexer.cores import cores
 from indexer.errors import ProbeError
 from indexer.types import Int64
 from probes.cohort.scaling import ScaledRows, TakenRows, rows_of
@@ -180,8 +181,9 @@ def _forest(recipe: Recipe, x: Features, truth: Truth, leaf: float) -> Fitted:
     if truth.codes is None:
         raise ProbeError("a forest probe takes one class a row. Use `probes linear` for several labels.")
     forest = RandomForestClassifier(
-        TREES, min_samples_leaf=max(1, round(leaf)), class_weight=recipe.class_weight, random_state=recipe.seed
-    ).fit(x, truth.codes)
+        TREES, min_samples_leaf=max(1, round(leaf)), class_weight=recipe.class_weight, random_state=recipe.seed,
+        n_jobs=cores(),
+    ).fit(x, truth.codes)  # fmt: skip
     trees = [estimator.tree_ for estimator in forest.estimators_]
     roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
     shares = np.zeros((int(sum(tree.node_count for tree in trees)), len(truth.classes)), np.float32)

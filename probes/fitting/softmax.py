@@ -188,6 +188,8 @@ class _Descent:
     def _seen(self, flat: Float64, value: Value) -> Seen:
         gradient = self.coordinates.gradient(value.of_coef, value.of_intercept)
         scale = min(value.loss, max(value.penalty, self._constant - value.loss), PENALTY_SHARE * value.penalty)
+        if not (np.isfinite(value.loss) and np.isfinite(gradient).all()):
+            return Seen(flat, value.loss, gradient, np.inf)  # max(0.0, nan) is 0: a minimum
         above = max(0.0, float(gradient @ gradient) / 2 - ROUNDING * value.loss)
         return Seen(flat, value.loss, gradient, above / max(scale, 1e-300))
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
+from indexer.store.text import read_text
 from indexer.types import Float32, Float64, Int64, Progress
 from probes.cohort.experiment import SHUFFLES, Experiment, shuffled
 from probes.cohort.scaling import BLOCK, ScaledRows, Scaler, Vectors, features, fit_scaler
@@ -120,7 +121,7 @@ def _control(
 def _train_text(experiment: Experiment, store: EmbeddingStore) -> Trained:
     """D14: nothing is fitted; val (or train) rows are used for temperature and thresholds only."""
     data, split = experiment.data, experiment.split
-    text = store.read_text(experiment.request.task or "")
+    text = read_text(store, experiment.request.task or "")
     settings = {"logit_scale": text.logit_scale}
     if text.logit_bias is not None:
         settings["logit_bias"] = text.logit_bias

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from probes.fitting.estimators import TREES
 from probes.reporting.caveats import limits
 from probes.reporting.words import NAMES, number, plus_minus, rate, with_interval
 from probes.runs.result import ProbeResult
 
 NO_SUBGROUPS = "not in this result: name columns with --subgroup"
+CONVEX_START = "convex fits start at zero or at a neighbouring penalty's solution"
+STARTS = {  # by probe, where no convex fit is made
+    "mlp": "an MLP from its seed", "forest": "trees from the run's seed", "knn": "nothing is fitted",
+    "prototype": "class means", "zero-shot": "nothing is fitted",
+}  # fmt: skip
 SHOWN = 8  # classes and operating points named in an answer
 
 
@@ -29,12 +35,12 @@ def answers(result: ProbeResult) -> dict[str, str]:
     choice, uncertainty, performance, whole, output = _of_kind(result)
     groups, sensitivity = _subgroups(result), _sensitivity(result)
     shares = ", ".join(f"{c.name} {number(c.prevalence)}" for c in result.test.classes[:SHOWN])
+    ensemble = f"{TREES} trees of a random forest" if request.probe == "forest" else "none"
     return {
         "C7": data, "C9": pixels, "C10": request.where or "all rows of the table with a label", "C12": missing,
         "C19": split, "C20": result.split.statement, "C22": model, "C23": software,
-        "C24": "encoder: the named weights; convex fits start at zero or at a neighbouring penalty's solution; an MLP "
-        "from its seed",
-        "C25": choice, "C26": choice, "C27": "none", "C28": metrics, "C29": uncertainty, "C30": sensitivity,
+        "C24": f"encoder: the named weights; {STARTS.get(request.probe, CONVEX_START)}",
+        "C25": choice, "C26": choice, "C27": ensemble, "C28": metrics, "C29": uncertainty, "C30": sensitivity,
         "C32": f"{result.test.rows} held-out rows of {result.test.groups} groups that chose nothing: {performance}",
         "C35": f"{flow_words}; {missing}", "C36": groups, "C37": performance, "C38": _rates(result),
         "C39": "the report's confusion matrix or errors; predictions.parquet has every test row's key and "
@@ -43,7 +49,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "C43": "weights.npz, probe.json and the settings to rerun it (`probes rerun`) beside the result",
         "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
         "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",
-        "T12c": f"{model}; {choice}", "T12d": groups, "T12e": f"{metrics}; {uncertainty}", "T12f": "none",
+        "T12c": f"{model}; {choice}", "T12d": groups, "T12e": f"{metrics}; {uncertainty}", "T12f": ensemble,
         "T12g": output, "T13": f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}",
         "T14": groups, "T15": output, "T16": result.split.statement,
         "T18f": "the software and its versions: " + software, "T20a": flow_words, "T20b": groups, "T20c": parts,

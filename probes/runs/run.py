@@ -10,6 +10,7 @@ import numpy as np
 from indexer.errors import ProbeError
 from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
+from indexer.store.text import read_text
 from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import Experiment, prepare
 from probes.cohort.load import ProbeData, load, open_store
@@ -66,7 +67,7 @@ def read(store: EmbeddingStore, request: ProbeRequest) -> ProbeData:
     """Load the rows; for zero-shot the classes are those of the stored text vectors. Raises ProbeError."""
     if request.probe == "zero-shot" and request.multilabel:
         raise ProbeError("zero-shot takes one class a row. Name one 0/1 column, with texts for its classes 0 and 1.")
-    classes = store.read_text(request.task or "").classes if request.probe == "zero-shot" else None
+    classes = read_text(store, request.task or "").classes if request.probe == "zero-shot" else None
     return load(store, request, classes)
 
 

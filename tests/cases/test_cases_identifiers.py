@@ -14,15 +14,10 @@ from indexer.pack.headers.secret import KeyedHash
 from indexer.store.table import EmbeddingStore
 from tests.archives import png
 from tests.commands import call
-from tests.fakes import FakeEncoder
+from tests.fakes import AnyPlane
 from tests.pictures import dicom
 
 PATIENTS = ("007", "7", "Müller 3", "007")
-
-
-class AnyPlane(FakeEncoder):
-    def in_plane(self, plane):  # noqa: ARG002 - an encoder's signature
-        return self
 
 
 @pytest.fixture(autouse=True)

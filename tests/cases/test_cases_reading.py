@@ -17,12 +17,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import KeyRule, Sample
 from tests.archives import png, write_tar
 from tests.commands import call
-from tests.fakes import FakeEncoder
-
-
-class AnyPlane(FakeEncoder):
-    def in_plane(self, plane):  # noqa: ARG002 - an encoder's signature
-        return self
+from tests.fakes import AnyPlane
 
 
 @pytest.fixture(autouse=True)

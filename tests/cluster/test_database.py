@@ -15,6 +15,7 @@ from indexer.search.index_build import build_index, refresh_index
 from indexer.search.indexes.place import index_place
 from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
+from indexer.store.text import read_text
 from tests.commands import call
 from tests.object_store import ObjectStore, server
 from tests.tables import add_shard, spec_for, unit_rows
@@ -107,4 +108,4 @@ def test_labels_filters_failures_and_a_probe_work_in_the_bucket(server, store, t
 
 def test_missing_text_vectors_are_named_with_the_way_out(store) -> None:
     with pytest.raises(StoreError, match=r"no text vectors for task 'x'.*indexer text"):
-        store.read_text("x")
+        read_text(store, "x")

@@ -132,8 +132,10 @@ def test_four_writers_at_once_on_an_object_store_double_nothing(server, shards, 
 
 
 @pytest.mark.slow
-def test_two_machines_that_share_a_folder_without_common_locks_double_nothing(tmp_path, shards, truth) -> None:
-    os.environ["INDEXER_LEASE_SECONDS"] = "2"
+def test_two_machines_that_share_a_folder_without_common_locks_double_nothing(
+    tmp_path, shards, truth, monkeypatch
+) -> None:
+    monkeypatch.setenv("INDEXER_LEASE_SECONDS", "2")
     both_wrote_once(str(tmp_path / "db"), shards, truth, ["a", "b"])
 
 

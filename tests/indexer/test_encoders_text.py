@@ -14,6 +14,7 @@ from indexer.encoders import load
 from indexer.encoders.prompts import class_vectors, read_prompts
 from indexer.errors import InputError, NoTextTower
 from indexer.store.table import EmbeddingStore
+from indexer.store.text import read_text
 from tests.fakes import FakeEncoder
 from tests.indexer.models import clip_directory
 
@@ -30,7 +31,7 @@ def test_class_vectors_are_the_unit_means_of_unit_prompts(tmp_path):
     facts = json.loads(done.stdout)
     assert facts["task"] == "pets"
     assert facts["classes"] == {"cat": 2, "dog": 1}
-    kept = store.read_text("pets")
+    kept = read_text(store, "pets")
     raw = encoder.embed_text(["a photo of a cat", "a cat", "a photo of a dog"]).astype(np.float64)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     cat = (unit[0] + unit[1]) / np.linalg.norm(unit[0] + unit[1])

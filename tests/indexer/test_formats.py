@@ -27,7 +27,7 @@ from indexer.store.holding.commits import TableLock
 from indexer.store.labelling.join import add_columns
 from indexer.store.rows import TextVectors
 from indexer.store.table import EmbeddingStore
-from indexer.store.text import write_text
+from indexer.store.text import read_text, write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing import side_tables
 from indexer.types import Failure, Shard, ShardResult
@@ -254,7 +254,7 @@ def test_a_newer_format_of_any_table_is_refused_in_one_line_with_the_version_to_
     told = json.loads(table.schema.metadata[METADATA_KEY])
     table.update_schema_metadata({METADATA_KEY.decode(): json.dumps(told | {"format": FORMAT + 1, "package": "7.8"})})
     before = bytes_of(tmp_path)
-    reads = {".text": lambda: store.read_text("task"), ".failures": store.failures, ".shards": store.ledger}
+    reads = {".text": lambda: read_text(store, "task"), ".failures": store.failures, ".shards": store.ledger}
     with pytest.raises(NewerFormat, match=r"format 3.*Install embedding-indexer 7\.8 or newer"):
         reads.get(kind, lambda: EmbeddingStore.open(str(tmp_path)))()
     writes = {".text": lambda: write_text(store, "b", TextVectors(("a",), np.eye(8, dtype=np.float32)[:1], 1.0, None))}

@@ -14,7 +14,7 @@ from indexer.store.labelling.join import add_columns
 from indexer.store.names import table_names
 from indexer.store.rows import TextVectors, place_of
 from indexer.store.table import EmbeddingStore
-from indexer.store.text import write_text
+from indexer.store.text import read_text, write_text
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.keys import KeySet, key_hashes
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
@@ -237,13 +237,13 @@ def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
     write_text(store, "lesion", TextVectors(("a", "b"), eye[:2], 100.0, None))
     write_text(store, "site", TextVectors(("x",), eye[:1], 10.0, -3.0))
     write_text(store, "lesion", TextVectors(("c",), eye[2:3], 50.0, None))
-    lesion, site = store.read_text("lesion"), store.read_text("site")
+    lesion, site = read_text(store, "lesion"), read_text(store, "site")
     assert (lesion.classes, lesion.logit_scale, lesion.logit_bias) == (("c",), 50.0, None)
     np.testing.assert_array_equal(lesion.vectors, eye[2:3])
     assert (site.classes, site.logit_bias) == (("x",), -3.0)
     assert table_names(store.uri) == ["t"]
     with pytest.raises(StoreError, match="indexer text"):
-        store.read_text("nope")
+        read_text(store, "nope")
     with pytest.raises(InputError):
         write_text(store, "t", TextVectors(("a",), eye[:2], 1.0, None))
 
@@ -251,7 +251,7 @@ def test_text_vectors_come_back_by_task_and_a_task_is_replaced_whole(store):
 def test_class_text_is_stored_beside_a_table_that_is_named_by_an_address(tmp_path):
     store = EmbeddingStore.create(f"file://{tmp_path}/db", "t", spec_for(4))
     write_text(store, "lesion", TextVectors(("a", "b"), np.eye(4, dtype=np.float32)[:2], 100.0, None))
-    assert store.read_text("lesion").classes == ("a", "b")
+    assert read_text(store, "lesion").classes == ("a", "b")
 
 
 def test_a_mistyped_database_is_named_and_creates_nothing(store, tmp_path):

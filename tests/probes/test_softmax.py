@@ -246,3 +246,12 @@ def test_a_thousand_classes_converge():
     p /= p.sum(1, keepdims=True)
     balanced = (np.eye(1000)[y] - p).T @ exact
     assert np.linalg.norm(balanced - found.coef) < 0.05 * np.linalg.norm(found.coef)
+
+
+def test_a_label_known_from_the_middle_of_the_table_only_is_fitted_on_its_rows():
+    x, y = embeddings(n=32_768, dim=64, classes=2)
+    weights = np.where(np.arange(len(y)) < 8_192, 0.0, 1.0)
+    ours = minimise(task(x, y, 1.0, weights), None, tol=1e-7, iterations=5000)
+    theirs = scikit_learn(x[8_192:], y[8_192:], 1.0)
+    assert ours.converged
+    np.testing.assert_allclose(ours.coef, theirs.coef_, atol=1e-4 * np.abs(theirs.coef_).max())

@@ -192,24 +192,27 @@ def test_only_known_hosts_and_origins_are_answered(client: TestClient, headers: 
 
 
 def test_with_a_token_every_page_and_route_asks_for_it(database: Path) -> None:
-    client = served(database, token="a-long-secret-token")
+    client = served(database, token="a-long/secret+token=")
     schema = served(database).get("/openapi.json").json()
     paths = [(path, method) for path, methods in schema["paths"].items() for method in methods]
     paths += [(path, "get") for path in ("/", "/t/t", "/t/t/failures", "/t/t/runs", "/metrics", "/openapi.json", "/no")]
     for path, method in [*paths, ("/t/t/health", "post")]:
         answer = client.request(method, path.replace("{table}", "t").replace("{key}", "im1"))
         assert (answer.status_code == 401) is (path != "/healthz"), path
-    assert client.get("/api/v1/tables", headers={"authorization": "Bearer a-long-secret-tokeN"}).status_code == 401
-    assert client.get("/api/v1/tables", headers={"authorization": "Bearer a-long-secret-token"}).status_code == 200
-    entered = client.post("/login", content="token=a-long-secret-token", follow_redirects=False)
+    assert client.get("/api/v1/tables", headers={"authorization": "Bearer a-long/secret+tokeN="}).status_code == 401
+    assert client.get("/api/v1/tables", headers={"authorization": "Bearer a-long/secret+token="}).status_code == 200
+    entered = client.post("/login", data={"token": "a-long/secret+token="}, follow_redirects=False)
     assert entered.status_code == 303
     assert "httponly" in entered.headers["set-cookie"].lower()
     assert client.get("/api/v1/tables").status_code == 200  # by the cookie
+    assert client.get("/api/v1/tables", headers={"authorization": "Basic dTpw"}).status_code == 200  # a proxy's login
 
 
 def test_a_server_that_others_reach_needs_a_token_and_tls(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--token-file"):
         Settings("db", host="0.0.0.0")
+    with pytest.raises(InputError, match="--token-file"):
+        Settings("db", behind_proxy=True)
     with pytest.raises(InputError, match="TLS"):
         Settings("db", host="0.0.0.0", token="x" * 20)
     file = tmp_path / "token"

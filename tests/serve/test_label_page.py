@@ -12,22 +12,10 @@ from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive
 from tests.fakes import FakeEncoder
-from tests.serve.live import CHROMIUM, Live, until
+from tests.serve.live import Live, until
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package `chromium`)"),
-    # playwright leaves the loop of its own thread to the collector
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+# playwright leaves the loop of its own thread to the collector
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture

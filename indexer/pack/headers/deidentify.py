@@ -191,14 +191,16 @@ def _is_term(word: str, value: bytes) -> bool:
 
 def _is_number(tag: int, vr: str, value: bytes) -> bool:
     """Whether a value is what the dictionary says: numbers, as text or binary and not more than allowed, or a table."""
-    from pydicom.datadict import dictionary_VM
+    from pydicom.datadict import dictionary_VM, dictionary_VR
 
     wanted = _vr(tag)
+    if vr == "OW":  # any bytes: only where the dictionary has tables, as for LUTData
+        return "OW" in dictionary_VR(tag)
     if wanted.startswith("O"):
         return True
     if wanted in _TEXT_VRS or vr in _TEXT_VRS:
         return bool(_NUMBERS.fullmatch(value)) or (vr in _WIDTHS and _fits(value, vr, dictionary_VM(tag)))
-    return vr == "OW" or _fits(value, wanted, dictionary_VM(tag))
+    return _fits(value, wanted, dictionary_VM(tag))
 
 
 def _fits(value: bytes, vr: str, multiplicity: str) -> bool:

@@ -36,10 +36,9 @@ Where = Annotated[str | None, Query(max_length=20_000, description="SQL over the
 Region = Annotated[str | None, Query(max_length=16_000, description="A polygon of the map, as in a search.")]
 
 
-def api(tables: Tables, settings: Settings) -> APIRouter:
+def api(tables: Tables, settings: Settings, rate: Rate) -> APIRouter:
     """The routes below /api/v1."""
     router = APIRouter(prefix="/api/v1")
-    rate = Rate(settings.embeds_per_minute)
     _searches(router, tables, rate)
     _records(router, tables)
     _images(router, tables, settings)

@@ -54,11 +54,10 @@ class Labellings:
         return self._made.setdefault(table, Labelling(served.searcher, opened, column))
 
 
-def labelling(tables: Tables, settings: Settings) -> APIRouter:
+def labelling(tables: Tables, settings: Settings, rate: Rate) -> APIRouter:
     """The routes. Without `settings.labels` they answer 403."""
     found = Labellings(tables, settings)
     router = APIRouter(dependencies=[Depends(found.allowed)])
-    rate = Rate(settings.embeds_per_minute)
     _api(router, found, rate)
     _page(router, tables, found)
     return router

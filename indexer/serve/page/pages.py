@@ -127,7 +127,9 @@ def _login(router: APIRouter, settings: Settings) -> None:
             return await run_in_threadpool(page, "login.html", 401, wrong=True)
         answer = RedirectResponse("/", 303)
         secure = settings.certificate is not None or settings.behind_proxy
-        answer.set_cookie(COOKIE, given, max_age=SESSION, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(
+            COOKIE, quote(given, safe=""), max_age=SESSION, httponly=True, samesite="strict", secure=secure
+        )
         return answer
 
 

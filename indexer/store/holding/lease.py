@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Protocol
 
 from indexer.errors import StoreError, StoreLocked
+from indexer.store.lock import is_alive
 
 LEASE_SECONDS = 30.0  # without a heartbeat, after which another writer takes over; INDEXER_LEASE_SECONDS sets another
 BEATS = 5  # in that time
@@ -152,7 +153,8 @@ class Lease:
         seen = self._silent(self._place.read())
         before = seen.record if seen else None
         machine = _machine()
-        foreign = before is not None and not (self._place.local and before.machine == machine)
+        # Of a record that cannot be read nothing is known: its holder may sleep on another machine
+        foreign = not (self._place.local and before is not None and before.machine == machine)
         self.taken_over = seen is not None and foreign and not (before and before.ended and before.whole)
         record = Record(
             holder=secrets.token_hex(16),
@@ -184,7 +186,7 @@ class Lease:
         if record is not None and record.ended:
             return True
         if record is not None and record.machine == _machine():
-            if self._place.local or not _alive(record.pid):
+            if self._place.local or not is_alive(record.pid):
                 return True  # the kernel gave us its lock, or it is not among the processes
             if watched == 0 and self._place.age(seen) <= record.seconds:
                 raise self._busy(record)
@@ -245,14 +247,3 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     return socket.gethostname()
-
-
-def _alive(pid: int) -> bool:
-    """Whether this machine has a process with this id, of any user."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return pid > 0
