@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import http.server
 import os
@@ -71,9 +72,16 @@ class ObjectStore:
             return address
 
     def names(self) -> list[str]:
-        """All objects of all buckets, as bucket/name."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.moto}/{BUCKET}?list-type=2") as answer:
-            return [f"{BUCKET}/{name}" for name in re.findall("<Key>([^<]*)</Key>", answer.read().decode())]
+        """All objects, as bucket/name; a server lists 1,000 at once."""
+        found: list[str] = []
+        while True:
+            after = found[-1].removeprefix(f"{BUCKET}/") if found else ""
+            query = urllib.parse.urlencode({"list-type": 2, "start-after": after})
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.moto}/{BUCKET}?{query}") as answer:
+                page = re.findall("<Key>([^<]*)</Key>", answer.read().decode())
+            if not page:
+                return found
+            found += [f"{BUCKET}/{html.unescape(name)}" for name in page]
 
     def bytes_read(self, part: str) -> int:
         """Bytes of answers to GET requests whose path has `part`."""

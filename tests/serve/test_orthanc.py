@@ -17,7 +17,7 @@ import pytest
 
 import indexer.serve
 from tests.archives import png
-from tests.serve.test_page import Live, browser, live, page, shown, until  # noqa: F401 - fixtures
+from tests.serve.test_page import Live, live, page, shown, until  # noqa: F401 - fixtures
 
 PLUGIN = Path(indexer.serve.__file__).parent / "orthanc" / "similar_cases.py"
 
