@@ -150,7 +150,8 @@ def command(
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
-    from indexer.pipeline.run import Hooks, index, too_many
+    from indexer.pipeline.drive import Hooks, too_many
+    from indexer.pipeline.run import index
     from indexer.progress.terminal import Terminal
 
     if weights == "random":

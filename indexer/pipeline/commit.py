@@ -90,3 +90,7 @@ class Committer:
             if not result.samples and not result.partial:
                 totals.empty.append(result.shard.name)
         self._group, self._rows = [], 0
+
+    def end(self) -> None:
+        """Merge small fragments, which may take minutes."""
+        self._writer.tidy()

@@ -11,10 +11,11 @@ from typing import Any
 from indexer.archive.reader import read_shard
 from indexer.archive.roots import is_below, named, remembered
 from indexer.archive.shards import find_again, find_shards, under_stored_names
+from indexer.pipeline.drive import Hooks
 from indexer.pipeline.in_flight import Planned
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.report import plural
-from indexer.pipeline.run import Hooks, run_engine
+from indexer.pipeline.run import run_engine, threads_for
 from indexer.pipeline.run_record import recorded
 from indexer.redact import can_be_reopened
 from indexer.store.table import EmbeddingStore, identity_of
@@ -68,9 +69,8 @@ def retry(
     with StoreWriter(store) as writer, recorded(store, options.command, facts) as record:
         entries = writer.entries  # read after the writer's recovery, which may have changed it
         plan = [Planned(s) for s in found if s.name in entries and entries[s.name].identity == s.identity]
-        report = run_engine(
-            writer, plan, encoder, options, hooks or Hooks(), read=read_failed, start=start, record=record
-        )
+        engine = threads_for(encoder, options, read_failed)
+        report = run_engine(writer, plan, engine, options, hooks or Hooks(), retried=True, start=start, record=record)
         changed = len(failed) - len(plan) - sum(map(len, out_of_reach.values()))
         left_out = [f"{words}, first {sorted(names)[0]}" for words, names in out_of_reach.items()]
         report = replace(report, warnings=(*report.warnings, *left_out))

@@ -22,7 +22,7 @@ if hasattr(os, "sched_setaffinity"):  # libraries start threads by the number of
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import numpy as np
 import psutil
-import indexer.pipeline.threads as threads
+import indexer.pipeline.engines.threads as threads
 import indexer.pipeline.worker as worker
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
@@ -71,7 +71,7 @@ def test_fifty_thousand_rows_take_no_more_memory_than_twenty_thousand(tmp_path, 
 
 
 def test_a_batch_of_large_files_does_not_keep_their_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("indexer.pipeline.threads.CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("indexer.pipeline.engines.threads.CHUNK_BYTES", 1 << 20)
     small = find_shards([str(write_tar(tmp_path / "first.tar", [("first.png", png(99))]))]).shards
     large = [(f"{i}.png", png(i) + bytes(1 << 20)) for i in range(60)]
     source = find_shards([str(write_tar(tmp_path / "s.tar", large))]).shards

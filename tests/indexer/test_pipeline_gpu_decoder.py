@@ -17,7 +17,7 @@ from indexer.commands.index import command as index_command
 from indexer.encoders import load
 from indexer.encoders.backends import device as encoder_device
 from indexer.errors import EncoderError
-from indexer.pipeline import threads
+from indexer.pipeline.engines import threads
 from indexer.pipeline.run import index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore

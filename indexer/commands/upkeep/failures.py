@@ -68,8 +68,8 @@ def command(
     if again:
         from indexer.commands.index import command_line, print_report
         from indexer.encoders import load_spec
+        from indexer.pipeline.drive import Hooks
         from indexer.pipeline.retry import retry
-        from indexer.pipeline.run import Hooks
         from indexer.progress.terminal import Terminal
 
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.tally import Tally
-from indexer.types import ShardResult
+from indexer.types import EncoderSpec, ShardResult
 
 Lookup = Callable[[Planned], Before]
 
@@ -16,6 +16,9 @@ Lookup = Callable[[Planned], Before]
 class Engine(Protocol):
     """Yields results and never writes a table: one committer, which holds the table's lock, writes them."""
 
+    spec: EncoderSpec  # of the encoder that it embeds with
+    device: str  # that encoder's
+    workers: int  # threads that decode and embed, of all processes
     tally: Tally
     stop: threading.Event  # set to end the run
 
@@ -29,6 +32,11 @@ class Engine(Protocol):
 
     def settled(self) -> list[ShardResult]:
         """The settled samples of the shards in progress, as parts: for a stop, or for a shard that takes long."""
+        ...
+
+    @property
+    def decoder_difference(self) -> float | None:
+        """Of a GPU's JPEG decoder to the workers' own, in grey levels; None where that is not known."""
         ...
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 
 from indexer.archive.reader import read_shard
 from indexer.malloc import keep_freed_memory
-from indexer.pipeline.engine import Lookup
+from indexer.pipeline.engines.engine import Lookup
 from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, ReadShard, StopRun, Task
 from indexer.pipeline.prefetch import ReadAhead
 from indexer.pipeline.tally import Tally
@@ -31,6 +31,7 @@ class Threads:
         self, encoder: Encoder, *, workers: int, frames: str, part_rows: int, read: ReadShard = read_shard
     ) -> None:
         self.encoder, self.workers = encoder, workers
+        self.spec, self.device = encoder.spec, encoder.device
         self.tally = Tally(encoder.spec.dim)
         self.decoder = decoder_of(encoder)
         self._frames, self._read_shard = frames, read
@@ -58,6 +59,10 @@ class Threads:
         parts = self._flight.settled()
         self._left -= sum(not part.more for part in parts)  # a shard may end here, while one before it takes long
         return parts
+
+    @property
+    def decoder_difference(self) -> float | None:
+        return self.decoder.difference if self.decoder else None
 
     def close(self) -> None:
         self.stop.set()

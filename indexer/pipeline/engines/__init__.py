@@ -1,0 +1,1 @@
+"""Engines: who works through the shards of a plan."""
