@@ -19,6 +19,7 @@ COMMANDS = {
     "failures": "What could not be embedded, and why; --retry reads just those again.",
     "health": "Check a table and its index by measuring them.",
     "near-duplicates": "Pairs and clusters of near-duplicate images, across groups and splits.",
+    "pool": "One vector for each series, slide, study or patient, for search --by.",
     "map": "A 2-D map of a table's images, with the share of neighbours it keeps.",
     "optimize": "Compact the table and clean up old versions.",
     "embed": "Embed image files with a table's encoder, without storing them.",

@@ -24,6 +24,7 @@ FLOORS = (
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store", "probes.progress"},
+    {"indexer.groups"},
     {"indexer.cli", "indexer.duplicates", "indexer.mapping", "indexer.pack", "indexer.pipeline", "indexer.search",
      "probes.cli", "probes.cohort", "probes.options"},
     {"indexer.__main__", "indexer.doctor", "indexer.upkeep", "probes.__main__", "probes.evaluation"},

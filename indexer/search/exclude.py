@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.ann.rowset import RowSet
-from indexer.errors import InputError, RowNotFound
+from indexer.errors import RowNotFound
+from indexer.groups.values import column_kind
 from indexer.search.snapshot import row_ids_of
 from indexer.store.filters import quoted
 from indexer.store.table import EmbeddingStore
@@ -67,15 +68,6 @@ def same_value_rows(view: EmbeddingStore, column: str, own: Sequence[Int64]) -> 
         at += len(rows)
         out.append(_union([rows, *(members[code] for code in values.tolist() if code >= 0)]))
     return out
-
-
-def column_kind(view: EmbeddingStore, column: str, option: str) -> pa.DataType:
-    """The type of a column that rows are grouped by. Raises InputError, which names the option."""
-    kinds = {"key": pa.string(), "shard": pa.string(), "content": pa.string(), **view.columns()}
-    if column not in kinds:
-        known = ", ".join(view.columns()) or "none"
-        raise InputError(f"{option} {column}: no such column in table {view.name}. It has: {known}.")
-    return kinds[column]
 
 
 def rows_of_values(view: EmbeddingStore, column: str, values: Sequence[Any], option: str = OPTION) -> list[Excluded]:

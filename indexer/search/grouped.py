@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from indexer.ann.exact import Found, best, cosines, no_hits
 from indexer.ann.rowset import RowSet
 from indexer.errors import RowNotFound
-from indexer.search.exclude import Excluded, column_kind, is_nan, row_set, rows_of_values, rows_with
+from indexer.groups.values import column_kind
+from indexer.search.exclude import Excluded, is_nan, row_set, rows_of_values, rows_with
 from indexer.search.options import SearchOptions
 from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block

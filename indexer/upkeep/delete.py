@@ -18,6 +18,7 @@ from indexer.mapping.files import map_path
 from indexer.search.index_build import TAG
 from indexer.store.lance_errors import writing
 from indexer.store.lock import WriterLock
+from indexer.store.pooled import remove_pooled
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.deleted import Doomed, folder_of, ids_of, key_hash, write_receipt
@@ -73,6 +74,7 @@ def delete(
         write_receipt(receipt, facts | {"status": "begun"})
         index, copies = _remove_index(store), _remove_copies(store)
         _remove_map(store)
+        remove_pooled(store)
         writer.delete_images(doomed)  # the rows go last: a second call finds what is left by them
         done = {"status": "done", "index_removed": index, "copies_removed": copies}
         write_receipt(receipt, facts | done)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from indexer.ann.manifest import read_manifest
+from indexer.groups.make import pool
 from indexer.search.index_build import TAG, refresh_index
 from indexer.search.indexes.place import index_place
+from indexer.store.pooled import pooled_of, purge_pooled
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 
 
 def purge_versions(store: EmbeddingStore) -> None:
-    """Rewrite the table without its deleted rows, bind the index to what is then the newest version, drop the others.
+    """Rewrite the table without its deleted rows, bind index and pooled vectors to what is then the newest version,
+    and drop the others.
 
     Raises StoreLocked, and IndexFileError where the index is damaged.
     """
@@ -24,5 +27,8 @@ def purge_versions(store: EmbeddingStore) -> None:
     for tag in store.tags():
         if tag.startswith(TAG) and (current is None or tag != current.tag):
             store.untag(tag)
+    for by, method in pooled_of(store):
+        pool(store, by, method)
+        purge_pooled(store, by, method)
     with StoreWriter(store) as writer:
         writer.purge()

@@ -91,5 +91,8 @@ class TableLock:
 
 def _stem(address: str) -> str:
     """The address of a table, of it or of one of its side tables, without its ending."""
+    table, beside, _ = address.rpartition(".pooled/")
+    if beside:
+        return table
     stem = address.removesuffix(".lance")
     return next((stem.removesuffix(f".{side}") for side in SIDES if stem.endswith(f".{side}")), stem)
