@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.duplicates.copies import PICTURE, Copies, read_copies
+from indexer.duplicates.facts import facts_of, with_facts
 from indexer.duplicates.listing import Clusters, Listing, clusters_of, joined
 from indexer.duplicates.options import NearOptions
 from indexer.duplicates.pairs import PairSearch
@@ -100,9 +101,10 @@ def stream_near_duplicates(
         clusters = clusters_of(copies, tally)
         listing = Listing(copies, tally, clusters, options.threshold, options.pairs_per_cluster)
         listed = 0
+        facts = facts_of(view, options)
         for table in _pair_tables(view, copies, clusters, listing, columns):
             listed += table.num_rows
-            sink(table)
+            sink(with_facts(table, facts))
         if members is not None:
             for table in _member_tables(view, copies, clusters, listing, columns):
                 members(table)

@@ -37,17 +37,19 @@ def answer(
     query: Query,
     options: SearchOptions = DEFAULT,
     *,
+    snapshot: Snapshot | None = None,
     pictures: bool = False,
     roots: Sequence[str] = (),
 ) -> SearchResult:
-    """Hits, version, description and pictures, all of the table version that was searched.
+    """Hits, version, description and pictures, all of the table version that was searched: the snapshot's, or where
+    none is given the newest.
 
     Stored images are read only from the folders from which this user indexed the table, and from `roots`.
     Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
     """
     _check(query, options, searcher)
     embedded = _embedded(searcher, query)  # slow, so before the snapshot is taken
-    snapshot = replace(searcher.snapshot, effort=Effort())
+    snapshot = replace(searcher.snapshot if snapshot is None else snapshot, effort=Effort())
     own = [key_rows(snapshot.view, keys) for keys in _stored_examples(query)]
     vectors = _vectors(snapshot.view, query, own, embedded)
     excluded = _excluded(snapshot, query, options, own)

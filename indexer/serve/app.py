@@ -13,10 +13,12 @@ from indexer.serve import metrics, problems
 from indexer.serve.guard import Guard
 from indexer.serve.http.api import api
 from indexer.serve.http.map import map_routes
+from indexer.serve.http.results import results
 from indexer.serve.labelling.routes import labelling
 from indexer.serve.limits import Rate
 from indexer.serve.page.assets import static
 from indexer.serve.page.pages import pages
+from indexer.serve.page.results import result_pages
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.types import EncoderSpec
@@ -38,7 +40,9 @@ def create_app(settings: Settings, load_encoder: Callable[[EncoderSpec], Any] | 
     app.include_router(labelling(tables, settings, rate))
     app.include_router(api(tables, settings, rate))
     app.include_router(map_routes(tables))
+    app.include_router(results(tables))
     app.include_router(pages(tables, settings))
+    app.include_router(result_pages(tables))
     app.include_router(static())
     _health(app, tables)
     return app

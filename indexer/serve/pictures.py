@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -53,14 +54,14 @@ class Found:
         return f'"{hashlib.sha256(repr((self.content, self.spec, self.part)).encode()).hexdigest()[:32]}"'
 
 
-def find(view: EmbeddingStore, drawing: Drawing) -> Found:
-    """Raises RowNotFound, ReadError, WindowError."""
+def find(view: EmbeddingStore, url_of: Callable[[EmbeddingStore, str], str | None], drawing: Drawing) -> Found:
+    """`url_of` gives the address of a shard. Raises RowNotFound, ReadError, WindowError."""
     window = drawing.window or view.spec.pixels.window
     parse_window(window)
     _, rows = view.take(key_rows(view, [drawing.key]), [*PLACE_COLUMNS, "content"])
     row = rows.to_pylist()[0]
     place = place_of(row)
-    url = view.urls().get(place.shard)
+    url = url_of(view, place.shard)
     if url is None:
         raise ReadError("the shard of this image is not in the ledger")
     spec = replace(view.spec.pixels, size=drawing.side, resize=drawing.side, fit="pad", window=window)

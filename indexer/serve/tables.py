@@ -8,37 +8,62 @@ from typing import Any
 
 from indexer.errors import RowNotFound, StoreNotFound
 from indexer.mapping.files import map_path, read_map
-from indexer.search.reference import PairCosines, pair_cosines
+from indexer.search.reference import PairCosines, pair_cosines, sampled_ids
 from indexer.search.searcher import Searcher
 from indexer.search.snapshot import Snapshot
+from indexer.serve.http.facets import Facet, facets
+from indexer.serve.kept import Kept
 from indexer.serve.map.shown import ShownMap
 from indexer.serve.settings import Settings
 from indexer.store.names import table_names
 from indexer.store.table import EmbeddingStore
-from indexer.types import EncoderSpec
+from indexer.types import EncoderSpec, Int64
+
+MOST_LISTS = 3  # of near-duplicate pairs, each of some 50 MB at most
 
 
 class ServedTable:
-    """A table with its searcher, and what is computed once for a version. Thread-safe."""
+    """A table with its searcher, and what is computed once for a version. Thread-safe.
+
+    A request takes one `searcher.snapshot` and passes it on, so that all of its answer is of one version.
+    """
 
     def __init__(self, store: EmbeddingStore, load_encoder: Callable[[EncoderSpec], Any]) -> None:
         self.store = store
         self.searcher = Searcher(store, load_encoder=load_encoder)
-        self._lock = threading.Lock()
-        self._pairs: tuple[str, PairCosines] | None = None
+        self._kept = Kept()
+        self.lists = Kept(MOST_LISTS)
         self._map_lock = threading.Lock()
         self._map: tuple[tuple[str, int, int], ShownMap] | None = None
 
     def pairs(self, snapshot: Snapshot) -> PairCosines:
         """Cosines of random pairs in this version."""
-        with self._lock:
-            if self._pairs is None or self._pairs[0] != snapshot.commit:
-                self._pairs = (snapshot.commit, pair_cosines(snapshot))
-            return self._pairs[1]
+        found: PairCosines = self._kept.of(snapshot.commit, "cosines", lambda: pair_cosines(snapshot))
+        return found
 
-    def shown_map(self) -> ShownMap:
-        """The map on disk, with the rows of the newest version. Raises RowNotFound, IndexFileError, StoreError."""
-        view = self.searcher.snapshot.view
+    def url(self, view: EmbeddingStore, shard: str) -> str | None:
+        """The address of a shard of this version; None where the ledger lacks it."""
+        known: dict[str, str] = self._kept.of(view.state.commit, "urls", view.urls)
+        if shard not in known:  # a writer names a shard in its ledger after it committed its rows
+            known.update(view.urls())
+        return known.get(shard)
+
+    def sampled_ids(self, snapshot: Snapshot, most: int) -> Int64:
+        """Ids of `most` random rows of this version."""
+        found: Int64 = self._kept.of(snapshot.commit, ("sample", most), lambda: sampled_ids(snapshot, most))
+        return found
+
+    def facets(self, view: EmbeddingStore, where: str | None) -> tuple[int, list[Facet]]:
+        """The rows of this version under a filter, and the counts of their values. Raises BadFilter."""
+
+        def make() -> tuple[int, list[Facet]]:
+            return view.count(where), facets(view, where)
+
+        found: tuple[int, list[Facet]] = self._kept.of(view.state.commit, ("facets", where), make)
+        return found
+
+    def shown_map(self, view: EmbeddingStore) -> ShownMap:
+        """The map on disk, with the rows of this version. Raises RowNotFound, IndexFileError, StoreError."""
         with self._map_lock:
             try:
                 stat = map_path(view).stat()
@@ -56,11 +81,6 @@ class ServedTable:
     def has_text(self) -> bool:
         """Whether the encoder embeds words, as far as is known without loading it."""
         return embeds_text(self.store.spec.name)
-
-    def view(self, version: int) -> EmbeddingStore:
-        """The table at a version that was just searched."""
-        held = self.searcher.snapshot.view
-        return held if held.version == version else self.store.at(version)
 
 
 def embeds_text(name: str) -> bool:

@@ -24,7 +24,7 @@ class Live:
     """A server on a free port of this machine."""
 
     def __init__(self, database: Path, **options: Any) -> None:
-        self.store = EmbeddingStore.open(str(database))
+        self.store = EmbeddingStore.open(str(database), options.get("table"))
         app = create_app(Settings(str(database), **options), load_encoder=lambda _: FakeEncoder())
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
         self._thread = threading.Thread(target=self._server.run)

@@ -15,10 +15,8 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable
 from indexer.search.blend import embedded_examples
 from indexer.serve import pictures
-from indexer.serve.http import probes
 from indexer.serve.http.answers import about, sampled, searched
 from indexer.serve.http.bodies import BatchBody, EmbedBody, SearchBody
-from indexer.serve.http.facets import facets
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.limits import Rate
 from indexer.serve.map.regions import row_filter
@@ -26,6 +24,7 @@ from indexer.serve.problems import problem_of
 from indexer.serve.settings import Settings
 from indexer.serve.tables import ServedTable, Tables
 from indexer.store.schema import SYSTEM_COLUMNS
+from indexer.store.table import EmbeddingStore
 
 STEPS = 1_000  # between the lowest and the highest cosine of random pairs
 GONE_AWAY = 499  # the client closed the connection: nothing to answer
@@ -114,11 +113,13 @@ def _records(router: APIRouter, tables: Tables) -> None:
         """Counts of the values of columns that have few."""
         served = tables.get(table)
         snapshot = served.searcher.snapshot
-        where = row_filter(served.shown_map(), region, filter or None) if region else filter or None
-        found = facets(snapshot.view, where)
+        where = filter or None
+        if region:
+            where = row_filter(served.shown_map(snapshot.view), region, where)
+        rows, found = served.facets(snapshot.view, where)
         return {
             **about(table, snapshot.version, snapshot.describe()),
-            "rows": snapshot.view.count(where),
+            "rows": rows,
             "constant": [f.column for f in found if len(f.values) == 1],
             "facets": [{"column": f.column, "values": [{"value": v, "rows": n} for v, n in f.values]} for f in found],
         }
@@ -134,11 +135,6 @@ def _records(router: APIRouter, tables: Tables) -> None:
     def runs(table: str) -> list[dict[str, Any]]:
         """The records of runs that filled the table, newest first."""
         return run_records(tables.get(table).store)
-
-    @router.get("/tables/{table}/probes")
-    def probe_results(table: str) -> list[dict[str, Any]]:
-        """Results of probes that lie in folders beside the table."""
-        return [probes.as_json(found) for found in probes.listed(tables.get(table).store)]
 
 
 def _facts(tables: Tables, name: str) -> dict[str, Any]:
@@ -172,8 +168,13 @@ def _images(router: APIRouter, tables: Tables, settings: Settings) -> None:
         part: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Response:
         """The image as JPEG, drawn with the window it was embedded with or another."""
-        view = await run_in_threadpool(lambda: tables.get(table).searcher.snapshot.view)
-        found = await run_in_threadpool(pictures.find, view, pictures.Drawing(key, size, window, part))
+
+        def find() -> tuple[EmbeddingStore, pictures.Found]:
+            served = tables.get(table)
+            view = served.searcher.snapshot.view
+            return view, pictures.find(view, served.url, pictures.Drawing(key, size, window, part))
+
+        view, found = await run_in_threadpool(find)
         headers = {"etag": found.etag, "cache-control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == found.etag:
             return Response(status_code=304, headers=headers)

@@ -10,13 +10,12 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from indexer.jsonable import jsonable
-from indexer.serve.http.answers import about, shown_columns
+from indexer.serve.http.answers import about, images_of
 from indexer.serve.http.bodies import Strict
 from indexer.serve.map import tiles
 from indexer.serve.map.regions import inside
 from indexer.serve.map.shown import ShownMap
 from indexer.serve.tables import ServedTable, Tables
-from indexer.types import Int64
 
 MOST_POINTS = 2_000  # drawn one by one; more are drawn as density
 MOST_LISTED = 1_000
@@ -40,8 +39,7 @@ def map_routes(tables: Tables) -> APIRouter:
     @router.get("")
     def facts(table: str, colour: Colour = None) -> dict[str, Any]:
         """How the map was made and what it is worth, whether it is older than the table, and a colour's legend."""
-        served = tables.get(table)
-        return described(served, served.shown_map(), colour)
+        return described(newest_map(tables.get(table)), colour)
 
     @router.get("/tiles/{z}/{x}/{y}")
     def drawn(
@@ -49,37 +47,40 @@ def map_routes(tables: Tables) -> APIRouter:
         scheme: Annotated[str, Query(pattern="^(light|dark)$")] = "light",
     ) -> Response:  # fmt: skip
         """The density of images as PNG of 256 pixels; level z has 2**z tiles along each axis."""
-        shown = tables.get(table).shown_map()
+        shown = newest_map(tables.get(table))
         data = tiles.tile(shown, z, x, y, None if colour is None else shown.classes(colour), scheme)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     @router.get("/points")
     def points(table: str, x0: Side, y0: Side, x1: Side, y1: Side, colour: Colour = None) -> dict[str, Any]:
         """The images in a rectangle, one by one where they are few; their number always."""
-        shown = tables.get(table).shown_map()
+        shown = newest_map(tables.get(table))
         within = (shown.square >= (x0, y0)) & (shown.square <= (x1, y1))
         found = np.flatnonzero(within.all(axis=1))
         few = found if len(found) <= MOST_POINTS else found[:0]
         codes = np.zeros(len(few), np.int64) if colour is None else shown.classes(colour).codes[few]
-        keys = _columns(shown, few, ["key"])
-        rows = zip(keys, shown.square[few].round(6).tolist(), codes.tolist(), strict=True)
-        return {"count": len(found), "points": [[own["key"], *place, code] for own, place, code in rows]}
+        _, taken = shown.view.take(shown.row_ids[few], ["key"])
+        rows = zip(taken["key"].to_pylist(), shown.square[few].round(6).tolist(), codes.tolist(), strict=True)
+        return {"count": len(found), "points": [[key, *place, code] for key, place, code in rows]}
 
     @router.post("/region")
     def region(table: str, body: RegionBody) -> dict[str, Any]:
         """The images inside a polygon: their number, and a page of them in a fixed random order."""
-        served = tables.get(table)
-        shown = served.shown_map()
+        shown = newest_map(tables.get(table))
         found = inside(shown, body.region)
         page = found[body.offset : body.offset + body.limit]
-        rows = _columns(shown, page, ["key", *shown_columns(served)])
-        images = [{"key": row.pop("key"), "columns": row} for row in rows]
-        return {**about(table, shown.view.version, _made(shown)), "count": len(found), "images": jsonable(images)}
+        images = images_of(shown.view, shown.row_ids[page])
+        return {**about(table, shown.view.version, _made(shown)), "count": len(found), "images": images}
 
     return router
 
 
-def described(served: ServedTable, shown: ShownMap, colour: str | None) -> dict[str, Any]:
+def newest_map(served: ServedTable) -> ShownMap:
+    """Raises RowNotFound, IndexFileError, StoreError."""
+    return served.shown_map(served.searcher.snapshot.view)
+
+
+def described(shown: ShownMap, colour: str | None) -> dict[str, Any]:
     """What stands around a map."""
     legend = None
     if colour is not None:
@@ -87,7 +88,7 @@ def described(served: ServedTable, shown: ShownMap, colour: str | None) -> dict[
         legend = {"values": [{"value": v, "rows": n} for v, n in classes.values], "others": classes.others}
     facts = shown.facts
     return {
-        **about(served.store.name, shown.view.version, _made(shown)),
+        **about(shown.view.name, shown.view.version, _made(shown)),
         "rows": len(shown),
         "method": facts.method,
         "made_at": facts.made_at,
@@ -104,10 +105,3 @@ def described(served: ServedTable, shown: ShownMap, colour: str | None) -> dict[
 
 def _made(shown: ShownMap) -> str:
     return f"map by {shown.facts.method} of table version {shown.facts.version}"
-
-
-def _columns(shown: ShownMap, positions: Int64, names: list[str]) -> list[dict[str, Any]]:
-    """The rows at these positions, in order."""
-    _, rows = shown.view.take(shown.row_ids[positions], names)
-    found: list[dict[str, Any]] = rows.drop_columns(["_rowid"]).to_pylist()
-    return found

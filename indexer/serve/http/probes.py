@@ -1,44 +1,75 @@
-"""Probe results beside a database: their list, and their report pages. They are data: read, checked, never run."""
+"""Results of probes and of comparisons in folders beside a database."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import IndexerError, RowNotFound
 from indexer.jsonable import jsonable
+from indexer.serve.http.beside import files_beside
 from indexer.store.table import EmbeddingStore
 from probes.evaluation.metrics import HEADLINE
+from probes.runs.compare import Comparison
 from probes.runs.result import ProbeResult
-
-RESULT = "result.json"
-MOST_RESULTS = 200
-MOST_BYTES = 16 << 20  # of a result that is read
+from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One result folder beside the database."""
+    """One result and its folder."""
 
-    name: str  # of the folder
+    folder: Path
     result: ProbeResult
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class ListedComparison:
+    """One comparison and its folder."""
+
+    folder: Path
+    found: Comparison
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
 
 def listed(store: EmbeddingStore) -> list[Listed]:
-    """Results of this table's encoder in folders beside the database, by name; unreadable ones are left out."""
-    return [Listed(folder.name, result) for folder in _folders(store) if (result := _of(store, folder)) is not None]
+    """Results of this table's encoder, by folder; unreadable ones are left out."""
+    found = [(file.parent, _result(store, file)) for file in files_beside(store, f"*/{RESULT}")]
+    return [Listed(folder, result) for folder, result in found if result is not None]
 
 
-def one(store: EmbeddingStore, name: str) -> ProbeResult:
+def one(store: EmbeddingStore, name: str) -> Listed:
     """The result in the folder of this name. Raises RowNotFound."""
-    for folder in _folders(store):
-        if folder.name == name:
-            result = _of(store, folder)
+    for file in files_beside(store, f"*/{RESULT}"):
+        if file.parent.name == name:
+            result = _result(store, file)
             if result is not None:
-                return result
+                return Listed(file.parent, result)
     raise RowNotFound(f"no readable probe result of table {store.name} in a folder of that name beside the database.")
+
+
+def comparisons(store: EmbeddingStore) -> list[ListedComparison]:
+    """Comparisons of which this table is part, by folder; unreadable ones are left out."""
+    found = [(file.parent, _comparison(store, file)) for file in files_beside(store, f"*/{COMPARISON}")]
+    return [ListedComparison(folder, own) for folder, own in found if own is not None]
+
+
+def one_comparison(store: EmbeddingStore, name: str) -> Comparison:
+    """The comparison in the folder of this name. Raises RowNotFound."""
+    for file in files_beside(store, f"*/{COMPARISON}"):
+        if file.parent.name == name:
+            found = _comparison(store, file)
+            if found is not None:
+                return found
+    raise RowNotFound(f"no readable comparison with table {store.name} in a folder of that name beside the database.")
 
 
 def as_json(found: Listed) -> dict[str, Any]:
@@ -57,30 +88,42 @@ def as_json(found: Listed) -> dict[str, Any]:
     }
 
 
+def comparison_as_json(found: ListedComparison) -> dict[str, Any]:
+    """What a list of comparisons shows."""
+    own = found.found
+    facts: dict[str, Any] = jsonable({
+        "name": found.name,
+        "probe": own.results[0].request.probe,
+        "labels": own.results[0].request.labels,
+        "metric": own.metric,
+        "rows": own.rows,
+        "tables": [
+            {"table": r.source.table, "encoder": r.source.encoder, "interval": r.test.metrics.get(own.metric)}
+            for r in own.results
+        ],
+        "differences": own.differences,
+    })  # fmt: skip
+    return facts
+
+
 def headline(result: ProbeResult) -> str:
     """The name of the metric that a list shows."""
     known = [name for name in HEADLINE if name in result.test.metrics]
     return known[0] if known else next(iter(result.test.metrics), "")
 
 
-def _folders(store: EmbeddingStore) -> list[Path]:
-    """Plain folders beside the database that hold a result of acceptable size."""
-    if store.path is None:
-        return []
-    beside = sorted(Path(store.uri).resolve().parent.glob(f"*/{RESULT}"))
-    sound = (p.parent for p in beside if not p.is_symlink() and not p.parent.is_symlink() and _is_small(p))
-    return list(islice(sound, MOST_RESULTS))
-
-
-def _is_small(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size <= MOST_BYTES
-
-
-def _of(store: EmbeddingStore, folder: Path) -> ProbeResult | None:
-    from probes.runs.result_files import read_result
-
+def _result(store: EmbeddingStore, file: Path) -> ProbeResult | None:
     try:
-        result = read_result(folder)
+        result = read_result(file.parent)
     except (IndexerError, OSError):
         return None
     return result if result.source.fingerprint == store.spec.fingerprint else None
+
+
+def _comparison(store: EmbeddingStore, file: Path) -> Comparison | None:
+    try:
+        found = read_comparison(file)
+    except (IndexerError, OSError):
+        return None
+    tables = [(result.source.table, result.source.fingerprint) for result in found.results]
+    return found if (store.name, store.spec.fingerprint) in tables else None

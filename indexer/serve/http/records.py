@@ -1,4 +1,4 @@
-"""Records that lie beside a table, as JSON types: failures, runs, probe results."""
+"""Records that lie beside a table, as JSON types: failures, runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 from indexer.addresses import join
 from indexer.jsonable import jsonable
 from indexer.pipeline.records.files import MANIFEST, InBucket
+from indexer.serve.http.beside import MOST_BYTES, MOST_FILES
 from indexer.store.table import EmbeddingStore
 
 LISTED = ("shard", "key", "stage", "reason", "detail", "member")
-MOST_BYTES = 8 << 20  # of a record that is read
-MOST_RECORDS = 200
 
 
 def failures(view: EmbeddingStore, limit: int, offset: int) -> dict[str, Any]:
@@ -37,11 +36,11 @@ def run_records(store: EmbeddingStore) -> list[dict[str, Any]]:
     """The newest records first; one that cannot be read is left out."""
     if store.path is None:
         files = InBucket(join(store.uri, f"{store.name}.runs"))
-        newest = files.names()[::-1][:MOST_RECORDS]
+        newest = files.names()[::-1][:MOST_FILES]
         return [{"name": name, **facts} for name in newest if (facts := files.read(name))]
     folder = Path(store.uri) / f"{store.name}.runs"
     found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
-    return [{"name": path.parent.name, **facts} for path in found[:MOST_RECORDS] if (facts := _read(path))]
+    return [{"name": path.parent.name, **facts} for path in found[:MOST_FILES] if (facts := _read(path))]
 
 
 def _read(path: Path) -> dict[str, Any]:

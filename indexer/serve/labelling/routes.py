@@ -18,7 +18,7 @@ from indexer.serve.labelling.probe import FEWEST
 from indexer.serve.labelling.session import Labelling, Standing
 from indexer.serve.limits import Rate
 from indexer.serve.page.assets import page
-from indexer.serve.page.pages import shared
+from indexer.serve.page.shared import shared
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.store.table import EmbeddingStore

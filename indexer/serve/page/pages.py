@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -11,29 +11,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from indexer.errors import IndexFileError, RowNotFound, StoreError
 from indexer.serve.guard import COOKIE, token_is
-from indexer.serve.http import probes
 from indexer.serve.http.answers import shown_columns
-from indexer.serve.http.map import described
+from indexer.serve.http.map import described, newest_map
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.page.assets import page
+from indexer.serve.page.shared import shared
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
 from indexer.upkeep.health import HealthReport, health
-from probes.reporting.html import report_html
-from probes.reporting.words import with_interval
 
-PAGES = (
-    ("", "Search"),
-    ("/map", "Map"),
-    ("/failures", "Failures"),
-    ("/probes", "Probes"),
-    ("/runs", "Runs"),
-    ("/health", "Health"),
-)
-LABEL = ("/label", "Label")  # where labels may be written
 ROWS = 100  # of a page of failures
-# A report is one file with its style in it, and no script
-REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 SESSION = 12 * 3600  # seconds that a browser keeps the token
 
 
@@ -53,7 +40,7 @@ def pages(tables: Tables, settings: Settings) -> APIRouter:
     def search(table: str) -> HTMLResponse:
         served = tables.get(table)
         spec, view = served.store.spec, served.searcher.snapshot.view
-        columns = shown_columns(served)
+        columns = shown_columns(view)
         first = next((b.column("key")[0].as_py() for b in view.scan(["key"], batch_rows=1) if b.num_rows), "")
         return page(
             "search.html", **shared(tables, table, ""), columns=columns, example=first, encoder=spec.name,
@@ -78,20 +65,10 @@ def _records(router: APIRouter, tables: Tables) -> None:
     def mapped(table: str) -> HTMLResponse:
         served, found, why = tables.get(table), None, ""
         try:
-            found = described(served, served.shown_map(), None)
+            found = described(newest_map(served), None)
         except (RowNotFound, IndexFileError, StoreError) as error:
             why = str(error)
         return page("map.html", **shared(tables, table, "/map"), found=found, why=why)
-
-    @router.get("/t/{table}/probes")
-    def results(table: str) -> HTMLResponse:
-        found = [{**probes.as_json(one), "shown": _shown(one)} for one in probes.listed(tables.get(table).store)]
-        return page("probes.html", **shared(tables, table, "/probes"), found=found)
-
-    @router.get("/t/{table}/probes/{name}")
-    def result(table: str, name: str) -> HTMLResponse:
-        drawn = report_html(probes.one(tables.get(table).store, name))
-        return HTMLResponse(drawn, headers={"content-security-policy": REPORT_POLICY})
 
     @router.get("/t/{table}/runs")
     def runs(table: str) -> HTMLResponse:
@@ -105,12 +82,6 @@ def _records(router: APIRouter, tables: Tables) -> None:
     def checked(table: str) -> HTMLResponse:
         report = health(tables.opened_again(table))
         return page("health.html", **shared(tables, table, "/health"), report=report, facts=_facts(report))
-
-
-def shared(tables: Tables, table: str, here: str) -> dict[str, Any]:
-    """What every page has."""
-    shown = (*PAGES, LABEL) if tables.writable else PAGES
-    return {"table": tables.get(table).store.name, "names": tables.names(), "pages": shown, "here": here}
 
 
 def _login(router: APIRouter, settings: Settings) -> None:
@@ -131,11 +102,6 @@ def _login(router: APIRouter, settings: Settings) -> None:
             COOKIE, quote(given, safe=""), max_age=SESSION, httponly=True, samesite="strict", secure=secure
         )
         return answer
-
-
-def _shown(found: probes.Listed) -> str:
-    """The headline metric with its interval, as the report writes it."""
-    return with_interval(found.result.test.metrics.get(probes.headline(found.result)))
 
 
 def _facts(report: HealthReport) -> list[tuple[str, str]]:

@@ -29,12 +29,12 @@ export class Api {
   picture(key, size, window) {
     return `${this.base}/images/${path(key)}/rendered?size=${size}` + (window ? `&window=${encodeURIComponent(window)}` : "");
   }
+}
 
-  // Why a picture cannot be shown.
-  async why(url) {
-    const answer = await fetch(url);
-    try { return (await answer.json()).detail; } catch { return "the picture cannot be shown"; }
-  }
+// Why a picture cannot be shown.
+export async function why(url) {
+  const answer = await fetch(url);
+  try { return (await answer.json()).detail; } catch { return "the picture cannot be shown"; }
 }
 
 // Each part of a key is escaped; its slashes stay.

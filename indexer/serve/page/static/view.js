@@ -1,5 +1,7 @@
 // Elements of the page. Text goes in as text, never as HTML.
 
+import { why } from "./api.js";
+
 export function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -27,7 +29,7 @@ export function picture(api, key, size, window) {
   img.addEventListener("error", async () => {
     const none = el("span", { class: "none" }, "…");
     img.replaceWith(none);
-    none.textContent = await api.why(url);
+    none.textContent = await why(url);
   });
   return img;
 }
