@@ -9,6 +9,7 @@ COMMANDS = {
     "pack": "DICOM tree, image folder or DICOMweb → WebDataset shards.",
     "list": "List an archive into a manifest, a source for index.",
     "index": "Embed shards into a table, each image once.",
+    "commit": "Add what the parts of a run left beside a table.",
     "search": "Find the images most like a query image, key, text or vector.",
     "serve": "The search page and the HTTP API, on this machine.",
     "build-ann": "Build or refresh the FAISS index of a table.",
@@ -35,7 +36,10 @@ group = LazyGroup(
     commands_help=COMMANDS,
     doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
     version=version_words,
-    folders=dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
+    folders={
+        **dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
+        "commit": "cluster",
+    },
     elsewhere={"serve": "indexer.serve.command"},  # an application, which stands above the commands
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )

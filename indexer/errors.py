@@ -21,6 +21,7 @@ IndexerError
 │   ├── StoreLocked     another process writes to this table
 │   ├── BadFilter       the table cannot evaluate a --where expression
 │   ├── RowNotFound     no row with this key
+│   ├── PendingDamaged  a file of a shard that waits for its commit is not what was written
 │   └── NewerFormat     written by a newer version of this package
 ├── IndexFileError      the FAISS file or its manifest is missing, altered or belongs to another table
 ├── Busy                a server was asked for more than it may do in a time
@@ -138,6 +139,10 @@ class BadFilter(StoreError):
 
 class RowNotFound(StoreError):
     """No row has that key."""
+
+
+class PendingDamaged(StoreError):
+    """The file of a shard that waits for its commit is damaged, or of another table."""
 
 
 class NewerFormat(StoreError):

@@ -300,6 +300,8 @@ class RunReport:
     warnings: tuple[str, ...] = ()
     adopted: int = 0  # not in `images`: in the table under another shard, with the same key and bytes
     gone: int = 0  # rows whose file is gone from the folders that were named
+    part: str = ""  # I/N of a run that did one part
+    pending: int = 0  # shards of it that are embedded and wait for a commit
     decoder_difference: float | None = None  # largest of --decoder gpu to the CPU's pixels on a sample, in grey levels
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from indexer.commands.cluster.ways import once_free, part_options, print_part, require_fitting
 from indexer.options import counted, device_option, emit, frames_option, json_option, say, table_options
 from indexer.pipeline.options import RunOptions
 
@@ -95,6 +96,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     metavar="N",
     help="Commit once N rows are embedded. Fewer: a crash loses less, a run takes longer.",
 )
+@part_options
 @table_options
 @json_option
 @click.pass_context
@@ -122,6 +124,8 @@ def command(
     workers: int | None,
     max_failures: float,
     commit_rows: int,
+    part: str | None,
+    no_commit: bool,
     image_column: str,
     key_column: str,
     image_root: str,
@@ -140,18 +144,22 @@ def command(
         raise click.UsageError("--seed draws random weights: give it with --weights random")
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
+    require_fitting(part=part, no_commit=no_commit, gone=gone)
     from indexer.archive.shards import find_shards
+    from indexer.pipeline.parts.dealt import PartOptions, part_of
     from indexer.pixels.window import parse_window
 
     parse_window(window)  # raises for a typing error, before a table is created
+    which = PartOptions(part_of(part), not no_commit) if part is not None else None
     tables = asked_of_tables(image_column, key_column, image_root)
     # Before slow imports: a typing error is reported at once
     found = find_shards(sources[:-1], hash_content=hash_content, tables=tables)
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
-    from indexer.pipeline.drive import Hooks, too_many
-    from indexer.pipeline.run import index
+    from indexer.pipeline.drive import Hooks
+    from indexer.pipeline.parts.embed import index_part
+    from indexer.pipeline.run import index, threads_for
     from indexer.progress.terminal import Terminal
 
     if weights == "random":
@@ -160,7 +168,8 @@ def command(
         name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
         compiled=not no_compile,
     ).in_plane(plane)  # fmt: skip
-    store = _store(sources[-1], table or table_name(encoder.spec.name), encoder.spec, split, prefix)
+    place = (sources[-1], table or table_name(encoder.spec.name), encoder.spec, split, prefix)
+    store = once_free(lambda: _store(*place), part=which is not None)
     if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
         say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
     if no_compile and encoder.device == "cpu":
@@ -172,10 +181,22 @@ def command(
     exact = precision == "fp32" and encoder.spec.backend == "torch"
     check = None if exact else lambda pictures: precision_check(encoder, pictures)
     folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
-    report = index(found.shards, store, encoder, options, Hooks(Terminal(), check), folders=folders)
+    hooks = Hooks(Terminal(), check)
+    if which is not None:
+        engine = threads_for(encoder, options)
+        report, committed = index_part(engine, found.shards, store, options, which, hooks)
+        print_part(report, committed, report_text, as_json=as_json)
+        ctx.exit(exit_code(report, max_failures) or int(committed is not None and not committed.whole))
+    report = index(found.shards, store, encoder, options, hooks, folders=folders)
     print_report(report, as_json=as_json)
-    failed = too_many(report, max_failures)
-    ctx.exit(130 if report.interrupted else int(report.shards_partial > 0 or failed))
+    ctx.exit(exit_code(report, max_failures))
+
+
+def exit_code(report: RunReport, max_failures: float) -> int:
+    """0, 1 for shards that are cut or damaged or for too many failures, 130 for a stopped run."""
+    from indexer.pipeline.drive import too_many
+
+    return 130 if report.interrupted else int(report.shards_partial > 0 or too_many(report, max_failures))
 
 
 def _store(database: str, table: str, spec: EncoderSpec, split: str | None, prefix: int | None) -> EmbeddingStore:

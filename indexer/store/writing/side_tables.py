@@ -6,16 +6,21 @@ import datetime
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.addresses import join
+from indexer.remote.objects import is_prefix
 from indexer.store.filters import quoted
 from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import append, chunks, delete, open_or_create
+from indexer.store.mend import exists
 from indexer.store.rows import batches
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, failures_table, side_schema
+from indexer.store.table import EmbeddingStore
 from indexer.types import Failure, ShardResult
 
 BEGUN = "begun"  # some parts of the shard are stored and more follow; with any other status the shard is complete
@@ -75,6 +80,15 @@ class Ledger:
         for name in names:
             self.entries.pop(name, None)
         return delete(self.dataset, "shard", names)
+
+
+def entries_of(store: EmbeddingStore) -> dict[str, LedgerEntry]:
+    """The ledger's newest rows by shard name, for a process that does not hold the table's lock."""
+    address = join(store.uri, f"{store.name}.shards.lance")
+    there = exists(Path(address)) if store.path is not None else is_prefix(address)
+    columns = LedgerEntry.__dataclass_fields__
+    rows = store.ledger().select(["shard", *columns]).to_pylist() if there else []
+    return {row.pop("shard"): LedgerEntry(**row) for row in rows}
 
 
 def lost_shards(entries: Mapping[str, LedgerEntry], rows: Counter[str], failures: Counter[str]) -> list[str]:
