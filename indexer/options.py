@@ -52,9 +52,13 @@ def frames_option(default: str) -> Callable[[Any], Any]:
 def table_options(command: Any) -> Any:
     """The options --image-column, --key-column and --image-root of sources that are tables."""
     for name, metavar, words in (
-        ("--image-root", "DIR", "Folder of the paths in --image-column. Default: the table's own."),
+        (
+            "--image-root",
+            "DIR",
+            "Folder or URL that the paths in --image-column are below. Default: the table's folder.",
+        ),
         ("--key-column", "NAME", "Column of a Parquet or CSV file that names each row."),
-        ("--image-column", "NAME", "Column of a Parquet or CSV file with the images or their paths."),
+        ("--image-column", "NAME", "Column of a Parquet or CSV file with the images, their paths or addresses."),
     ):
         command = click.option(name, default="", metavar=metavar, help=words)(command)
     return command

@@ -129,6 +129,9 @@ class Shard:
     kind: str = "tar"  # the name of one of indexer.archive.kinds
     files: Iterable[str] = field(default=(), compare=False, repr=False)  # kind "files": paths below url, in order
     nbytes: int | None = field(default=None, compare=False, repr=False)  # uncompressed; None where that is not known
+    roots: tuple[str, ...] = field(
+        default=(), compare=False, repr=False
+    )  # other places of its images: folders, servers
     keys: KeyRule = field(default=KeyRule(), compare=False, repr=False)  # the table's
     # (member, offset) of samples whose rows a table has: they are read for their key and place, not for their bytes
     stored: Container[tuple[str, int]] = field(default=(), compare=False, repr=False)

@@ -212,9 +212,11 @@ def _store(database: str, table: str, spec: EncoderSpec, split: str | None, pref
 
 def asked_of_tables(image_column: str, key_column: str, image_root: str) -> TableOptions:
     """The options of `options.table_options` as one record."""
+    from indexer.addresses import is_remote
     from indexer.archive.tables.named import TableOptions
 
-    return TableOptions(image_column, key_column, str(Path(image_root).resolve()) if image_root else "")
+    local = image_root and not is_remote(image_root)
+    return TableOptions(image_column, key_column, str(Path(image_root).resolve()) if local else image_root)
 
 
 def print_report(report: RunReport, *, as_json: bool) -> None:

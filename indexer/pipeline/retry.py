@@ -50,17 +50,20 @@ def retry(
     """
     start = time.perf_counter()
     store.require(encoder.spec)
-    rows = store.failures(RETRIED).select(["shard", "key"]).to_pylist()
+    rows = store.failures(RETRIED).select(["shard", "key", "member", "offset"]).to_pylist()
     ledger = {row["shard"]: row for row in store.ledger().to_pylist() if row["status"] != BEGUN}
     failed: dict[str, set[str]] = {}
+    places: dict[str, set[tuple[str, int]]] = {}
     for row in rows:
         if row["shard"] in ledger:  # without a ledger row: was in progress when a run died; index resumes it
             failed.setdefault(row["shard"], set()).add(row["key"])
+            places.setdefault(row["shard"], set()).add((row["member"], row["offset"]))
 
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:
-        wanted = failed[shard.name]
-        samples = read_shard(replace(shard, keys=store.keys))
-        return (s for s in samples if isinstance(s, Sample) and s.key in wanted)
+        wanted, places_of_it = failed[shard.name], places[shard.name]
+        others = _AllBut(places_of_it) if all(member for member, _ in places_of_it) else ()
+        samples = read_shard(replace(shard, keys=store.keys, stored=others))
+        return (s for s in samples if isinstance(s, Sample) and s.key in wanted and (s.member, s.offset) not in others)
 
     allowed = (*remembered(identity_of(store)), *named(roots))
     found, out_of_reach = _found(ledger, failed, sources, allowed)
@@ -80,6 +83,16 @@ def retry(
         if record is not None:
             record.report = report
     return report
+
+
+class _AllBut:
+    """All places but those that failed: the bytes of the others are not read, which a server would have to send."""
+
+    def __init__(self, failed: Collection[tuple[str, int]]) -> None:
+        self._failed = failed
+
+    def __contains__(self, place: object) -> bool:
+        return place not in self._failed
 
 
 def _found(

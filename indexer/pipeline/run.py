@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from indexer.archive.reader import key_prefix, read_shard
 from indexer.archive.roots import remember, state_file
 from indexer.archive.shards import changed_words, under_stored_names
-from indexer.archive.tables.named import addresses
 from indexer.errors import ShardChanged
 from indexer.pipeline.commit import Committer
 from indexer.pipeline.drive import Driven, Hooks, drive
@@ -69,7 +68,7 @@ def index_by(
         plan = plan_of(shards, writer.entries, options.changed)
         gone = settle_gone(writer, shards, plan, folders, drop=options.gone == "drop")
         writer.expect({planned.shard.name for planned in plan}, {p.shard.name for p in plan if p.replaces})
-        trusted = remember(identity_of(store), {address for shard in shards for address in addresses(shard)})
+        trusted = remember(identity_of(store), {address for shard in shards for address in (shard.url, *shard.roots)})
         done = run_engine(writer, plan, engine, options, hooks, start=start, record=record)
         skipped = _skipped(shards, plan, writer.entries)
         untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"

@@ -241,7 +241,7 @@ def test_listed_files_are_read_only_below_the_folder_that_the_user_named(tmp_pat
     (root / "empty.png").write_bytes(b"")
     (root / "out.png").symlink_to(tmp_path / "secret.png")
     lines = ["a.png", str(root / "a.png"), "../../secret.png", str(tmp_path / "secret.png"), "out.png", "gone.png",
-             "empty.png", "", "https://example.org/a.png", "."]  # fmt: skip
+             "empty.png", "", "ftp://example.org/a.png", "."]  # fmt: skip
     table = tmp_path / "set" / "tables" / "list.csv"
     table.write_text("\n".join(["path,n", *(f"{line},{i}" for i, line in enumerate(lines))]))
     (shard,) = find_shards([str(table)], tables=TableOptions("path", "", str(root))).shards
@@ -249,7 +249,7 @@ def test_listed_files_are_read_only_below_the_folder_that_the_user_named(tmp_pat
     assert [i.metadata["n"] for i in items if isinstance(i, Sample)] == [0, 1]
     assert [i.reason for i in items if isinstance(i, Failure)] == [
         *["file outside the folder"] * 3, "unreadable file", "empty file",
-        "no path in the row", "an address, not a file", "unreadable file",
+        "no path in the row", "an address that is not fetched", "unreadable file",
     ]  # fmt: skip
     good = items[0]
     place = Place(shard.name, good.member, good.offset, good.nbytes, good.suffix)

@@ -14,12 +14,13 @@ from indexer.archive.left_out import LeftOut
 from indexer.archive.roots import is_below
 from indexer.archive.samples import DICOM_HEAD, METADATA_SUFFIXES, is_dicom, loose_sample, plain_name, sidecar_of
 from indexer.archive.tables.named import TableOptions
-from indexer.archive.tar import Tar, remote_shard
+from indexer.archive.tar import MAX_MEMBER, Tar, remote_shard
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.redact import stored_address
-from indexer.remote import objects, web
+from indexer.remote import objects
 from indexer.remote.objects import Listed, is_object
 from indexer.remote.web import is_web
+from indexer.remote.whole import read_whole
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
@@ -105,7 +106,7 @@ class ObjectFolder:
         address = url + place.member
         if roots is not None and not is_below(address, roots):
             raise ReadError(f"{place.member} leads out of the folder: it is not read")
-        return _whole(address)
+        return read_whole(address, MAX_MEMBER)
 
 
 def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | OSError | None, bytes | None]:
@@ -114,18 +115,14 @@ def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | OSError
     if (plain_name(path), 0) in shard.stored:
         return path, None, None
     try:
-        data = _whole(root + path)
+        data = read_whole(root + path, MAX_MEMBER)
         if sidecars:
             with suppress(FileNotFoundError):
                 folder, slash, name = path.rpartition("/")
-                beside = _whole(f"{root}{folder}{slash}{sidecar_of(name)}")
+                beside = read_whole(f"{root}{folder}{slash}{sidecar_of(name)}", MAX_MEMBER)
     except OSError as error:
         return path, error, None
     return path, data, beside
-
-
-def _whole(address: str) -> bytes:
-    return web.stream(address, same_host=True).read() if is_web(address) else objects.read(address)
 
 
 def listed_objects(root: str) -> Iterator[str]:

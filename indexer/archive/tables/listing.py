@@ -1,17 +1,19 @@
-"""CSV tables that list image files, as shards: the other columns become metadata.
+"""CSV tables that list images by path or address, as shards: the other columns become metadata.
 
-The key of a row is the path as it is written, or the value of `--key-column`.
+The key of a row is the path as it is written, the address without its secrets, or the value of `--key-column`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from indexer.addresses import is_remote
 from indexer.archive.local import local_file, local_identity, remote_suffix
 from indexer.archive.tables.columns import field_names
-from indexer.archive.tables.listed import ListedFiles, read_listed
+from indexer.archive.tables.listed import ListedFiles, Row, read_listed
 from indexer.archive.tables.named import TableOptions, options_in, settled, shard_name
 from indexer.errors import CutShard, InputError, ReadError
 from indexer.types import Failure, Place, Sample, Shard
@@ -45,26 +47,38 @@ class Listing:
         files = ListedFiles(path, tables)
         paths = (text for (text,) in table.texts([tables.image]))
         identity = files.identity(local_identity(path, hash_content=hash_content), paths, hash_content=hash_content)
-        yield Shard(path, shard_name(path, tables), identity, self.name)
+        notes.extend(f"{path}: {words}" for words in files.notes())
+        yield Shard(path, shard_name(path, tables), identity, self.name, roots=files.roots())
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         options = options_in(shard.name, shard.url)
-        try:
-            table = _opened(shard.url, options)
-            fields, _ = field_names(shard.url, table.names)
-            files = ListedFiles(shard.url, options)
-            for row, record in enumerate(table.records()):
-                path = str(record[options.image] or "")
-                given = str(record[options.key]) if options.key and record[options.key] is not None else ""
-                metadata = {fields[name]: value for name, value in record.items() if value is not None}
-                yield files.sample(shard, given or path or f"{Path(shard.url).stem}/{row}", path, row, metadata)
-        except OSError as error:
-            raise ReadError(f"{shard.url} cannot be read: {error}") from error
-        except InputError as error:  # the table changed since it was found
-            raise CutShard(str(error)) from error
+        return ListedFiles(shard.url, options).samples(shard, _rows(shard.url, options))
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
-        return read_listed(url, place.member, roots)
+        return read_listed(url, place.member, roots, _listed(url, place))
+
+
+def _rows(url: str, options: TableOptions) -> Iterator[Row]:
+    """Raises ReadError."""
+    try:
+        table = _opened(url, options)
+        fields, _ = field_names(url, table.names)
+        for number, record in enumerate(table.records()):
+            key = str(record[options.key]) if options.key and record[options.key] is not None else ""
+            metadata = {fields[name]: value for name, value in record.items() if value is not None}
+            yield Row(number, key, str(record[options.image] or ""), metadata)
+    except OSError as error:
+        raise ReadError(f"{url} cannot be read: {error}") from error
+    except InputError as error:  # the table changed since it was found
+        raise CutShard(str(error)) from error
+
+
+def _listed(url: str, place: Place) -> Iterator[str]:
+    """The path in the row of a place as it is now."""
+    options = options_in(place.shard, url)
+    with suppress(InputError, OSError):
+        texts = _opened(url, options).texts([options.image])
+        yield from (text for (text,) in islice(texts, place.offset, place.offset + 1))
 
 
 def _opened(path: str, options: TableOptions) -> TypedCsv:

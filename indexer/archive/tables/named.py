@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
-from indexer.types import Shard
+from indexer.addresses import is_remote
+from indexer.errors import InputError
+from indexer.redact import stored_address
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class TableOptions:
 
     image: str = ""  # the column that holds the images, or their paths
     key: str = ""  # the column that names each row
-    root: str = ""  # the folder to which paths are relative: absolute, or relative to the table's own folder
+    root: str = ""  # to which paths are relative: a folder, absolute or relative to the table's own, or an address
 
 
 DEFAULT = TableOptions()
@@ -25,8 +26,13 @@ FLAGS = {"image": "--image-column", "key": "--key-column", "root": "--image-root
 
 
 def settled(options: TableOptions, path: str) -> TableOptions:
-    """With `root` relative to the folder of the table at `path`, so that both may move together."""
-    if not options.root:
+    """With `root` relative to the folder of the table at `path`, so that both may move together.
+
+    Raises InputError for an address with a login or signature, which is not stored.
+    """
+    if is_remote(options.root) and stored_address(options.root) != options.root:
+        raise InputError(f"--image-root {stored_address(options.root)}: leave the login or signature out.")
+    if not options.root or is_remote(options.root):
         return options
     root = os.path.relpath((Path(path).parent / options.root).resolve(), Path(path).parent)
     return replace(options, root="" if root == "." else root)
@@ -50,11 +56,3 @@ def options_in(name: str, url: str) -> TableOptions:
 def image_folder(url: str, options: TableOptions) -> Path:
     """The folder to which a table's paths are relative, links resolved."""
     return (Path(url).parent / options.root).resolve()
-
-
-def addresses(shard: Shard) -> Iterator[str]:
-    """The shard's address, and the folder of the images that it lists."""
-    yield shard.url
-    options = options_in(shard.name, shard.url)
-    if options.root:
-        yield str(image_folder(shard.url, options))

@@ -1,4 +1,4 @@
-"""Parquet files as shards: images as bytes, as Hugging Face's struct {bytes, path}, or as paths of files.
+"""Parquet files as shards: images as bytes, as Hugging Face's struct {bytes, path}, or as paths or addresses.
 
 The key of a row is `<file name without suffix>/<row number>`, or the value of `--key-column`. Memory holds a few rows,
 whatever the size of the row groups; a resumed run does not read the row groups that are stored.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.addresses import is_remote
 from indexer.archive.local import first_bytes, local_file, local_identity, remote_suffix
 from indexer.archive.tables.columns import PATH_FIELD, Columns, columns_of, image_columns
-from indexer.archive.tables.listed import ListedFiles, read_listed
+from indexer.archive.tables.listed import ListedFiles, Row, read_listed
 from indexer.archive.tables.named import TableOptions, options_in, settled, shard_name
 from indexer.errors import CutShard, NotAnArchive, ReadError
 from indexer.types import Failure, Place, Sample, Shard
@@ -54,6 +54,7 @@ class Parquet:
         identity = local_identity(path, hash_content=hash_content)
         tables = settled(tables, path)
         nbytes: int | None = None
+        roots: tuple[str, ...] = ()
         try:
             with _opened(path) as file:
                 columns = columns_of(path, file.schema_arrow, tables)
@@ -67,33 +68,30 @@ class Parquet:
         if columns.form == "path":
             files = ListedFiles(path, options)
             identity = files.identity(identity, _paths(path, columns.image), hash_content=hash_content)
-        yield Shard(path, shard_name(path, options), identity, self.name, nbytes=nbytes)
+            notes.extend(f"{path}: {words}" for words in files.notes())
+            roots = files.roots()
+        yield Shard(path, shard_name(path, options), identity, self.name, nbytes=nbytes, roots=roots)
 
     def samples(self, shard: Shard) -> Iterator[Sample | Failure]:
         options = options_in(shard.name, shard.url)
         with _opened(shard.url) as file:
             columns = columns_of(shard.url, file.schema_arrow, options)
+            if columns.form == "path":
+                listed = _listed_rows(shard.url, file, columns, options)
+                yield from ListedFiles(shard.url, options).samples(shard, listed)
+                return
             reader = _Rows(shard, columns, options)
-            first = 0
-            for group in range(file.metadata.num_row_groups):
-                n = file.metadata.row_group(group).num_rows
-                yield from reader.group(file, group, range(first, first + n))
-                first += n
+            for group, rows in _groups(file):
+                yield from reader.group(file, group, rows)
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
         options = options_in(place.shard, url)
         with _opened(url) as file:
             columns = columns_of(url, file.schema_arrow, options)
             if columns.form == "path":
-                return read_listed(url, place.member, roots)
-            first = 0
-            for group in range(file.metadata.num_row_groups):
-                n = file.metadata.row_group(group).num_rows
-                if first <= place.offset < first + n:
-                    for row, record in _records(url, file, group, [columns.image], first):
-                        if row == place.offset:
-                            return _image(record[columns.image], columns.form)[0] or b""
-                first += n
+                return read_listed(url, place.member, roots, map(str, _value(url, file, columns.image, place.offset)))
+            for value in _value(url, file, columns.image, place.offset):
+                return _image(value, columns.form)[0] or b""
         raise ReadError(f"{url} has no row {place.offset} any more")
 
 
@@ -102,29 +100,22 @@ class _Rows:
 
     def __init__(self, shard: Shard, columns: Columns, options: TableOptions) -> None:
         self._shard, self._columns, self._options = shard, columns, options
-        self._listed = ListedFiles(shard.url, options) if columns.form == "path" else None
         self._stem = Path(shard.url).stem
 
     def group(self, file: pq.ParquetFile, group: int, rows: range) -> Iterator[Sample | Failure]:
         """A row group's samples; without their images where the table has all of them."""
-        stored = (
-            self._listed is None and len(rows) > 0 and all((self._member(r), r) in self._shard.stored for r in rows)
-        )
+        stored = len(rows) > 0 and all((self._member(r), r) in self._shard.stored for r in rows)
         nbytes = file.metadata.row_group(group).total_byte_size // max(len(rows), 1)
         if stored and not self._options.key:
             yield from (self._light(row, self._key({}, row), nbytes) for row in rows)
             return
-        key = [self._options.key] if self._options.key else []
-        wanted = key if stored else list(dict.fromkeys([self._columns.image, *self._columns.metadata, *key]))
+        wanted = [self._options.key] if stored else _wanted(self._columns, self._options)
         for row, record in _records(self._shard.url, file, group, wanted, rows.start):
             yield self._light(row, self._key(record, row), nbytes) if stored else self._sample(record, row)
 
     def _sample(self, record: dict[str, Any], row: int) -> Sample | Failure:
         columns, shard, key = self._columns, self._shard, self._key(record, row)
         fields = columns.fields(record)
-        if self._listed is not None:
-            path = str(record[columns.image] or "")
-            return self._listed.sample(shard, key if self._options.key else path or key, path, row, fields)
         image, path = _image(record[columns.image], columns.form)
         member, suffix = self._member(row), image_suffix(path) or "" if path else ""
         if path:
@@ -142,8 +133,7 @@ class _Rows:
         return f"{self._columns.image}[{row}]"
 
     def _key(self, record: dict[str, Any], row: int) -> str:
-        given = record.get(self._options.key) if self._options.key else None
-        return f"{self._stem}/{row}" if given in (None, "") else str(given)
+        return _given_key(record, self._options) or f"{self._stem}/{row}"
 
 
 def _image(value: Any, form: str) -> tuple[bytes | None, str]:
@@ -152,6 +142,42 @@ def _image(value: Any, form: str) -> tuple[bytes | None, str]:
         value = value or {}
         return value.get("bytes"), str(value.get(PATH_FIELD) or "")
     return value, ""
+
+
+def _given_key(record: dict[str, Any], options: TableOptions) -> str:
+    given = record.get(options.key) if options.key else None
+    return "" if given is None else str(given)
+
+
+def _wanted(columns: Columns, options: TableOptions) -> list[str]:
+    """The columns that are read."""
+    return list(dict.fromkeys([columns.image, *columns.metadata, *([options.key] if options.key else [])]))
+
+
+def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, range]]:
+    """The number of each row group, and its rows."""
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        n = file.metadata.row_group(group).num_rows
+        yield group, range(first, first + n)
+        first += n
+
+
+def _listed_rows(url: str, file: pq.ParquetFile, columns: Columns, options: TableOptions) -> Iterator[Row]:
+    """Raises ReadError."""
+    for group, rows in _groups(file):
+        for number, record in _records(url, file, group, _wanted(columns, options), rows.start):
+            path = str(record[columns.image] or "")
+            yield Row(number, _given_key(record, options), path, columns.fields(record))
+
+
+def _value(url: str, file: pq.ParquetFile, column: str, number: int) -> Iterator[Any]:
+    """The value in one row, where there is that row."""
+    for group, rows in _groups(file):
+        if number in rows:
+            yield from (
+                record[column] for row, record in _records(url, file, group, [column], rows.start) if row == number
+            )
 
 
 def _paths(path: str, column: str) -> Iterator[str]:
