@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from indexer.archive.reader import key_prefix
 from indexer.archive.roots import remember
 from indexer.archive.shards import under_stored_names
-from indexer.archive.tables.named import addresses
 from indexer.errors import StoreLocked, sentence
 from indexer.pipeline.commit import Totals
 from indexer.pipeline.drive import Driven, Hooks, drive
@@ -68,7 +67,7 @@ def index_part(
         for planned in todo
         if names[planned.shard.name] not in waiting
     ]
-    remember(identity_of(store), {address for shard in own for address in addresses(shard)})
+    remember(identity_of(store), {address for shard in own for address in (shard.url, *shard.roots)})
     with PendingSink(store, place, names, entries) as sink:
         report = drive(Driven(engine, sink, start), store, plan, lambda: _lookup(store, shards), options, hooks)
     report = replace(
