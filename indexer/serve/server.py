@@ -6,13 +6,17 @@ import logging
 import socket
 from collections.abc import Callable
 
+import anyio.to_thread
 import uvicorn
 
+from indexer.cores import cores
 from indexer.errors import InputError
+from indexer.malloc import share_one_heap
 from indexer.serve.app import create_app
-from indexer.serve.settings import Settings
+from indexer.serve.settings import Settings, bracketed
 
 STOP_SECONDS = 5  # for requests in progress when it is stopped
+THREADS = 4  # that answer requests, for each core; each holds memory of its own, and more would only take turns
 
 
 class _Server(uvicorn.Server):
@@ -23,6 +27,7 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS * max(cores(), 2)
         await super().startup(sockets)
         if self.started:
             self._ready()
@@ -32,6 +37,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Blocks until it is stopped; `ready` is called with the address once it answers. Raises StoreNotFound,
     InputError (port taken).
     """
+    share_one_heap()
     app = create_app(settings)
     listening = _listening(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -47,7 +53,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
         forwarded_allow_ips="127.0.0.1" if settings.behind_proxy else "",
     )
-    address = f"http{'s' if certificate else ''}://{settings.host}:{listening.getsockname()[1]}/"
+    address = f"http{'s' if certificate else ''}://{bracketed(settings.host)}:{listening.getsockname()[1]}/"
     with listening:
         _Server(config, lambda: ready(address)).run([listening])
 

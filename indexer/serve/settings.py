@@ -53,7 +53,12 @@ class Settings:
     @property
     def hosts(self) -> frozenset[str]:
         """The names (lower case, without port) under which a request may address this server."""
-        return frozenset(name.lower() for name in ("localhost", "127.0.0.1", "[::1]", self.host, *self.names))
+        return frozenset(bracketed(name.lower()) for name in ("localhost", "127.0.0.1", "::1", self.host, *self.names))
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands in a URL and in a Host header: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

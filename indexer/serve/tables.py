@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from indexer.errors import RowNotFound, StoreNotFound
+from indexer.malloc import release_freed_memory
 from indexer.mapping.files import map_path, read_map
 from indexer.search.reference import PairCosines, pair_cosines, sampled_ids
 from indexer.search.searcher import Searcher
@@ -38,7 +39,13 @@ class ServedTable:
 
     def pairs(self, snapshot: Snapshot) -> PairCosines:
         """Cosines of random pairs in this version."""
-        found: PairCosines = self._kept.of(snapshot.commit, "cosines", lambda: pair_cosines(snapshot))
+
+        def make() -> PairCosines:
+            made = pair_cosines(snapshot)
+            release_freed_memory()  # of a million products, and of loading the index
+            return made
+
+        found: PairCosines = self._kept.of(snapshot.commit, "cosines", make)
         return found
 
     def url(self, view: EmbeddingStore, shard: str) -> str | None:

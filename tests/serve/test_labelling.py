@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from indexer.errors import InputError
 from indexer.serve.app import create_app
 from indexer.serve.labelling.estimate import accuracy
+from indexer.serve.labelling.order import first_of_classes
 from indexer.serve.labelling.probe import fit
 from indexer.serve.settings import Settings
 from indexer.store.table import EmbeddingStore
+from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.tables import make_table
@@ -245,6 +250,60 @@ def test_a_search_orders_in_place_of_the_probe(store: EmbeddingStore) -> None:
     places = [near.index(key) for key in shown]
     assert places == sorted(places)
     assert places[-1] < 40
+
+
+def test_a_skipped_image_that_was_deleted_since_stops_nothing(store: EmbeddingStore) -> None:
+    client = served(store)
+    shown = [key for key, _ in following(client)]
+    done = call("indexer", "delete", store.uri, "--where", f"key = '{shown[0]}'", "--yes")
+    assert done.code == 0, done.err
+    after = [key for key, _ in following(client, skipped=shown)]
+    assert len(after) == 20
+    assert not set(after) & set(shown)
+
+
+def test_labels_are_written_while_another_request_embeds(store: EmbeddingStore) -> None:
+    client = served(store)
+    shown = following(client)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeEncoder):
+        def embed(self, pictures):
+            begun.set()
+            assert go_on.wait(60)
+            return super().embed(pictures)
+
+    slow = Slow()
+    slow.spec = store.spec
+    app = create_app(Settings(store.uri, labels="finding"), load_encoder=lambda _: slow)
+    both = TestClient(app, base_url="http://127.0.0.1:8321", raise_server_exceptions=False)
+    body = {"query": {"image": base64.b64encode(png(1)).decode()}, "limit": 5, "group": "patient"}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(both.post, f"{API}/next", json=body)
+        assert begun.wait(60)
+        try:
+            write(both, shown)
+        finally:
+            go_on.set()
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    assert not {one["key"] for one in answer.json()["images"]} & {key for key, _ in shown}
+
+
+def test_a_probe_of_many_labels_is_fitted_on_as_many_of_each_class_and_all_of_a_rare_one() -> None:
+    codes = np.repeat([-1, 0, 1, 2], [50, 900, 90, 10])
+    order = np.random.default_rng(0).permutation(len(codes))
+    allowed = np.arange(len(codes)) % 10 != 0
+    chosen = first_of_classes(codes, allowed, order, 200)
+    assert allowed[chosen].all()
+    counts = np.bincount(codes[chosen])
+    assert counts.tolist() == [200 - 81 - 9, 81, 9]
+    rank = np.argsort(order)
+    for code in range(3):
+        own = np.flatnonzero((codes == code) & allowed)
+        assert set(chosen[codes[chosen] == code]) == set(own[np.argsort(rank[own])][: counts[code]])
+    everything = first_of_classes(codes, allowed, order, 1000)
+    assert everything.tolist() == np.flatnonzero(allowed & (codes >= 0)).tolist()
 
 
 def test_a_lock_held_by_another_writer_is_a_problem_and_the_labels_can_be_sent_again(store: EmbeddingStore) -> None:

@@ -49,6 +49,26 @@ def first_of_groups(order: Iterable[int], groups: Int64, most: int) -> list[int]
     return [*chosen, *further[: most - len(chosen)]]
 
 
+def first_of_classes(codes: Int64, allowed: Bool, order: Int64, most: int) -> Int64:
+    """At most about `most` allowed rows with a code, ascending: of each class the first in `order`, of a rare one all.
+
+    Classes with fewer rows than their share leave room to the others.
+    """
+    labelled = order[(allowed & (codes >= 0))[order]]
+    if len(labelled) <= most:
+        return np.sort(labelled)
+    counts = np.sort(np.bincount(codes[labelled]))
+    counts = counts[counts > 0]
+    share, room = 0, most
+    for left, count in enumerate(counts.tolist()):
+        share = room // (len(counts) - left)
+        if count > share:
+            break
+        room -= count
+    chosen = [own[:share] for own in (labelled[codes[labelled] == code] for code in np.unique(codes[labelled]))]
+    return np.sort(np.concatenate(chosen))
+
+
 def drawn(rows: LabelRows, free: Bool, limit: int) -> list[int]:
     """The next of the reserved rows: a tenth of `limit`, the remainder of the division by lot."""
     waiting = rows.order[(rows.reserved & free)[rows.order]]

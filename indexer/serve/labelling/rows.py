@@ -42,6 +42,11 @@ class LabelRows:
             raise RowNotFound(f"no row with key {missing[0]!r}, so that no label was written. Load the page again.")
         return np.asarray(found, np.int64)
 
+    def stored(self, keys: list[str]) -> Int64:
+        """Positions of those of the keys that are stored, in order."""
+        found = pc.index_in(pa.array(keys, self.keys.type), value_set=self.keys)
+        return np.asarray(found.drop_null(), np.int64)
+
     def positions_of(self, row_ids: Int64) -> Int64:
         """Positions of those of the ids that are here, in order."""
         by_id = np.argsort(self.row_ids)

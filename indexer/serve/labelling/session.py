@@ -31,6 +31,7 @@ from indexer.types import Bool, Int64
 CANDIDATES = 20_000  # rows whose probability is computed; of a larger table a random part, and NEAREST
 NEAREST = 500  # rows nearest to the rarest class's direction, by the index
 QUERY, PROBE, LOT = "query", "probe", "lot"  # what orders images
+MOST_TRAINED = 10_000  # labels that a probe is fitted on; of more the same number of each class, drawn at random
 DEEPEST = 10_000  # hits of a search that are looked through for images without a label
 
 
@@ -70,6 +71,11 @@ class _State:
     probe: Probe | None = None
     fitted: bool = False
 
+    def predicted(self, probe: Probe, spots: Int64) -> Int64:
+        """The most probable class (n,) of each row, in parts, so that the vectors of few are held at once."""
+        parts = [spots[start : start + MOST_TRAINED] for start in range(0, len(spots), MOST_TRAINED)]
+        return np.concatenate([np.empty(0, np.int64), *(probe.predicted(self.vectors.of(part)) for part in parts)])
+
 
 def _random(now: _State) -> Int64:
     """Labelled rows that were drawn at random and are reserved: the sample of the estimate."""
@@ -98,7 +104,7 @@ class Labelling:
                 share = np.bincount(labels.codes[random])
                 always = (labels.classes[int(share.argmax())], float(share.max() / len(random)))
                 if probe is not None:
-                    right = probe.predicted(now.vectors.of(random)) == labels.codes[random]
+                    right = now.predicted(probe, random) == labels.codes[random]
                     found = accuracy(right, now.rows.groups[random])
             learnt = () if probe is None else tuple(labels.classes[int(code)] for code in probe.classes)
             waiting = int((labels.codes < 0).sum())
@@ -113,13 +119,14 @@ class Labelling:
 
         `skipped` are not to be shown; `query` orders in place of the probe. Raises RowNotFound, InputError.
         """
+        hits = None if query is None else self._hits(group, query, limit)
         with self._lock:
             now = self._state(group)
             free = now.labels.codes < 0
-            free[now.rows.positions(list(skipped))] = False
+            free[now.rows.stored(list(skipped))] = False  # a skipped image may have been deleted since
             random = order.drawn(now.rows, free, limit)
             searchable = free & ~now.rows.reserved
-            ordered = self._by_query(now, query, limit) if query else self._by_probe(now, searchable)
+            ordered = self._by_probe(now, searchable) if hits is None else iter(now.rows.positions_of(hits).tolist())
             searched = order.first_of_groups((s for s in ordered if searchable[s]), now.rows.groups, limit)
             if not searched and query is None:  # only reserved ones are left
                 random = now.rows.order[(now.rows.reserved & free)[now.rows.order]][:limit].tolist()
@@ -176,19 +183,20 @@ class Labelling:
 
     def _probe(self, now: _State) -> Probe | None:
         if not now.fitted:
-            training = np.flatnonzero((now.labels.codes >= 0) & ~now.rows.reserved)
+            training = order.first_of_classes(now.labels.codes, ~now.rows.reserved, now.rows.order, MOST_TRAINED)
             now.probe = fit(now.vectors.of(training), now.labels.codes[training])
             now.fitted = True
         return now.probe
 
-    def _by_query(self, now: _State, query: Query, limit: int) -> Iterator[int]:
-        """Hits without a label, as far as DEEPEST."""
-        labelled = self.columns.label in now.snapshot.view.columns()
-        where = f"`{self.columns.label}` IS NULL" if labelled else None
-        k = min(DEEPEST, 10 * limit + int((now.labels.codes >= 0).sum()))
-        (found,) = answer(self._searcher, query, SearchOptions(k=k, where=where)).queries
-        ids = np.array([hit.row_id for hit in found.hits], np.int64)
-        return iter(now.rows.positions_of(ids).tolist())
+    def _hits(self, group: str | None, query: Query, limit: int) -> Int64:
+        """Row ids of a search among images without a label, as far as DEEPEST. The lock is not held while it embeds."""
+        with self._lock:
+            now = self._state(group)
+            snapshot, labelled = now.snapshot, int((now.labels.codes >= 0).sum())
+        where = f"`{self.columns.label}` IS NULL" if self.columns.label in snapshot.view.columns() else None
+        options = SearchOptions(k=min(DEEPEST, 10 * limit + labelled), where=where)
+        (found,) = answer(self._searcher, query, options, snapshot=snapshot).queries
+        return np.array([hit.row_id for hit in found.hits], np.int64)
 
     def _by_probe(self, now: _State, searchable: Bool) -> Iterator[int]:
         """The rarest class and the most doubtful in turn; at random before there is a probe."""
@@ -202,7 +210,7 @@ class Labelling:
         code = now.labels.classes.index(rarest)
         column = probe.column(code)
         if column is None:  # too few to be learnt: near to the mean of those there are
-            examples = now.vectors.of(np.flatnonzero(now.labels.codes == code))
+            examples = now.vectors.of(np.flatnonzero(now.labels.codes == code)[:MOST_TRAINED])
             direction = examples.mean(axis=0, dtype=np.float64)
         else:
             direction = probe.coef[column] - np.delete(probe.coef, column, axis=0).mean(axis=0)

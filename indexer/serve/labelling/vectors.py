@@ -13,7 +13,7 @@ MOST_KEPT = 40_000  # vectors; more are read anew
 
 
 class VectorCache:
-    """Vectors by position. Not thread-safe."""
+    """Vectors by position, MOST_KEPT at most: no more may be asked for at once. Not thread-safe."""
 
     def __init__(self, view: EmbeddingStore, rows: LabelRows) -> None:
         self.view, self._rows = view, rows

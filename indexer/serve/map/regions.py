@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from matplotlib.path import Path as Polygon
 
 from indexer.errors import InputError
 from indexer.serve.map.shown import ShownMap
@@ -27,6 +26,8 @@ def corners(text: str) -> Float64:
 
 def inside(shown: ShownMap, region: str) -> Int64:
     """Positions (p,) of the rows inside, in a fixed random order. Raises InputError."""
+    from matplotlib.path import Path as Polygon  # 15 MB, for a lasso alone
+
     outline = corners(region)
     near = np.flatnonzero(((shown.square >= outline.min(axis=0)) & (shown.square <= outline.max(axis=0))).all(axis=1))
     found = near[Polygon(outline).contains_points(shown.square[near])] if len(near) else near

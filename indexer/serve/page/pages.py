@@ -44,7 +44,7 @@ def pages(tables: Tables, settings: Settings) -> APIRouter:
         first = next((b.column("key")[0].as_py() for b in view.scan(["key"], batch_rows=1) if b.num_rows), "")
         return page(
             "search.html", **shared(tables, table, ""), columns=columns, example=first, encoder=spec.name,
-            random=spec.random, text=served.has_text,
+            random=spec.random, text=served.has_text, upload=settings.upload_bytes,
         )  # fmt: skip
 
     if settings.token is not None:

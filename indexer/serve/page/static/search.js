@@ -14,7 +14,7 @@ const status = document.getElementById("status");
 const failure = document.getElementById("error");
 const pager = document.getElementById("pages");
 const welcome = document.getElementById("welcome");
-const MOST_BYTES = 48 * 2 ** 20;
+const MOST_BYTES = Math.floor((Number(root.dataset.upload) - 2 ** 16) * 3 / 4); // base64 grows by a third; the rest is for the other fields
 
 let state = { ...states.read(location.search), image: states.given(location.hash) };
 let running = null;
@@ -132,7 +132,7 @@ function least() {
 }
 
 async function embed(file) {
-  if (file.size > MOST_BYTES) { say(`${file.name} is larger than ${MOST_BYTES >> 20} MiB.`); return; }
+  if (file.size > MOST_BYTES) { say(`${file.name} is larger than ${(MOST_BYTES / 2 ** 20).toFixed(0)} MiB.`); return; }
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
   for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
