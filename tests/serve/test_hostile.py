@@ -43,6 +43,12 @@ PAGES = (
     "", "/map", "/duplicates?compute=true&threshold=0.1&group=sex", "/probes", "/compare", "/failures", "/runs",
     "/health", "/label",
 )  # fmt: skip
+ODD: list[dict[str, object]] = [
+    {"offset": 10**30}, {"offset": -1}, {"bin": "x", "true": "é" * 2000}, {"cluster": 2**70}, {"cluster": "é"},
+    {"file": "../../etc/passwd"}, {"file": "\0"}, {"threshold": "nan", "compute": "true"}, {"threshold": 1e300},
+    {"across": "splits", "compute": "true"}, {"group": "none", "compute": "true"},
+    {"split": HOSTILE[0], "compute": "true"},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +134,14 @@ def test_no_request_that_the_schema_allows_is_a_bug_of_the_server(client: TestCl
     seen = hammer(client, EXAMPLES, 1)
     assert seen[200] > EXAMPLES
     assert seen[422] + seen[400] + seen[404] > EXAMPLES
+
+
+def test_a_page_with_an_odd_address_is_no_bug_of_the_server(client: TestClient) -> None:
+    for page in (*PAGES, "/probes/none/images", "/probes/none", "/compare/none"):
+        for query in ODD:
+            answer = client.get(f"/t/t{page}", params=query)
+            assert answer.status_code in (200, 404, 422), (page, query, answer.text[:300])
+            assert "<script>alert" not in answer.text, (page, query)
 
 
 @pytest.mark.slow

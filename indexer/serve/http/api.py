@@ -16,7 +16,7 @@ from indexer.jsonable import jsonable
 from indexer.search.blend import embedded_examples
 from indexer.serve import pictures
 from indexer.serve.http.answers import about, sampled, searched
-from indexer.serve.http.bodies import BatchBody, EmbedBody, SearchBody
+from indexer.serve.http.bodies import BatchBody, EmbedBody, Offset, SearchBody
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.limits import Rate
 from indexer.serve.map.regions import row_filter
@@ -125,9 +125,7 @@ def _records(router: APIRouter, tables: Tables) -> None:
         }
 
     @router.get("/tables/{table}/failures")
-    def failed(
-        table: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0)] = 0
-    ) -> dict[str, Any]:
+    def failed(table: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Offset = 0) -> dict[str, Any]:
         """Inputs that are no rows: counts by stage and reason, and a page of the list."""
         return failures(tables.get(table).searcher.snapshot.view, limit, offset)
 

@@ -7,17 +7,21 @@ import binascii
 from typing import Annotated
 
 import numpy as np
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexer.errors import InputError
 from indexer.search.blend import Blend
 from indexer.search.images import QueryImage
 from indexer.search.options import SearchOptions
-from indexer.search.queries import Query
+from indexer.search.queries import Query as Asked
 
 MOST_EXAMPLES = 1_000
 MOST_HITS = 1_000  # of one page
 MOST_QUERIES = 1_000  # of one batch
+MOST_OFFSET = 10_000_000
+
+Offset = Annotated[int, Query(ge=0, le=MOST_OFFSET)]
 
 Key = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -37,21 +41,21 @@ class QueryBody(Strict):
     image: str | None = Field(default=None, description="The bytes of an image or DICOM file, base64. Never stored.")
     vector: list[float] | None = Field(default=None, max_length=65_536, description="A vector of the table's encoder.")
 
-    def query(self) -> Query:
+    def query(self) -> Asked:
         """Raises InputError."""
         if self.vector is not None:
             if self.positive or self.negative or self.text or self.image:
                 raise InputError("a vector cannot be combined with other examples.")
-            return Query(vectors=np.array([self.vector], np.float64), names=("the vector",))
+            return Asked(vectors=np.array([self.vector], np.float64), names=("the vector",))
         images = () if self.image is None else (_image(self.image),)
         texts = () if self.text is None else (self.text,)
         if len(self.positive) == 1 and not (self.negative or images or texts):
-            return Query(keys=tuple(self.positive))
+            return Asked(keys=tuple(self.positive))
         if images and not (self.positive or self.negative or texts):
-            return Query(images=images)
+            return Asked(images=images)
         if texts and not (self.positive or self.negative or images):
-            return Query(texts=texts)
-        return Query(blends=(Blend(tuple(self.positive), tuple(self.negative), images, texts),))
+            return Asked(texts=texts)
+        return Asked(blends=(Blend(tuple(self.positive), tuple(self.negative), images, texts),))
 
     @property
     def embeds(self) -> bool:
@@ -65,7 +69,7 @@ class SearchBody(Strict):
     query: QueryBody
     filter: str | None = Field(default=None, max_length=20_000, description="SQL over the columns, as --where.")
     limit: int = Field(default=SearchOptions.k, ge=1, le=MOST_HITS)
-    offset: int = Field(default=0, ge=0, le=1_000_000)
+    offset: int = Field(default=0, ge=0, le=MOST_OFFSET)
     score_threshold: float | None = Field(default=None, ge=-1, le=1, description="Lowest cosine.")
     group_by: str | None = Field(default=None, max_length=512, description="One hit for each value of this column.")
     exclude_same: str | None = Field(

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from indexer.jsonable import jsonable
 from indexer.serve.http.answers import about, images_of
-from indexer.serve.http.bodies import Strict
+from indexer.serve.http.bodies import MOST_OFFSET, Strict
 from indexer.serve.map import tiles
 from indexer.serve.map.regions import inside
 from indexer.serve.map.shown import ShownMap
@@ -29,7 +29,7 @@ class RegionBody(Strict):
 
     region: str = Field(max_length=16_000, description="`x,y;x,y;…` in the unit square, y downwards.")
     limit: int = Field(default=48, ge=1, le=MOST_LISTED)
-    offset: int = Field(default=0, ge=0)
+    offset: int = Field(default=0, ge=0, le=MOST_OFFSET)
 
 
 def map_routes(tables: Tables) -> APIRouter:

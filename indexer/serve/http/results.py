@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from indexer.duplicates.options import NearOptions
 from indexer.jsonable import jsonable
 from indexer.serve.http import pairs, probes
+from indexer.serve.http.bodies import Offset
 from indexer.serve.http.predictions import read_calls
 from indexer.serve.tables import ServedTable, Tables
 from probes.evaluation.metrics import ECE_BINS
@@ -16,7 +17,6 @@ from probes.evaluation.metrics import ECE_BINS
 MOST_ENTRIES = 1_000  # of one page
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ENTRIES)]
-Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 ClassName = Annotated[str | None, Query(max_length=1_000)]
 Bin = Annotated[int | None, Query(ge=0, lt=ECE_BINS, description="Of the calibration, counted from 0.")]
 File = Annotated[str | None, Query(max_length=255, description="A file beside the database; else computed now.")]

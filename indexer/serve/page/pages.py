@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from indexer.errors import IndexFileError, RowNotFound, StoreError
 from indexer.serve.guard import COOKIE, token_is
 from indexer.serve.http.answers import shown_columns
+from indexer.serve.http.bodies import Offset
 from indexer.serve.http.map import described, newest_map
 from indexer.serve.http.records import failures, run_records
 from indexer.serve.page.assets import page
@@ -57,7 +57,7 @@ def _records(router: APIRouter, tables: Tables) -> None:
     """The pages of what lies beside a table."""
 
     @router.get("/t/{table}/failures")
-    def failed(table: str, offset: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
+    def failed(table: str, offset: Offset = 0) -> HTMLResponse:
         found = failures(tables.get(table).searcher.snapshot.view, ROWS, offset)
         return page("failures.html", **shared(tables, table, "/failures"), found=found, offset=offset, limit=ROWS)
 

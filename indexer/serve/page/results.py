@@ -12,8 +12,9 @@ from indexer.duplicates.options import NearOptions
 from indexer.errors import Busy, InputError
 from indexer.serve.http import pairs, probes
 from indexer.serve.http.answers import shown_columns
+from indexer.serve.http.bodies import Offset
 from indexer.serve.http.predictions import has_calls
-from indexer.serve.http.results import Across, Bin, ClassName, Column, Cosine, File, Offset, predicted
+from indexer.serve.http.results import Across, Bin, ClassName, Column, Cosine, File, predicted
 from indexer.serve.page.assets import page
 from indexer.serve.page.shared import shared
 from indexer.serve.tables import Tables
