@@ -72,6 +72,9 @@ _.thresholds  # a bundle's probe.json
 _.largest_difference  # probes rerun --json
 _.weights_difference  # probes rerun --json
 
+# Read by other libraries
+_.total_tokens  # anyio: threads that answer requests
+
 # Called by programs that use the library
 find_near_duplicates  # all pairs at once, where the command streams them
 embed_shard  # one shard without threads or table: what engines on other machines run
