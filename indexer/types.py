@@ -44,7 +44,7 @@ class PixelSpec:
     decoder: str = "cpu-2"  # decode path and its version; a table has one only
 
 
-_NOT_IN_FINGERPRINT = ("licence", "source")
+_NOT_IN_FINGERPRINT = ("licence", "source", "network")
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,18 @@ class EncoderSpec:
     dim: int
     mean: tuple[float, float, float]  # of pixels scaled to 0..1
     std: tuple[float, float, float]
-    precision: str  # bf16 | fp16 | fp32
+    precision: str  # bf16 | fp16 | fp32 | int8
     pixels: PixelSpec
     licence: str = "unknown"  # of the weights; not part of the fingerprint
     source: str = ""  # path of a weights file, so that a query finds it; checked by its hash
     backend: str = "torch"  # torch | openvino, which round differently
+    calibration: str = ""  # of int8: sha256 of the quantised network, whose scales come from a sample of the images
+    network: str = ""  # of int8: the folder of the quantised network, beside the table; not stored
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits of a hash over all fields that can change a vector."""
-        facts = {k: v for k, v in asdict(self).items() if k not in _NOT_IN_FINGERPRINT}
+        facts = {k: v for k, v in self._stored().items() if k not in _NOT_IN_FINGERPRINT}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -75,7 +77,12 @@ class EncoderSpec:
         return self.weights.startswith("random:")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self._stored(), sort_keys=True)
+
+    def _stored(self) -> dict[str, Any]:
+        """The fields as they are stored; without `calibration` where there is none, as older versions know none."""
+        left_out = ("network",) if self.calibration else ("network", "calibration")
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
     @classmethod
     def from_json(cls, text: str) -> EncoderSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
     from indexer.archive.tables.named import TableOptions
+    from indexer.encoders.encoder import LoadedEncoder
     from indexer.store.table import EmbeddingStore
     from indexer.types import EncoderSpec, RunReport
 
@@ -35,7 +37,13 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     help="Decoder of JPEG files. gpu needs CUDA and torchcodec, and a table of its own.",
 )
 @click.option("--no-compile", is_flag=True, help="On a GPU: do not compile the model. Starts at once, runs slower.")
-@click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["bf16", "fp16", "fp32", "int8"]),
+    default="bf16",
+    show_default=True,
+    help="int8 (extra int8, on the CPU): calibrated on a sample of the images, refused where neighbours would change.",
+)
 @click.option(
     "--fit", type=click.Choice(["crop", "squash", "pad"]), help="Fit to the encoder's square. Default: as published."
 )
@@ -157,17 +165,28 @@ def command(
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
+    from indexer.encoders.loading import described
     from indexer.pipeline.drive import Hooks
     from indexer.pipeline.parts.embed import index_part
     from indexer.pipeline.run import index, threads_for
+    from indexer.pipeline.sampling.int8_encoder import int8_encoder
     from indexer.progress.terminal import Terminal
 
     if weights == "random":
         weights = f"random:{seed or 0}"
-    encoder = load(
-        name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
-        compiled=not no_compile,
-    ).in_plane(plane)  # fmt: skip
+    encoder: LoadedEncoder
+    if precision == "int8":
+        definition, spec = described(
+            name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder
+        )
+        spec = replace(spec, pixels=replace(spec.pixels, plane=plane))
+        whole = found.shards if which is None else None  # parts must not each calibrate an encoder of their own
+        encoder = int8_encoder(definition, spec, whole, sources[-1], table or table_name(spec.name), _note)
+    else:
+        encoder = load(
+            name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
+            compiled=not no_compile,
+        ).in_plane(plane)  # fmt: skip
     place = (sources[-1], table or table_name(encoder.spec.name), encoder.spec, split, prefix)
     store = once_free(lambda: _store(*place), part=which is not None)
     if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
@@ -197,6 +216,10 @@ def exit_code(report: RunReport, max_failures: float) -> int:
     from indexer.pipeline.drive import too_many
 
     return 130 if report.interrupted else int(report.shards_partial > 0 or too_many(report, max_failures))
+
+
+def _note(line: str) -> None:
+    say(line, err=True)
 
 
 def _store(database: str, table: str, spec: EncoderSpec, split: str | None, prefix: int | None) -> EmbeddingStore:

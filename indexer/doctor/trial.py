@@ -5,21 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from indexer.archive.reader import read_shard
 from indexer.encoders.backends.cpu import use_one_thread_beside_others
-from indexer.errors import InputError, PixelError, ReadError
+from indexer.errors import InputError, PixelError
 from indexer.pipeline.report import bottleneck, stage_times
+from indexer.pipeline.sampling.archive_sample import reason_words, sample_archive
 from indexer.pixels import decode
-from indexer.types import Encoder, Failure, Sample, Shard, UInt8
+from indexer.types import Encoder, Sample, Shard, UInt8
 
 IMAGES = 200
-SHARDS = 10  # spread over the archive, because its first shards may not be typical
 MODEL_SECONDS = 3.0
 _MILLION = 1_000_000
 
@@ -46,14 +45,14 @@ class Trial:
 def trial(shards: Sequence[Shard], encoder: Encoder, images: int = IMAGES) -> Trial:
     """Read, decode and embed about `images` images. Raises InputError where none can be read or decoded."""
     started = time.perf_counter()
-    samples, reasons = _read(shards, images)
+    samples, reasons = sample_archive(shards, images)
     read_seconds = time.perf_counter() - started
     if not samples:
-        raise InputError(f"the trial read no image: {_words(reasons) or 'the shards are empty'}.")
+        raise InputError(f"the trial read no image: {reason_words(reasons) or 'the shards are empty'}.")
     pictures, decode_seconds = _decode(samples, encoder, images, reasons)
     failed = sum(reasons.values())
     if not len(pictures):
-        raise InputError(f"the trial decoded no image: {_words(reasons)}. `indexer index` would list each.")
+        raise InputError(f"the trial decoded no image: {reason_words(reasons)}. `indexer index` would list each.")
     done = len(pictures) + failed
     read, decoded = done / read_seconds, done / decode_seconds
     model = _model_rate(pictures, encoder)
@@ -84,41 +83,6 @@ def _expected(read: float, decoded: float, model: float, device: str) -> float:
     """On a CPU decoding and the model share the cores, so their times add up; a GPU computes concurrently."""
     both = 1 / (1 / decoded + 1 / model) if device == "cpu" else min(decoded, model)
     return min(read, both)
-
-
-def _read(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:
-    """Up to `images` samples, an equal number from each of a few shards spread over the archive.
-
-    Where these hold too few, as the buckets of a small folder do, further shards are read.
-    """
-    left = list(shards)
-    samples: list[Sample] = []
-    reasons: Counter[str] = Counter()
-    while left and len(samples) + sum(reasons.values()) < images:
-        places = {i * len(left) // SHARDS for i in range(SHARDS)}
-        _read_some([left[place] for place in sorted(places)], images, samples, reasons)
-        left = [shard for place, shard in enumerate(left) if place not in places]
-    return samples, reasons
-
-
-def _read_some(shards: Sequence[Shard], images: int, samples: list[Sample], reasons: Counter[str]) -> None:
-    """Add to `samples` and `reasons` until they have `images` items in total, or the shards end."""
-    streams = [_stream(shard) for shard in shards]
-    share = -(-images // len(streams))
-    while streams and len(samples) + sum(reasons.values()) < images:
-        for stream in list(streams):
-            items = list(islice(stream, min(share, images - len(samples) - sum(reasons.values()))))
-            if not items:
-                streams.remove(stream)
-            samples += [item for item in items if isinstance(item, Sample)]
-            reasons.update(item.reason for item in items if isinstance(item, Failure))
-
-
-def _stream(shard: Shard) -> Iterator[Sample | Failure]:
-    try:
-        yield from read_shard(shard)
-    except ReadError as error:
-        yield Failure(shard.name, "", "read", "shard is damaged or cannot be opened", str(error))
 
 
 def _decode(samples: Sequence[Sample], encoder: Encoder, images: int, reasons: Counter[str]) -> tuple[UInt8, float]:
@@ -200,7 +164,3 @@ def _side_by_side(work: Callable[[], None], threads: int) -> float:
     if errors:
         raise errors[0]
     return time.perf_counter() - started
-
-
-def _words(reasons: Counter[str]) -> str:
-    return ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())

@@ -106,7 +106,7 @@ class LoadedEncoder:
     def in_fp32(self) -> LoadedEncoder:
         """The same encoder in fp32 on the CPU. Reads the weights again from their source."""
         towers = self._definition.build()
-        spec = replace(self.spec, precision="fp32", backend="torch")
+        spec = replace(self.spec, precision="fp32", backend="torch", calibration="", network="")
         return LoadedEncoder(
             self._definition, spec, towers, CpuBackend(towers, spec, convolutional=self._definition.convolutional)
         )

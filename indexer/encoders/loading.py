@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from indexer.encoders.families.definition import EncoderDefinition
     from indexer.encoders.families.weights import WeightsRequest
 
-PRECISIONS = ("bf16", "fp16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32", "int8")
 BUNDLED = "efficientnet-lite0"
 GPU_DECODER = "gpu-1"  # PixelSpec.decoder for JPEG decoded on a GPU; the number is the version of that decode path
 
@@ -38,8 +38,21 @@ def load(
     `precision` of weights and arithmetic: bf16 | fp16 | fp32. `device`: auto | cpu | openvino | cuda | cuda:N.
     `fit`: crop | squash | pad, overrides the checkpoint's preprocessing. `decoder` of JPEG: cpu | gpu (needs CUDA).
     `compiled`: use torch.compile, on GPUs only.
-    Raises UnknownEncoder, WeightsNotFound, WeightsMismatch, EncoderError.
+    int8 is calibrated on images first (`pipeline.int8`). Raises UnknownEncoder, WeightsNotFound, WeightsMismatch,
+    EncoderError.
     """
+    if precision == "int8":
+        raise EncoderError("int8 is calibrated on a table's own images: index them with --precision int8.")
+    definition, spec = described(
+        name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder
+    )
+    return ready(definition, spec, device, compiled=compiled)
+
+
+def described(
+    name: str, *, weights: str | None, precision: str, device: str, fit: str | None, window: str, decoder: str
+) -> tuple[EncoderDefinition, EncoderSpec]:
+    """The encoder that `load` would load, before its weights are read. Raises as `load` does."""
     from indexer.encoders.backends.device import OPENVINO, require_decoder
     from indexer.encoders.families.definition import fitted
     from indexer.encoders.families.weights import parse
@@ -51,11 +64,13 @@ def load(
     definition = find(name, request)
     pixels = fitted(definition.spec.pixels, fit, window)
     pixels = replace(pixels, decoder=GPU_DECODER) if decoder == "gpu" else pixels
-    backend = OPENVINO if device == OPENVINO else definition.spec.backend
+    if precision == "int8" and device not in ("auto", "cpu", OPENVINO):
+        raise EncoderError(f"int8 runs on the CPU, not on {device}. Use --device cpu, or another --precision.")
+    backend = OPENVINO if device == OPENVINO or precision == "int8" else definition.spec.backend
     spec = replace(definition.spec, precision=precision, pixels=pixels, backend=backend)
     if request.kind == "file" or name.startswith("local-dir:"):
         spec = replace(spec, source=request.value if request.kind == "file" else name.removeprefix("local-dir:"))
-    return _ready(definition, spec, device, compiled=compiled)
+    return definition, spec
 
 
 def load_spec(
@@ -77,12 +92,15 @@ def load_spec(
     if spec.pixels.decoder == GPU_DECODER:
         pixels = replace(pixels, decoder=GPU_DECODER)
     backend = OPENVINO if OPENVINO in (device, spec.backend) else definition.spec.backend
-    found = replace(definition.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source)
+    found = replace(
+        definition.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source,
+        calibration=spec.calibration, network=spec.network,
+    )  # fmt: skip
     if found.fingerprint != spec.fingerprint:
         raise EncoderMismatch(
             stored=f"{spec.name} {spec.fingerprint}", given=f"{found.fingerprint} ({spec.differences(found)})"
         )
-    return _ready(definition, found, device, compiled=False)
+    return ready(definition, found, device, compiled=False)
 
 
 def precision_check(encoder: LoadedEncoder, pictures: UInt8) -> float:
@@ -148,7 +166,8 @@ def _stored_weights(spec: EncoderSpec, weights: str | None) -> str | None:
     return given
 
 
-def _ready(definition: EncoderDefinition, spec: EncoderSpec, device: str, *, compiled: bool) -> LoadedEncoder:
+def ready(definition: EncoderDefinition, spec: EncoderSpec, device: str, *, compiled: bool) -> LoadedEncoder:
+    """The encoder of `spec`, whose facts are `definition`'s, with its weights read, on a device."""
     from indexer.encoders.backends.cpu import CpuBackend
     from indexer.encoders.backends.device import OPENVINO, devices
     from indexer.encoders.encoder import LoadedEncoder
@@ -181,5 +200,10 @@ def _by_openvino(definition: EncoderDefinition, spec: EncoderSpec, device: str) 
             f"this table's vectors were computed by OpenVINO on a CPU, not on {device}. Use --device auto."
         )
     imported()  # reports a missing package before the weights are read
+    graph = None
+    if spec.precision == "int8":
+        from indexer.encoders.int8.files import read
+
+        graph = read(spec)
     towers = definition.build()
-    return LoadedEncoder(definition, spec, towers, OpenVinoBackend(towers, spec))
+    return LoadedEncoder(definition, spec, towers, OpenVinoBackend(towers, spec, graph))

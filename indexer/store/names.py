@@ -47,3 +47,8 @@ def check_table_name(name: str) -> None:
     taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
     if not name or not plain or name.startswith(".") or taken:
         raise InputError(f"{name!r} cannot name a table: use letters, digits, '-', '_' and inner dots.")
+
+
+def network_folder(table: str) -> str:
+    """Where the quantised network of an int8 table lies, from the address of the table (`<name>.lance`)."""
+    return f"{table.removesuffix('.lance')}.int8"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from indexer.errors import StoreError
 from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
 from indexer.store.lance_errors import MENDED_BY, first_line
 from indexer.store.mend import manifest_path, unreadable
+from indexer.store.names import network_folder
 from indexer.store.schema import UNREADABLE
 from indexer.types import EncoderSpec, KeyRule
 
@@ -82,7 +83,7 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
     if facts is None or facts.encoder is None:
         raise StoreError(f"table {table} at {path} was not written by indexer. Name another with --table.")
     try:
-        spec = EncoderSpec.from_json(json.dumps(facts.encoder))
+        spec = replace(EncoderSpec.from_json(json.dumps(facts.encoder)), network=network_folder(path))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise StoreError(
             f"table {table} at {path} names an encoder that this version does not understand ({first_line(error)})."

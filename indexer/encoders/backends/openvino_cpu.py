@@ -25,7 +25,7 @@ from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
 
 BATCH_SIZE = 16
-PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32"}
+PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "bf16"}  # of int8: of the layers that are not quantised
 
 
 class OpenVinoBackend:
@@ -36,13 +36,14 @@ class OpenVinoBackend:
 
     device = "cpu"
 
-    def __init__(self, towers: Towers, spec: EncoderSpec) -> None:
+    def __init__(self, towers: Towers, spec: EncoderSpec, graph: Any = None) -> None:
+        """`graph`: the image tower as `image_tower` gives it, or quantised; by default it is made from `towers`."""
         if spec.precision not in PRECISION_HINTS:
             raise EncoderError(f"the OpenVINO backend computes in bf16 or fp32, not {spec.precision}. Use --precision.")
         self.batch_size, self.workers, self.dim = BATCH_SIZE, cores(), spec.dim
-        self._compiled = _compiled(towers, spec, self.batch_size, self.workers)
+        self._compiled = compiled(graph or image_tower(towers, spec), spec.precision, self.workers)
         self._own = threading.local()
-        towers.module.to(DTYPES[spec.precision])  # the text tower still runs in torch
+        towers.module.to(DTYPES.get(spec.precision))  # the text tower still runs in torch; of int8 in fp32
 
     def embed(self, pictures: UInt8) -> Float32:
         """(n, size, size, 3) → (n, dim). The graph has a fixed batch size; the last batch is padded with zeros."""
@@ -72,26 +73,31 @@ class _WithPixels(torch.nn.Module):
         return self._image(self._normalise(pictures))
 
 
-def _compiled(towers: Towers, spec: EncoderSpec, batch: int, streams: int) -> Any:
+def image_tower(towers: Towers, spec: EncoderSpec) -> Any:
+    """The graph from uint8 pictures (BATCH_SIZE, size, size, 3) to vectors, in fp32. Raises EncoderError."""
     openvino = imported()
     size = spec.pixels.size
     towers.module.eval().requires_grad_(False)
-    example = torch.zeros((batch, size, size, 3), dtype=torch.uint8)
+    example = torch.zeros((BATCH_SIZE, size, size, 3), dtype=torch.uint8)
     try:
         with _traceable():
-            graph = openvino.convert_model(
-                _WithPixels(towers, spec).eval(), example_input=example, input=[(batch, size, size, 3)]
+            return openvino.convert_model(
+                _WithPixels(towers, spec).eval(), example_input=example, input=[(BATCH_SIZE, size, size, 3)]
             )
     except (RuntimeError, openvino.frontend.OpConversionFailure, openvino.frontend.GeneralFailure) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EncoderError(f"OpenVINO cannot compute {spec.name}: {first}. Use --device cpu.") from error
+
+
+def compiled(graph: Any, precision: str, streams: int) -> Any:
+    """The graph compiled for this processor, with so many single-thread streams."""
     options = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[spec.precision],
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": streams,
         "ENABLE_CPU_PINNING": False,  # decoding and other processes use these cores too
     }
-    return openvino.Core().compile_model(graph, "CPU", options)
+    return imported().Core().compile_model(graph, "CPU", options)
 
 
 def imported() -> Any:

@@ -1,0 +1,138 @@
+"""Calibrates an int8 image tower on a sample of the user's images, and refuses one that moves the vectors too far."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.encoders.backends.cpu import CpuBackend
+from indexer.encoders.backends.openvino_cpu import BATCH_SIZE, OpenVinoBackend, image_tower, imported
+from indexer.encoders.families.definition import EncoderDefinition
+from indexer.encoders.int8 import files
+from indexer.encoders.int8.agreement import Agreement, agreement
+from indexer.encoders.int8.quantise import (
+    batched,
+    layers_in_int8,
+    quantised,
+    quantised_but_sensitive,
+    require_packages,
+)
+from indexer.errors import EncoderError
+from indexer.types import EncoderSpec, Float32, UInt8
+from indexer.vectors import unit_rows
+
+SAMPLE = 512  # pictures; every second one calibrates, the others measure
+FEWEST = 8 * BATCH_SIZE
+RETENTION_FLOOR = 0.95
+COSINE_FLOOR = 0.99  # of the median
+
+Stage = Callable[[str], None]  # gets one line on what is being done
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A spec whose `calibration` and `network` are set, and how its vectors agree with fp32 on the sample."""
+
+    spec: EncoderSpec
+    agreement: Agreement
+    layers: int  # in int8
+    of_layers: int
+
+
+def calibrate(
+    definition: EncoderDefinition, spec: EncoderSpec, pictures: UInt8, folder: Path, say: Stage
+) -> Calibrated:
+    """Quantise the encoder of `spec` on decoded `pictures` (n, size, size, 3), and store the network below `folder`.
+
+    Raises EncoderError for fewer than FEWEST pictures, and where the quantised vectors are below a floor even with the
+    sensitive layers left in bf16.
+    """
+    require_packages()
+    if not has_int8_products():
+        raise EncoderError(
+            "this processor has no int8 dot products (VNNI, AMX, or Arm's dotprod): int8 would not be faster. "
+            "Use --precision bf16 or fp32."
+        )
+    if len(pictures) < FEWEST:
+        raise EncoderError(
+            f"int8 is calibrated on at least {FEWEST} images, and {len(pictures)} could be read. Use --precision bf16."
+        )
+    calibrating, measuring = batched(pictures[::2]), batched(pictures[1::2])
+    measured = np.concatenate(measuring)
+    towers = definition.build()
+    fp32 = replace(spec, precision="fp32", backend="torch")
+    reference = CpuBackend(towers, fp32, convolutional=definition.convolutional).embed(measured)
+    transformer = not definition.convolutional
+    say(f"quantising to int8 on {len(calibrating) * BATCH_SIZE} of the images")
+    graph = quantised(image_tower(definition.build(), spec), calibrating, transformer=transformer)
+    found = _agreement(definition, spec, graph, measured, reference)
+    if not _close(found):
+        say(f"{_words(found)}: looking for the layers that must stay in bf16 (minutes)")
+        tower = image_tower(definition.build(), spec)
+        cosine = _mean_cosine(reference)
+        graph = quantised_but_sensitive(tower, calibrating, measuring, cosine, transformer=transformer)
+        found = _agreement(definition, spec, graph, measured, reference)
+    if not _close(found):
+        raise EncoderError(
+            f"int8 moves the vectors of {spec.name} too far on these images: {_words(found)}, where at least "
+            f"{RETENTION_FLOOR} and {COSINE_FLOOR} are asked. Use --precision bf16."
+        )
+    inside, layers = layers_in_int8(graph)
+    digest, _ = files.write(graph, _report(spec, pictures, found, inside, layers), folder)
+    return Calibrated(replace(spec, calibration=digest, network=str(folder)), found, inside, layers)
+
+
+def has_int8_products() -> bool:
+    """Whether this processor multiplies and sums int8 in one instruction. True where its features cannot be read."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+
+
+def _agreement(
+    definition: EncoderDefinition, spec: EncoderSpec, graph: Any, measured: UInt8, reference: Float32
+) -> Agreement:
+    """Of the vectors that the table would store, with bf16 in the layers that are not quantised."""
+    return agreement(OpenVinoBackend(definition.build(), spec, graph).embed(measured), reference)
+
+
+def _close(found: Agreement) -> bool:
+    return found.retention >= RETENTION_FLOOR and found.median_cosine >= COSINE_FLOOR
+
+
+def _words(found: Agreement) -> str:
+    return f"{found.retention:.3f} of the nearest neighbours stay, median cosine {found.median_cosine:.4f}"
+
+
+def _mean_cosine(reference: Float32) -> Callable[[Float32, int], float]:
+    theirs = unit_rows(reference)[0]
+
+    def mean_cosine(vectors: Float32, number: int) -> float:
+        mine = unit_rows(vectors)[0]
+        block = theirs[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
+        return float(np.einsum("ij,ij->i", mine, block, dtype=np.float64).mean())
+
+    return mean_cosine
+
+
+def _report(spec: EncoderSpec, pictures: UInt8, found: Agreement, layers: int, of_layers: int) -> dict[str, Any]:
+    import nncf
+
+    return {
+        "encoder": spec.name,
+        "weights": spec.weights,
+        "pictures": len(pictures),
+        "pictures_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),
+        "agreement_with_fp32": asdict(found),
+        "layers_in_int8": layers,
+        "layers": of_layers,
+        "nncf": nncf.__version__,
+        "openvino": imported().__version__,
+    }

@@ -1,0 +1,68 @@
+"""The quantised network of a table, as files in a folder named by their hash, so that none is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from indexer.disk import fsync, make_directory, read_bounded
+from indexer.encoders.backends.openvino_cpu import imported
+from indexer.errors import EncoderError, WeightsNotFound
+from indexer.types import EncoderSpec
+
+GRAPH, WEIGHTS, REPORT = "network.xml", "network.bin", "calibration.json"
+MOST_BYTES = 8 << 30  # of a network's weights
+WAY_OUT = "Copy the folder from the database that it was made with, or index into a new table."
+
+
+def write(graph: Any, report: dict[str, Any], folder: Path) -> tuple[str, Path]:
+    """Store a graph and what is known of it below `folder`; returns its hash ("sha256:<hex>") and its own folder."""
+    make_directory(folder)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        imported().save_model(graph, str(partial / GRAPH), compress_to_fp16=False)
+        digest = _digest(partial)
+        (partial / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        for name in (GRAPH, WEIGHTS, REPORT):
+            fsync(partial / name)
+        own = folder / digest[:16]
+        if not own.exists():
+            partial.chmod(0o777 & ~_umask_of(folder))
+            partial.rename(own)
+            fsync(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return f"sha256:{digest}", own
+
+
+def read(spec: EncoderSpec) -> Any:
+    """The graph of `spec`, checked by its hash. Raises WeightsNotFound where it is missing or another one."""
+    own = Path(spec.network) / spec.calibration.removeprefix("sha256:")[:16]
+    try:
+        digest = _digest(own)
+    except OSError as error:
+        raise WeightsNotFound(
+            f"the quantised network of this int8 table is not at {own} ({error.strerror}). {WAY_OUT}"
+        ) from error
+    if f"sha256:{digest}" != spec.calibration:
+        raise WeightsNotFound(f"the quantised network at {own} is damaged or another one. {WAY_OUT}")
+    try:
+        return imported().Core().read_model(str(own / GRAPH))
+    except RuntimeError as error:
+        raise EncoderError(f"OpenVINO cannot read the quantised network at {own}. {WAY_OUT}") from error
+
+
+def _digest(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for name in (GRAPH, WEIGHTS):
+        whole.update(hashlib.sha256(read_bounded(folder / name, MOST_BYTES)).digest())
+    return whole.hexdigest()
+
+
+def _umask_of(folder: Path) -> int:
+    """The permission bits that the parent folder lacks: a temporary folder is private by default."""
+    return 0o777 & ~folder.stat().st_mode

@@ -1,0 +1,63 @@
+"""The int8 encoder of a table: the one it was made with, or for a new table one calibrated on its own images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from indexer.addresses import is_remote, join
+from indexer.encoders.loading import ready
+from indexer.errors import EncoderMismatch, InputError
+from indexer.pipeline.sampling.archive_sample import sample_pictures
+from indexer.store.names import check_table_name, checked_uri, network_folder, table_names
+from indexer.store.opened import open_version
+from indexer.types import EncoderSpec, Shard
+
+if TYPE_CHECKING:
+    from indexer.encoders.encoder import LoadedEncoder
+    from indexer.encoders.families.definition import EncoderDefinition
+
+
+def int8_encoder(
+    definition: EncoderDefinition,
+    spec: EncoderSpec,
+    shards: Sequence[Shard] | None,
+    database: str,
+    table: str,
+    say: Callable[[str], None],
+) -> LoadedEncoder:
+    """The encoder `spec` in int8 for a table, which is not created here; a new one's is calibrated on `shards`.
+
+    With None no new table's is calibrated. Raises InputError for a database in an object store or without a readable image, EncoderError.
+    """
+    from indexer.encoders.int8.calibrate import SAMPLE, calibrate
+
+    uri = checked_uri(database)
+    check_table_name(table)
+    if is_remote(uri):
+        raise InputError(f"--precision int8 keeps its network beside the table, in a folder, not in {uri}.")
+    path = join(uri, f"{table}.lance")
+    if Path(uri).is_dir() and table in table_names(uri):
+        stored = open_version(path, table).spec
+        known = replace(spec, calibration=stored.calibration, network=stored.network)
+        if known.fingerprint != stored.fingerprint:
+            raise EncoderMismatch(
+                stored=f"{stored.name} {stored.fingerprint}",
+                given=f"{spec.name} {spec.precision} ({stored.differences(known)})",
+            )
+        return ready(definition, known, "auto", compiled=False)
+    if shards is None:
+        raise InputError(
+            f"there is no table {table} in {uri} yet, and each part would calibrate an int8 encoder of its own. Index "
+            "some of the shards without --part first."
+        )
+    pictures = sample_pictures(shards, spec.pixels, SAMPLE)
+    made = calibrate(definition, spec, pictures, Path(network_folder(path)), say)
+    say(
+        f"int8 on {made.agreement.images} other images against fp32: {made.agreement.retention:.3f} of the 10 nearest "
+        f"neighbours stay, cosine at least {made.agreement.lowest_cosine:.4f}, median "
+        f"{made.agreement.median_cosine:.4f}; {made.layers} of {made.of_layers} layers in int8"
+    )
+    return ready(definition, made.spec, "auto", compiled=False)
