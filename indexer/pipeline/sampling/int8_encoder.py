@@ -30,7 +30,8 @@ def int8_encoder(
 ) -> LoadedEncoder:
     """The encoder `spec` in int8 for a table, which is not created here; a new one's is calibrated on `shards`.
 
-    With None no new table's is calibrated. Raises InputError for a database in an object store or without a readable image, EncoderError.
+    With None no new table's is calibrated. Raises InputError for a database in an object store, for a new table without
+    shards or a readable image, and EncoderError.
     """
     from indexer.encoders.int8.calibrate import SAMPLE, calibrate
 
