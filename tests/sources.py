@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,56 @@ def as_csv(path: Path, n: int) -> Path:
         writer.writeheader()
         writer.writerows({"file": f"listed/{i:02d}.ppm", **facts} for i, facts in enumerate(fields(n)))
     return path
+
+
+def as_lmdb(path: Path, n: int) -> Path:
+    """One file, as `lmdb.open(subdir=False)` writes it: images and the JSON beside them under a folder's names."""
+    import lmdb
+
+    folder = as_folder(path.parent / "of-lmdb", n)
+    with lmdb.open(str(path), map_size=1 << 26, subdir=False) as database, database.begin(write=True) as change:
+        for file in sorted(folder.iterdir()):
+            change.put(file.name.encode(), file.read_bytes())
+    return path
+
+
+def mds_file(path: Path, rows: list[dict[str, tuple[str, Any]]], compress: str = "") -> Path:
+    """A shard by the layout of streaming's MDSWriter: samples of column → (encoding, value), values that are no bytes
+    in the encoding's own form."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats = {"int": "q", "float32": "f", "float64": "d", "uint8": "B"}
+    names = sorted(rows[0])
+    encodings = [rows[0][name][0] for name in names]
+    sizes = [struct.calcsize(formats[e]) if e in formats else None for e in encodings]
+    samples = []
+    for row in rows:
+        data = [
+            struct.pack(f"<{formats[e]}", row[n][1])
+            if e in formats
+            else v
+            if isinstance(v := row[n][1], bytes)
+            else v.encode()
+            for n, e in zip(names, encodings, strict=True)
+        ]
+        head = b"".join(struct.pack("<I", len(d)) for d, size in zip(data, sizes, strict=True) if size is None)
+        samples.append(head + b"".join(data))
+    facts = {
+        "column_encodings": encodings, "column_names": names, "column_sizes": sizes, "compression": compress or None,
+        "format": "mds", "hashes": [], "size_limit": 1 << 26, "version": 2,
+    }  # fmt: skip
+    config = json.dumps(facts, sort_keys=True).encode()
+    offsets = np.cumsum([0, *map(len, samples)]) + 4 + 4 * (len(samples) + 1) + len(config)
+    whole = struct.pack("<I", len(samples)) + offsets.astype("<u4").tobytes() + config + b"".join(samples)
+    if compress:
+        path = path.with_name(f"{path.name}.{compress}")
+        whole = gzip.compress(whole) if compress == "gz" else bytes(pa.compress(whole, "zstd", asbytes=True))
+    path.write_bytes(whole)
+    return path
+
+
+def as_mds(path: Path, n: int) -> Path:
+    forms = {"split": "str", "label": "int", "age": "float64", "site": "str"}
+    return mds_file(path, [
+        {"image": ("bytes", ppm(pixel)), **{name: (form, facts[name]) for name, form in forms.items()}}
+        for pixel, facts in zip(pixels(n), fields(n), strict=True)
+    ])  # fmt: skip

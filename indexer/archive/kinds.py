@@ -6,13 +6,15 @@ from indexer.archive.files import Files
 from indexer.archive.kind import ShardKind
 from indexer.archive.remote.folder import ObjectFolder
 from indexer.archive.tables.listing import Listing
+from indexer.archive.tables.lmdb import Lmdb
+from indexer.archive.tables.mds import Mds
 from indexer.archive.tables.npz import Npz
 from indexer.archive.tables.parquet import Parquet
 from indexer.archive.tar import Tar
 from indexer.archive.zip import Zip
 
-INSIDE: tuple[ShardKind, ...] = (Tar(), Zip(), Parquet(), Npz())  # what may lie in a folder
-TABLES = (Parquet.name, Listing.name)  # whose columns may be chosen
+INSIDE: tuple[ShardKind, ...] = (Tar(), Zip(), Parquet(), Npz(), Lmdb(), Mds())  # what may lie in a folder
+TABLES = (Parquet.name, Listing.name, Mds.name)  # whose columns may be chosen
 # The first that claims an address handles it; Tar claims all others
 KINDS: tuple[ShardKind, ...] = (Files(inside=INSIDE), ObjectFolder(inside=INSIDE), Listing(), *reversed(INSIDE))
 ARCHIVES = tuple(suffix for kind in (*INSIDE, Listing()) for suffix in kind.suffixes)

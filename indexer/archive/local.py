@@ -12,7 +12,7 @@ from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES
 
 HEAD_BYTES = 512
-READ = "tar, zip, Parquet or npz"
+READ = "tar, zip, Parquet, npz, LMDB or MDS"
 _EXPORT = "export its images to a folder, a tar or a Parquet file"
 # First bytes or suffixes → what the file is, and the way out
 FOREIGN: tuple[tuple[bytes, tuple[str, ...], str, str], ...] = (
@@ -23,8 +23,6 @@ FOREIGN: tuple[tuple[bytes, tuple[str, ...], str, str], ...] = (
     (b"SQLite format 3\0", ("sqlite",), "an SQLite database", _EXPORT),
     (b"ARROW1", ("arrow", "feather"), "an Arrow file", "write it as Parquet, e.g. Dataset.to_parquet"),
     (b"", ("tfrecord", "tfrecords"), "a TFRecord file", _EXPORT),
-    (b"", ("mdb", "lmdb"), "an LMDB database", _EXPORT),
-    (b"", ("mds",), "a MosaicML shard", _EXPORT),
     (b"", ("pkl", "pickle", "pt", "pth"), "a pickle, which can run code", _EXPORT),
     (b"", ("mat",), "a MATLAB file", _EXPORT),
     (b"", ("xlsx", "xls", "ods"), "a spreadsheet", "save the sheet as CSV"),

@@ -31,7 +31,19 @@ from indexer.upkeep.relocate import relocate
 from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
-from tests.sources import as_csv, as_folder, as_npz, as_parquet, as_tar, as_zip, fields, pixels, ppm
+from tests.sources import (
+    as_csv,
+    as_folder,
+    as_lmdb,
+    as_mds,
+    as_npz,
+    as_parquet,
+    as_tar,
+    as_zip,
+    fields,
+    pixels,
+    ppm,
+)  # fmt: skip
 
 N = 20
 DOORS = {
@@ -43,10 +55,13 @@ DOORS = {
     "parquet, paths": lambda p: (as_parquet(p / "s.parquet", N, "path"), {"image": "image"}),
     "npz": lambda p: (as_npz(p / "s.npz", N), {}),
     "csv": lambda p: (as_csv(p / "s.csv", N), {"image": "file"}),
+    "lmdb": lambda p: (as_lmdb(p / "s.lmdb", N), {}),
+    "mds": lambda p: (as_mds(p / "set" / "s.mds", N), {}),
 }
 KEYS = {
     "folder": "{:02d}.ppm", "tar": "{:02d}", "zip": "{:02d}.ppm", "npz": "s/train/{}", "csv": "listed/{:02d}.ppm",
     "parquet, struct": "s/{}", "parquet, bytes": "s/{}", "parquet, paths": "files/{:02d}.ppm",
+    "lmdb": "{:02d}.ppm", "mds": "set/s/{}",
 }  # fmt: skip
 
 
@@ -91,7 +106,7 @@ def test_the_same_twenty_pictures_give_the_same_hashes_vectors_and_metadata_thro
             assert hashlib.sha256(data).hexdigest() == row["content"]
 
 
-@pytest.mark.parametrize("door", ["parquet, struct", "parquet, paths", "npz", "csv", "zip"])
+@pytest.mark.parametrize("door", ["parquet, struct", "parquet, paths", "npz", "csv", "zip", "lmdb", "mds"])
 def test_a_failure_is_retried_and_a_moved_archive_keeps_its_rows(tmp_path, monkeypatch, door):
     (tmp_path / "old").mkdir()
     source, tables = DOORS[door](tmp_path / "old")
@@ -111,7 +126,7 @@ def test_a_failure_is_retried_and_a_moved_archive_keeps_its_rows(tmp_path, monke
     moved = relocate(EmbeddingStore.open(str(tmp_path / "db")), str(tmp_path / "old"), str(tmp_path / "new"))
     assert (moved.images_checked, moved.changed) == (N, ())
     encoder = FakeEncoder()
-    report = run(tmp_path / "new" / source.name, tmp_path / "db", encoder, tables)
+    report = run(tmp_path / "new" / source.relative_to(tmp_path / "old"), tmp_path / "db", encoder, tables)
     assert (report.shards_skipped, encoder.calls) == (1, 0)
     assert content(tmp_path / "db") == before
 
@@ -142,6 +157,8 @@ MANY = {
     "npz": lambda p: (as_npz(p / "s.npz", 240), ""),
     "zip": lambda p: (as_zip(p / "s.zip", 240), ""),
     "csv": lambda p: (as_csv(p / "s.csv", 240), "file"),
+    "lmdb": lambda p: (as_lmdb(p / "s.lmdb", 240), ""),
+    "mds": lambda p: (as_mds(p / "s.mds", 240), ""),
 }
 
 

@@ -22,6 +22,7 @@ from indexer.addresses import is_remote
 from indexer.archive.local import local_file, local_identity, remote_suffix
 from indexer.archive.tables.columns import scalar
 from indexer.archive.tables.named import TableOptions
+from indexer.archive.tables.netpbm import netpbm
 from indexer.archive.zip import BLOCK, DAMAGED_MEMBER, MAX_MEMBER
 from indexer.errors import CutShard, InputError, NotAnArchive, ReadError
 from indexer.types import Failure, Place, Sample, Shard
@@ -93,7 +94,7 @@ class Npz:
             try:
                 with images.opened(archive) as file:
                     file.seek(images.start + place.offset * images.item_bytes)
-                    return _netpbm(_exactly(file, images.item_bytes), images.shape[1:])
+                    return netpbm(_exactly(file, images.item_bytes), images.shape[1:])
             except DAMAGED_MEMBER as error:
                 raise ReadError(f"{place.member} in {url} is damaged: {error}") from error
 
@@ -207,7 +208,7 @@ def _samples(archive: zipfile.ZipFile, split: _Split, shard: Shard) -> Iterator[
         file.seek(images.start)
         for i in range(images.shape[0]):
             member, pixels = f"{images.name}[{i}]", _exactly(file, images.item_bytes)
-            data = b"" if (member, i) in shard.stored else _netpbm(pixels, images.shape[1:])
+            data = b"" if (member, i) in shard.stored else netpbm(pixels, images.shape[1:])
             fields = {"split": split.name} if split.name else {}
             fields |= {name: value for column, rows in columns.items() for name, value in _fields(column, rows[i])}
             yield Sample(shard.name, f"{start}{i}", suffix, data, i, len(data), fields, member)
@@ -229,12 +230,6 @@ def _fields(column: str, value: Any) -> Iterator[tuple[str, Any]]:
         text = one.decode("utf-8", "replace") if isinstance(one, bytes) else scalar(one)
         if text is not None:
             yield (column if len(row) == 1 else f"{column}_{i}"), text
-
-
-def _netpbm(pixels: bytes, shape: tuple[int, ...]) -> bytes:
-    """A PGM or PPM file of these pixels, rows first."""
-    magic = "P6" if shape[2:] == (3,) else "P5"
-    return f"{magic}\n{shape[1]} {shape[0]}\n255\n".encode() + pixels
 
 
 def _exactly(file: IO[bytes], nbytes: int) -> bytes:
