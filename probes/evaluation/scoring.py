@@ -83,7 +83,7 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
     drawn = replicate(measured, n_groups, replicates=how.replicates, seed=how.seed)
     sides = measured.sides()
     metrics = {
-        name: _interval(name, float(point[name]), drawn[name], (sides[~np.isnan(point["auc"])], n_groups))
+        name: metric_interval(name, float(point[name]), drawn[name], (sides[~np.isnan(point["auc"])], n_groups))
         for name in HEADLINE
         if name in point
     }
@@ -95,7 +95,7 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
     return Scored(truth.n, n_groups, metrics, classes, excluded, notes), drawn
 
 
-def _interval(name: str, value: float, replicates: Float64, counts: tuple[Int64, int]) -> Interval:
+def metric_interval(name: str, value: float, replicates: Float64, counts: tuple[Int64, int]) -> Interval:
     """The interval of a metric by D9. `counts`: groups on the smaller side of each column, and all groups."""
     sides, groups = counts
     if name in ("auc_macro", "auc_weighted"):

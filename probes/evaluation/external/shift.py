@@ -36,7 +36,7 @@ class Shift:
 def shift(
     one: tuple[Float32, Int64], other: tuple[Float32, Int64], seed: int, permutations: int = PERMUTATIONS
 ) -> Shift | None:
-    """Test two sets, each of scaled features (n, dim) and group ids (n,). None with fewer than FOLDS groups in a set."""
+    """Test two sets, each of features (n, dim) and group ids (n,). None with fewer than FOLDS groups in a set."""
     rng = np.random.Generator(np.random.PCG64(seed))
     drawn = [_draw(groups, rng) for _, groups in (one, other)]
     x = np.concatenate([of[0][rows] for of, rows in zip((one, other), drawn, strict=True)]).astype(np.float64)
@@ -76,7 +76,7 @@ def _draw(groups: Int64, rng: np.random.Generator) -> Int64:
 
 
 def _p(statistics: Float64) -> float:
-    """(1 + permutations at least as large) / (1 + permutations); the first is the observed one (Phipson & Smyth 2010)."""
+    """(1 + permutations at least as large) / (1 + permutations), the observed one first (Phipson & Smyth 2010)."""
     return float((statistics >= statistics[0] - 1e-12).mean())
 
 
