@@ -42,3 +42,34 @@ class ProbeRequest:
     shuffle_control: bool = False
     few_shot: bool = False
     preset: str | None = None
+    review: bool = False  # usefulness, certainty and examples (D27 to D31)
+    coverage: float = 0.9  # wanted of conformal sets
+    costs: tuple[float, ...] = ()  # false alarms that a missed positive is worth; (): those of D27
+    confounders: tuple[str, ...] = ()
+    test_db: str | None = None  # external rows (D25): another database
+    test_table: str | None = None
+    test_where: str | None = None  # without the two above: rows of this table, which are then not fitted on
+    distinct_groups: bool = False  # equal group names in both are different patients
+    repeats: int = 0  # further splits (D32)
+    multiverse: bool = False
+
+    @property
+    def own_where(self) -> str | None:
+        """The filter of the rows that are split: `where` without the rows that are kept for the external test."""
+        if self.test_where is None or self.external_elsewhere:
+            return self.where
+        kept = f"({self.test_where}) IS NOT TRUE"  # a row for which it is unknown is not of the external test
+        return kept if self.where is None else f"({self.where}) AND {kept}"
+
+    @property
+    def external_elsewhere(self) -> bool:
+        return self.test_db is not None or self.test_table is not None
+
+    @property
+    def external(self) -> bool:
+        return self.external_elsewhere or self.test_where is not None
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether anything of D25 to D32 was asked for."""
+        return bool(self.review or self.confounders or self.external or self.repeats or self.multiverse)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer.errors import InputError, ProbeError
 from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
-from indexer.types import Float64, Int64
-from probes.cohort.positive import Positive, positive_class, positive_last
+from indexer.types import Int64
+from probes.cohort.labels import coded, read_truth, texts
+from probes.cohort.positive import Positive
 from probes.cohort.scaling import Vectors
-from probes.cohort.truth import Truth, class_truth, label_truth
+from probes.cohort.truth import Truth
 from probes.cohort.vectors import check_vectors, read_vectors
 from probes.request import ProbeRequest
 
-MAX_CLASSES = 1000
-MAX_NUMERIC_CLASSES = 50  # a numeric column with more values is a measurement, not a class
 OWN_SPLITS = ("hash", "stratified", "nested")
 
 
@@ -73,6 +69,7 @@ class ProbeData:
     source: Source
     flow: Flow
     positive: Positive | None = None  # for two classes: the last of truth.classes
+    confounders: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
 
 
 def open_store(request: ProbeRequest) -> EmbeddingStore:
@@ -82,19 +79,21 @@ def open_store(request: ProbeRequest) -> EmbeddingStore:
 
 
 def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] | None = None) -> ProbeData:
-    """Load the rows of a request. `classes` are those of the stored texts (zero-shot); their order is kept, except that
-    the positive one of two is last. Raises ProbeError, BadFilter, InputError.
+    """Load the rows of a request. `classes` are those of the stored texts (zero-shot) or of a fitted probe; their order
+    is kept, except that the positive one of two is last. Rows of a class that a fitted probe does not know are left out
+    like rows without a label. Raises ProbeError, BadFilter, InputError.
     """
     table, row_ids, matched = _columns(store, request)
-    labelled, truth, positive = _truth(table, request, classes)
+    labelled, truth, positive = read_truth(table, request, classes)
     kept = table.take(pa.array(labelled))
     del table
     release_freed_memory()  # of the scan, before the vectors are read
     groups, names, ungrouped = _groups(kept, request)
-    _check_spread(truth, groups, request)
+    if classes is None:
+        _check_spread(truth, groups, request)
     needs_norms = request.scaling == "raw"
     vectors = Vectors(
-        read_vectors(store, request.where, row_ids[labelled], matched),
+        read_vectors(store, request.own_where, row_ids[labelled], matched),
         kept.column("norm").to_numpy().astype(np.float32) if needs_norms else None,
     )
     keys = tuple(kept.column("key").to_pylist())
@@ -106,9 +105,9 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         groups,
         names,
         "image" if request.group == "none" else "group",
-        _ids(kept.column("content"))[0],
+        coded(kept.column("content"))[0],
         None if request.split in OWN_SPLITS else tuple(kept.column(request.split).to_pylist()),
-        {name: tuple(_text(kept.column(name))) for name in request.subgroups},
+        {name: tuple(texts(kept.column(name))) for name in request.subgroups},
         source_of(store),
         Flow(
             embedded=store.count(),
@@ -122,6 +121,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
             groups=len(names),
         ),
         positive,
+        {name: tuple(texts(kept.column(name))) for name in request.confounders},
     )
 
 
@@ -145,7 +145,7 @@ def source_of(store: EmbeddingStore) -> Source:
 def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, Int64, int]:
     """The request's scalar columns and row ids of rows with a label, in table order; the number of rows of --where."""
     _check_columns(request)
-    wanted = [*request.labels, *request.subgroups]
+    wanted = [*request.labels, *request.subgroups, *request.confounders]
     wanted += [] if request.group == "none" else [request.group]
     wanted += [] if request.split in OWN_SPLITS else [request.split]
     known = store.columns()
@@ -156,11 +156,10 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
                 f"no column {name!r} in table {store.name}; it has: {listed}. Join labels with `indexer labels`."
             )
     names = ["key", "content", *dict.fromkeys(wanted)] + (["norm"] if request.scaling == "raw" else [])
-    matched = store.count(request.where)
+    matched = store.count(request.own_where)
     if not matched:
-        raise ProbeError(
-            f"no rows in table {store.name}" + (f" match --where {request.where!r}." if request.where else ".")
-        )
+        where = request.own_where
+        raise ProbeError(f"no rows in table {store.name}" + (f" match --where {where!r}." if where else "."))
     batches = list(store.scan(names, _with_label(request)))
     if not batches:
         return store.empty(names), np.empty(0, np.int64), matched
@@ -170,10 +169,11 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
 
 def _with_label(request: ProbeRequest) -> str | None:
     """The filter, restricted to rows with some label, so that others are not read. NaN passes and is removed later."""
+    where = request.own_where
     if any("`" in name for name in request.labels):
-        return request.where
+        return where
     labelled = " OR ".join(f"`{name}` IS NOT NULL" for name in request.labels)
-    return labelled if request.where is None else f"({request.where}) AND ({labelled})"
+    return labelled if where is None else f"({where}) AND ({labelled})"
 
 
 def _check_columns(request: ProbeRequest) -> None:
@@ -200,70 +200,11 @@ def _check_spread(truth: Truth, groups: Int64, request: ProbeRequest) -> None:
         )
 
 
-def _truth(
-    table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None
-) -> tuple[Int64, Truth, Positive | None]:
-    """Indices of the labelled rows (m,), their truth (m rows), and the positive class of two."""
-    if request.multilabel:
-        values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
-        labelled = np.flatnonzero(~np.isnan(values).all(axis=1))
-        if not len(labelled):
-            raise ProbeError(f"no row has any of the labels {', '.join(request.labels)}.")
-        return labelled, label_truth(values[labelled], request.labels), None
-    column = table.column(request.labels[0])
-    ids, names = _ids(column, ordered=True)
-    labelled = np.flatnonzero(ids >= 0)
-    _check_classes(column, request.labels[0], names, ordinal=request.ordinal)
-    if classes is None:
-        classes = names
-    positive = None if request.ordinal else positive_class(classes, request.positive)
-    classes = positive_last(classes, positive)
-    strangers = [name for name in names if name not in classes]
-    if strangers:
-        raise ProbeError(
-            f"column {request.labels[0]} holds {', '.join(strangers[:5])}, for which there is no text vector "
-            f"(there are: {', '.join(classes)}). Leave those rows out with --where, or store their prompts."
-        )
-    place = np.array([classes.index(name) for name in names])
-    return labelled, class_truth(place[ids[labelled]], classes, ordinal=request.ordinal), positive
-
-
-def _check_classes(column: pa.ChunkedArray, name: str, classes: Sequence[str], *, ordinal: bool) -> None:
-    number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-    if not classes:
-        raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
-    if len(classes) == 1:
-        raise ProbeError(
-            f"column {name} holds one class only ({classes[0]}): nothing can be learnt. "
-            "Name another column with --label, or take in more rows (--where)."
-        )
-    if len(classes) > (MAX_NUMERIC_CLASSES if number else MAX_CLASSES):
-        raise ProbeError(
-            f"column {name} holds {len(classes)} different values: not classes. Group them into a new column."
-        )
-    if ordinal and not number:
-        raise ProbeError(
-            f"column {name} is {column.type}: ordinal grades must be numbers. Give them in a numeric column."
-        )
-
-
-def _binary(column: pa.ChunkedArray, name: str) -> Float64:
-    """0, 1 or NaN (unknown) for each row."""
-    try:
-        values: Float64 = column.cast(pa.float64()).to_numpy().astype(np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ProbeError(f"column {name} is {column.type}: a label of --multilabel holds 0, 1 or null.") from error
-    wrong = values[~np.isnan(values) & (values != 0) & (values != 1)]
-    if len(wrong):
-        raise ProbeError(f"column {name} holds {wrong[0]:g}: a label of --multilabel holds 0, 1 or null (unknown).")
-    return values
-
-
 def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, ...], int]:
     """Group ids (n,), names, and the number of rows without a group."""
     if request.group == "none":
         return np.arange(table.num_rows), tuple(table.column("key").to_pylist()), table.num_rows
-    ids, names = _ids(table.column(request.group))
+    ids, names = coded(table.column(request.group))
     missing = np.flatnonzero(ids < 0)
     if len(missing):
         examples = ", ".join(table.column("key").take(pa.array(missing[:3])).to_pylist())
@@ -272,32 +213,3 @@ def _groups(table: pa.Table, request: ProbeRequest) -> tuple[Int64, tuple[str, .
             f"--where '\"{request.group}\" IS NOT NULL', or split by image with --group none."
         )
     return ids, names, 0
-
-
-def _ids(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tuple[str, ...]]:
-    """Ids (n,) into the column's distinct values as text; -1 for null and NaN. `ordered` sorts the values."""
-    if pa.types.is_null(column.type):  # Arrow would make null a value of the dictionary
-        return np.full(len(column), -1), ()
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    coded = column.combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
-    values = coded.dictionary
-    ids = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
-    if ordered:
-        order = pc.sort_indices(values).to_numpy()
-        rank = np.empty(len(order) + 1, np.int64)
-        rank[order], rank[-1] = np.arange(len(order)), -1
-        ids, values = rank[ids], values.take(pa.array(order))
-    return ids, tuple(word(v) for v in values.to_pylist())
-
-
-def word(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _text(column: pa.ChunkedArray) -> list[str | None]:
-    return [None if v is None else word(v) for v in column.to_pylist()]

@@ -18,7 +18,7 @@ from indexer.errors import EncoderMismatch, ProbeError
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Float32, Float64, Int64
-from probes.cohort.load import word
+from probes.cohort.labels import word
 from probes.cohort.scaling import scale
 from probes.cohort.truth import probabilities
 from probes.fitting.knn import group_ids
