@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ _DATA = [
     click.option(
         "--split",
         metavar="HOW",
-        help=f"hash, stratified, nested, or a column that names train, val, test. {default_of('split')}",
+        help="hash, stratified, nested, leave-out:COLUMN (each site in turn), or a column that names train, val, "
+        f"test. {default_of('split')}",
     ),
     where_option,
 ]
@@ -66,6 +68,23 @@ _SCORE = [
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
     click.option("--replace", is_flag=True, help="With --out: also where the result of another probe lies."),
 ]  # fmt: skip
+_REVIEW = [
+    click.option("--review", is_flag=True,
+                 help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
+    click.option("--coverage", type=click.FloatRange(0.5, 0.99), help=f"Of the sets. {default_of('coverage')}"),
+    click.option("--costs", metavar="R,R",
+                 help="With --review: false alarms that a missed positive is worth. Default: 1,5,20."),
+    click.option("--confounder", "confounders", metavar="A,B",
+                 help="Columns, e.g. site,scanner: are they what is classified?"),
+    click.option("--test-db", metavar="DB", help="An external test: the frozen probe on another database."),
+    click.option("--test-table", metavar="TABLE", help="The external test's table, there or in DB."),
+    click.option("--test-where", metavar="FILTER",
+                 help="The external test's rows; without the two above of this table, and then not fitted on."),
+    click.option("--distinct-groups", is_flag=True,
+                 help="With --test-db: equal group names there are other patients. Default: they are left out."),
+    click.option("--repeats", type=click.IntRange(2, 100), help="Also the spread over so many further splits."),
+    click.option("--multiverse", is_flag=True, help="Also the AUC by scaling, rule for C, split and pooling."),
+]  # fmt: skip
 shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
 )
@@ -83,6 +102,11 @@ class_weight_option = click.option(
 def probe_options(command: Command) -> Command:
     """The options of all probes, and --json."""
     return _all([*_DATA, *_SPLIT, *_SCORE, json_option], command)
+
+
+def review_options(command: Command) -> Command:
+    """The options of a probe whose result answers what reviewers ask next."""
+    return _all(_REVIEW, command)
 
 
 def fit_options(command: Command) -> Command:
@@ -107,9 +131,22 @@ def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
             raise click.UsageError(f"--preset {given['preset']} fixes --{name}: leave one of the two out.")
     labels = tuple(s.strip() for s in label.split(",") if s.strip())
     given["subgroups"] = tuple(s.strip() for s in given.pop("subgroup", "").split(",") if s.strip())
+    given["confounders"] = tuple(s.strip() for s in given.pop("confounders", "").split(",") if s.strip())
+    given["costs"] = _ratios(given.pop("costs", ""))
     if probe in SCALING:
         given.setdefault("scaling", SCALING[probe])
     return ProbeRequest(probe=probe, labels=labels, **(given | fixed))
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    """Positive numbers between commas. Raises UsageError."""
+    try:
+        found = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = (math.nan,)
+    if not all(0 < ratio < math.inf for ratio in found):
+        raise click.UsageError(f"--costs {text}: give positive numbers, e.g. --costs 1,5,20.")
+    return found
 
 
 def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:
@@ -119,6 +156,10 @@ def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:
         (multilabel and "ordinal" in given, "--ordinal takes one column of grades: leave --multilabel out."),
         (multilabel and "positive" in given, "--positive is of one column with two classes: leave --multilabel out."),
         ("ordinal" in given and "positive" in given, "of ordered grades the higher is positive: leave --positive out."),
+        *(
+            (name in given and "review" not in given, f"--{name} is of --review: add it, or leave --{name} out.")
+            for name in ("costs", "coverage")
+        ),
         ("salt" in given and given.get("split", "hash") != "hash", "--salt is of --split hash only."),
         (
             "class_weight" in given and probe in ("knn", "prototype"),

@@ -22,7 +22,8 @@ from probes.runs.bundle import SPEC, WEIGHTS
 from probes.runs.compare import Comparison
 from probes.runs.result import ProbeResult
 from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result, write_result
-from probes.runs.run import Outcome, run
+from probes.runs.review.reviewed import check_review, run_reviewed
+from probes.runs.run import Outcome
 
 REPORT, PREDICTIONS = "report.html", "predictions.parquet"
 FILES = (REPORT, PREDICTIONS, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # the files of a result folder
@@ -34,15 +35,16 @@ def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: b
     """Run the request, write the folder, print the result. Raises ProbeError before the run for a bad folder."""
     if out is not None:
         check_folder(out, request, replace=replace)
+    check_review(request)
     progress = Stages()
-    if request.split == "nested":
+    if request.split_is_folds:
         from probes.runs.nested import run_nested
 
         result = run_nested(request, progress)
         if out is not None:
             _write_folder(out, lambda folder: _write_result_files(result, folder))
     else:
-        outcome = run(request, progress)
+        outcome = run_reviewed(request, progress)
         result = outcome.result
         if out is not None:
             write_outcome(outcome, out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OWN_SPLITS = ("hash", "stratified", "nested")
+LEAVE_OUT = "leave-out:"  # of a split, before the column of sites
 TEMPERATURE = 0.07  # of the neighbours' votes (D6)
 
 
@@ -20,7 +22,7 @@ class ProbeRequest:
     ordinal: bool = False
     positive: str | None = None  # of two classes; None: chosen by their names
     group: str = "none"
-    split: str = "hash"  # hash | stratified | nested | the name of a column
+    split: str = "hash"  # hash | stratified | nested | leave-out:COLUMN | the name of a column
     salt: str = ""
     where: str | None = None
     scaling: str = "l2"
@@ -68,6 +70,21 @@ class ProbeRequest:
     @property
     def external(self) -> bool:
         return self.external_elsewhere or self.test_where is not None
+
+    @property
+    def split_column(self) -> str | None:
+        """The column that the split reads."""
+        return None if self.split in OWN_SPLITS else self.left_out or self.split
+
+    @property
+    def split_is_folds(self) -> bool:
+        """Whether the split has several test sets: nested, or each site left out in turn."""
+        return self.split == "nested" or self.left_out is not None
+
+    @property
+    def left_out(self) -> str | None:
+        """The column of `leave-out:COLUMN`, each of whose values is the test set in turn."""
+        return self.split.removeprefix(LEAVE_OUT) if self.split.startswith(LEAVE_OUT) else None
 
     @property
     def reviewed(self) -> bool:

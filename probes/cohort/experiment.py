@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.types import Int64
-from probes.cohort.load import OWN_SPLITS, ProbeData
+from probes.cohort.load import ProbeData
 from probes.cohort.splits import (
     PARTS,
     Split,
@@ -104,7 +104,7 @@ def split_facts(request: ProbeRequest, data: ProbeData, split: Split) -> SplitFa
     parts = {name: part_facts(data.truth, data.groups, getattr(split, name)) for name in PARTS}
     return SplitFacts(
         statement(request, data),
-        request.split if request.split in OWN_SPLITS else f"column {request.split}",
+        request.split if request.split_column is None else f"column {request.split}",
         data.level,
         parts,
         absent_classes(data.truth, split, fitted=request.probe != "zero-shot"),

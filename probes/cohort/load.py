@@ -18,8 +18,6 @@ from probes.cohort.truth import Truth
 from probes.cohort.vectors import check_vectors, read_vectors
 from probes.request import ProbeRequest
 
-OWN_SPLITS = ("hash", "stratified", "nested")
-
 
 @dataclass(frozen=True)
 class Source:
@@ -106,7 +104,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         names,
         "image" if request.group == "none" else "group",
         coded(kept.column("content"))[0],
-        None if request.split in OWN_SPLITS else tuple(kept.column(request.split).to_pylist()),
+        None if request.split_column is None else tuple(kept.column(request.split_column).to_pylist()),
         {name: tuple(texts(kept.column(name))) for name in request.subgroups},
         source_of(store),
         Flow(
@@ -147,7 +145,7 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
     _check_columns(request)
     wanted = [*request.labels, *request.subgroups, *request.confounders]
     wanted += [] if request.group == "none" else [request.group]
-    wanted += [] if request.split in OWN_SPLITS else [request.split]
+    wanted += [] if request.split_column is None else [request.split_column]
     known = store.columns()
     for name in wanted:
         if name not in known:
@@ -184,7 +182,7 @@ def _check_columns(request: ProbeRequest) -> None:
                 f"{name} is both --label and --group: no {name} of the test split could ever have been fitted. "
                 "Name the column of the finding with --label."
             )
-        if name == request.split:
+        if name == request.split_column:
             raise InputError(f"{name} is both --label and --split. Name the column of the finding with --label.")
 
 

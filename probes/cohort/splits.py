@@ -14,6 +14,7 @@ from indexer.types import Int64
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
+MOST_SITES = 50
 TEST_BELOW, VAL_BELOW = 0.2, 0.3  # of the hash's unit interval
 PART_NAMES = {
     "train": "train", "training": "train", "fit": "train",
@@ -91,6 +92,25 @@ def grouped_folds(strata: Int64, groups: Int64, seed: int, folds: int = FOLDS) -
     with warnings.catch_warnings():  # a class with fewer rows than folds is reported as absent instead
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         return [(np.sort(fit), np.sort(held)) for fit, held in splitter.split(np.empty(len(strata)), strata, groups)]
+
+
+def site_folds(values: Sequence[object], groups: Int64) -> tuple[list[tuple[Int64, Int64]], tuple[str, ...]]:
+    """(fit rows, held-out rows) with each value of a column held out in turn, and the values.
+
+    Rows without a value are unused, and of the others fit rows of a group that the site has too. Raises ProbeError with fewer than two sites.
+    """
+    names = np.array(["" if v is None or v != v else str(v) for v in values])
+    sites = tuple(sorted(set(names.tolist()) - {""}))
+    if len(sites) < 2:
+        raise ProbeError("leave-out needs a column of two sites or more. Name another one, or use --split hash.")
+    if len(sites) > MOST_SITES:
+        raise ProbeError(f"leave-out of {len(sites)} values: at most {MOST_SITES}. Group them in a new column.")
+    folds = []
+    for site in sites:
+        held = names == site
+        fit = ~held & (names != "") & ~np.isin(groups, groups[held])
+        folds.append((np.flatnonzero(fit), np.flatnonzero(held)))
+    return folds, sites
 
 
 def without_duplicates(split: Split, content: Int64) -> Split:

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import class_weight_option, fit_options, make_request, probe_options
+from probes.options import class_weight_option, fit_options, make_request, probe_options, review_options
 
 
 @click.command("forest", short_help="A random forest on the vectors.")
 @probe_options
+@review_options
 @fit_options
 @class_weight_option
 @click.option("--penalty", "--leaf", type=click.FloatRange(1), help="Fix the least rows of a leaf; else 1, 4 or 16.")

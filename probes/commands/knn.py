@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import default_of, make_request, probe_options, shuffle_option
+from probes.options import default_of, make_request, probe_options, review_options, shuffle_option
 
 
 @click.command("knn", short_help="k nearest neighbours, every k from one exact search.")
 @probe_options
+@review_options
 @click.option("-k", "--k", type=click.IntRange(1), help="Fix k instead of choosing it; every k is reported.")
 @click.option("--scaling", type=click.Choice(["center_l2", "zscore", "none"]), help=default_of("scaling", "knn"))
 @click.option("--vote", type=click.Choice(["softmax", "uniform"]), help=default_of("vote"))

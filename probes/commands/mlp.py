@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import class_weight_option, fit_options, make_request, probe_options
+from probes.options import class_weight_option, fit_options, make_request, probe_options, review_options
 
 
 @click.command("mlp", short_help="A small neural network on the vectors.")
 @probe_options
+@review_options
 @fit_options
 @class_weight_option
 @click.option("--penalty", type=click.FloatRange(0, min_open=True), help="Fix alpha instead of choosing it.")

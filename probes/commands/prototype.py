@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import default_of, make_request, probe_options, shuffle_option
+from probes.options import default_of, make_request, probe_options, review_options, shuffle_option
 
 
 @click.command("prototype", short_help="Nearest class mean.")
 @probe_options
+@review_options
 @click.option(
     "--scaling", type=click.Choice(["center_l2", "zscore", "l2", "none"]), help=default_of("scaling", "prototype")
 )

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import class_weight_option, fit_options, make_request, probe_options
+from probes.options import class_weight_option, fit_options, make_request, probe_options, review_options
 
 
 @click.command("svm", short_help="Support vector machine, linear or with a Gaussian kernel.")
 @probe_options
+@review_options
 @fit_options
 @class_weight_option
 @click.option(

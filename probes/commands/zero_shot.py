@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from probes.options import make_request, probe_options
+from probes.options import make_request, probe_options, review_options
 
 
 @click.command("zero-shot", short_help="Score images against stored class-text vectors, without training.")
 @probe_options
+@review_options
 @click.option("--task", required=True, metavar="NAME", help="The set of class texts, as `indexer text` stored it.")
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Score the test rows with the class-text vectors of `indexer text`; the model itself is not needed.

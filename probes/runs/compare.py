@@ -96,7 +96,7 @@ def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
     repeated = next((name for i, name in enumerate(tables) if name in tables[:i]), None)
     if repeated is not None:
         raise ProbeError(f"table {repeated} is named twice in --tables: a table compared with itself says nothing.")
-    if request.split == "nested" or request.probe == "zero-shot":
+    if request.split_is_folds or request.probe == "zero-shot":
         raise ProbeError(
             "a comparison needs one test split and a fitted probe. Use --split hash, stratified or a column."
         )

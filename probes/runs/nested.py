@@ -1,4 +1,4 @@
-"""D5 without a test split: nested cross-validation, reported as mean ± SD over the outer folds."""
+"""D5 without a test split: nested cross-validation, or each site left out in turn; mean ± SD over the outer folds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
 from probes.cohort.experiment import Experiment, SplitFacts, absent_classes, part_facts, statement
 from probes.cohort.load import ProbeData, open_store
-from probes.cohort.splits import FOLDS, Split, check_groups, grouped_folds, split_sha256, without_duplicates
+from probes.cohort.splits import FOLDS, Split, check_groups, grouped_folds, site_folds, split_sha256, without_duplicates
 from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.calibration import fit_temperature
 from probes.evaluation.leakage import Audit, combine
 from probes.evaluation.metrics import HEADLINE, Values, confusion, evaluator
-from probes.evaluation.scoring import ClassResult, Scored, baselines, by_group
+from probes.evaluation.scoring import ClassResult, Resampling, Scored, baselines, by_group, score
 from probes.fitting.sweep import UNCHOSEN, Selection
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
@@ -66,11 +66,16 @@ def run_nested(request: ProbeRequest, progress: Stages) -> ProbeResult:
     store = open_store(request)
     with progress.stage("reading"):
         data = read(store, request)
-    folds = grouped_folds(data.truth.strata(), data.groups, request.seed)
+    sites: tuple[str, ...] = ()
+    if request.left_out is None:
+        folds = grouped_folds(data.truth.strata(), data.groups, request.seed)
+    else:
+        folds, sites = site_folds(data.split_values or (), data.groups)
     outer = []
     for number, rows in enumerate(folds, 1):
-        progress.name(f"outer fold {number} of {len(folds)}")
-        outer.append(_run_fold(number, _fold(request, data, rows), store, progress))
+        progress.name(f"without {sites[number - 1]}" if sites else f"outer fold {number} of {len(folds)}")
+        found = _run_fold(number, _fold(request, data, rows), store, progress)
+        outer.append(replace(found, result=replace(found.result, site=sites[number - 1])) if sites else found)
     return _result(request, data, [held for _, held in folds], outer, progress)
 
 
@@ -85,7 +90,7 @@ def _check(request: ProbeRequest) -> None:
     for option, given in asked.items():
         if given:
             raise ProbeError(
-                f"{option} needs one test split, --split nested has none. Use hash, stratified or a column."
+                f"{option} needs one test split, --split {request.split} has none. Use hash, stratified or a column."
             )
 
 
@@ -109,7 +114,7 @@ def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progre
     pooled = _by_patient(experiment, held)
     point = _point(*held[:2])
     return _Outer(
-        _fold_result(number, experiment, trained, point),
+        _fold_result(number, experiment, trained, (point, _site_auc(experiment, held))),
         point,
         _point(held[0][distinct], held[1].take(np.flatnonzero(distinct))),
         int(distinct.sum()),
@@ -147,12 +152,25 @@ def _point(p: Float64, truth: Truth) -> Values:
     return evaluator(p, truth, np.arange(truth.n)).point()
 
 
-def _fold_result(number: int, experiment: Experiment, trained: Trained, point: Values) -> FoldResult:
+def _site_auc(experiment: Experiment, held: Held) -> Interval | None:
+    """D9's interval for the rows of a left-out site, which are of patients of its own; None for other folds."""
+    if experiment.request.left_out is None:
+        return None
+    how = Resampling(experiment.request.replicates, experiment.request.seed)
+    return score(*held, how)[0].metrics["auc_macro"]
+
+
+def _fold_result(
+    number: int, experiment: Experiment, trained: Trained, found: tuple[Values, Interval | None]
+) -> FoldResult:
+    point, auc = found
+    groups = len(np.unique(experiment.data.groups[experiment.split.test]))
     metrics = {name: float(point[name]) for name in HEADLINE if name in point}
     selection = trained.selection
     return FoldResult(
-        number, len(experiment.split.test), selection.value, selection.at_edge, trained.converged, metrics
-    )
+        number, len(experiment.split.test), selection.value, selection.at_edge, trained.converged, metrics,
+        groups=groups, auc=auc,
+    )  # fmt: skip
 
 
 def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64]) -> SplitFacts:
@@ -162,7 +180,13 @@ def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64]) -> Spl
     for i, rows in enumerate(held, 1):
         names[rows] = f"fold {i}"
     digest = split_sha256(data.keys, names.tolist())
-    return SplitFacts(statement(request, data), f"nested, {FOLDS} outer folds", data.level, parts, {}, digest)
+    return SplitFacts(statement(request, data), _kind(request, len(held)), data.level, parts, {}, digest)
+
+
+def _kind(request: ProbeRequest, folds: int) -> str:
+    return (
+        f"nested, {FOLDS} outer folds" if request.left_out is None else f"each of {folds} {request.left_out} left out"
+    )
 
 
 def _result(

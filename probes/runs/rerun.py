@@ -18,7 +18,8 @@ from probes.progress import Stages
 from probes.runs.bundle import Bundle, bundle_of, read_bundle
 from probes.runs.compare import Comparison, compare
 from probes.runs.result import ProbeResult
-from probes.runs.run import package_versions, run
+from probes.runs.review.reviewed import run_reviewed
+from probes.runs.run import package_versions
 
 TOLERANCE = 1e-9  # of metrics
 WEIGHTS_TOLERANCE = 1e-6  # of weights, relative to the largest
@@ -26,7 +27,7 @@ SHOWN = 10
 COMPARED = (
     "flow", "split", "positive", "audit", "selection", "baselines", "test", "without_duplicates", "patients",
     "confusion", "calibration", "temperature", "operating", "subgroups", "gaps", "neighbours", "folds", "few_shot",
-    "shuffled_auc",
+    "shuffled_auc", "review",
 )  # fmt: skip
 
 
@@ -53,10 +54,10 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
     version, changed = _version(where, old.source)
     request = replace(old.request, db=where, table=old.source.table, version=version)
     weights: float | None = None
-    if request.split == "nested":
+    if request.split_is_folds:
         new = run_nested(request, progress)
     else:
-        outcome = run(request, progress)
+        outcome = run_reviewed(request, progress)
         new = outcome.result
         if bundle is not None:
             weights = _weights_difference(read_bundle(bundle), bundle_of(outcome))

@@ -17,6 +17,7 @@ from probes.fitting.few_shot import FewShot
 from probes.fitting.sweep import Selection
 from probes.fitting.trained import NeighbourResult
 from probes.request import ProbeRequest
+from probes.runs.review.record import Review
 
 FORMAT = 2  # of a result's JSON, a comparison's and a bundle's; 2 names the table's identity and the version's commit
 FORMATS = (1, FORMAT)  # readable formats
@@ -32,6 +33,9 @@ class FoldResult:
     at_edge: bool
     converged: bool
     metrics: dict[str, float]
+    site: str = ""  # of a split that leaves one site out in turn
+    groups: int = 0
+    auc: Interval | None = None  # macro, of the site's own rows (D9)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class ProbeResult:
     neighbours: tuple[NeighbourResult, ...] = ()
     folds: tuple[FoldResult, ...] = ()
     few_shot: FewShot | None = None
+    review: Review | None = None  # D25 to D32, where asked for
     shuffled_auc: Interval | None = None  # mean and 95 % range over SHUFFLES fits on shuffled labels
     warnings: tuple[str, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)

@@ -48,8 +48,8 @@ class Outcome:
 def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
     """Run a request. Raises IndexerError; an undefined metric is NaN and listed."""
     progress = progress or Stages(shown=False)
-    if request.split == "nested":
-        raise ProbeError("a nested cross-validation has no test split: it is run by probes.runs.nested.")
+    if request.split_is_folds:
+        raise ProbeError("folds have no one test split: it is run by probes.runs.nested.")
     store = open_store(request)
     with progress.stage("reading"):
         data = read(store, request)

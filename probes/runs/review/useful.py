@@ -1,0 +1,84 @@
+"""D27 to D29 on a scored experiment: usefulness and certainty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from indexer.types import Float64, Int64
+from probes.cohort.truth import Truth, hide_absent
+from probes.evaluation.certainty.conformal import ConformalSets, conformal_sets
+from probes.evaluation.certainty.selective import Selective, selective
+from probes.evaluation.certainty.trust import Trust, place, trusted
+from probes.evaluation.scoring import Resampling
+from probes.evaluation.usefulness.costs import RATIOS, Costs, costs
+from probes.evaluation.usefulness.decision_curve import DecisionCurve, decision_curve
+from probes.runs.review.record import Review
+from probes.runs.run import Outcome
+
+RATES = ("sensitivity", "specificity")  # of an operating point, whose intervals were simulated too
+
+
+def scored_rows(outcome: Outcome) -> tuple[Float64, Truth, Int64]:
+    """Probabilities, truth and groups of the test rows, as every metric of the result saw them."""
+    experiment = outcome.experiment
+    test = experiment.split.test
+    truth = hide_absent(experiment.data.truth.take(test), experiment.absent)
+    return outcome.p, truth, experiment.data.groups[test]
+
+
+def with_usefulness(review: Review, outcome: Outcome, how: Resampling) -> Review:
+    scored = scored_rows(outcome)
+    curves, tables = _of_columns(outcome, scored, how)
+    return replace(
+        review, decision=curves, costs=tables, conformal=_sets(outcome, scored, how), selective=_kept(scored, how),
+        trust=_trust(outcome, scored),
+    )  # fmt: skip
+
+
+def _of_columns(
+    outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Resampling
+) -> tuple[tuple[DecisionCurve, ...], tuple[Costs, ...]]:
+    """The columns with an operating point: the positive one of two classes, else each."""
+    p, truth, groups = scored
+    ratios = outcome.result.request.costs or RATIOS
+    curves, tables = [], []
+    for point in outcome.result.operating:
+        j = truth.classes.index(point.column)
+        rows = np.flatnonzero(truth.known[:, j])
+        own = truth.positive[rows, j], p[rows, j], groups[rows]
+        if own[0].any() and not own[0].all():
+            curves.append(decision_curve(point.column, *own, how))
+            tables.append(costs(point.column, own, point.threshold, ratios, how))
+    return tuple(curves), tuple(tables)
+
+
+def _sets(outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Resampling) -> ConformalSets:
+    absent = outcome.experiment.absent
+    if absent and not scored[1].multilabel:
+        return ConformalSets(outcome.result.request.coverage, f"train or test lacks rows of: {', '.join(absent)}")
+    return conformal_sets(*scored, outcome.result.request.coverage, how)
+
+
+def _kept(scored: tuple[Float64, Truth, Int64], how: Resampling) -> Selective | None:
+    return selective(*scored, how)
+
+
+def _trust(outcome: Outcome, scored: tuple[Float64, Truth, Int64]) -> tuple[Trust, ...]:
+    """By the column of the smallest side, which decides how well a macro interval covers."""
+    p, truth, groups = scored
+    result = outcome.result
+    defined = [j for j, c in enumerate(result.test.classes) if not np.isnan(c.auc.value)]
+    if not defined:
+        return ()
+    j = min(defined, key=lambda i: min(result.test.classes[i].positives, _negatives(truth, i)))
+    j = len(truth.classes) - 1 if len(truth.classes) == 2 and not truth.multilabel else j
+    rows = np.flatnonzero(truth.known[:, j])
+    at = place(truth.positive[rows, j], p[rows, j], groups[rows], result.test.classes[j].auc.value)
+    named = dict.fromkeys((*result.test.metrics, *(RATES if result.operating else ())))
+    return trusted(named, at)
+
+
+def _negatives(truth: Truth, j: int) -> int:
+    return int((truth.known[:, j] & ~truth.positive[:, j]).sum())
