@@ -73,7 +73,7 @@ _REVIEW = [
                  help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
     click.option("--coverage", type=click.FloatRange(0.5, 0.99), help=f"Of the sets. {default_of('coverage')}"),
     click.option("--costs", metavar="R,R",
-                 help="With --review: false alarms that a missed positive is worth. Default: 1,5,20."),
+                 help="With --review: false alarms that a missed positive is worth, else 1,5,20."),
     click.option("--confounder", "confounders", metavar="A,B",
                  help="Columns, e.g. site,scanner: are they what is classified?"),
     click.option("--test-db", metavar="DB", help="An external test: the frozen probe on another database."),
@@ -81,7 +81,7 @@ _REVIEW = [
     click.option("--test-where", metavar="FILTER",
                  help="The external test's rows; without the two above of this table, and then not fitted on."),
     click.option("--distinct-groups", is_flag=True,
-                 help="With --test-db: equal group names there are other patients. Default: they are left out."),
+                 help="With --test-db: equal group names there are other patients, not left out."),
     click.option("--repeats", type=click.IntRange(2, 100), help="Also the spread over so many further splits."),
     click.option("--multiverse", is_flag=True, help="Also the AUC by scaling, rule for C, split and pooling."),
 ]  # fmt: skip

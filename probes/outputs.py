@@ -22,11 +22,12 @@ from probes.runs.bundle import SPEC, WEIGHTS
 from probes.runs.compare import Comparison
 from probes.runs.result import ProbeResult
 from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result, write_result
+from probes.runs.review.record import Examples
 from probes.runs.review.reviewed import check_review, run_reviewed
 from probes.runs.run import Outcome
 
-REPORT, PREDICTIONS = "report.html", "predictions.parquet"
-FILES = (REPORT, PREDICTIONS, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # the files of a result folder
+REPORT, PREDICTIONS, EXAMPLES = "report.html", "predictions.parquet", "examples.csv"
+FILES = (REPORT, PREDICTIONS, EXAMPLES, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # the files of a result folder
 # Fields that identify a probe
 SAME = ("probe", "labels", "multilabel", "ordinal", "positive", "group", "preset", "task")
 
@@ -120,6 +121,24 @@ def _write_result_files(result: ProbeResult, folder: Path) -> None:
 
     (folder / REPORT).write_text(report_html(result), encoding="utf-8")
     write_result(result, folder / RESULT)
+    if result.review is not None and result.review.examples is not None:
+        _write_examples(result.review.examples, folder / EXAMPLES)
+
+
+def _write_examples(found: Examples, path: Path) -> None:
+    """D31 as a table for a person: one image a line, with empty columns for what is seen."""
+    import csv
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["kind", "rank", "key", "group", "part", "label", "called", "p_label", "p_called", "score",
+                      "nearest_keys", "nearest_labels", "right_label", "remark"])  # fmt: skip
+        ranks: dict[str, int] = {}
+        for e in found.shown:
+            ranks[e.kind] = ranks.get(e.kind, 0) + 1
+            numbers = ["" if v != v else f"{v:.4f}" for v in (e.p_label, e.p_called, e.score)]
+            near = [" ".join(n.key for n in e.neighbours), " ".join(n.label for n in e.neighbours)]
+            out.writerow([e.kind, ranks[e.kind], e.key, e.group, e.part, e.label, e.called, *numbers, *near, "", ""])
 
 
 def _write_folder(out: Path, write: Callable[[Path], None]) -> None:

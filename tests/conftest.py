@@ -48,3 +48,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     ids += [item.name] if item.name.startswith("test_case_") else []
     if ids or item.path.is_relative_to(ROOT / "tests" / "cases"):
         item.extra_keyword_matches.add("cases")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What simulations measured (`record_property("measured", …)`), at the end of a run."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    lines = [
+        value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in sorted(set(lines)):
+            terminalreporter.write_line(line)

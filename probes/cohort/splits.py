@@ -97,7 +97,8 @@ def grouped_folds(strata: Int64, groups: Int64, seed: int, folds: int = FOLDS) -
 def site_folds(values: Sequence[object], groups: Int64) -> tuple[list[tuple[Int64, Int64]], tuple[str, ...]]:
     """(fit rows, held-out rows) with each value of a column held out in turn, and the values.
 
-    Rows without a value are unused, and of the others fit rows of a group that the site has too. Raises ProbeError with fewer than two sites.
+    Rows without a value are unused; so are, in a fold, fit rows of a group that the site has too. Raises ProbeError
+    with fewer than two sites.
     """
     names = np.array(["" if v is None or v != v else str(v) for v in values])
     sites = tuple(sorted(set(names.tolist()) - {""}))

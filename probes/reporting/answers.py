@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from probes.fitting.estimators import TREES
 from probes.reporting.caveats import limits
+from probes.reporting.review.sentences import confounder_sentence, external_sentence, spread_words
 from probes.reporting.words import NAMES, number, plus_minus, rate, with_interval
 from probes.runs.result import ProbeResult
 
@@ -36,7 +37,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
     groups, sensitivity = _subgroups(result), _sensitivity(result)
     shares = ", ".join(f"{c.name} {number(c.prevalence)}" for c in result.test.classes[:SHOWN])
     ensemble = f"{TREES} trees of a random forest" if request.probe == "forest" else "none"
-    return {
+    return _reviewed(result) | {
         "C7": data, "C9": pixels, "C10": request.where or "all rows of the table with a label", "C12": missing,
         "C19": split, "C20": result.split.statement, "C22": model, "C23": software,
         "C24": f"encoder: the named weights; {STARTS.get(request.probe, CONVEX_START)}",
@@ -45,7 +46,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "C35": f"{flow_words}; {missing}", "C36": groups, "C37": performance, "C38": _rates(result),
         "C39": "the report's confusion matrix or errors; predictions.parquet has every test row's key and "
         "probabilities",
-        "C40": limitations, "C42": "probes/protocols.md defines every number (D0 to D18)",
+        "C40": limitations, "C42": "probes/protocols.md defines every number (D0 to D32)",
         "C43": "weights.npz, probe.json and the settings to rerun it (`probes rerun`) beside the result",
         "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
         "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",
@@ -56,6 +57,24 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "T21": parts, "T22": whole, "T23a": performance, "T23b": groups, "T24": "none", "T26": limitations,
         "T27a": f"{flow.failed} images that could not be read are listed by `indexer failures`",
     }  # fmt: skip
+
+
+def _reviewed(result: ProbeResult) -> dict[str, str]:
+    """Items that only a result with an external test, images to look at or a sensitivity analysis answers."""
+    out, review = {}, result.review
+    if result.folds and result.folds[0].site:
+        each = ", ".join(f"{f.site} {with_interval(f.auc)}" for f in result.folds[:SHOWN])
+        out["C33"] = f"each {result.request.left_out} left out in turn, macro AUC: {each}"
+    if review is None:
+        return out
+    if review.external is not None:
+        out["C33"] = external_sentence(review.external)
+    if review.examples is not None:
+        out["C31"] = (
+            f"by example: {review.examples.errors} errors with their nearest fitted images, prototypes and outliers of "
+            "each class, suspect labels (examples.csv)"
+        )
+    return out
 
 
 def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
@@ -78,6 +97,16 @@ def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
 
 
 def _sensitivity(result: ProbeResult) -> str:
+    parts = [_audited(result)]
+    if result.review is not None:
+        parts += [f"{s.metric} over {len(s.values)} splits {spread_words(s)}" for s in result.review.repeats[:1]]
+        parts += ["multiverse of choices in the report"] if result.review.multiverse else []
+        found = result.review.confounders
+        parts += [confounder_sentence(c) for c in found.columns] if found else []
+    return "; ".join(parts)
+
+
+def _audited(result: ProbeResult) -> str:
     if result.audit is None:
         return "no near-duplicate audit: nothing was fitted"
     return f"near-duplicate audit at cosine {result.audit.tau:g}: {result.audit.flagged} test rows flagged"

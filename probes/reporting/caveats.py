@@ -6,7 +6,7 @@ from probes.runs.result import ProbeResult
 
 FEW_GROUPS = 30  # with fewer, percentile intervals cover less than their nominal level
 LIMITS = (
-    "The numbers hold for these images, labels and groups; another site's may differ; no external data were scored.",
+    "The numbers hold for these images, labels and groups; another site's may differ.",
     "The encoder was not trained here; what it saw may overlap with these images.",
     "Intervals cover the sampling of groups, not the choice of labels, readers or the site.",
     "A perfect score has no spread under resampling: its interval of zero width is no certainty.",
@@ -16,6 +16,10 @@ LIMITS = (
 def limits(result: ProbeResult) -> tuple[str, ...]:
     """The limitations of a result, with that of a small test split."""
     own = []
+    if result.review is None or result.review.external is None:
+        own.append("No external data were scored: name some with --test-db or --test-where.")
+    if result.review is not None and result.review.examples is not None:
+        own.append("Suspect labels are suggestions of this probe: a person decides, and not by the probe alone.")
     if result.test.groups < FEW_GROUPS:
         own.append(
             f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."

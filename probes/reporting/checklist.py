@@ -66,7 +66,7 @@ TOPICS = {
 }  # fmt: skip
 # Items of which the result knows a part only: the archive behind the table, its people, the policy of sharing
 ALSO_AUTHORS = {
-    "C7", "C10", "C30", "C35", "C36", "C39", "C40", "C42", "C43",
+    "C7", "C10", "C30", "C31", "C33", "C35", "C36", "C39", "C40", "C42", "C43",
     "T5a", "T12d", "T14", "T18f", "T20a", "T20b", "T20c", "T26", "T27a",
 }  # fmt: skip
 

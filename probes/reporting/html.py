@@ -10,7 +10,10 @@ from probes.reporting import numbers, plots
 from probes.reporting.caveats import limits
 from probes.reporting.checklist import items_html
 from probes.reporting.definitions import definitions_of, term
-from probes.reporting.page import contents, figure, html_table, legend, section
+from probes.reporting.page import cell, contents, figure, html_table, legend, section
+from probes.reporting.ranges import scale
+from probes.reporting.review import sections as sections_of
+from probes.reporting.review.gallery import Pictures, gallery
 from probes.reporting.text import positive_words
 from probes.reporting.words import NAMES, number
 from probes.runs.result import ProbeResult
@@ -18,14 +21,15 @@ from probes.runs.result import ProbeResult
 CHOSEN = "border-top: 2px dashed var(--edge)"  # the mark of a reference line
 
 
-def report_html(result: ProbeResult) -> str:
-    """The whole page, which loads no other files."""
+def report_html(result: ProbeResult, pictures: Pictures | None = None) -> str:
+    """The whole page, which loads no other files but the `pictures` of keys, where their addresses are known."""
     what = ", ".join(result.request.labels)
     sections = [
         section("rows", "Where the rows come from", _flow(result), _split(result)),
         section("audit", "Leakage audit", _audit(result)),
         numbers.results(result), numbers.curves(result), numbers.confusion(result), numbers.calibration(result),
-        numbers.operating(result), numbers.subgroups(result), _choice(result), _few_shot(result),
+        numbers.operating(result), numbers.subgroups(result),
+        *_reviewed(result, pictures), _choice(result), _few_shot(result),
         section("limits", "Limits", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in limits(result))}</ul>"),
         section("items", "Reporting items", items_html(result)),
     ]  # fmt: skip
@@ -43,6 +47,18 @@ def report_html(result: ProbeResult) -> str:
         f"{escape(str(result.request.seed))}; {escape(packages)}.</footer>",
     ]
     return whole_page(f"{result.request.probe} probe: {what}", parts)
+
+
+def _reviewed(result: ProbeResult, pictures: Pictures | None) -> list[str]:
+    """D25 to D32, where asked for."""
+    review = result.review
+    if review is None:
+        return []
+    return [
+        sections_of.external(result, review.external) if review.external else "",
+        sections_of.confounders(result, review), sections_of.usefulness(review), sections_of.certainty(result, review),
+        gallery(review.examples, pictures), sections_of.sensitivity(result, review),
+    ]  # fmt: skip
 
 
 def _facts(result: ProbeResult) -> str:
@@ -115,6 +131,8 @@ def _audit(result: ProbeResult) -> str:
 
 
 def _choice(result: ProbeResult) -> str:
+    if result.folds and result.folds[0].site:
+        return _sites(result)
     if result.folds:
         chosen = "k" if result.request.probe == "knn" else "penalty"
         shown = ("auc_macro", "balanced_accuracy")
@@ -136,6 +154,20 @@ def _choice(result: ProbeResult) -> str:
         ]
         parts.append(html_table(rows, caption="Each number of neighbours."))
     return section("choice", f"How {selection.parameter} was chosen", *parts)
+
+
+def _sites(result: ProbeResult) -> str:
+    """Each left-out site: its own patients, so that its AUC has an interval (D25)."""
+    drawn = scale([f.auc for f in result.folds], 0.5)
+    head = [result.request.left_out or "site", "rows", "groups", f"{term('auc_macro')} ({term('interval')})"]
+    rows = [[escape(head[0]), *head[1:], drawn.head(NAMES["interval"]), term("balanced_accuracy")]]
+    rows += [
+        [escape(f.site), str(f.rows), str(f.groups), cell(f.auc), drawn.bar(f.auc),
+         number(f.metrics.get("balanced_accuracy"))]
+        for f in result.folds
+    ]  # fmt: skip
+    caption = "Each site scored by a probe that was fitted, and whose penalty was chosen, on the other sites alone."
+    return section("folds", "Each site left out", html_table(rows, "below", caption))
 
 
 def _few_shot(result: ProbeResult) -> str:

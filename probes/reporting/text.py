@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from probes.cohort.experiment import SHUFFLES
 from probes.cohort.splits import units
 from probes.fitting.sweep import UNCHOSEN
+from probes.reporting.review.sections import text_of
 from probes.reporting.words import (
     NAMES,
     VALUE,
@@ -47,6 +48,7 @@ def result_text(result: ProbeResult) -> str:
         _subgroups(result),
         _calibration(result),
         _few_shot(result),
+        text_of(result, result.review) if result.review else [],
         _foot(result),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -164,6 +166,9 @@ def _classes(result: ProbeResult) -> list[str]:
 def _folds(result: ProbeResult) -> list[str]:
     if not result.folds:
         return []
+    if result.folds[0].site:
+        head = [result.request.left_out or "site", "rows", "groups", f"{NAMES['auc_macro']} (95 % interval)"]
+        return table([head, *([f.site, str(f.rows), str(f.groups), with_interval(f.auc)] for f in result.folds)])
     chosen = "k" if result.request.probe == "knn" else "penalty"
     rows = [["outer fold", "rows", chosen, NAMES["auc_macro"], NAMES["balanced_accuracy"]]]
     for f in result.folds:

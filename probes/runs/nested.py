@@ -173,12 +173,13 @@ def _fold_result(
     )  # fmt: skip
 
 
-def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64]) -> SplitFacts:
+def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64], sites: Sequence[str]) -> SplitFacts:
     """The parts are the outer folds' held-out rows."""
-    parts = {f"fold {i}": part_facts(data.truth, data.groups, rows) for i, rows in enumerate(held, 1)}
-    names = np.full(data.truth.n, "", dtype="<U8")
-    for i, rows in enumerate(held, 1):
-        names[rows] = f"fold {i}"
+    named = sites or [f"fold {i}" for i in range(1, len(held) + 1)]
+    parts = {name: part_facts(data.truth, data.groups, rows) for name, rows in zip(named, held, strict=True)}
+    names = np.full(data.truth.n, "", dtype=object)
+    for name, rows in zip(named, held, strict=True):
+        names[rows] = name
     digest = split_sha256(data.keys, names.tolist())
     return SplitFacts(statement(request, data), _kind(request, len(held)), data.level, parts, {}, digest)
 
@@ -192,7 +193,7 @@ def _kind(request: ProbeRequest, folds: int) -> str:
 def _result(
     request: ProbeRequest, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Stages
 ) -> ProbeResult:
-    facts = _facts(request, data, held)
+    facts = _facts(request, data, held, [fold.result.site for fold in outer if fold.result.site])
     found = combine([fold.audit for fold in outer])
     duplicates = sum(fold.duplicates for fold in outer)
     classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))

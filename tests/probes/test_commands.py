@@ -85,7 +85,10 @@ REACHED = {
     "--vote": ("uniform", "vote", "uniform"),
     "--temperature": (0.2, "temperature", 0.2),
 }
-ELSEWHERE = {"--multilabel", "--ordinal", "--preset", "--out", "--replace", "--json"}  # tested where they act
+ELSEWHERE = {  # tested where they act
+    "--multilabel", "--ordinal", "--preset", "--out", "--replace", "--json", "--review", "--coverage", "--costs",
+    "--confounder", "--test-db", "--test-table", "--test-where", "--distinct-groups", "--repeats", "--multiverse",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn", "prototype", "svm", "mlp"])

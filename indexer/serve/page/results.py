@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
@@ -24,8 +24,9 @@ from probes.reporting.html import report_html
 from probes.reporting.words import NAMES, with_interval
 from probes.runs.result import ProbeResult
 
-# A report is one file with its style in it, and no script
-REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+SIDE = 150  # pixels of a picture in a report, as its style sheet shows it
+# A report is one file with its style in it, and no script; its pictures are of this server
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 IMAGES, PAIRS = 48, 24  # of a page
 SHADES = 10  # of a cell of the confusion matrix
 MOST_CELLS = 12  # classes of a matrix that is drawn; of more the most frequent errors are listed
@@ -54,7 +55,8 @@ def _probes(router: APIRouter, tables: Tables) -> None:
 
     @router.get("/t/{table}/probes/{name}")
     def report(table: str, name: str) -> HTMLResponse:
-        return _report(report_html(probes.one(tables.get(table).store, name).result))
+        store = tables.get(table).store
+        return _report(report_html(probes.one(store, name).result, lambda key: _picture(store.name, key)))
 
     @router.get("/t/{table}/probes/{name}/images")
     def images(
@@ -124,6 +126,11 @@ def _link(chosen: dict[str, Any]) -> Any:
         return "?" + urlencode({k: v for k, v in {**chosen, **changes}.items() if v is not None})
 
     return made
+
+
+def _picture(table: str, key: str) -> str:
+    """Where this server draws the image of a key."""
+    return f"/api/v1/tables/{quote(table, safe='')}/images/{quote(key, safe='')}/rendered?size={SIDE}"
 
 
 def _report(text: str) -> HTMLResponse:

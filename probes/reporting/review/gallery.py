@@ -1,0 +1,76 @@
+"""D31 on a page: images to look at, with their fitted neighbours; as pictures where the page can load them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+from probes.reporting.definitions import term
+from probes.reporting.page import section
+from probes.reporting.words import number
+from probes.runs.review.record import Example, Examples
+
+Pictures = Callable[[str], str]  # key → address of its picture
+SHOWN = 12
+TITLES = {
+    "error": "Errors, the most certain first, each with its nearest fitted images",
+    "suspect": "Labels that may be wrong",
+    "doubtful": "Most doubtful",
+    "prototype": "Prototypes of each class",
+    "outlier": "Outliers of each class",
+}
+TERMS = {"suspect": "suspect", "doubtful": "doubtful", "prototype": "prototype", "outlier": "outlier"}
+
+
+def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
+    """The first of every kind; all that are listed are in examples.csv."""
+    if found is None:
+        return ""
+    parts = [
+        f"<p>{found.errors} errors among the test rows; {found.suspects} suspect labels among {found.scored} rows with "
+        "out-of-sample probabilities. examples.csv lists them for a person to look at."
+        + ("" if pictures else " With pictures: this report on the page of <code>indexer serve</code>.")
+        + "</p>"
+    ]
+    for kind, title in TITLES.items():
+        own = [e for e in found.shown if e.kind == kind]
+        if not own:
+            continue
+        linked = f" ({term(TERMS[kind])})" if kind in TERMS else ""
+        parts.append(f"<h3>{escape(title)}{linked}</h3>")
+        if kind == "error":
+            parts += [_with_neighbours(e, pictures) for e in own[:SHOWN]]
+        else:
+            shown = own if kind in ("prototype", "outlier") else own[:SHOWN]
+            drawn = "".join(_one(e, pictures) for e in shown)
+            parts.append(f"<div class='hits small'>{drawn}</div>")
+    return section("examples", "Images to look at", *parts)
+
+
+def _with_neighbours(example: Example, pictures: Pictures | None) -> str:
+    near = "".join(
+        _picture(n.key, [n.label, f"cosine {number(n.cosine)}"], pictures, same=n.label == example.label)
+        for n in example.neighbours
+    )
+    return f"<div class='row small'>{_one(example, pictures, query=True)}<div class='hits'>{near}</div></div>"
+
+
+def _one(example: Example, pictures: Pictures | None, *, query: bool = False) -> str:
+    words = [f"label {example.label}"]
+    if example.called:
+        words.append(f"called {example.called}, p {number(example.p_called)}")
+    else:
+        words.append(f"cosine {number(example.score)}")
+    return _picture(example.key, words, pictures, query=query)
+
+
+def _picture(
+    key: str, words: list[str], pictures: Pictures | None, *, query: bool = False, same: bool | None = None
+) -> str:
+    seen = f"<div class='none'>{escape(key)}</div>"
+    if pictures is not None:
+        seen = f"<img src='{escape(pictures(key), quote=True)}' alt='{escape(key, quote=True)}' loading='lazy'>"
+    kind = "" if same is None else " class='good'" if same else " class='bad'"
+    lines = "".join(f"<div{kind if i == 0 else ''}>{escape(word)}</div>" for i, word in enumerate(words))
+    named = f"<div class='label'>{escape(key)}</div>" if pictures is not None else ""
+    return f"<figure class='picture{' query' if query else ''}'>{seen}<figcaption>{lines}{named}</figcaption></figure>"

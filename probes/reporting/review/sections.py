@@ -1,0 +1,284 @@
+"""The sections of a report that answer what reviewers ask next: sites, confounders, use, certainty, sensitivity."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from html import escape
+
+import numpy as np
+
+from probes.evaluation.bootstrap import Interval
+from probes.evaluation.external.recalibration import Recalibration
+from probes.evaluation.usefulness.costs import PER, Costs
+from probes.reporting.definitions import term
+from probes.reporting.page import cell, figure, html_table, legend, section, series_line
+from probes.reporting.review import drawings
+from probes.reporting.review.sentences import (
+    SHIFT_CAVEAT,
+    confounder_sentence,
+    decision_sentence,
+    external_sentence,
+    is_confounded,
+    sets_sentence,
+    shift_sentence,
+    spread_words,
+    together_sentence,
+)
+from probes.reporting.words import NAMES, metric_key, number, rate
+from probes.runs.result import ProbeResult
+from probes.runs.review.record import Choice, Confounder, External, Review
+
+SHOWN = 8  # columns whose curves and costs are drawn
+ALL_MARK, NONE_MARK = "border-top: 2px dashed var(--ink)", "border-top: 2px solid var(--edge)"
+
+
+def external(result: ProbeResult, found: External) -> str:
+    """D25, D26."""
+    rows = [["", "test rows here", "external rows", f"{term('drop')} ({term('interval')})"]]
+    for name, fall in found.drops.items():
+        values = cell(result.test.metrics[name]), cell(found.test.metrics[name]), cell(fall)
+        rows.append([term(metric_key(name, result)), *values])
+    here = {o.column: o for o in result.operating}
+    for point, falls in zip(found.operating, found.rate_drops, strict=True):
+        for name, fall in falls.rates.items():
+            named = f"{term(name)}, {escape(point.column)} at {number(point.threshold)}"
+            own = (rate(name, of.rates, cell) for of in (here[point.column], point))
+            rows.append([named, *own, cell(fall)])
+    where = f" where {found.where}" if found.where else ""
+    caption = (
+        f"The frozen probe on table {escape(found.table)}, version {found.version}{escape(where)}: "
+        f"{found.flow.matched} rows, {found.flow.unlabelled} without a label of the probe, {found.shared_rows} left "
+        f"out for their group, {found.audit.flagged} near-duplicates of fitted rows."
+    )
+    parts = [
+        f"<p><b>{escape(external_sentence(found))}</b> Weights, temperature and thresholds were fixed before.</p>",
+        html_table(rows, "below", caption),
+        html_table(_recalibrations(found), "below", "Calibration of the frozen probabilities; perfect: 0 and 1."),
+    ]
+    if found.shift is not None:
+        links = f" ({term('shift_classifier')}, {term('mmd')})"
+        parts.append(f"<p>{escape(shift_sentence(found.shift))}{links}</p>")
+    if found.conformal is not None:
+        parts.append(f"<p>There: {escape(sets_sentence(found.conformal))}</p>")
+    return section("external", "External test", *parts)
+
+
+def _recalibrations(found: External) -> list[list[str]]:
+    rows = [["", "mean probability", "share positive", term("calibration_intercept"), term("calibration_slope")]]
+
+    def line(name: str, of: Recalibration) -> list[str]:
+        return [name, number(of.expected), number(of.observed), cell(of.intercept), cell(of.slope)]
+
+    for here, there in zip(found.recalibration_here, found.recalibration, strict=True):
+        rows += [line(f"{escape(here.name)}, test rows here", here), line(f"{escape(there.name)}, external", there)]
+    return rows
+
+
+def confounders(result: ProbeResult, review: Review) -> str:
+    """D30: one panel, and a sentence for each column."""
+    found = review.confounders
+    if found is None:
+        return ""
+    rows = [["column", term("readable"), term("alone"), "all rows", term("within_strata"), term("balanced_auc"),
+             term("fall"), term("robustness_index")]]  # fmt: skip
+    rows += [_confounder(c) for c in found.columns]
+    marked = "".join(
+        f"<li class='{'bad' if is_confounded(c) else ''}'>{escape(confounder_sentence(c))}</li>" for c in found.columns
+    )
+    caption = f"AUCs of the {result.test.rows} test rows for each column that could stand in for the label."
+    return section(
+        "confounders", "Confounders", f"<ul>{marked}</ul>", html_table(rows, "below", caption),
+        f"<p>{escape(together_sentence(found))}</p>",
+    )  # fmt: skip
+
+
+def _confounder(found: Confounder) -> list[str]:
+    inside = found.adjusted
+    areas = [cell(None)] * 4
+    if inside is not None:
+        areas = [cell(inside.plain), cell(inside.within), cell(inside.balanced), cell(inside.fall)]
+    near = "–"
+    if found.robustness is not None:
+        chance = f"<span class='ci'>(chance {number(found.robustness.chance)})</span>"
+        near = f"<b>{number(found.robustness.index)}</b> {chance}"
+    missing = f", {found.missing} rows missing" if found.missing else ""
+    return [f"{escape(found.column)} ({found.values} values{missing})", cell(found.readable), cell(found.alone), *areas,
+            near]  # fmt: skip
+
+
+def usefulness(review: Review) -> str:
+    """D27."""
+    if not review.decision:
+        return ""
+    drawn = []
+    for curve in review.decision[:SHOWN]:
+        marks = legend([(series_line(0), "the probe, with its 95 % band"), (ALL_MARK, "every row called positive"),
+                        (NONE_MARK, "none called")])  # fmt: skip
+        caption = f"Net benefit for {curve.name}, prevalence {number(curve.prevalence)} in the test rows."
+        drawn.append(figure(drawings.decision(curve), caption, marks))
+    sentences = "".join(f"<li>{escape(decision_sentence(curve))}</li>" for curve in review.decision[:SHOWN])
+    tables = [html_table(_costs(each), "below", _costs_caption(each)) for each in review.costs[:SHOWN]]
+    rest = len(review.decision) - SHOWN
+    more = f"<p class='dim'>The first {SHOWN} of {len(review.decision)} classes.</p>" if rest > 0 else ""
+    lead = f"<p>{term('net_benefit')} weighs true against false positives by the threshold's odds.</p>"
+    return section(
+        "usefulness", "Usefulness", lead, f"<ul>{sentences}</ul>", f"<div class='plots'>{''.join(drawn)}</div>",
+        *tables, more,
+    )  # fmt: skip
+
+
+def _costs_caption(found: Costs) -> str:
+    return (
+        f"Calls for {escape(found.name)} in {PER} rows at the test rows' prevalence ({number(found.prevalence)}), and "
+        "their cost in false alarms a row."
+    )
+
+
+def _costs(found: Costs) -> list[list[str]]:
+    rows = [["a miss is worth", "threshold", "called", "found", "missed", "false alarms", term("number_to_read"),
+             term("expected_cost"), "all called", "none called"]]  # fmt: skip
+    for row in found.rows:
+        counts = [f"{value:.0f}" for value in (row.called, row.hits, row.misses, row.alarms)]
+        rows.append(
+            [f"{row.ratio:g} false alarms", f"{number(row.threshold)} <span class='ci'>{row.rule}</span>", *counts,
+             cell(row.read), cell(row.cost), number(row.cost_all), number(row.cost_none)]
+        )  # fmt: skip
+    return rows
+
+
+def certainty(result: ProbeResult, review: Review) -> str:
+    """D28, D29."""
+    parts = []
+    if review.conformal is not None:
+        parts.append(f"<h3>Which classes are possible</h3><p>{escape(sets_sentence(review.conformal))}</p>")
+        if not review.conformal.refused:
+            parts += [_sets(review), f"<p class='dim'>{SHIFT_CAVEAT}</p>"]
+    if review.selective is not None:
+        parts += ["<h3>Which rows to leave to a person</h3>", _selective(review)]
+    if review.trust:
+        parts += ["<h3>May these intervals be trusted?</h3>", _trust(result, review)]
+    return section("certainty", "Certainty", *parts)
+
+
+def _sets(review: Review) -> str:
+    assert review.conformal is not None
+    rows = [["class", "calibrating groups", "in the set from p ≥", "measured groups", term("set_coverage")]]
+    rows += [
+        [escape(c.name), str(c.calibration_groups), number(c.least_p, 4), str(c.groups), cell(c.coverage)]
+        for c in review.conformal.classes
+    ]
+    caption = (
+        f"{term('conformal_set', 'Conformal sets')} of {review.conformal.wanted:.0%} by class; half of the test groups "
+        "calibrate, the others measure."
+    )
+    return html_table(rows, "below", caption)
+
+
+def _selective(review: Review) -> str:
+    found = review.selective
+    assert found is not None
+    rows = [["share kept", "rows", "least probability", term("risk")]]
+    rows += [[f"{k.coverage:.0%}", str(k.rows), number(k.least), cell(k.risk)] for k in found.kept]
+    caption = "Error rate when the least certain rows go to a person; dashed: no row does."
+    area = (
+        f"<p class='dim'>{term('aurc')}: {number(found.area)}; of a random order {number(found.area_random)}, of the "
+        f"best {number(found.area_best)}.</p>"
+    )
+    drawn = figure(drawings.risk_by_coverage(found), caption)
+    return f"<div class='plots'>{drawn}{html_table(rows, 'below', 'The same in numbers.')}</div>{area}"
+
+
+def _trust(result: ProbeResult, review: Review) -> str:
+    rows = [["metric", term("interval"), term("simulated_coverage"), "to be trusted"]]
+    rows += [
+        [term(metric_key(t.metric, result)), _own(result, t.metric), f"{t.coverage:.1f} %", t.verdict]
+        for t in review.trust
+    ]
+    caption = (
+        f"Share of simulated studies whose 95 % interval held the truth. Nearest design: {review.trust[0].words} "
+        "(`python -m benchmarks.trust`)."
+    )
+    return html_table(rows, "", caption)
+
+
+def _own(result: ProbeResult, metric: str) -> str:
+    """The interval that is spoken of."""
+    value: Interval | None = result.test.metrics.get(metric)
+    if value is None and result.operating:
+        value = result.operating[-1].rates.get(metric)
+    return "–" if value is None else f"{number(value.low)} to {number(value.high)}"
+
+
+def sensitivity(result: ProbeResult, review: Review) -> str:
+    """D32."""
+    parts = []
+    if review.repeats:
+        rows = [["metric", "this split", term("spread"), "lowest", "highest"]]
+        for each in review.repeats:
+            values = [v for v in each.values if v == v]
+            own = result.test.metrics[each.metric].value
+            rows.append([term(metric_key(each.metric, result)), number(own),
+                         f"<b>{number(each.mean)}</b> <span class='ci'>± {number(each.sd)}</span>",
+                         number(min(values)), number(max(values))])  # fmt: skip
+        caption = (
+            f"Over {len(review.repeats[0].values)} further splits, whose rows overlap: how much the split matters, no "
+            "confidence interval."
+        )
+        parts.append(html_table(rows, "", caption))
+    if review.multiverse:
+        parts.append(_multiverse(review.multiverse))
+    return section("sensitivity", "Sensitivity to the protocol", *parts)
+
+
+def _multiverse(found: tuple[Choice, ...]) -> str:
+    areas = [c.auc_macro for c in found if c.auc_macro == c.auc_macro]
+    rows = [["choice", "combinations", f"mean {term('auc_macro')}", "lowest", "highest"]]
+    rows.append(["all", *_row(areas)])
+    for name in ("scaling", "penalty", "seed", "pooling"):
+        by: dict[str, list[float]] = defaultdict(list)
+        for choice in found:
+            by[getattr(choice, name)].append(choice.auc_macro)
+        rows += [[escape(f"{MULTIVERSE[name]}: {value}"), *_row(own)] for value, own in by.items()]
+    caption = f"The test macro AUC under {len(found)} combinations of choices (multiverse); the result is one of them."
+    return html_table(rows, "", caption)
+
+
+MULTIVERSE = {"scaling": "scaling", "penalty": "penalty", "seed": "split", "pooling": "scored by"}
+
+
+def _row(areas: list[float]) -> list[str]:
+    defined = [a for a in areas if a == a]
+    if not defined:
+        return [str(len(areas)), number(None), "", ""]
+    return [str(len(areas)), f"<b>{number(float(np.mean(defined)))}</b>", number(min(defined)), number(max(defined))]
+
+
+def text_of(result: ProbeResult, review: Review) -> list[str]:
+    """The answers as lines of plain text, for the terminal."""
+    out: list[str] = []
+    if review.external is not None:
+        out.append("external test: " + external_sentence(review.external))
+        out += [shift_sentence(review.external.shift)] if review.external.shift else []
+    if review.confounders is not None:
+        out += [f"confounder {confounder_sentence(c)}" for c in review.confounders.columns]
+        out.append(together_sentence(review.confounders))
+    out += [f"decision curve: {decision_sentence(c)}" for c in review.decision[:SHOWN]]
+    if review.conformal is not None:
+        out.append(sets_sentence(review.conformal))
+    if review.selective is not None:
+        kept = ", ".join(f"{k.coverage:.0%} kept {number(k.risk.value)}" for k in review.selective.kept)
+        out.append(f"error rate when the least certain rows go to a person: {kept}")
+    if review.trust:
+        near = ", ".join(f"{NAMES[metric_key(t.metric, result)]} {t.coverage:.1f} %" for t in review.trust)
+        out.append(f"intervals held the truth in simulations ({review.trust[0].words}): {near}")
+    if review.examples is not None:
+        e = review.examples
+        out.append(f"{e.errors} errors, {e.suspects} suspect labels among {e.scored} rows: see examples.csv of --out")
+    out += [f"over {len(s.values)} splits, {NAMES[metric_key(s.metric, result)]}: {spread_words(s)}"
+            for s in review.repeats]  # fmt: skip
+    if review.multiverse:
+        areas = [c.auc_macro for c in review.multiverse if c.auc_macro == c.auc_macro]
+        out.append(
+            f"multiverse of {len(review.multiverse)}: macro AUC from {number(min(areas))} to {number(max(areas))}"
+        )
+    return out
