@@ -18,6 +18,7 @@ from indexer.doctor.machine import quickest
 from indexer.doctor.specimens import LEVELS, SYNTAXES, dicom, files
 from indexer.encoders.families import hub
 from indexer.errors import InputError
+from indexer.pipeline.sampling import archive_sample
 from indexer.pixels.dicom.stored import PLUGINS, UNCOMPRESSED
 from indexer.types import Part, Picture
 from tests.archives import archive, png, write_tar
@@ -183,8 +184,8 @@ def test_a_slow_model_is_the_bottleneck_and_a_slow_decoder_too(tmp_path, quick, 
 def test_a_trial_takes_from_the_whole_archive(tmp_path, quick, monkeypatch):
     folder = archive(tmp_path, shards=40, images=2)
     seen = []
-    read = trials.read_shard
-    monkeypatch.setattr(trials, "read_shard", lambda shard: seen.append(shard.name) or read(shard))
+    read = archive_sample.read_shard
+    monkeypatch.setattr(archive_sample, "read_shard", lambda shard: seen.append(shard.name) or read(shard))
     assert trials.trial(shards_of(folder), FakeEncoder(), 10).images == 10
     assert [Path(name).name for name in seen] == [f"{n:03d}.tar" for n in range(0, 40, 4)]
 
