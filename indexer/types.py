@@ -264,6 +264,16 @@ class ShardResult:
 
 
 @dataclass(frozen=True)
+class PartMatch:
+    """A row of a group, and the part of a query that is nearest to it."""
+
+    query: str  # name of the query's part
+    key: str
+    score: float  # cosine
+    row_id: int
+
+
+@dataclass(frozen=True)
 class Hit:
     """One search result."""
 
@@ -272,7 +282,9 @@ class Hit:
     score: float  # cosine
     row_id: int
     columns: dict[str, Any]  # the requested scalar columns
-    more: int | None = None  # with `one_per`: other rows of the same value that the search's options allow
+    more: int | None = None  # with `one_per` and `by`: other rows of the same value that the search's options allow
+    group: str | None = None  # with `by`: the value; `key` is then the row that matches best, `score` the group's
+    parts: tuple[PartMatch, ...] = ()  # with `by`: the rows that match best
 
 
 @dataclass(frozen=True)

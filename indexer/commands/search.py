@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 )
 @click.option("--site", "sites", multiple=True, metavar="NAME", help="Issuer of their patient ids, if `pack` had one.")
 @click.option("--one-per", metavar="COLUMN", help="One hit for each value, its best; a row without a value is a hit.")
+@click.option("--by", metavar="COLUMN", help="One hit for each value (series, slide, study), after `indexer pool`.")
+@click.option("--group", "groups", multiple=True, metavar="VALUE", help="With --by: a stored value as the query.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
 @click.option(
     "--offset",
@@ -86,6 +88,8 @@ def command(
     secret: Path | None,
     sites: tuple[str, ...],
     one_per: str | None,
+    by: str | None,
+    groups: tuple[str, ...],
     min_score: float | None,
     offset: int,
     columns: str | None,
@@ -105,9 +109,17 @@ def command(
     that k hits are returned where k rows match. With --one-per, k values are returned where k exist, each with its
     best row and, as `more`, the number of its other rows that the options allow. Without an index every row is
     scanned. Piped, it prints tab-separated rows.
+
+    With --by, all that is named (files, all parts of them, folders, keys, groups) is one query, and a hit is a group:
+    the groups of the nearest mean vectors are ranked by the mean, over the query's parts, of the best cosine to one of
+    their rows. --exact ranks all groups so.
     """
-    if sum(map(bool, (images, keys, texts, vectors, shards))) != 1:
-        raise click.UsageError("name one kind of query: image files, --key, --text, --vectors or --shards.")
+    if sum(map(bool, (images, keys, texts, vectors, shards, groups))) != 1:
+        raise click.UsageError("name one kind of query: image files, --key, --text, --vectors, --group or --shards.")
+    if by and (shards or one_per):
+        raise click.UsageError("--by gives one hit for each value of one query: leave --one-per and --shards out.")
+    if groups and not by:
+        raise click.UsageError("--group names a value of the column --by: give that too.")
     if bool(shards) != bool(out) or (shards and (html or png)):
         raise click.UsageError("--shards and --out go together, and draw no pictures.")
     if (secret or sites) and not (images and exclude_same):
@@ -125,14 +137,14 @@ def command(
     names = _columns(columns, store, shown=as_json or sys.stdout.isatty())
     # What a page shows must not depend on where the text goes
     drawn = names if columns is not None or not (html or png) else tuple(store.columns())
-    options = SearchOptions(k, where, exclude_same, one_per, min_score, offset, drawn)
+    options = SearchOptions(k, where, exclude_same, one_per, min_score, offset, drawn, by)
     searcher = Searcher(
         store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device, download=download)
     )
     if out:
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
-    query = _query(images, keys, texts, vectors, searcher.dim)
+    query = _query(images, keys, texts, vectors, searcher.dim, groups=groups, folders=by is not None)
     if secret is not None and exclude_same is not None:
         query = _with_values(query, store, exclude_same, secret, sites)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
@@ -166,15 +178,24 @@ def _columns(named: str | None, store: Any, *, shown: bool) -> tuple[str, ...]:
 
 
 def _query(
-    images: Sequence[Path], keys: tuple[str, ...], texts: tuple[str, ...], vectors: Path | None, dim: int
+    images: Sequence[Path],
+    keys: tuple[str, ...],
+    texts: tuple[str, ...],
+    vectors: Path | None,
+    dim: int,
+    *,
+    groups: tuple[str, ...],
+    folders: bool,
 ) -> Query:
+    from indexer.search.by_group.files import read_images
     from indexer.search.images import read_image
     from indexer.search.queries import Query, load_vectors
 
     if vectors is not None:
         rows = load_vectors(vectors, dim)
         return Query(vectors=rows, names=tuple(f"{vectors}[{i}]" for i in range(len(rows))))
-    return Query(keys=keys, texts=texts, images=tuple(read_image(path) for path in images))
+    read = read_images(images) if folders else [read_image(path) for path in images]
+    return Query(keys=keys, texts=texts, images=tuple(read), groups=groups)
 
 
 def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path, sites: tuple[str, ...]) -> Query:
@@ -246,15 +267,17 @@ def _print_tables(result: SearchResult) -> None:
         if not answer.hits:
             console.print(Text(printable(f"{answer.query}: no hits")))
             continue
-        names, one_per = list(answer.hits[0].columns), result.options.one_per is not None
+        names, by = list(answer.hits[0].columns), result.options.by
+        more = result.options.one_per is not None or by is not None
         table = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
-        for name in ("rank", "cosine", *(["more"] if one_per else [])):
+        for name in ("rank", "cosine", *(["more"] if more else [])):
             table.add_column(name, justify="right")
-        for name in ("key", *names):
+        for name in (*([by] if by else []), "key", *names):
             table.add_column(Text(printable(name)), overflow="fold")
         for hit in answer.hits:
             values = ["-" if hit.columns[n] is None else printable(str(hit.columns[n])) for n in names]
-            numbers = (str(hit.rank), f"{hit.score:.4f}", *([str(hit.more)] if one_per else []))
-            table.add_row(*numbers, Text(printable(hit.key)), *map(Text, values))
+            numbers = (str(hit.rank), f"{hit.score:.4f}", *([str(hit.more)] if more else []))
+            named = (*([str(hit.group)] if by else []), hit.key)
+            table.add_row(*numbers, *(Text(printable(name)) for name in named), *map(Text, values))
         console.print(table)
     console.print(Text(printable(result.how), style="dim"))

@@ -12,24 +12,27 @@ import numpy as np
 from indexer.ann.exact import Found, best, no_hits, padded
 from indexer.ann.index import Effort
 from indexer.ann.rowset import RowSet
-from indexer.errors import InputError, RowNotFound
-from indexer.search.blend import direction, embedded_examples
+from indexer.search.asked import (
+    NO_ROWS,
+    check,
+    columns_of,
+    embedded_examples_of,
+    excluded_rows,
+    stored_examples,
+    vectors_of,
+)
+from indexer.search.by_group.answer import answer_groups
 from indexer.search.drawing.pictures import pictures_of
-from indexer.search.exclude import Excluded, key_rows, row_set, rows_by_content, rows_of_values, same_value_rows
+from indexer.search.exclude import Excluded, key_rows, row_set
 from indexer.search.grouped import Search, best_of_each, further_rows, joined
-from indexer.search.images import QueryImage, image_vectors, unit
 from indexer.search.options import DEFAULT, SearchOptions
 from indexer.search.queries import Query
 from indexer.search.results import QueryHits, SearchResult
 from indexer.search.snapshot import Snapshot
-from indexer.store.rows import vector_block
-from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Hit, Int64
 
 if TYPE_CHECKING:
     from indexer.search.searcher import Searcher
-
-NO_ROWS = np.empty(0, np.int64)
 
 
 def answer(
@@ -47,90 +50,24 @@ def answer(
     Stored images are read only from the folders from which this user indexed the table, and from `roots`.
     Raises InputError, RowNotFound, BadFilter; for images and text also EncoderError.
     """
-    _check(query, options, searcher)
-    embedded = _embedded(searcher, query)  # slow, so before the snapshot is taken
+    check(query, options, searcher)
+    if options.by is not None:
+        return answer_groups(searcher, query, options, snapshot, pictures=pictures, roots=roots)
+    embedded = embedded_examples_of(searcher, query)  # slow, so before the snapshot is taken
     snapshot = replace(searcher.snapshot if snapshot is None else snapshot, effort=Effort())
-    own = [key_rows(snapshot.view, keys) for keys in _stored_examples(query)]
-    vectors = _vectors(snapshot.view, query, own, embedded)
-    excluded = _excluded(snapshot, query, options, own)
+    own = [key_rows(snapshot.view, keys) for keys in stored_examples(query)]
+    vectors = vectors_of(snapshot.view, query, own, embedded)
+    excluded = excluded_rows(snapshot, query, options, own)
     allowed = searcher.allowed(snapshot, options.where)
     found = _find(snapshot, vectors, options, allowed, excluded)
     hits = _hits(snapshot, found, options)
     if options.one_per is not None:
         hits = _with_further(hits, further_rows(snapshot, vectors, found[1], options, allowed, excluded))
     keyed = np.concatenate([NO_ROWS, *own]) if query.keys else NO_ROWS
-    columns = _columns(snapshot, keyed, options.columns) if query.keys else [{}] * len(hits)
+    columns = columns_of(snapshot, keyed, options.columns) if query.keys else [{}] * len(hits)
     answers = [QueryHits(*each) for each in zip(query.labels, hits, columns, strict=True)]
     drawn = pictures_of(snapshot.view, query, keyed, answers, roots) if pictures else None
     return SearchResult(snapshot.view.name, snapshot.version, query.kind, snapshot.describe(), options, answers, drawn)
-
-
-def _check(query: Query, options: SearchOptions, searcher: Searcher) -> None:
-    if query.vectors is not None and (query.vectors.ndim != 2 or query.vectors.shape[1] != searcher.dim):
-        raise InputError(f"queries have shape {query.vectors.shape}, table {searcher.table} needs (q, {searcher.dim}).")
-    if options.exclude_same is not None and query.vectors is not None and query.own is None:
-        raise InputError(
-            "--exclude-same needs queries that are rows of the table (--key, or an image that was indexed). "
-            "For others say it with --where."
-        )
-    if options.exclude_same is not None and (query.texts or any(not blend.keys for blend in query.blends)):
-        raise InputError("--exclude-same needs queries that are rows of the table; a text has no such column.")
-
-
-def _embedded(searcher: Searcher, query: Query) -> list[Float64]:
-    """Unit vectors (e, dim) of what is not a row of the table, for each query; none where it is one."""
-    if query.blends:
-        return [embedded_examples(blend, lambda: searcher.encoder) for blend in query.blends]
-    if query.vectors is not None:
-        return [*unit(query.vectors, query.labels)[:, None]]
-    if query.images:
-        return [*image_vectors(query.images, searcher.encoder)[:, None]]
-    if query.texts:
-        return [*unit(searcher.encoder.embed_text(list(query.texts)), [repr(text) for text in query.texts])[:, None]]
-    return []
-
-
-def _stored_examples(query: Query) -> list[tuple[str, ...]]:
-    """The keys that each query names."""
-    return [(key,) for key in query.keys] or [blend.keys for blend in query.blends]
-
-
-def _vectors(view: EmbeddingStore, query: Query, own: Sequence[Int64], embedded: Sequence[Float64]) -> Float64:
-    """The unit vectors (q, dim) to search with."""
-    if not (query.keys or query.blends):
-        return np.concatenate([np.empty((0, view.dim)), *embedded])
-    keys = [key for names in _stored_examples(query) for key in names]
-    _, rows = view.take(np.concatenate([NO_ROWS, *own]), [], vectors=True)
-    none = np.empty((0, view.dim), np.float16)
-    stored = unit(np.concatenate([none, *(vector_block(batch) for batch in rows.to_batches())]), keys)
-    if query.keys:
-        return stored
-    parts = np.split(stored, np.cumsum([len(rows) for rows in own])[:-1])
-    return np.concatenate([direction(*each) for each in zip(query.blends, parts, embedded, strict=True)])
-
-
-def _excluded(snapshot: Snapshot, query: Query, options: SearchOptions, own: Sequence[Int64]) -> list[Excluded]:
-    """The rows that each query must not find."""
-    column, view = options.exclude_same, snapshot.view
-    if query.keys or query.blends:
-        return [*own] if column is None else same_value_rows(view, column, own)
-    if column is None:
-        return [NO_ROWS] * len(query.labels)
-    if query.own is not None:
-        return rows_of_values(view, column, query.own)
-    return same_value_rows(view, column, _rows_of_images(view, query.images, column))
-
-
-def _rows_of_images(view: EmbeddingStore, images: Sequence[QueryImage], column: str) -> list[Int64]:
-    rows = rows_by_content(view, [image.content for image in images])
-    for image, own in zip(images, rows, strict=True):
-        if not len(own):
-            raise InputError(
-                f"--exclude-same: {image.name} is not in table {view.name}, so its "
-                f"{column} is unknown. For a DICOM file of a known patient name the secret with which the table was "
-                "packed (--secret); else say what to leave out with --where."
-            )
-    return rows
 
 
 def _find(
@@ -237,7 +174,7 @@ def _hits(snapshot: Snapshot, found: Found, options: SearchOptions) -> list[list
     scores, ids = found
     known = ids >= 0
     flat = ids[known]
-    rows = _columns(snapshot, flat, options.columns)
+    rows = columns_of(snapshot, flat, options.columns)
     values = zip(scores[known].tolist(), flat.tolist(), snapshot.keys(flat), rows, strict=True)
     out: list[list[Hit]] = []
     for own in known.sum(1).tolist():
@@ -252,14 +189,3 @@ def _with_further(hits: list[list[Hit]], further: Int64) -> list[list[Hit]]:
         [replace(hit, more=more) for hit, more in zip(own, counts, strict=False)]
         for own, counts in zip(hits, further.tolist(), strict=True)
     ]
-
-
-def _columns(snapshot: Snapshot, row_ids: Int64, names: Sequence[str]) -> list[dict[str, Any]]:
-    """These columns of rows found in the snapshot, in order."""
-    if not names:
-        return [{} for _ in row_ids]
-    mask, table = snapshot.view.take(row_ids, names)
-    if not mask.all():
-        raise RowNotFound(f"a row found in version {snapshot.version} cannot be read: the table was damaged.")
-    rows: list[dict[str, Any]] = table.drop_columns(["_rowid"]).to_pylist()
-    return rows

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import InputError, PixelError, sentence
-from indexer.types import EncoderSpec, Float64, UInt8
+from indexer.types import EncoderSpec, Float64, UInt8, part_key
 
 BATCH = 64
 
@@ -52,6 +52,27 @@ def image_vectors(images: Sequence[QueryImage], encoder: Any) -> Float64:
     return unit(raw, [image.name for image in images])
 
 
+def image_parts(images: Sequence[QueryImage], encoder: Any) -> tuple[Float64, list[str]]:
+    """Unit vectors (m, dim) and names of all parts (frames, pages, slices) of these images. Raises InputError."""
+    from indexer.pixels import decode
+
+    raw, names = [np.empty((0, encoder.spec.dim), np.float32)], list[str]()
+    waiting: list[UInt8] = []
+    for image in images:
+        try:
+            for picture in decode(image.data, image.suffix, encoder.spec.pixels, frames="all"):
+                names.append(part_key(image.name, picture.part.name))
+                waiting.append(picture.pixels)
+                if len(waiting) == BATCH:
+                    raw.append(encoder.embed(np.stack(waiting)))
+                    waiting = []
+        except PixelError as error:
+            raise _undecodable(image, error) from error
+    if waiting:
+        raw.append(encoder.embed(np.stack(waiting)))
+    return unit(np.concatenate(raw), names), names
+
+
 def unit(vectors: npt.NDArray[Any], names: Sequence[str]) -> Float64:
     """Rows scaled to length 1. Raises InputError for a row without direction (zero, NaN, infinite)."""
     rows = np.ascontiguousarray(vectors, np.float64)
@@ -73,5 +94,9 @@ def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:
         # Of several parts the middle one is the query: the first is often a localiser or empty.
         (picture,) = decode(image.data, image.suffix, spec.pixels, frames="middle")
     except PixelError as error:
-        raise InputError(f"query image {image.name} cannot be decoded: {sentence(error)}.") from error
+        raise _undecodable(image, error) from error
     return picture.pixels
+
+
+def _undecodable(image: QueryImage, error: PixelError) -> InputError:
+    return InputError(f"query image {image.name} cannot be decoded: {sentence(error)}.")

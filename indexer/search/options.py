@@ -20,10 +20,13 @@ class SearchOptions:
     min_score: float | None = None  # cosine
     offset: int = 0  # hits to skip, for paging
     columns: tuple[str, ...] = ()  # table columns to return with each hit
+    by: str | None = None  # column: the hits are its values (e.g. series), each with the rows that matched
 
     def __post_init__(self) -> None:
         if not (1 <= self.k <= MOST and 0 <= self.offset <= MOST):
             raise InputError(f"k must be 1 to {MOST} and offset 0 to {MOST}, not {self.k} and {self.offset}.")
+        if self.by is not None and self.one_per is not None:
+            raise InputError("--by gives one hit for each value already: leave --one-per out.")
 
 
 DEFAULT = SearchOptions()

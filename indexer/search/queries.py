@@ -14,7 +14,7 @@ from indexer.search.blend import Blend
 from indexer.search.images import QueryImage, unit
 from indexer.types import Float64
 
-QueryKind = Literal["image", "key", "text", "vector", "blend"]
+QueryKind = Literal["image", "key", "text", "vector", "blend", "group"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,19 @@ class Query:
     names: tuple[str, ...] = ()  # of the vectors, for the result; default: "row 0", "row 1", …
     own: tuple[Any, ...] | None = None  # for vectors and images: each query's value in the column of `exclude_same`
     blends: tuple[Blend, ...] = ()  # each of several examples
+    groups: tuple[str, ...] = ()  # stored values of the column that a search is `by`
 
     def __post_init__(self) -> None:
-        given = [bool(self.keys), bool(self.images), bool(self.texts), self.vectors is not None, bool(self.blends)]
-        if sum(given) != 1:
-            raise InputError("a query is either keys, images, texts, vectors or examples.")
+        given = [bool(self.keys), bool(self.images), bool(self.texts), self.vectors is not None]
+        if sum([*given, bool(self.blends), bool(self.groups)]) != 1:
+            raise InputError("a query is either keys, images, texts, vectors, examples or groups.")
 
     @property
     def kind(self) -> QueryKind:
         if self.vectors is not None:
             return "vector"
-        if self.blends:
-            return "blend"
+        if self.blends or self.groups:
+            return "blend" if self.blends else "group"
         return "key" if self.keys else "image" if self.images else "text"
 
     @property
@@ -49,7 +50,7 @@ class Query:
             return self.names or tuple(f"row {i}" for i in range(len(self.vectors)))
         if self.blends:
             return tuple(blend.label for blend in self.blends)
-        return self.keys or self.texts or tuple(image.name for image in self.images)
+        return self.keys or self.texts or self.groups or tuple(image.name for image in self.images)
 
 
 def load_vectors(path: Path, dim: int, option: str = "--vectors") -> Float64:

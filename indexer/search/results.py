@@ -54,13 +54,16 @@ class SearchResult:
         rows = []
         for answer in self.queries:
             for hit in answer.hits:
-                values = (answer.query, hit.rank, hit.score, hit.key, *([hit.more] if self.options.one_per else []))
+                group = [hit.group] if self.options.by else []
+                more = [hit.more] if self.options.one_per or self.options.by else []
+                values = (answer.query, hit.rank, hit.score, *group, hit.key, *more)
                 rows.append(dict(zip(self.heads(columns), (*values, *(hit.columns[c] for c in columns)), strict=True)))
         return rows
 
     def heads(self, columns: Sequence[str]) -> list[str]:
         """The names of the fields of `rows`."""
-        return ["query", "rank", "score", "key", *(["more"] if self.options.one_per else []), *columns]
+        more = ["more"] if self.options.one_per or self.options.by else []
+        return ["query", "rank", "score", *(["group"] if self.options.by else []), "key", *more, *columns]
 
     def drawn(self) -> Pictures:
         """The pictures; where none were requested, that reason in place of each."""
@@ -81,6 +84,7 @@ class SearchResult:
         words = {
             f"--where {asked.where!r}": asked.where is not None,
             f"--exclude-same {asked.exclude_same}": asked.exclude_same is not None,
+            f"--by {asked.by}": asked.by is not None,
             f"--one-per {asked.one_per}": asked.one_per is not None,
             f"--min-score {asked.min_score}": asked.min_score is not None,
             f"--offset {asked.offset}": asked.offset > 0,

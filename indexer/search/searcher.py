@@ -56,6 +56,11 @@ class Searcher:
         return self._store.dim
 
     @property
+    def exact(self) -> bool:
+        """Whether every row is looked at."""
+        return self._exact
+
+    @property
     def table(self) -> str:
         return self._store.name
 

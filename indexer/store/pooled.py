@@ -72,6 +72,13 @@ class PooledTable:
                         found[name] = ids[i].values.to_numpy()
         return [found.get(name, none) for name in groups]
 
+    def taken(self, positions: Int64) -> list[tuple[str, Int64]]:
+        """Name and row ids of the groups at these positions of a scan, in the order given."""
+        with reading(None, f"of the vectors pooled by {self.facts.by}"):
+            rows = self.dataset.take(positions.tolist(), columns=["group", "row_ids"]).combine_chunks()
+        names, lists = rows.column("group").to_pylist(), rows.column("row_ids")
+        return [(name, lists[i].values.to_numpy()) for i, name in enumerate(names)]
+
     def count(self) -> int:
         """The number of groups."""
         return int(self.dataset.count_rows())

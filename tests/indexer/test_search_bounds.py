@@ -69,7 +69,7 @@ def test_a_result_names_the_version_that_was_searched_though_rows_came_meanwhile
 
 def test_a_query_is_of_one_kind(tmp_path: Path) -> None:
     for wrong in ({}, {"keys": ("a",), "texts": ("b",)}):
-        with pytest.raises(InputError, match="either keys, images, texts, vectors or examples"):
+        with pytest.raises(InputError, match="either keys, images, texts, vectors, examples or groups"):
             Query(**wrong)
 
 

@@ -16,9 +16,13 @@ from PIL import Image
 
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError, RowNotFound
+from indexer.groups.make import pool
 from indexer.mapping.make import make_map
 from indexer.mapping.options import MapOptions
 from indexer.pipeline.run import index
+from indexer.search.answer import answer
+from indexer.search.options import SearchOptions
+from indexer.search.queries import Query
 from indexer.search.searcher import Searcher
 from indexer.serve.app import create_app
 from indexer.serve.page.shared import LABEL, PAGES
@@ -428,3 +432,19 @@ def test_probe_results_beside_the_database_are_listed_and_drawn(tmp_path: Path) 
     assert "default-src 'none'" in report.headers["content-security-policy"]
     for name in ("broken", "none", "%2e%2e", "..%2f..%2fetc"):
         assert client.get(f"/t/{store.name}/probes/{name}").status_code == 404
+
+
+def test_groups_are_hits_with_the_parts_that_match(tmp_path: Path) -> None:
+    rows = [{"case": f"c{i // 5}"} for i in range(40)]
+    store = make_table(tmp_path / "db", unit_rows(40, 8), rows)
+    client = served(tmp_path / "db")
+    refused = client.post("/api/v1/tables/t/query", json={"query": {"groups": ["c1"]}, "by": "case"})
+    assert refused.status_code >= 400
+    assert "indexer pool" in refused.text
+    pool(store, "case")
+    found = asked(client, query={"groups": ["c1"]}, by="case", limit=3)
+    library = answer(Searcher(store), Query(groups=("c1",)), SearchOptions(k=3, by="case")).queries[0].hits
+    assert [(hit["group"], hit["score"], hit["more"]) for hit in found["hits"]] == [
+        (hit.group, hit.score, 4) for hit in library
+    ]
+    assert [part["key"] for part in found["hits"][0]["parts"]] == [part.key for part in library[0].parts]

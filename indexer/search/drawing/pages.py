@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from indexer.design.page import whole_page
+from indexer.search.options import SearchOptions
 from indexer.search.results import SearchResult, Thumbnail
 from indexer.types import Hit, UInt8
 
@@ -20,7 +21,7 @@ def html_page(result: SearchResult) -> str:
     parts = [f"<h1>Search in {html.escape(result.table)}</h1>", _facts(result)]
     for answer, query in zip(result.queries, pictures.queries, strict=True):
         asked = _figure(query, "query", f"<b>query</b>{_labels(answer.columns)}", css=" query")
-        captioned = ((h, _caption(h, result.options.one_per)) for h in answer.hits)
+        captioned = ((h, _caption(h, result.options)) for h in answer.hits)
         hits = "".join(_figure(pictures.hits[h.row_id], f"hit {h.rank}", caption) for h, caption in captioned)
         body = f"<div class='row'>{asked}<div class='hits'>{hits or '<p>no hits</p>'}</div></div>"
         parts.append(f"<section><h2 class='name'>{html.escape(answer.query)}</h2>{body}</section>")
@@ -42,11 +43,21 @@ def _figure(drawn: Thumbnail, name: str, caption: str, css: str = "") -> str:
     return f"<figure class='picture{css}'>{inner}<figcaption>{caption}</figcaption></figure>"
 
 
-def _caption(hit: Hit, one_per: str | None) -> str:
+def _caption(hit: Hit, options: SearchOptions) -> str:
     """One line for each fact; long ones wrap, since the end of a key names the image."""
-    first = f"<div><b>{hit.rank}</b> &nbsp;cosine {hit.score:.4f}</div><div>{html.escape(hit.key)}</div>"
-    more = f"<div>{hit.more:,} more of this {html.escape(str(one_per))}</div>" if hit.more else ""
-    return first + _labels(hit.columns) + more
+    group = {} if options.by is None else {options.by: hit.group}
+    first = f"<div><b>{hit.rank}</b> &nbsp;cosine {hit.score:.4f}</div>{_labels(group)}"
+    column = html.escape(str(options.by or options.one_per))
+    more = f"<div>{hit.more:,} more of this {column}</div>" if hit.more else ""
+    return f"{first}<div>{html.escape(hit.key)}</div>{_labels(hit.columns)}{more}{_matched(hit)}"
+
+
+def _matched(hit: Hit) -> str:
+    """The rows of a group that match best, each with the query's part that it matches."""
+    lines = (
+        f"<div>{match.score:.4f} {html.escape(match.key)} to {html.escape(match.query)}</div>" for match in hit.parts
+    )
+    return f"<details><summary>matched parts</summary>{''.join(lines)}</details>" if hit.parts else ""
 
 
 def _labels(columns: dict[str, Any]) -> str:

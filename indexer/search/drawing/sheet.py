@@ -57,7 +57,8 @@ def _rows(result: SearchResult, font: Any) -> list[list[_Cell]]:
 
 
 def _hit_lines(hit: Hit, result: SearchResult, font: Any) -> list[str]:
-    more = [fitted(f"{hit.more:,} more of this {result.options.one_per}", font, SIDE)] if hit.more else []
+    column = result.options.by or result.options.one_per
+    more = [fitted(f"{hit.more:,} more of this {column}", font, SIDE)] if hit.more else []
     return [f"{hit.rank}   cosine {hit.score:.4f}", fitted(hit.key, font, SIDE), *_facts(hit.columns, font), *more]
 
 

@@ -37,8 +37,10 @@ def searched(table: ServedTable, body: SearchBody) -> dict[str, Any]:
     hits = []
     for hit, share in zip(own.hits, closer, strict=True):
         facts: dict[str, Any] = {"rank": hit.rank, "key": hit.key, "score": hit.score, "closer_pairs": share}
-        if body.group_by is not None:
+        if body.group_by is not None or body.by is not None:
             facts["more"] = hit.more
+        if body.by is not None:
+            facts |= {"group": hit.group, "parts": hit.parts}
         if body.with_vector:
             facts["vector"] = vectors[hit.row_id]
         hits.append({**facts, "columns": hit.columns})

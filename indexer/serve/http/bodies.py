@@ -39,10 +39,15 @@ class QueryBody(Strict):
     negative: list[Key] = Field(default=[], max_length=MOST_EXAMPLES, description="Keys of images to be unlike.")
     text: str | None = Field(default=None, min_length=1, max_length=2_000)
     image: str | None = Field(default=None, description="The bytes of an image or DICOM file, base64. Never stored.")
+    groups: list[Key] = Field(default=[], max_length=MOST_EXAMPLES, description="Stored values of the column `by`.")
     vector: list[float] | None = Field(default=None, max_length=65_536, description="A vector of the table's encoder.")
 
     def query(self) -> Asked:
         """Raises InputError."""
+        if self.groups:
+            if self.positive or self.negative or self.text or self.image or self.vector:
+                raise InputError("groups cannot be combined with other examples.")
+            return Query(groups=tuple(self.groups))
         if self.vector is not None:
             if self.positive or self.negative or self.text or self.image:
                 raise InputError("a vector cannot be combined with other examples.")
@@ -72,6 +77,9 @@ class SearchBody(Strict):
     offset: int = Field(default=0, ge=0, le=MOST_OFFSET)
     score_threshold: float | None = Field(default=None, ge=-1, le=1, description="Lowest cosine.")
     group_by: str | None = Field(default=None, max_length=512, description="One hit for each value of this column.")
+    by: str | None = Field(
+        default=None, max_length=512, description="The hits are values of this column, e.g. series; see `indexer pool`."
+    )
     exclude_same: str | None = Field(
         default=None, max_length=512, description="Leave out rows with the query's value in this column, e.g. patient."
     )
@@ -84,7 +92,14 @@ class SearchBody(Strict):
         """Raises InputError."""
         where = self.filter.strip() if self.filter else None
         return SearchOptions(
-            self.limit, where or None, self.exclude_same, self.group_by, self.score_threshold, self.offset, columns
+            self.limit,
+            where or None,
+            self.exclude_same,
+            self.group_by,
+            self.score_threshold,
+            self.offset,
+            columns,
+            self.by,
         )
 
 

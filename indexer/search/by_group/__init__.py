@@ -1,0 +1,1 @@
+"""Search by group: pooled vectors name the candidates, late interaction ranks them."""
