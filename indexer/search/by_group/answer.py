@@ -45,8 +45,8 @@ def answer_groups(
 ) -> SearchResult:
     """One query of all that was named, answered with values of the column `options.by`.
 
-    `snapshot`: the one to search; None: the newest. A stored query's own groups are no hits. Raises StoreError where the pooled vectors are missing or of another
-    version, and what `answer` raises.
+    `snapshot`: the one to search; None: the newest. A stored query's own groups are no hits. Raises StoreError where
+    the pooled vectors are missing or of another version, and what `answer` raises.
     """
     by = str(options.by)
     view = (searcher.snapshot if snapshot is None else snapshot).view
