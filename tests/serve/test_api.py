@@ -20,7 +20,7 @@ from indexer.groups.make import pool
 from indexer.mapping.make import make_map
 from indexer.mapping.options import MapOptions
 from indexer.pipeline.run import index
-from indexer.search.answer import answer
+from indexer.search.answer import answer as library_answer
 from indexer.search.options import SearchOptions
 from indexer.search.queries import Query
 from indexer.search.searcher import Searcher
@@ -443,7 +443,7 @@ def test_groups_are_hits_with_the_parts_that_match(tmp_path: Path) -> None:
     assert "indexer pool" in refused.text
     pool(store, "case")
     found = asked(client, query={"groups": ["c1"]}, by="case", limit=3)
-    library = answer(Searcher(store), Query(groups=("c1",)), SearchOptions(k=3, by="case")).queries[0].hits
+    library = library_answer(Searcher(store), Query(groups=("c1",)), SearchOptions(k=3, by="case")).queries[0].hits
     assert [(hit["group"], hit["score"], hit["more"]) for hit in found["hits"]] == [
         (hit.group, hit.score, 4) for hit in library
     ]

@@ -47,7 +47,7 @@ class QueryBody(Strict):
         if self.groups:
             if self.positive or self.negative or self.text or self.image or self.vector:
                 raise InputError("groups cannot be combined with other examples.")
-            return Query(groups=tuple(self.groups))
+            return Asked(groups=tuple(self.groups))
         if self.vector is not None:
             if self.positive or self.negative or self.text or self.image:
                 raise InputError("a vector cannot be combined with other examples.")
