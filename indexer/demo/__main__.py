@@ -50,13 +50,13 @@ def demo(out: Path, seed: int) -> None:
     _step("indexer", "index", str(out / "shards"), db)
     _step("indexer", "failures", db)
     _step("indexer", "build-ann", db)
-    _step("indexer", "map", db)
     hits = _search(db, list(queries))
     shares = embedding_shares(hits, queries), raw_pixel_shares(cuts, queries), chance(cuts, queries)
     _print_shares(*shares)
 
     _write_labels(db, out / "labels.csv")
     _step("indexer", "labels", db, str(out / "labels.csv"))
+    _step("indexer", "map", db)
     probes = {}
     for kind, more in (("linear", ["--few-shot"]), ("knn", [])):
         where = "image_orientation = 'axial'"

@@ -24,6 +24,7 @@ LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into th
 SAMPLE = 8_192  # rows from which the rotation is computed
 PROBE = 1_024  # rows whose pairs estimate how many bounds reach the threshold
 AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
+FEW = 4  # rows for each dimension up to which all products take less time than the rotation
 SLACK = 1e-4  # margin for float32 rounding; candidates are scored again
 # Nanoseconds on one core, measured: a product takes 0.5 + 0.0125·d, a candidate's full score about 1500.
 PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
@@ -144,12 +145,14 @@ def _rotated(
 ) -> tuple[Float32, int]:
     """The rotated rows on the number of axes that makes the search fastest, and that number."""
     n, dim = vectors.shape
-    rng = np.random.default_rng(0)
-    sample = unit_floats(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))], 0.0)
-    # Not centred, since an inner product is bounded and not a covariance: the mean is a part of it.
-    _, basis = np.linalg.eigh(sample.T @ sample)
-    basis = np.ascontiguousarray(basis[:, ::-1])
-    axes = _best_axes(sample[:PROBE] @ basis, threshold)
+    axes, basis = dim, np.empty((dim, 0), np.float32)
+    if n > FEW * dim:
+        rng = np.random.default_rng(0)
+        sample = unit_floats(vectors[np.sort(rng.choice(n, min(n, SAMPLE), replace=False))], 0.0)
+        # Not centred, since an inner product is bounded and not a covariance: the mean is a part of it.
+        _, basis = np.linalg.eigh(sample.T @ sample)
+        basis = np.ascontiguousarray(basis[:, ::-1])
+        axes = _best_axes(sample[:PROBE] @ basis, threshold)
     out = scratch((n, axes + (axes < dim)), np.float32)
     for start in range(0, n, LEFT):
         rows = unit_floats(vectors[start : start + LEFT], 0.0)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from indexer.errors import IndexFileError, StoreError
 from indexer.output_file import written_whole
+from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float32, Int64
 
@@ -23,6 +24,8 @@ FORMAT = 1
 FACTS = b"indexer.map"
 SCHEMA = pa.schema([pa.field("row_id", pa.int64()), pa.field("x", pa.float32()), pa.field("y", pa.float32())])
 WAY_OUT = "Make it again with `indexer map`."
+MOST_COMPARED = 50_000  # rows written since whose vectors are compared with the map's; of more all may have changed
+STEP_ROWS = 8_192
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Lag:
 
     new: int  # rows without a place
     gone: int  # places without a row
-    changed: int | None  # rows whose vectors or columns were written since; None where the map's version is gone
+    changed: int | None  # rows whose vectors changed since; None where the map's version is gone
 
     def sentence(self) -> str:
         """What a reader of the map must know; "" where it is up to date."""
@@ -144,7 +147,22 @@ def lag(view: EmbeddingStore, made: Map, row_ids: Int64) -> Lag:
     new = len(row_ids) - int(np.isin(row_ids, made.row_ids).sum()) - facts.left_out
     gone = int((~np.isin(made.row_ids, row_ids)).sum())
     try:
-        updated = view.delta(facts.version, commit=facts.commit).updated
+        updated = np.intersect1d(view.delta(facts.version, commit=facts.commit).updated, made.row_ids)
+        then = view.at(facts.version, commit=facts.commit)
+        changed = len(updated) if len(updated) > MOST_COMPARED else _changed(then, view, updated)
     except StoreError:
         return Lag(max(new, 0), gone, None)
-    return Lag(max(new, 0), gone, int(np.isin(updated, made.row_ids).sum()))
+    return Lag(max(new, 0), gone, changed)
+
+
+def _changed(then: EmbeddingStore, now: EmbeddingStore, row_ids: Int64) -> int:
+    """How many of these rows have another vector; a label, for one, is written without."""
+    count = 0
+    for start in range(0, len(row_ids), STEP_ROWS):
+        part = row_ids[start : start + STEP_ROWS]
+        found = [view.take(part, [], vectors=True) for view in (then, now)]
+        if not all(mask.all() for mask, _ in found):
+            raise StoreError(f"rows of table {now.name} were deleted meanwhile.")
+        old, new = (np.concatenate([vector_block(batch) for batch in rows.to_batches()]) for _, rows in found)
+        count += int((old != new).any(axis=1).sum())
+    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -11,11 +12,12 @@ import uvicorn
 
 from indexer.cores import cores
 from indexer.errors import InputError
-from indexer.malloc import share_one_heap
+from indexer.malloc import release_freed_memory, share_one_heap
 from indexer.serve.app import create_app
 from indexer.serve.settings import Settings, bracketed
 
 STOP_SECONDS = 5  # for requests in progress when it is stopped
+RELEASE_SECONDS = 5.0  # between returns of freed memory to the kernel
 THREADS = 4  # that answer requests, for each core; each holds memory of its own, and more would only take turns
 
 
@@ -25,12 +27,26 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._releasing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS * max(cores(), 2)
         await super().startup(sockets)
         if self.started:
             self._ready()
+            self._releasing = asyncio.create_task(_release_memory())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._releasing is not None:
+            self._releasing.cancel()
+        await super().shutdown(sockets)
+
+
+async def _release_memory() -> None:
+    """Searches leave freed blocks of many sizes, which malloc keeps: 60 MB at a million rows (measured)."""
+    while True:
+        await asyncio.sleep(RELEASE_SECONDS)
+        await anyio.to_thread.run_sync(release_freed_memory)
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:

@@ -37,6 +37,13 @@ class ServedTable:
         self._map_lock = threading.Lock()
         self._map: tuple[tuple[str, int, int], ShownMap] | None = None
 
+    def warm(self) -> int:
+        """Loads the index and computes what the search page begins with; returns the table's version."""
+        snapshot = self.searcher.snapshot
+        self.pairs(snapshot)
+        self.facets(snapshot.view, None)
+        return snapshot.version
+
     def pairs(self, snapshot: Snapshot) -> PairCosines:
         """Cosines of random pairs in this version."""
 

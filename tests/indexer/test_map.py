@@ -127,6 +127,16 @@ def test_rows_that_came_went_and_were_written_again_are_said(store):
     assert "indexer map" in behind.sentence()
 
 
+def test_labels_written_since_leave_a_map_as_it_is(store, tmp_path):
+    make_map(store, MapOptions())
+    file = tmp_path / "labels.csv"
+    file.write_text("key,grade\n" + "".join(f"k{i},{i % 3}\n" for i in range(N)))
+    assert call("indexer", "labels", store.uri, file).code == 0
+    store.refresh()
+    assert len(store.delta(made(store).facts.version).updated) == N
+    assert lag(store, made(store), ids_of(store)).sentence() == ""
+
+
 def test_a_map_of_another_table_of_that_name_is_refused(store, tmp_path):
     make_map(store, MapOptions())
     other = make_table(tmp_path / "other", unit_rows(N, DIM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -72,7 +73,8 @@ def _records(router: APIRouter, tables: Tables) -> None:
 
     @router.get("/t/{table}/runs")
     def runs(table: str) -> HTMLResponse:
-        return page("runs.html", **shared(tables, table, "/runs"), found=run_records(tables.get(table).store))
+        found = run_records(tables.get(table).store)
+        return page("runs.html", **shared(tables, table, "/runs"), found=found, begun=_begun)
 
     @router.get("/t/{table}/health")
     def not_checked(table: str) -> HTMLResponse:
@@ -102,6 +104,14 @@ def _login(router: APIRouter, settings: Settings) -> None:
             COOKIE, quote(given, safe=""), max_age=SESSION, httponly=True, samesite="strict", secure=secure
         )
         return answer
+
+
+def _begun(name: str) -> str:
+    """The time in a run's folder name, as people write it; another name as it is."""
+    try:
+        return datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return name
 
 
 def _facts(report: HealthReport) -> list[tuple[str, str]]:

@@ -3,7 +3,8 @@
 import { el, hit, picture } from "./view.js";
 
 export const WINDOWS = ["", "percentile", "minmax", "full", "brain", "bone", "lung", "mediastinum", "abdomen", "liver"];
-const SKIPPED = new Set(["meta", "nbytes", "offset"]);
+const SKIPPED = new Set(["meta", "nbytes", "offset", "key"]); // the key is the heading
+const LAST = ["shard", "member", "suffix", "content", "norm"]; // of the file; what is known of the image comes first
 
 export class Large {
   constructor(dialog, api, act) {
@@ -33,6 +34,8 @@ export class Large {
     if (this.key !== key) return;
     if (facts.status === "fulfilled") {
       const shown = Object.entries(facts.value.columns).filter(([name, v]) => v !== null && v !== "" && !SKIPPED.has(name));
+      const later = ([name]) => LAST.indexOf(name);
+      shown.sort((a, b) => later(a) - later(b));
       this.dialog.querySelector("dl").replaceChildren(...shown.flatMap(([name, v]) => [el("dt", {}, name), el("dd", {}, String(v))]));
     }
     if (near.status === "fulfilled") {

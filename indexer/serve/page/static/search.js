@@ -64,8 +64,8 @@ async function search(signal) {
     failure.hidden = true;
     hits.replaceChildren(...found.hits.map((one) => hit(api, one, act, dull)));
     const words = found.hits.length ? `${count(found.hits.length, "hit", "hits")} from rank ${found.hits[0].rank}` : "No hits";
-    const limits = found.limits.length ? ` · limited by ${found.limits.join(", ")}` : "";
-    status.textContent = `${words} · ${found.index} · ${found.milliseconds.toFixed(0)} ms${limits}`;
+    const limits = states.limits(state);
+    status.textContent = `${words} · ${found.index} · ${found.milliseconds.toFixed(0)} ms${limits.length ? ` · ${limits.join(", ")}` : ""}`;
     paging(found.hits.length);
   } catch (error) {
     if (error.name === "AbortError") return;

@@ -66,6 +66,17 @@ export function filter(state) {
   return conditions.join(" AND ") || null;
 }
 
+// What restricts the hits, in words; the form that sets it may be folded away.
+export function limits(state) {
+  const out = [];
+  if (state.facet.length || state.where.trim()) out.push(`only where ${filter(state).replaceAll("`", "")}`);
+  if (state.group) out.push(`one for each ${state.group}`);
+  if (state.same) out.push(`without the query's own ${state.same}`);
+  if (state.min) out.push(`cosine ${state.min} and above`);
+  if (state.region) out.push("within a region of the map");
+  return out;
+}
+
 function literal(value) {
   return typeof value === "string" ? `'${value.replaceAll("'", "''")}'` : String(value);
 }
