@@ -20,7 +20,7 @@ FLOORS = (
     {"indexer", "indexer.children", "indexer.cores", "indexer.decompression", "indexer.design", "indexer.disk",
      "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.redact", "indexer.types", "probes",
      "probes.presets", "probes.request"},
-    {"indexer.remote"},
+    {"indexer.isolation", "indexer.remote"},
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},
     {"indexer.ann", "indexer.archive", "indexer.encoders", "indexer.pixels", "indexer.store", "probes.progress"},

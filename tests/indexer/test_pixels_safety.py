@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from indexer.errors import PixelError
+from indexer.isolation.process import ChildProcess
 from indexer.pixels import decode, open_image
-from indexer.pixels.isolated import _Worker
 from indexer.pixels.limits import MAX_PIXELS
 from indexer.types import PixelSpec
 from tests.mutations import mutated
@@ -157,7 +157,7 @@ def test_parts_of_one_file_are_decoded_in_any_order_by_one_process_that_gets_the
     data = forty_pages()
     every = [picture.pixels for picture in decode(data, "tif", SPEC)]
     sent: list[int] = []
-    monkeypatch.setattr(_Worker, "send", lambda self, facts, file=b"", send=_Worker.send: (
+    monkeypatch.setattr(ChildProcess, "send", lambda self, facts, file=b"", send=ChildProcess.send: (
         sent.append(len(file)), send(self, facts, file))[-1])  # fmt: skip
     with open_image(data, "tif", SPEC) as image:
         parts = image.parts()
