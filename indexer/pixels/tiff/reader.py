@@ -2,7 +2,7 @@
 
 | property | source | read by |
 |---|---|---|
-| parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks, a slide's label and macro | tifffile |
+| parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks, and all but a slide's first | tifffile |
 | planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes after the first one's bytes | tifffile |
 | byte order, depth, sign, predictor, planes of samples | BitsPerSample, SampleFormat, Predictor, ... | tiff.values |
 | polarity, palette, colour model, alpha | PhotometricInterpretation, ColorMap, ExtraSamples | tiff.colour |
@@ -122,10 +122,24 @@ def _is_ours(page: Any) -> bool:
 
 
 def _pages(file: Any) -> list[Any]:
-    """The pages with images of their own; of a slide, the one of full resolution."""
+    """The pages with images of their own; of a slide, the one of full resolution.
+
+    A slide is an Aperio or Hamamatsu file, or a TIFF whose first page is stored in tiles and larger than each other
+    one, whatever their compression and marks: the others are a pyramid, a thumbnail, a macro picture, or a label with
+    names on it.
+    """
     if file.is_svs or file.is_ndpi:
         return [file.series[0].keyframe]
-    return [page for page in file.pages if not _is_copy(page)]
+    first, *others = [page for page in file.pages if not _is_copy(page)] or [None]
+    if first is None:
+        return []
+    if others and first.is_tiled and all(_area(page) < _area(first) for page in others):
+        return [first]
+    return [first, *others]
+
+
+def _area(page: Any) -> int:
+    return int(page.imagelength) * int(page.imagewidth)
 
 
 def _is_copy(page: Any) -> bool:
