@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
@@ -127,6 +127,25 @@ class KeyRule:
 
 
 @dataclass(frozen=True)
+class TileRule:
+    """How slides are cut into tiles: one rule for a table, which keeps it. Raises ValueError for one out of bounds.
+
+    Tiles lie side by side from the slide's upper left corner; the strips at its right and lower edges that are narrower
+    than a tile are left out.
+    """
+
+    tile: int  # pixels of a tile's side
+    mpp: float  # micrometres a pixel of a tile
+    tissue: float = 0.25  # a tile with a smaller share of tissue is left out
+    saturation: int = 15  # of 255, above which a pixel of the overview is tissue (`slides.tissue`)
+
+    def __post_init__(self) -> None:
+        sound = 16 <= self.tile <= 4096 and 0.02 <= self.mpp <= 100 and 0 <= self.tissue <= 1
+        if not sound or not 0 <= self.saturation <= 254:
+            raise ValueError(f"no rule for tiles: {self.tile!r}, {self.mpp!r}, {self.tissue!r}, {self.saturation!r}")
+
+
+@dataclass(frozen=True)
 class Shard:
     """One unit of work and of commit."""
 
@@ -140,8 +159,18 @@ class Shard:
         default=(), compare=False, repr=False
     )  # other places of its images: folders, servers
     keys: KeyRule = field(default=KeyRule(), compare=False, repr=False)  # the table's
+    tiles: TileRule | None = field(default=None, compare=False, repr=False)  # the table's
+    beside: Callable[[str, bytes], None] | None = field(default=None, compare=False, repr=False)  # `RunRecord.keep`
     # (member, offset) of samples whose rows a table has: they are read for their key and place, not for their bytes
     stored: Container[tuple[str, int]] = field(default=(), compare=False, repr=False)
+
+
+class LateImage(Protocol):
+    """An image that whoever decodes it reads, not the one thread that lists the samples. Picklable."""
+
+    def read(self) -> bytes:
+        """The image's bytes. Raises PixelError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -157,6 +186,12 @@ class Sample:
     metadata: dict[str, Any] = field(default_factory=dict)
     member: str = ""  # the image's name inside the shard
     notes: tuple[str, ...] = ()  # what is worth counting: members passed over, and an image chosen by its place
+    facts: Mapping[str, Fact] = field(default_factory=dict)  # of the image as a part of its shard, as `Part.facts`
+    late: LateImage | None = None  # where `image` is not read yet
+
+    def read(self) -> bytes:
+        """The image's bytes. Raises PixelError."""
+        return self.image if self.late is None else self.late.read()
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class ChildProcess:
         )
         self.alive = True
         self.busy = False  # it has unread or pending answers
+        self.holds = ""  # what it keeps open between requests, for `Pool.take`
         self.answer(time.monotonic() + START_SECONDS)  # its first answer: ready
 
     def send(self, facts: dict[str, Any], data: bytes = b"") -> None:

@@ -27,7 +27,7 @@ from indexer.store.lance_errors import MENDED_BY, first_line
 from indexer.store.mend import manifest_path, unreadable
 from indexer.store.names import network_folder
 from indexer.store.schema import UNREADABLE
-from indexer.types import EncoderSpec, KeyRule
+from indexer.types import EncoderSpec, KeyRule, TileRule
 
 CHECKED_AT_ONCE = 8  # data files; one takes 0.7 ms of a local disk, and some requests of an object store
 
@@ -50,6 +50,7 @@ class OpenedTable:
     facts: TableFacts
     spec: EncoderSpec
     keys: KeyRule
+    tiles: TileRule | None
     state: TableState
     stamp: tuple[int, ...] | None  # of the version's manifest file; None in an object store
     whole: set[str] = field(default_factory=set, compare=False)  # readable data files, and commits of versions
@@ -95,8 +96,12 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
         keys = KeyRule(**(facts.keys or {}))
     except (TypeError, ValueError) as error:
         raise StoreError(f"table {table} makes its keys by a rule that this version does not know.") from error
+    try:
+        tiles = TileRule(**facts.tiles) if facts.tiles is not None else None
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"table {table} cuts slides by a rule that this version does not know.") from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
-    return OpenedTable(dataset, facts, spec, keys, state, stamp)
+    return OpenedTable(dataset, facts, spec, keys, tiles, state, stamp)
 
 
 def open_side(main: OpenedTable, path: str, name: str) -> Any:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from indexer.redact import redacted
 from indexer.store.formats.format import FORMAT, TableFacts, new_facts, new_identity, package_version
-from indexer.types import EmbeddingBatch, EncoderSpec, Failure, KeyRule
+from indexer.types import EmbeddingBatch, EncoderSpec, Failure, KeyRule, TileRule
 
 MAX_COLUMNS = 256  # metadata with data as field names would otherwise add a column for each row
 MAX_TEXT = 32_768
@@ -31,11 +31,13 @@ UNREADABLE = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_r
 PART_COLUMN = "part_"  # prefix of the columns of a part's facts; reserved, so no metadata or label field may have it
 
 
-def table_schema(spec: EncoderSpec, keys: KeyRule) -> pa.Schema:
+def table_schema(spec: EncoderSpec, keys: KeyRule, tiles: TileRule | None) -> pa.Schema:
     """Schema of the main table without metadata columns. Lance's merge requires `key` as declared primary key."""
     encoder = json.loads(spec.to_json())
     rule = None if keys == KeyRule() else asdict(keys)
-    facts = TableFacts(FORMAT, new_identity(), package_version(), encoder, spec.fingerprint, rule)
+    facts = TableFacts(
+        FORMAT, new_identity(), package_version(), encoder, spec.fingerprint, rule, asdict(tiles) if tiles else None
+    )
     return pa.schema(
         [
             pa.field("key", pa.string(), False, metadata={"lance-schema:unenforced-primary-key": "true"}),

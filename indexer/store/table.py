@@ -26,7 +26,7 @@ from indexer.store.names import check_table_name, checked_uri, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
-from indexer.types import EncoderSpec, Int64, KeyRule
+from indexer.types import EncoderSpec, Int64, KeyRule, TileRule
 
 KEY_RULE = KeyRule()
 
@@ -61,11 +61,13 @@ class EmbeddingStore:
             return cls(uri, table, open_version(join(uri, f"{table}.lance"), table))
 
     @classmethod
-    def create(cls, uri: str, table: str, spec: EncoderSpec, keys: KeyRule = KEY_RULE) -> EmbeddingStore:
+    def create(
+        cls, uri: str, table: str, spec: EncoderSpec, keys: KeyRule = KEY_RULE, tiles: TileRule | None = None
+    ) -> EmbeddingStore:
         """Create an empty table for this encoder, with stable row ids. An existing one must be of the same encoder.
 
-        `keys` is the rule of a new table; an existing one keeps its own. A table, or newest version, that a crash left
-        incomplete is repaired first. Raises StoreLocked, EncoderMismatch.
+        `keys` and `tiles` are the rules of a new table; an existing one keeps its own. A table, or newest version, that
+        a crash left incomplete is repaired first. Raises StoreLocked, EncoderMismatch.
         """
         uri = checked_uri(uri)
         check_table_name(table)
@@ -73,9 +75,9 @@ class EmbeddingStore:
             if table not in table_names(uri):
                 with TableLock(uri, table):
                     if table not in table_names(uri):
-                        make_table(uri, table, spec, keys)
+                        make_table(uri, table, spec, keys, tiles)
         else:
-            ensure_table(uri, table, spec, keys)
+            ensure_table(uri, table, spec, keys, tiles)
         store = cls.open(uri, table)
         store.require(spec)
         return store
@@ -96,6 +98,19 @@ class EmbeddingStore:
                     f"the keys of table {self.name} are made with {option} {own}, and one table has one rule: leave "
                     f"{option} out, or index into a new table (--table)."
                 )
+
+    def require_tiles(self, tiles: TileRule | None) -> None:
+        """Raise InputError unless slides are cut by this rule for this table; None: a table of whole images."""
+        if tiles != self.tiles:
+            raise InputError(
+                f"table {self.name} holds {_rows_words(self.tiles)}, not {_rows_words(tiles)}, and one table has one "
+                "rule: give the same options, or index into a new table (--table)."
+            )
+
+    @property
+    def tiles(self) -> TileRule | None:
+        """The rule by which slides are cut into this table's rows; None for a table of whole images."""
+        return self._opened.tiles
 
     @property
     def keys(self) -> KeyRule:
@@ -382,3 +397,12 @@ def identity_of(store: EmbeddingStore) -> str:
     """A unique name of the table: its identity, or, in format 1, its address."""
     address = store.uri if is_remote(store.uri) else str(Path(store.uri).resolve())
     return store.state.identity or join(address, store.name)
+
+
+def _rows_words(tiles: TileRule | None) -> str:
+    if tiles is None:
+        return "whole images"
+    return (
+        f"tiles of slides (--tile {tiles.tile} --mpp {tiles.mpp:g} --tissue {tiles.tissue:g} "
+        f"--saturation {tiles.saturation})"
+    )

@@ -2,7 +2,7 @@
 
 | property | source | read by |
 |---|---|---|
-| parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks, and all but a slide's first | tifffile |
+| parts | pages but reduced copies (NewSubfileType bit 0, SubfileType 2), masks; a slide's first alone | tifffile |
 | planes of one page | ImageDepth; ImageJ's and tifffile's stacks: planes after the first one's bytes | tifffile |
 | byte order, depth, sign, predictor, planes of samples | BitsPerSample, SampleFormat, Predictor, ... | tiff.values |
 | polarity, palette, colour model, alpha | PhotometricInterpretation, ColorMap, ExtraSamples | tiff.colour |

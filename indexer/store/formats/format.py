@@ -29,6 +29,7 @@ class TableFacts:
     encoder: Mapping[str, Any] | None = None  # EncoderSpec as JSON; of the main table only
     fingerprint: str = ""  # EncoderSpec.fingerprint, for other programs; of the main table only
     keys: Mapping[str, Any] | None = None  # KeyRule as JSON; of the main table only; None: the default rule
+    tiles: Mapping[str, Any] | None = None  # TileRule as JSON; of the main table only; None: of whole images
     migrated_at: int = 0  # the version at which it was migrated from format 1; 0: made in format 2; of the main table
 
     def to_metadata(self) -> dict[str, str]:
@@ -77,9 +78,8 @@ def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts |
         parsed = json.loads(raw)
         texts = {name: str(parsed.get(name, "")) for name in ("identity", "package", "fingerprint")}
         at = int(parsed.get("migrated_at", 0))
-        facts = TableFacts(
-            int(parsed["format"]), encoder=parsed.get("encoder"), migrated_at=at, keys=parsed.get("keys"), **texts
-        )
+        own = {name: parsed.get(name) for name in ("encoder", "keys", "tiles")}
+        facts = TableFacts(**texts, **own, format=int(parsed["format"]), migrated_at=at)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
     if facts.format > FORMAT:
