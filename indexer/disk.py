@@ -108,10 +108,10 @@ def make_directory(path: Path) -> None:
         fsync(made.parent)
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write a small file atomically and durably: temporary file, fsync, rename."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     fsync(partial)
     partial.replace(path)
     fsync(path.parent)

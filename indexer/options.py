@@ -64,6 +64,41 @@ def table_options(command: Any) -> Any:
     return command
 
 
+def slide_options(command: Any) -> Any:
+    """The options of `indexer index` that cut slides into tiles: --tile, --mpp, and those that need them."""
+    for option in (
+        click.option("--coords", default="", metavar="FILE|DIR", help="Tiles of TRIDENT's or CLAM's .h5 coordinates."),
+        click.option(
+            "--mpp-of",
+            default="",
+            metavar="FILE",
+            help="CSV: slide, mpp. For slides that do not state their resolution.",
+        ),
+        click.option(
+            "--saturation",
+            type=click.IntRange(0, 254),
+            metavar="N",
+            help="Tissue is where the saturation, of 0 to 255, is above N at 8 micrometres a pixel (median of 7 x 7). "
+            "Default: 15.",
+        ),
+        click.option(
+            "--tissue",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help="Leave out tiles with a smaller share of tissue; 0 takes every tile. Default: 0.25.",
+        ),
+        click.option("--mpp", type=click.FloatRange(0.02, 100), metavar="F", help="Micrometres a pixel of a tile."),
+        click.option(
+            "--tile",
+            type=click.IntRange(16, 4096),
+            metavar="N",
+            help="SHARDS are whole slides: each tile of N x N pixels is a row. Needs --mpp and the extra `wsi`.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 class LazyGroup(click.Group):
     """A command group that imports a command's module only when the command is run, so that -h is fast.
 

@@ -25,6 +25,7 @@ from indexer.archive.samples import (
     sidecar_of,
     split_name,
 )
+from indexer.archive.slides.named import FORMATS, NOT_CUT
 from indexer.archive.tables.named import TableOptions
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
@@ -68,7 +69,8 @@ class Files:
                 buckets.add(found.path, _identity(root, found, hash_content=hash_content), found.nbytes)
                 last = split_name(found.path)[0]
             elif not _is_sidecar(root, found, last):
-                left_out.add(UNKNOWN, found.path)
+                slide = found.path.lower().endswith(FORMATS)
+                left_out.add(NOT_CUT if slide else UNKNOWN, found.path)
         if archives and buckets.files:
             named = f"'{root}/*{archives[0][0].suffix}'"
             raise InputError(f"{root} holds both shards and loose images. Name the shards: {named}.")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from indexer.archive.tables.named import TableOptions
 from indexer.types import Failure, Place, Sample, Shard
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The shards in the order in which they are read, and notes on what was left out and why."""
+
+    shards: tuple[Shard, ...]
+    notes: tuple[str, ...]
 
 
 class ShardKind(Protocol):

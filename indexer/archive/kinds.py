@@ -5,6 +5,7 @@ from __future__ import annotations
 from indexer.archive.files import Files
 from indexer.archive.kind import ShardKind
 from indexer.archive.remote.folder import ObjectFolder
+from indexer.archive.slides.kind import Slides
 from indexer.archive.tables.listing import Listing
 from indexer.archive.tables.lmdb import Lmdb
 from indexer.archive.tables.mds import Mds
@@ -16,7 +17,8 @@ from indexer.archive.zip import Zip
 INSIDE: tuple[ShardKind, ...] = (Tar(), Zip(), Parquet(), Npz(), Lmdb(), Mds())  # what may lie in a folder
 TABLES = (Parquet.name, Listing.name, Mds.name)  # whose columns may be chosen
 # The first that claims an address handles it; Tar claims all others
-KINDS: tuple[ShardKind, ...] = (Files(inside=INSIDE), ObjectFolder(inside=INSIDE), Listing(), *reversed(INSIDE))
+SLIDES = Slides()
+KINDS: tuple[ShardKind, ...] = (SLIDES, Files(inside=INSIDE), ObjectFolder(inside=INSIDE), Listing(), *reversed(INSIDE))
 ARCHIVES = tuple(suffix for kind in (*INSIDE, Listing()) for suffix in kind.suffixes)
 
 

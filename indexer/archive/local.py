@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from indexer.addresses import identity, is_remote
 from indexer.archive.samples import lasting_name
+from indexer.archive.slides.named import FORMATS
 from indexer.errors import InputError, ShardNotFound
 from indexer.redact import stored_address
 from indexer.types import IMAGE_SUFFIXES
@@ -25,6 +26,7 @@ FOREIGN: tuple[tuple[bytes, tuple[str, ...], str, str], ...] = (
     (b"", ("tfrecord", "tfrecords"), "a TFRecord file", _EXPORT),
     (b"", ("pkl", "pickle", "pt", "pth"), "a pickle, which can run code", _EXPORT),
     (b"", ("mat",), "a MATLAB file", _EXPORT),
+    (b"", tuple(suffix[1:] for suffix in FORMATS), "a whole slide", "index it as one: --tile 256 --mpp 0.5"),
     (b"", ("xlsx", "xls", "ods"), "a spreadsheet", "save the sheet as CSV"),
     (b"", ("json", "jsonl", "txt", "md", "xml", "html", "pdf"), "a text or document", "name the file with the images"),
 )

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from indexer.addresses import DAMAGE, is_remote
-from indexer.archive.kinds import KINDS, TABLES, kind_of
+from indexer.archive.kinds import KINDS, SLIDES, TABLES, kind_of
 from indexer.archive.roots import is_below
+from indexer.archive.slides.named import key_in
 from indexer.errors import InputError, ReadError
 from indexer.redact import PIPE, can_be_reopened, stored_address
 from indexer.remote.web import is_web
+from indexer.slides.tile import SUFFIX
 from indexer.types import Failure, Place, Sample, Shard
 
 
@@ -40,6 +42,8 @@ def key_prefix(shard: Shard) -> str:
         )
     path = shard.name.rpartition("#")[0] if shard.kind in ("files", "objects", *TABLES) else shard.name
     path = path.partition("://")[2] or path
+    if shard.kind == SLIDES.name:  # the key of a slide is its path below the folder that was named
+        path = shard.url.removesuffix(key_in(shard.name))
     suffix = next((s for kind in KINDS for s in kind.suffixes if path.lower().endswith(s)), "")
     parts = [part for part in path[: len(path) - len(suffix)].split("/") if part]
     return "".join(f"{part}/" for part in parts[-shard.keys.prefix :])
@@ -55,7 +59,8 @@ def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | N
     if address == url:
         refuse_address(url, roots)
     try:
-        data = kind_of(address).read_back(address, place, roots)
+        kind = SLIDES if place.suffix == SUFFIX else kind_of(address)
+        data = kind.read_back(address, place, roots)
     except DAMAGE as error:
         raise ReadError(f"{place.member} in {url} cannot be read back: {error}") from error
     if hashlib.sha256(data).hexdigest() != content:

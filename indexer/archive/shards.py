@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from indexer.addresses import is_remote, plain
 from indexer.archive.buckets import BUCKETS
+from indexer.archive.kind import Sources
 from indexer.archive.kinds import ARCHIVES, TABLES, kind_of
 from indexer.archive.remote.manifest import is_manifest, manifest_shards
 from indexer.archive.remote.patterns import expanded
+from indexer.archive.slides.find import slide_again
+from indexer.archive.slides.named import MARK, is_slide
 from indexer.archive.tables.named import DEFAULT, FLAGS, TableOptions, options_in
 from indexer.archive.tar import remote_shard
 from indexer.errors import InputError, ShardNotFound, sentence
 from indexer.redact import former_name
 from indexer.remote.objects import is_object
 from indexer.types import Shard
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The shards in the order in which they are read, and notes on what was left out and why."""
-
-    shards: tuple[Shard, ...]
-    notes: tuple[str, ...]
 
 
 def find_shards(sources: Sequence[str], *, hash_content: bool = False, tables: TableOptions = DEFAULT) -> Sources:
@@ -57,13 +53,21 @@ def find_shards(sources: Sequence[str], *, hash_content: bool = False, tables: T
     return Sources(tuple(shards.values()), tuple(notes))
 
 
-def find_again(urls: Mapping[str, str], *, hash_content: bool = False) -> Iterator[Shard]:
-    """The shards of a table's ledger as they are now, from name → address; tables are read as they were then.
+def find_again(
+    urls: Mapping[str, str], identities: Mapping[str, str], *, hash_content: bool = False
+) -> Iterator[Shard]:
+    """The shards of a table's ledger as they are now, from name → address and name → identity.
+
+    Tables are read, and slides cut, as they were then. A slide that is gone is left out.
 
     Raises ShardNotFound, InputError.
     """
     groups: dict[TableOptions, set[str]] = {}
     for name, url in urls.items():
+        if is_slide(name):
+            with suppress(OSError):
+                yield slide_again(name, url, identities.get(name, ""), hash_content=hash_content)
+            continue
         groups.setdefault(options_in(name, url), set()).add(url)
     for options, found in groups.items():
         yield from find_shards(sorted(found), hash_content=hash_content, tables=options).shards
@@ -105,10 +109,16 @@ def _braces(pattern: str) -> list[str]:
         raise InputError(words) from error
 
 
-def under_stored_names(shards: Sequence[Shard], stored: Container[str]) -> list[Shard]:
-    """These shards, named as in a table: an earlier version may have stored a remote shard under another name."""
+def under_stored_names(shards: Sequence[Shard], stored: Collection[str]) -> list[Shard]:
+    """These shards, named as in a table: an earlier version may have stored a remote shard under another name, and a
+    slide keeps the key that it got from the folder that was named first.
+    """
+    slides = {name.rpartition(MARK)[0]: name for name in stored if is_slide(name)}
     found = []
     for shard in shards:
+        if is_slide(shard.name):
+            found.append(replace(shard, name=slides.get(shard.url, shard.name)))
+            continue
         former = former_name(shard.url)
         takes_former = shard.name not in stored and former in stored
         found.append(replace(shard, name=former) if takes_former else shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from indexer.commands.cluster.ways import once_free, part_options, print_part, require_fitting
-from indexer.options import counted, device_option, emit, frames_option, json_option, say, table_options
+from indexer.options import counted, device_option, emit, frames_option, json_option, say, slide_options, table_options
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
     from indexer.archive.tables.named import TableOptions
     from indexer.encoders.encoder import LoadedEncoder
     from indexer.store.table import EmbeddingStore
-    from indexer.types import EncoderSpec, RunReport
+    from indexer.types import EncoderSpec, RunReport, TileRule
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 
@@ -106,6 +107,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 )
 @part_options
 @table_options
+@slide_options
 @json_option
 @click.pass_context
 def command(
@@ -137,6 +139,12 @@ def command(
     image_column: str,
     key_column: str,
     image_root: str,
+    tile: int | None,
+    mpp: float | None,
+    tissue: float | None,
+    saturation: int | None,
+    mpp_of: str,
+    coords: str,
     as_json: bool,
 ) -> None:
     """Embed SHARDS into the table of database DB, each readable image once.
@@ -147,13 +155,21 @@ def command(
 
     Keys: the path in a folder or zip, without its suffix in a tar; NAME/row in NAME.parquet, NAME/split/row in
     NAME.npz; the path as listed in a CSV; or --key-column. Other columns become columns of the table.
+
+    Whole slides (--tile 256 --mpp 0.5): each tile with tissue is a row with the key SLIDE#x,y and the columns slide,
+    part_x and part_y (of level 0), part_level, part_mpp, part_tissue, and those of slides.csv in the folder, which
+    names the slides in its column slide.
     """
+    tiles = _tile_rule(
+        tile, mpp, {"tissue": tissue, "saturation": saturation}, {"--mpp-of": mpp_of, "--coords": coords}
+    )
     if seed is not None and weights != "random":
         raise click.UsageError("--seed draws random weights: give it with --weights random")
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
     require_fitting(part=part, no_commit=no_commit, gone=gone)
     from indexer.archive.shards import find_shards
+    from indexer.archive.slides.find import SlideOptions, find_slides
     from indexer.pipeline.parts.dealt import PartOptions, part_of
     from indexer.pixels.window import parse_window
 
@@ -161,7 +177,10 @@ def command(
     which = PartOptions(part_of(part), not no_commit) if part is not None else None
     tables = asked_of_tables(image_column, key_column, image_root)
     # Before slow imports: a typing error is reported at once
-    found = find_shards(sources[:-1], hash_content=hash_content, tables=tables)
+    if tiles is None:
+        found = find_shards(sources[:-1], hash_content=hash_content, tables=tables)
+    else:
+        found = find_slides(sources[:-1], SlideOptions(coords, mpp_of), hash_content=hash_content)
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check
@@ -187,7 +206,7 @@ def command(
             name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
             compiled=not no_compile,
         ).in_plane(plane)  # fmt: skip
-    place = (sources[-1], table or table_name(encoder.spec.name), encoder.spec, split, prefix)
+    place = (sources[-1], table or table_name(encoder.spec.name), encoder.spec, (split, prefix), tiles)
     store = once_free(lambda: _store(*place), part=which is not None)
     if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
         say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
@@ -222,14 +241,35 @@ def _note(line: str) -> None:
     say(line, err=True)
 
 
-def _store(database: str, table: str, spec: EncoderSpec, split: str | None, prefix: int | None) -> EmbeddingStore:
-    """The table, made where there is none; the rule of its keys must be the one that was asked for, if any was."""
+def _tile_rule(
+    tile: int | None, mpp: float | None, shares: Mapping[str, float | None], files: Mapping[str, str]
+) -> TileRule | None:
+    """The rule that --tile asks for, None without it. Raises UsageError where options are missing or mean nothing."""
+    from indexer.types import TileRule
+
+    given = {name: value for name, value in shares.items() if value is not None}
+    if tile is None:
+        others = [f"--{name}" for name in given] + [flag for flag, value in files.items() if value]
+        if mpp is not None or others:
+            raise click.UsageError(f"{(others or ['--mpp'])[0]} is about slides: give it with --tile and --mpp")
+        return None
+    if mpp is None:
+        raise click.UsageError("--tile needs --mpp, the micrometres a pixel of a tile: --tile 256 --mpp 0.5")
+    return TileRule(tile, mpp, **given)  # type: ignore[arg-type]  # click's types of each option
+
+
+def _store(
+    database: str, table: str, spec: EncoderSpec, key: tuple[str | None, int | None], tiles: TileRule | None
+) -> EmbeddingStore:
+    """The table, made where there is none; its rules must be those that were asked for, of its keys if any was."""
+    split, prefix = key
     from indexer.store.table import EmbeddingStore
     from indexer.types import KeyRule
 
     keys = KeyRule(split or KeyRule.split, prefix or KeyRule.prefix)
-    store = EmbeddingStore.create(database, table, spec, keys)
+    store = EmbeddingStore.create(database, table, spec, keys, tiles)
     store.require_keys(split=split, prefix=prefix)
+    store.require_tiles(tiles)
     return store
 
 

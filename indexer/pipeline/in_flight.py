@@ -15,7 +15,7 @@ from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample
 
 Known = Mapping[str, Mapping[str, tuple[Float16, float]]]  # content hash → part's name → stored unit vector and norm
 Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose rows are in the table
-Held = Callable[[str, bytes], bool]  # whether the table has the image of this key and these bytes under another shard
+Held = Callable[[Sample], bool]  # whether the table has the image, of this key and bytes, under another shard
 EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
 SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
@@ -32,7 +32,7 @@ def none_withdrawn(key: str) -> str:  # noqa: ARG001 - implements Withdrawn
     return ""
 
 
-def held_nowhere(key: str, image: bytes) -> bool:  # noqa: ARG001 - implements Held
+def held_nowhere(sample: Sample) -> bool:  # noqa: ARG001 - implements Held
     """For a table that has no other shard."""
     return False
 

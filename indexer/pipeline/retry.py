@@ -62,7 +62,7 @@ def retry(
     def read_failed(shard: Shard) -> Iterator[Sample | Failure]:
         wanted, places_of_it = failed[shard.name], places[shard.name]
         others = _AllBut(places_of_it) if all(member for member, _ in places_of_it) else ()
-        samples = read_shard(replace(shard, keys=store.keys, stored=others))
+        samples = read_shard(replace(shard, keys=store.keys, tiles=store.tiles, stored=others))
         return (s for s in samples if isinstance(s, Sample) and s.key in wanted and (s.member, s.offset) not in others)
 
     allowed = (*remembered(identity_of(store)), *named(roots))
@@ -116,7 +116,8 @@ def _found(
     refused = {name for names in out_of_reach.values() for name in names}
     for hash_content in (False, True):
         urls = {name: ledger[name]["url"] for name in left if name not in refused and name not in by_name}
-        for shard in find_again(urls, hash_content=hash_content):
+        identities = {name: ledger[name]["identity"] for name in urls}
+        for shard in find_again(urls, identities, hash_content=hash_content):
             if shard.name in left and shard.identity == ledger[shard.name]["identity"]:
                 by_name[shard.name] = shard
     return list(by_name.values()), out_of_reach

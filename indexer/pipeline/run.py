@@ -62,7 +62,10 @@ def index_by(
     hooks, start = hooks or Hooks(), time.perf_counter()
     store.require(engine.spec)
     with StoreWriter(store) as writer, recorded(store, options.command, _run_facts(options, len(shards))) as record:
-        shards = [replace(shard, keys=store.keys) for shard in under_stored_names(shards, writer.entries)]
+        shards = [
+            replace(shard, keys=store.keys, tiles=store.tiles, beside=record.beside)
+            for shard in under_stored_names(shards, writer.entries)
+        ]
         for shard in shards:
             key_prefix(shard)  # raises before any work
         plan = plan_of(shards, writer.entries, options.changed)

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from indexer.errors import StoreError, TooManyFailures
-from indexer.pipeline.records.files import MANIFEST, RunFiles, run_files
+from indexer.pipeline.records.files import MANIFEST, Beside, RunFiles, run_files
 from indexer.redact import redacted
 from indexer.store.lance_errors import writing
 from indexer.store.table import EmbeddingStore
@@ -38,6 +38,7 @@ class RunRecord:
     def __init__(self, files: RunFiles, name: str, facts: dict[str, Any]) -> None:
         self._files, self._name = files, name
         self.report: RunReport | None = None
+        self.beside = Beside(files.where, name)  # for small files that belong to the run
         self._facts = facts
         self._start = time.perf_counter()
 
@@ -130,8 +131,8 @@ def _mark_died(files: RunFiles) -> None:
 
 
 def _write(files: RunFiles, name: str, facts: dict[str, Any]) -> None:
-    files.write(name, MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    files.write(name, SUMMARY, summary(facts))
+    files.write(name, MANIFEST, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    files.write(name, SUMMARY, summary(facts).encode())
 
 
 def summary(facts: dict[str, Any]) -> str:

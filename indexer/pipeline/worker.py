@@ -112,7 +112,7 @@ def tasks(
         elif (item.member, item.offset) in job.before.stored:
             job.samples += 1
             tally.keep(item)
-        elif isinstance(item, Sample) and job.before.held(item.key, item.image):
+        elif isinstance(item, Sample) and job.before.held(item):
             job.samples += 1
             job.adopted += 1
             tally.adopt(item)
@@ -158,9 +158,15 @@ class Embedder:
     def add(self, task: Task, square: UInt8 | None = None) -> None:
         """Decode a sample and embed each batch that becomes full. `square`: its pixels where `Decoder` decoded it."""
         sample, tally = task.sample, self.tally
+        start = time.perf_counter()
+        try:
+            sample = replace(sample, image=sample.read(), late=None)
+        except PixelError as error:
+            tally.clock("decode", start)
+            self._resolve(task, [], [_failure(sample, error)], done=True)
+            return
         content = hashlib.sha256(sample.image).hexdigest()
         stored = {part_key("", name): kept for name, kept in task.job.before.known.get(content, {}).items()}
-        start = time.perf_counter()
         held: EmbeddingRow | None = None  # resolved one step late, when it is known whether it is the last part
         reused = 0
         try:
@@ -204,7 +210,9 @@ class Embedder:
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the image in the buffer's next slot. A full batch is embedded, which is not counted as decode time."""
-        light = replace(task, sample=replace(task.sample, image=b""))  # a batch of large files would fill the memory
+        light = replace(
+            task, sample=replace(task.sample, image=b"", late=None)
+        )  # a batch of large files would fill the memory
         self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
             return start
@@ -236,7 +244,9 @@ class Embedder:
 
 def _row(sample: Sample, content: str, part: Part) -> EmbeddingRow:
     place = Place(sample.shard, sample.member, sample.offset, sample.nbytes, sample.suffix, part.name)
-    return EmbeddingRow(part_key(sample.key, part.name), place, content, sample.metadata, part.facts)
+    return EmbeddingRow(
+        part_key(sample.key, part.name), place, content, sample.metadata, {**sample.facts, **part.facts}
+    )
 
 
 def _failure(sample: Sample, error: PixelError, stage: Stage = "decode") -> Failure:

@@ -74,7 +74,7 @@ def search_shards(
         pq.ParquetWriter(partial, schema) as writer,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        samples = _samples(replace(shard, keys=view.keys) for shard in shards)
+        samples = _samples(replace(shard, keys=view.keys, tiles=view.tiles) for shard in shards)
         decode = _Decoder(searcher.encoder.spec.pixels, options.exclude_same)
         while chunk := list(islice(samples, CHUNK)):
             queries = list(pool.map(decode, chunk))
@@ -108,7 +108,7 @@ class _Decoder:
         if isinstance(item, Failure):
             return _Query(item.shard, item.key, None, error=f"{item.reason}: {item.detail}")
         try:
-            (picture,) = decode(item.image, item.suffix, self.spec, frames="middle")
+            (picture,) = decode(item.read(), item.suffix, self.spec, frames="middle")
         except PixelError as error:
             return _Query(item.shard, item.key, None, error=str(error))
         own = item.metadata.get(self.column) if self.column else None

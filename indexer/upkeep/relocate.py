@@ -129,7 +129,7 @@ def _identities(
     out: dict[str, tuple[str, bool]] = {}
     olds = {new: entries[old] for old, new in names.items()}
     for hash_content in (False, True):
-        for shard in _found({names[name]: url for name, url in urls.items()}, hash_content=hash_content):
+        for shard in _found({names[name]: url for name, url in urls.items()}, olds, hash_content=hash_content):
             old = olds.get(shard.name)
             if old is None:
                 continue
@@ -150,7 +150,7 @@ def _hashed(old: LedgerEntry, name: str, found: Mapping[str, tuple[str, bool]]) 
     return old.identity.startswith("sha256:") or ("#" in name and found.get(name, ("", False))[0] != old.identity)
 
 
-def _found(urls: Mapping[str, str], *, hash_content: bool) -> Iterator[Shard]:
+def _found(urls: Mapping[str, str], olds: Mapping[str, LedgerEntry], *, hash_content: bool) -> Iterator[Shard]:
     """The shards of these names and addresses that are there."""
     by_url: dict[str, dict[str, str]] = {}
     for name, url in urls.items():
@@ -159,7 +159,8 @@ def _found(urls: Mapping[str, str], *, hash_content: bool) -> Iterator[Shard]:
         if not (can_be_reopened(url) if is_remote(url) else Path(url).exists()):
             continue
         try:
-            yield from find_again(named_so, hash_content=hash_content)
+            identities = {name: olds[name].identity for name in named_so}
+            yield from find_again(named_so, identities, hash_content=hash_content)
         except InputError:  # an empty folder, or one that holds something else: its shards are missing
             if is_remote(url):
                 raise

@@ -107,8 +107,10 @@ def test_every_file_that_is_passed_over_is_counted_by_its_reason(tmp_path):
 
 
 def test_a_folder_of_nothing_to_read_says_what_it_holds(tmp_path):
-    write(tmp_path, ["x.svs", "y.svs"])
-    with pytest.raises(ShardNotFound, match=r"neither image nor shard, 2: x\.svs, y\.svs"):
+    write(tmp_path, ["x.raw", "y.raw", "z.ndpi"])
+    with pytest.raises(
+        ShardNotFound, match=r"neither image nor shard, 2: x\.raw, y\.raw; whole slide, .*--tile 256 --mpp 0\.5, 1: z"
+    ):
         find_shards([str(tmp_path)])
 
 

@@ -8,11 +8,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset
 
 from indexer.errors import PixelError
-from indexer.pixels import open_image
+from indexer.pixels import decode, decode_part, open_image
 from indexer.types import PixelSpec, part_key, part_order
 from tests.pictures import deep, dicom, dicom_file, encoded, scene, tiff
 
@@ -193,3 +194,24 @@ def test_pages_know_their_number_in_the_file_and_reduced_copies_are_no_parts():
 def test_a_file_without_any_part_is_refused():
     with pytest.raises(PixelError):
         names(tiff(deep(16, 16), subfiletype=1), "tif")
+
+
+@pytest.mark.parametrize("marked", ["by Aperio's words", "by NewSubfileType", "in no way"])
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "jpeg"])
+def test_of_a_slides_pages_only_the_slide_itself_is_an_image_whatever_its_compression(compression, marked):
+    whole = scene(256, 320)
+    pages = [whole, np.ascontiguousarray(whole[::4, ::4]), np.full((90, 70, 3), (0, 0, 255), np.uint8)]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as out:
+        for number, page in enumerate(pages):
+            out.write(
+                page, tile=None if number else (64, 64), compression=compression, photometric="rgb", metadata=None,
+                subfiletype=int(number > 0 and marked == "by NewSubfileType"),
+                description=f"Aperio Image Library v11\n{number}" if marked == "by Aperio's words" else None,
+            )  # fmt: skip
+    data = buffer.getvalue()
+    (picture,) = decode(data, "tif", PixelSpec(64, 64, fit="squash"))
+    (alone,) = decode(encoded(whole, "PNG"), "png", PixelSpec(64, 64, fit="squash"))
+    assert np.abs(picture.pixels.astype(int) - alone.pixels).mean() < 4
+    again = decode_part(data, "tif", PixelSpec(64, 64, fit="squash"), picture.part.name)
+    assert np.array_equal(again.pixels, picture.pixels)

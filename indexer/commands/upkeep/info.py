@@ -40,6 +40,7 @@ def command(db: str, table: str | None, as_json: bool) -> None:
                 "version": store.version,
                 "format": store.format,
                 "keys": store.keys,
+                "tiles": store.tiles or "none: rows are of whole images",
                 "identity": store.state.identity or "none yet: a table of format 1",
                 "encoder": spec.name,
                 "weights": spec.weights + (" (random: the vectors mean nothing)" if spec.random else ""),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from indexer.addresses import join
+from indexer.addresses import is_remote, join
 from indexer.disk import make_directory, replace_file
 from indexer.remote import objects
 from indexer.remote.objects import Bucket
@@ -32,12 +33,27 @@ class RunFiles(Protocol):
         """The manifest of a record; None where it is not one."""
         ...
 
-    def write(self, name: str, file: str, text: str) -> None: ...
+    def write(self, name: str, file: str, data: bytes) -> None: ...
 
 
 def run_files(store: EmbeddingStore) -> RunFiles:
-    address = join(store.uri, f"{store.name}.runs")
-    return InFolder(Path(address)) if store.path is not None else InBucket(address)
+    return _at(join(store.uri, f"{store.name}.runs"))
+
+
+def _at(address: str) -> RunFiles:
+    return InBucket(address) if is_remote(address) else InFolder(Path(address))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Writes small files beside one record. Picklable."""
+
+    where: str  # of RunFiles
+    name: str  # of the record
+
+    def __call__(self, file: str, data: bytes) -> None:
+        """Raises OSError."""
+        _at(self.where).write(self.name, file, data)
 
 
 class InFolder:
@@ -63,8 +79,8 @@ class InFolder:
         except OSError:
             return None
 
-    def write(self, name: str, file: str, text: str) -> None:
-        replace_file(self._folder / name / file, text)
+    def write(self, name: str, file: str, data: bytes) -> None:
+        replace_file(self._folder / name / file, data)
 
 
 class InBucket:
@@ -88,8 +104,8 @@ class InBucket:
         found = self._bucket.get(f"{name}/{MANIFEST}")
         return _record(found.data) if found else None
 
-    def write(self, name: str, file: str, text: str) -> None:
-        self._bucket.put(f"{name}/{file}", text.encode())
+    def write(self, name: str, file: str, data: bytes) -> None:
+        self._bucket.put(f"{name}/{file}", data)
 
 
 def _record(data: bytes) -> dict[str, Any] | None:

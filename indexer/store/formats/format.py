@@ -79,7 +79,8 @@ def facts_of(metadata: Mapping[bytes, bytes] | None, table: str) -> TableFacts |
         texts = {name: str(parsed.get(name, "")) for name in ("identity", "package", "fingerprint")}
         at = int(parsed.get("migrated_at", 0))
         own = {name: parsed.get(name) for name in ("encoder", "keys", "tiles")}
-        facts = TableFacts(**texts, **own, format=int(parsed["format"]), migrated_at=at)
+        named: dict[str, Any] = {**texts, **own}
+        facts = TableFacts(int(parsed["format"]), migrated_at=at, **named)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(f"the metadata of table {table} is damaged. Restore the table from a backup.") from error
     if facts.format > FORMAT:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.errors import PixelError
 from indexer.store.table import EmbeddingStore
 from indexer.store.writing.keys import Digests, TableKeys, digests_of, spots_of
-from indexer.types import sample_key
+from indexer.types import Sample, sample_key
 
 _BATCH_ROWS = 65_536
 
@@ -32,14 +33,18 @@ class HeldElsewhere:
         self._digests: Digests | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, key: str, image: bytes) -> bool:
+    def __call__(self, sample: Sample) -> bool:
         """Whether a row of another shard has this sample's key and bytes: any part of the image will do."""
         with self._lock:
             if self._digests is None:
-                if not self._keys.may_have(key):
+                if not self._keys.may_have(sample.key):
                     return False  # also where only later parts have rows: the commit adopts those
                 self._digests = self._read()
-        asked = digests_of([(key, hashlib.sha256(image).hexdigest())])
+        try:
+            content = hashlib.sha256(sample.read()).hexdigest()
+        except PixelError:
+            return False  # decoding it reports the failure
+        asked = digests_of([(sample.key, content)])
         return bool(len(spots_of(self._digests, asked)[0]))
 
     def _read(self) -> Digests:

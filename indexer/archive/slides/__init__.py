@@ -1,0 +1,1 @@
+"""Whole slides as shards, whose tiles are samples."""
