@@ -180,7 +180,7 @@ def command(
     if tiles is None:
         found = find_shards(sources[:-1], hash_content=hash_content, tables=tables)
     else:
-        found = find_slides(sources[:-1], SlideOptions(coords, mpp_of), hash_content=hash_content)
+        found = find_slides(sources[:-1], SlideOptions(tiles, coords, mpp_of), hash_content=hash_content)
     for note in found.notes:
         say(f"note: {note}", err=True)
     from indexer.encoders import load, precision_check

@@ -101,7 +101,7 @@ def _decode(samples: Sequence[Sample], encoder: Encoder, images: int, reasons: C
             if sample is None or room <= 0:
                 return
             try:
-                found = [p.pixels for p in islice(decode(sample.image, sample.suffix, spec), room)]
+                found = [p.pixels for p in islice(decode(sample.read(), sample.suffix, spec), room)]
             except PixelError as error:
                 with lock:
                     reasons[error.reason] += 1
@@ -118,7 +118,7 @@ def _first_of_each_kind(samples: Sequence[Sample], encoder: Encoder) -> None:
     """Imports libraries and starts decoder processes before anything is timed."""
     for sample in {sample.suffix: sample for sample in samples}.values():
         try:
-            next(decode(sample.image, sample.suffix, encoder.spec.pixels), None)
+            next(decode(sample.read(), sample.suffix, encoder.spec.pixels), None)
         except PixelError:
             continue  # the timed run counts its failure
 

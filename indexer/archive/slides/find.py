@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from indexer.addresses import is_remote, plain
@@ -26,7 +26,7 @@ from indexer.archive.walk import walk
 from indexer.errors import InputError, PixelError, ShardNotFound
 from indexer.slides.coordinates import file_of
 from indexer.slides.process import require_reader, slide_facts
-from indexer.types import Shard
+from indexer.types import Shard, TileRule
 
 SUFFIXES = (*FORMATS, ".tif", ".tiff", ".dcm")
 MIRAX, DICOM = ".mrxs", ".dcm"
@@ -36,6 +36,7 @@ MIRAX, DICOM = ".mrxs", ".dcm"
 class SlideOptions:
     """What is given for all slides of a run; "" where it is not."""
 
+    tiles: TileRule | None = None  # None: whatever the table's rule is
     coords: str = ""  # an HDF5 file of coordinates, or a folder of them
     mpp_of: str = ""  # a CSV file with the columns slide and mpp
 
@@ -78,7 +79,8 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
         raise InputError(f"--coords {coords} is one file, for one slide, and {len(shards)} are named. Name its folder.")
     if not shards:
         raise ShardNotFound(f"no slide under {', '.join(sources)}. {'; '.join(notes)}".strip())
-    return Sources(tuple(shards.values()), tuple(dict.fromkeys(notes)))
+    found = tuple(replace(shard, tiles=options.tiles) for shard in shards.values())
+    return Sources(found, tuple(dict.fromkeys(notes)))
 
 
 def slide_again(name: str, url: str, identity: str, *, hash_content: bool) -> Shard:
@@ -97,7 +99,8 @@ def _shard(
 ) -> Shard:
     row = rows.of(source.key) if rows else {}
     identity = slide_identity(path, source, row, others, hash_content=hash_content)
-    return Shard(path, slide_name(path, source.key), identity, KIND)
+    beside_it = tuple(beside(path, name) for name in (source.coords, source.csv) if name)
+    return Shard(path, slide_name(path, source.key), identity, KIND, roots=beside_it)
 
 
 def _existing(given: str, flag: str) -> Path:

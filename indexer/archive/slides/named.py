@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from indexer.addresses import identity
-from indexer.types import Shard
 
 KIND = "slides"
 MARK = "#slide="
@@ -97,11 +96,3 @@ def beside(path: str, relative: str) -> str:
 def relative_to(path: str, file: Path) -> str:
     """The inverse of `beside`, so that both may move together."""
     return os.path.relpath(file.resolve(), Path(path).parent)
-
-
-def slide_addresses(shard: Shard) -> list[str]:
-    """The addresses of the files beside a slide from which its rows are made."""
-    if not is_slide(shard.name):
-        return []
-    source = source_in(shard.name, shard.identity)
-    return [beside(shard.url, name) for name in (source.coords, source.csv) if name]

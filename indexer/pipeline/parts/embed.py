@@ -55,7 +55,7 @@ def index_part(
     start = time.perf_counter()
     store.require(engine.spec)
     entries, place = entries_of(store), pending_place(store)
-    shards = [replace(shard, keys=store.keys) for shard in under_stored_names(shards, entries)]
+    shards = [replace(shard, keys=store.keys, tiles=store.tiles) for shard in under_stored_names(shards, entries)]
     own = dealt(shards, which.part)
     for shard in own:
         key_prefix(shard)  # raises before any work

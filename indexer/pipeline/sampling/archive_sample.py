@@ -26,7 +26,7 @@ def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> UI
     pictures: list[UInt8] = []
     for sample in samples:
         try:
-            pictures += [part.pixels for part in islice(decode(sample.image, sample.suffix, spec), PARTS)]
+            pictures += [part.pixels for part in islice(decode(sample.read(), sample.suffix, spec), PARTS)]
         except PixelError as error:
             reasons[error.reason] += 1
         if len(pictures) >= images:
