@@ -79,8 +79,8 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
         raise InputError(f"--coords {coords} is one file, for one slide, and {len(shards)} are named. Name its folder.")
     if not shards:
         raise ShardNotFound(f"no slide under {', '.join(sources)}. {'; '.join(notes)}".strip())
-    found = tuple(replace(shard, tiles=options.tiles) for shard in shards.values())
-    return Sources(found, tuple(dict.fromkeys(notes)))
+    slides = tuple(replace(shard, tiles=options.tiles) for shard in shards.values())
+    return Sources(slides, tuple(dict.fromkeys(notes)))
 
 
 def slide_again(name: str, url: str, identity: str, *, hash_content: bool) -> Shard:
