@@ -78,7 +78,8 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
     if coords and not coords.is_dir() and len(shards) > 1:
         raise InputError(f"--coords {coords} is one file, for one slide, and {len(shards)} are named. Name its folder.")
     if not shards:
-        raise ShardNotFound(f"no slide under {', '.join(sources)}. {'; '.join(notes)}".strip())
+        left_out = f" Passed over: {'; '.join(notes)}." if notes else ""
+        raise ShardNotFound(f"no slide under {', '.join(sources)}.{left_out} Name a folder of slides.")
     slides = tuple(replace(shard, tiles=options.tiles) for shard in shards.values())
     return Sources(slides, tuple(dict.fromkeys(notes)))
 
@@ -113,7 +114,9 @@ def _existing(given: str, flag: str) -> Path:
 def _roots(source: str) -> list[Path]:
     source = plain(source)
     if is_remote(source):
-        raise InputError(f"{source}: slides are read from a local disk or a mounted folder. Download them first.")
+        raise InputError(
+            f"{source}: slides are read from a local disk or a mounted folder. Download it, and name the file."
+        )
     if Path(source).exists():
         return [Path(source)]
     found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []  # noqa: PTH207 - absolute ones
