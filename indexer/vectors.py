@@ -6,7 +6,9 @@ import threading
 
 import numpy as np
 
-from indexer.types import Bool, Float16, Float32
+from indexer.types import Bool, Float16, Float32, Float64
+
+SpreadFacts = tuple[Float64, int]  # sum of the vectors (dim,), their number
 
 
 class Spread:
@@ -23,6 +25,16 @@ class Spread:
         with self._lock:
             self._sum += vectors.sum(axis=0, dtype=np.float64)
             self._n += len(vectors)
+
+    def facts(self) -> SpreadFacts:
+        with self._lock:
+            return self._sum.copy(), self._n
+
+    def merge(self, facts: SpreadFacts) -> None:
+        """Add the vectors of another one."""
+        with self._lock:
+            self._sum += facts[0]
+            self._n += facts[1]
 
     def mean_cosine(self) -> float | None:
         """Mean over all pairs of different rows; None for fewer than two rows."""

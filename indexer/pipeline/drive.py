@@ -189,7 +189,7 @@ def _drive(
     def advance() -> None:
         done = totals.done + totals.partial
         images = tally.resolved + tally.kept + tally.adopted
-        hooks.progress.advance(meter.steps(), shards=done, images=images, failed=tally.failed)
+        hooks.progress.advance(meter.steps(), shards=done, images=images, failed=tally.failed, **engine.counts())
 
     with hooks.progress.stage(f"embedding {len(plan)} {plural('shard', len(plan))}", meter.total):
         for result in engine.results(plan, lookup):

@@ -6,14 +6,27 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from indexer.archive.samples import is_dicom
 from indexer.types import Failure, Sample, UInt8
-from indexer.vectors import Spread
+from indexer.vectors import Spread, SpreadFacts
 
 MOST_FLAGS = 50  # that are counted apart
 DICOM_SUFFIXES = ("dcm", "dicom")
 SAMPLE_PICTURES = 16  # decoded images kept for the precision check
+
+
+@dataclass(frozen=True)
+class TallyFacts:
+    """A tally of another process."""
+
+    busy: dict[str, float]
+    flags: Counter[str]
+    headers_unread: int
+    kept: int
+    adopted: int
+    spread: SpreadFacts
 
 
 class Tally:
@@ -31,6 +44,23 @@ class Tally:
         self.spread = Spread(dim)
         self.sample_pictures: list[UInt8] = []
         self._lock = threading.Lock()
+
+    def facts(self) -> TallyFacts:
+        """What `merge` of another process's tally takes; not the rows and failures, which it counts itself."""
+        with self._lock:
+            return TallyFacts(
+                dict(self.busy), Counter(self.flags), self.headers_unread, self.kept, self.adopted, self.spread.facts()
+            )
+
+    def merge(self, facts: TallyFacts) -> None:
+        with self._lock:
+            for stage, seconds in facts.busy.items():
+                self.busy[stage] += seconds
+            self.flags.update(facts.flags)
+            self.headers_unread += facts.headers_unread
+            self.kept += facts.kept
+            self.adopted += facts.adopted
+        self.spread.merge(facts.spread)
 
     def clock(self, stage: str, start: float) -> None:
         """Add the time since `start` (of time.perf_counter) to a stage."""

@@ -34,6 +34,10 @@ class Engine(Protocol):
         """The settled samples of the shards in progress, as parts: for a stop, or for a shard that takes long."""
         ...
 
+    def counts(self) -> dict[str, int]:
+        """What the progress shows beside shards and images."""
+        ...
+
     @property
     def decoder_difference(self) -> float | None:
         """Of a GPU's JPEG decoder to the workers' own, in grey levels; None where that is not known."""

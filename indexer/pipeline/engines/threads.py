@@ -60,6 +60,9 @@ class Threads:
         self._left -= sum(not part.more for part in parts)  # a shard may end here, while one before it takes long
         return parts
 
+    def counts(self) -> dict[str, int]:
+        return {}
+
     @property
     def decoder_difference(self) -> float | None:
         return self.decoder.difference if self.decoder else None

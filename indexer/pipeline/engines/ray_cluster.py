@@ -1,0 +1,131 @@
+"""The calls to Ray: an existing cluster or one of this machine alone, its actors and their answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import EncoderError, InputError
+from indexer.pipeline.engines.ray_worker import ShardWorker, WorkerOptions
+
+LOCAL = "local"
+STORE_BYTES = 256 << 20  # of a local cluster's object store, for each worker
+ROOM_SECONDS = 120.0  # for the cluster to make room for the first worker
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where the actors run, how many there are, and what each takes."""
+
+    address: str = ""  # "": RAY_ADDRESS, or a cluster of this machine alone
+    workers: int | None = None  # None: one for each core, or for each share of the GPUs
+    gpus: float = 0.0  # of each
+
+
+@dataclass(frozen=True)
+class Died:
+    """In place of an answer."""
+
+    cause: str
+    itself: bool = True  # rather than the way to it: then its shard may be the cause
+
+
+class Cluster:
+    """An open connection to Ray."""
+
+    def __init__(self, ray: Any, options: ClusterOptions, worker: WorkerOptions) -> None:
+        self._ray = ray
+        have = ray.cluster_resources()
+        most = have.get("GPU", 0) / options.gpus if options.gpus else have.get("CPU", 1)
+        self._room = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
+        self.workers = options.workers or max(1, int(most))
+        self._kind = ray.remote(num_cpus=1, num_gpus=options.gpus, max_restarts=0, max_task_retries=0)(ShardWorker)
+        self._worker = worker
+
+    def actor(self) -> Any:
+        return self._kind.remote(self._worker)
+
+    def kill(self, actor: Any) -> None:
+        self._ray.kill(actor)
+
+    def ready(self, answers: Sequence[Any], seconds: float) -> set[Any]:
+        """Which of these are there, once one is, within that time."""
+        if not answers:
+            return set()
+        first, _ = self._ray.wait(list(answers), num_returns=1, timeout=seconds)
+        if not first:
+            return set()
+        return set(self._ray.wait(list(answers), num_returns=len(answers), timeout=0)[0])
+
+    def answer(self, answer: Any) -> Any:
+        """An actor's answer, or how it died. Raises the error that the actor raised."""
+        from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
+
+        try:
+            return self._ray.get(answer)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            return Died(_line(error), isinstance(error, (ActorDiedError, OutOfMemoryError)))
+
+    def require_room(self, seconds: float) -> None:
+        """Raise EncoderError where the cluster has made no room for a worker for too long."""
+        if seconds > ROOM_SECONDS:
+            raise EncoderError(
+                f"the Ray cluster ({self._room}) has started no worker for {ROOM_SECONDS:g} seconds. Wait until it "
+                "has room, or ask for less: --gpus-per-worker."
+            )
+
+
+@contextmanager
+def connected(options: ClusterOptions, worker: WorkerOptions) -> Iterator[Cluster]:
+    """Raises InputError without the extra, or where no cluster answers at the address."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    address = options.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--engine ray needs the extra ray. Run pip install 'embedding-indexer[ray]'.") from error
+    known: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    with ExitStack() as stack:
+        if address == LOCAL:
+            stack.enter_context(_own_token())
+            workers = options.workers or len(os.sched_getaffinity(0))
+            known |= {"num_cpus": workers, "object_store_memory": STORE_BYTES * workers, "include_dashboard": False}
+        try:
+            ray.init(**known)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."
+            ) from error
+        stack.callback(ray.shutdown)
+        yield Cluster(ray, options, worker)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """For a cluster of this machine alone: no other user's process may give it work, though Ray's ports are open."""
+    with tempfile.TemporaryDirectory(prefix="indexer-ray-") as folder:
+        path = Path(folder) / "token"
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+        before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    useful = [line for line in lines if "Worker exit type" in line or "died" in line or "memory" in line.lower()]
+    return (useful or lines or [type(error).__name__])[-1][:300].rstrip(".")
