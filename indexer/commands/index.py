@@ -5,20 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.commands.cluster.ways import once_free, part_options, print_part, require_fitting
+from indexer.commands.cluster.ways import (
+    checked,
+    engine_of,
+    made_encoder,
+    once_free,
+    print_part,
+    require_fitting,
+    way_options,
+    ways_of,
+)  # fmt: skip
 from indexer.options import counted, device_option, emit, frames_option, json_option, say, slide_options, table_options
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from indexer.archive.tables.named import TableOptions
     from indexer.encoders.encoder import LoadedEncoder
     from indexer.store.table import EmbeddingStore
-    from indexer.types import EncoderSpec, RunReport, TileRule
+    from indexer.types import EncoderSpec, RunReport, Shard, TileRule
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 
@@ -89,7 +101,11 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     "Default: the table's; 0 for a new one.",
 )
 @click.option("--hash-content", is_flag=True, help="Detect changed shards by their bytes, not by size and time.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode and embed. Default: one a core.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Threads that decode and embed, or actors of --engine ray. Default: one a core.",
+)
 @click.option(
     "--max-failures",
     type=click.FloatRange(0, 1),
@@ -105,7 +121,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     metavar="N",
     help="Commit once N rows are embedded. Fewer: a crash loses less, a run takes longer.",
 )
-@part_options
+@way_options
 @table_options
 @slide_options
 @json_option
@@ -136,6 +152,9 @@ def command(
     commit_rows: int,
     part: str | None,
     no_commit: bool,
+    engine_name: str,
+    address: str,
+    gpus: float,
     image_column: str,
     key_column: str,
     image_root: str,
@@ -147,7 +166,7 @@ def command(
     coords: str,
     as_json: bool,
 ) -> None:
-    """Embed SHARDS into the table of database DB, each readable image once.
+    r"""Embed SHARDS into the table of database DB, each readable image once.
 
     SHARDS: folders of images, tar (also .gz, .bz2, .xz, .zst), zip, Parquet or .npz files, CSV files that list images
     (--image-column), folders of archives, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). After a
@@ -159,6 +178,15 @@ def command(
     Whole slides (--tile 256 --mpp 0.5): each tile with tissue is a row with the key SLIDE#x,y and the columns slide,
     part_x and part_y (of level 0), part_level, part_mpp, part_tissue, and those of slides.csv in the folder, which
     names the slides in its column slide.
+
+    Several machines: --part I/N needs no other program; each part embeds its share and commits in turn. --engine ray
+    uses a Ray cluster, for which this process commits. On Slurm, in one job, and on Kubernetes as a KubeRay RayJob:
+
+    \b
+      srun -N1 -n1 -w $HEAD ray start --head --port=6379 --block &
+      srun -N$((N-1)) -x $HEAD ray start --address=$HEAD:6379 --block &
+      indexer index SHARDS DB --engine ray --address $HEAD:6379
+      entrypoint: indexer index SHARDS s3://bucket/db --engine ray --address auto --gpus-per-worker 1
     """
     tiles = _tile_rule(
         tile, mpp, {"tissue": tissue, "saturation": saturation}, {"--mpp-of": mpp_of, "--coords": coords}
@@ -167,14 +195,15 @@ def command(
         raise click.UsageError("--seed draws random weights: give it with --weights random")
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
-    require_fitting(part=part, no_commit=no_commit, gone=gone)
+    require_fitting(
+        part=part, no_commit=no_commit, gone=gone, engine=engine_name, address=address, gpus=gpus, precision=precision
+    )
     from indexer.archive.shards import find_shards
     from indexer.archive.slides.find import SlideOptions, find_slides
-    from indexer.pipeline.parts.dealt import PartOptions, part_of
     from indexer.pixels.window import parse_window
 
     parse_window(window)  # raises for a typing error, before a table is created
-    which = PartOptions(part_of(part), not no_commit) if part is not None else None
+    ways = ways_of(part, no_commit=no_commit, ray=engine_name == "ray", address=address, gpus=gpus)
     tables = asked_of_tables(image_column, key_column, image_root)
     # Before slow imports: a typing error is reported at once
     if tiles is None:
@@ -183,49 +212,37 @@ def command(
         found = find_slides(sources[:-1], SlideOptions(tiles, coords, mpp_of), hash_content=hash_content)
     for note in found.notes:
         say(f"note: {note}", err=True)
-    from indexer.encoders import load, precision_check
-    from indexer.encoders.loading import described
     from indexer.pipeline.drive import Hooks
     from indexer.pipeline.parts.embed import index_part
-    from indexer.pipeline.run import index, threads_for
-    from indexer.pipeline.sampling.int8_encoder import int8_encoder
+    from indexer.pipeline.run import index_by
     from indexer.progress.terminal import Terminal
 
     if weights == "random":
         weights = f"random:{seed or 0}"
-    encoder: LoadedEncoder
-    if precision == "int8":
-        definition, spec = described(
-            name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder
-        )
-        spec = replace(spec, pixels=replace(spec.pixels, plane=plane))
-        whole = found.shards if which is None else None  # parts must not each calibrate an encoder of their own
-        encoder = int8_encoder(definition, spec, whole, sources[-1], table or table_name(spec.name), _note)
-    else:
-        encoder = load(
-            name, weights=weights, precision=precision, device=device, fit=fit, window=window, decoder=decoder,
-            compiled=not no_compile,
-        ).in_plane(plane)  # fmt: skip
-    place = (sources[-1], table or table_name(encoder.spec.name), encoder.spec, (split, prefix), tiles)
-    store = once_free(lambda: _store(*place), part=which is not None)
-    if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
-        say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
-    if no_compile and encoder.device == "cpu":
-        say("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
     options = RunOptions(
         frames=frames, changed=changed, gone=gone, workers=workers, max_failures=max_failures, commit_rows=commit_rows,
         command=command_line(),
     )  # fmt: skip
-    exact = precision == "fp32" and encoder.spec.backend == "torch"
-    check = None if exact else lambda pictures: precision_check(encoder, pictures)
+    kind = {
+        "weights": weights, "precision": precision, "device": device, "fit": fit, "window": window, "decoder": decoder,
+    }  # fmt: skip
+    make = partial(made_encoder, plane, name, compiled=not no_compile, **kind)
+    # parts must not each calibrate an encoder of their own
+    int8 = partial(_int8, plane, name, kind, found.shards if part is None else None, sources[-1], table)
     folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
-    hooks = Hooks(Terminal(), check)
-    if which is not None:
-        engine = threads_for(encoder, options)
-        report, committed = index_part(engine, found.shards, store, options, which, hooks)
-        print_part(report, committed, report_text, as_json=as_json)
-        ctx.exit(exit_code(report, max_failures) or int(committed is not None and not committed.whole))
-    report = index(found.shards, store, encoder, options, hooks, folders=folders)
+    with engine_of(ways, int8 if precision == "int8" else make, options) as engine:
+        place = (sources[-1], table or table_name(engine.spec.name), engine.spec, (split, prefix), tiles)
+        store = once_free(lambda: _store(*place), part=ways.part is not None)
+        if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
+            say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
+        if no_compile and engine.device == "cpu":
+            say("note: --no-compile changes nothing here: nothing is compiled on a CPU", err=True)
+        hooks = Hooks(Terminal(), checked(engine))
+        if ways.part is not None:
+            report, committed = index_part(engine, found.shards, store, options, ways.part, hooks)
+            print_part(report, committed, report_text, as_json=as_json)
+            ctx.exit(exit_code(report, max_failures) or int(committed is not None and not committed.whole))
+        report = index_by(engine, found.shards, store, options, hooks, folders=folders)
     print_report(report, as_json=as_json)
     ctx.exit(exit_code(report, max_failures))
 
@@ -235,6 +252,18 @@ def exit_code(report: RunReport, max_failures: float) -> int:
     from indexer.pipeline.drive import too_many
 
     return 130 if report.interrupted else int(report.shards_partial > 0 or too_many(report, max_failures))
+
+
+def _int8(
+    plane: str, name: str, kind: dict[str, Any], shards: Sequence[Shard] | None, database: str, table: str | None
+) -> LoadedEncoder:
+    """The int8 encoder of the table, calibrated on `shards` for a new one."""
+    from indexer.encoders.loading import described
+    from indexer.pipeline.sampling.int8_encoder import int8_encoder
+
+    definition, spec = described(name, **kind)
+    spec = replace(spec, pixels=replace(spec.pixels, plane=plane))
+    return int8_encoder(definition, spec, shards, database, table or table_name(spec.name), _note)
 
 
 def _note(line: str) -> None:

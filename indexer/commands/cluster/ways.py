@@ -1,10 +1,11 @@
-"""The ways in which `indexer index` spreads its work: this process alone, or one of several parts."""
+"""The ways in which `indexer index` spreads its work: this process alone, one of several parts, or a Ray cluster."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,35 +15,116 @@ from indexer.errors import StoreLocked
 from indexer.options import counted, emit, say
 
 if TYPE_CHECKING:
+    from indexer.encoders.encoder import LoadedEncoder
+    from indexer.pipeline.engines.engine import Engine
+    from indexer.pipeline.engines.ray_cluster import ClusterOptions
+    from indexer.pipeline.options import RunOptions
     from indexer.pipeline.parts.commit import CommitReport
-    from indexer.types import RunReport
+    from indexer.pipeline.parts.dealt import PartOptions
+    from indexer.types import RunReport, UInt8
 
 CREATED_SECONDS = 60.0  # for another part to create the table
 LOOK_SECONDS = 0.2
 Made = TypeVar("Made")
 
 
-def part_options(command: Any) -> Any:
-    """The options --part and --no-commit."""
+@dataclass(frozen=True)
+class Ways:
+    """What was asked for: at most one of the two."""
+
+    part: PartOptions | None
+    ray: ClusterOptions | None
+
+
+def way_options(command: Any) -> Any:
+    """The options --part, --no-commit, --engine, --address and --gpus-per-worker."""
     for option in (
+        click.option(
+            "--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, metavar="G",
+            help="GPUs of each actor of --engine ray, 0.5 for two on one.",
+        ),
+        click.option(
+            "--address", default="", metavar="ADDR",
+            help="Head of an existing Ray cluster. Default: RAY_ADDRESS, or a cluster of this machine alone.",
+        ),
+        click.option(
+            "--engine", "engine_name", type=click.Choice(["threads", "ray"]), default="threads", show_default=True,
+            help="Who embeds: threads of this process, or actors of a Ray cluster (extra ray), for which this process "
+            "commits. Every node must reach SHARDS under the same names.",
+        ),
         click.option("--no-commit", is_flag=True, help="With --part: leave the rows to `indexer commit DB`."),
         click.option(
-            "--part",
-            metavar="I/N",
+            "--part", metavar="I/N",
             help="Do the I-th of N parts, counted from 0, as in --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT "
             "or --part $JOB_COMPLETION_INDEX/16. Start each part by itself, on any machine that reaches SHARDS and DB.",
         ),
-    ):
+    ):  # fmt: skip
         command = option(command)
     return command
 
 
-def require_fitting(*, part: str | None, no_commit: bool, gone: str) -> None:
+def require_fitting(
+    *, part: str | None, no_commit: bool, gone: str, engine: str, address: str, gpus: float, precision: str
+) -> None:
     """Raises click.UsageError for options that do not go together."""
     if no_commit and part is None:
         raise click.UsageError("--no-commit is about parts: give it with --part I/N")
     if part is not None and gone == "drop":
         raise click.UsageError("--gone drop is about the whole archive: run it by itself, without --part")
+    if part is not None and engine == "ray":
+        raise click.UsageError("--part and --engine ray are two ways to spread the work: choose one")
+    if precision == "int8" and engine == "ray":
+        raise click.UsageError("--precision int8 keeps its network beside the table: give it without --engine ray")
+    if engine != "ray" and (address or gpus):
+        raise click.UsageError("--address and --gpus-per-worker are of a Ray cluster: give them with --engine ray")
+
+
+def ways_of(part: str | None, *, no_commit: bool, ray: bool, address: str, gpus: float) -> Ways:
+    """Raises InputError for a part that there is not."""
+    from indexer.pipeline.engines.ray_cluster import ClusterOptions
+    from indexer.pipeline.parts.dealt import PartOptions, part_of
+
+    return Ways(
+        PartOptions(part_of(part), not no_commit) if part is not None else None,
+        ClusterOptions(address, gpus=gpus) if ray else None,
+    )
+
+
+def made_encoder(plane: str, name: str, **options: Any) -> LoadedEncoder:
+    """The encoder of a run; called in each actor too."""
+    from indexer.encoders import load
+
+    return load(name, **options).in_plane(plane)
+
+
+@contextmanager
+def engine_of(ways: Ways, make: Callable[[], LoadedEncoder], options: RunOptions) -> Iterator[Engine]:
+    """The engine that was asked for, with its encoder loaded."""
+    if ways.ray is None:
+        from indexer.pipeline.run import threads_for
+
+        yield threads_for(make(), options)
+        return
+    from indexer.pipeline.engines.ray_actors import RayActors
+    from indexer.pipeline.engines.ray_cluster import connected
+    from indexer.pipeline.engines.ray_worker import WorkerOptions
+
+    # on CPUs an actor takes one core, as Ray counts it
+    worker = WorkerOptions(make, None if ways.ray.gpus else 1, options.frames, options.commit_rows)
+    with connected(replace(ways.ray, workers=options.workers), worker) as cluster:
+        yield RayActors(cluster)
+
+
+def checked(engine: Engine) -> Callable[[UInt8], float] | None:
+    """The check of reduced precision on a sample, where this process has the encoder."""
+    from indexer.encoders import precision_check
+    from indexer.pipeline.engines.threads import Threads
+
+    exact = engine.spec.precision == "fp32" and engine.spec.backend == "torch"
+    if exact or not isinstance(engine, Threads):
+        return None
+    encoder: Any = engine.encoder
+    return lambda pictures: precision_check(encoder, pictures)
 
 
 def once_free(create: Callable[[], Made], *, part: bool) -> Made:

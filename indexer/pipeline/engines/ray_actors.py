@@ -3,12 +3,6 @@
 Ray core actors, not Ray Data, which runs a block again without knowing what was committed of it. An actor gets the
 next shard only when it has answered, and gives a large one in parts, the next of which it makes while the driver
 commits: so the driver and Ray's object store hold at most two parts of each actor.
-
-On Slurm, in one job:  srun --ntasks=1 -w HEAD ray start --head --port=6379 --block &
-                       srun --ntasks=REST ray start --address=HEAD:6379 --block &
-                       indexer index SHARDS s3://bucket/db --engine ray --address HEAD:6379 --workers 32
-On Kubernetes: a RayJob of KubeRay whose image has this package, with
-                       entrypoint: indexer index SHARDS s3://bucket/db --engine ray --address auto --gpus-per-worker 1
 """
 
 from __future__ import annotations
@@ -68,7 +62,7 @@ class _Work:
         if self.places:
             received = SamplesOfShard(np.sort(np.concatenate(self.places)), self.planned.shard.name)
             before = replace(before, stored=Either(before.stored, received))
-        return self.planned, before
+        return replace(self.planned, shard=replace(self.planned.shard, beside=None)), before
 
     def given_up(self, cause: str) -> ShardResult:
         """The shard's last part: a failure. The next run reads the shard again."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
+import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from indexer.pipeline.engines.ray_worker import ShardWorker, WorkerOptions
 
 LOCAL = "local"
 STORE_BYTES = 256 << 20  # of a local cluster's object store, for each worker
+CONNECT_SECONDS = 10.0
 ROOM_SECONDS = 120.0  # for the cluster to make room for the first worker
 
 
@@ -71,6 +77,8 @@ class Cluster:
         try:
             return self._ray.get(answer)
         except RayTaskError as error:
+            if isinstance(error.cause, MemoryError):
+                return Died("out of memory")
             raise error.cause from error
         except RayError as error:
             return Died(_line(error), isinstance(error, (ActorDiedError, OutOfMemoryError)))
@@ -89,40 +97,56 @@ def connected(options: ClusterOptions, worker: WorkerOptions) -> Iterator[Cluste
     """Raises InputError without the extra, or where no cluster answers at the address."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     address = options.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    _require_listener(address)
+    if address == LOCAL:
+        _own_token()
     try:
         import ray
     except ImportError as error:
         raise InputError("--engine ray needs the extra ray. Run pip install 'embedding-indexer[ray]'.") from error
     known: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    with ExitStack() as stack:
-        if address == LOCAL:
-            stack.enter_context(_own_token())
-            workers = options.workers or len(os.sched_getaffinity(0))
-            known |= {"num_cpus": workers, "object_store_memory": STORE_BYTES * workers, "include_dashboard": False}
-        try:
-            ray.init(**known)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."
-            ) from error
-        stack.callback(ray.shutdown)
+    if address == LOCAL:
+        workers = options.workers or len(os.sched_getaffinity(0))
+        known |= {"num_cpus": workers, "object_store_memory": STORE_BYTES * workers, "include_dashboard": False}
+    try:
+        ray.init(**known)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."
+        ) from error
+    try:
         yield Cluster(ray, options, worker)
+    finally:
+        ray.shutdown()
 
 
-@contextmanager
-def _own_token() -> Iterator[None]:
-    """For a cluster of this machine alone: no other user's process may give it work, though Ray's ports are open."""
-    with tempfile.TemporaryDirectory(prefix="indexer-ray-") as folder:
-        path = Path(folder) / "token"
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
-        before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
-        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)})
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+def _require_listener(address: str) -> None:
+    """Raise InputError where nothing listens at HOST:PORT: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()) or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."
+        ) from error
+
+
+@cache
+def _own_token() -> None:
+    """For a cluster of this machine alone: no other user's process may give it work, though Ray's ports are open.
+
+    Ray reads the token when it is imported, and once.
+    """
+    if "ray" in sys.modules or {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    folder = tempfile.mkdtemp(prefix="indexer-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)})
 
 
 def _line(error: BaseException) -> str:
