@@ -10,6 +10,7 @@ COMMANDS = {
     "list": "List an archive into a manifest, a source for index.",
     "index": "Embed shards into a table, each image once.",
     "commit": "Add what the parts of a run left beside a table.",
+    "merge": "Add other databases' rows, each shard once; no image is read.",
     "search": "Find the images most like a query image, key, text or vector.",
     "serve": "The search page and the HTTP API, on this machine.",
     "build-ann": "Build or refresh the FAISS index of a table.",
@@ -38,7 +39,7 @@ group = LazyGroup(
     version=version_words,
     folders={
         **dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
-        "commit": "cluster",
+        **dict.fromkeys(("commit", "merge"), "cluster"),
     },
     elsewhere={"serve": "indexer.serve.command"},  # an application, which stands above the commands
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",

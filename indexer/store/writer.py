@@ -116,16 +116,17 @@ class StoreWriter:
         """The ledger, by shard name."""
         return self._ledger.entries
 
-    def commit(self, results: Sequence[ShardResult]) -> Committed:
+    def commit(self, results: Sequence[ShardResult], labels: CarriedLabels | None = None) -> Committed:
         """Write a group of shards, or parts of shards. Rows whose key the table already holds become failures.
 
         A part with `more` leaves its shard begun; a part without it completes the shard, with counts taken from the
-        tables. A begun shard is continued without `replaces`, and started again with it.
+        tables. A begun shard is continued without `replaces`, and started again with it. `labels` are of rows among
+        `results`, in columns that the table has.
         """
         with self._unless_failed():
-            return self._commit(results)
+            return self._commit(results, labels or CarriedLabels())
 
-    def _commit(self, results: Sequence[ShardResult]) -> Committed:
+    def _commit(self, results: Sequence[ShardResult], more_labels: CarriedLabels) -> Committed:
         first = {r.shard.name: r for r in reversed(results) if r.shard.name not in self._begun.open}
         plain = self._begun.begin(list(first.values()))
         unique = self._keys.without_duplicates(results)
@@ -139,6 +140,7 @@ class StoreWriter:
         if self._failures.append(failures) or changed:
             self._sync("failures.lance")
         labels = [self._begun.open[r.shard.name] for r in results if r.shard.name in self._begun.open]
+        labels.append(more_labels)
         rows, skipped, kept = self._append_rows([b for own in batches for b in own], labels)
         done = self._complete(results, batches, failures)
         return Committed(
@@ -169,6 +171,17 @@ class StoreWriter:
             self._ledger.put(recounted(entries, held, self._failures.counts, self.store.version))
             self._sync("shards.lance")
             return Committed(rows, len(others), (*failed, *others), skipped, adopted=unique.adopted.total())
+
+    def add_columns(self, fields: Sequence[pa.Field]) -> list[str]:
+        """Add columns of nulls; returns their names."""
+        if fields:
+            with self._unless_failed():
+                dataset = self.store._dataset
+                with committing(dataset):
+                    dataset.add_columns(pa.schema(fields))
+                self._sync("lance")
+                self.store.refresh()
+        return [field.name for field in fields]
 
     def expect(self, shards: Collection[str], replaced: Collection[str]) -> None:
         """The shards that a run is going to commit, and those of them whose stored rows will be deleted."""

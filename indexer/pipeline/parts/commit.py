@@ -53,7 +53,7 @@ def commit_pending(writer: StoreWriter, place: PendingPlace, progress: Progress,
                     replaces = _due(pending, writer.entries.get(pending.result.shard.name), report)
                     if replaces is not None:
                         parts = pending.parts(file, rows)
-                        group.add(name, _marked(_without_deleted(parts, writer), replaces=replaces), rows)
+                        group.add(name, _marked(without_deleted(parts, writer), replaces=replaces), rows)
                     else:
                         group.over.append(name)
             except FileNotFoundError:  # another committer was here before this one had the lease
@@ -135,7 +135,7 @@ def _marked(parts: Iterator[ShardResult], *, replaces: bool) -> Iterator[ShardRe
         yield replace(part, replaces=replaces and not number)
 
 
-def _without_deleted(parts: Iterator[ShardResult], writer: StoreWriter) -> Iterator[ShardResult]:
+def without_deleted(parts: Iterator[ShardResult], writer: StoreWriter) -> Iterator[ShardResult]:
     """Images that were deleted by request after they were embedded become failures, as at the next reading."""
     told: set[str] = set()
     for part in parts:
