@@ -15,6 +15,7 @@ COMMANDS = {
     "zero-shot": "Score images against stored class-text vectors, without training.",
     "compare": "The same probe on several tables: paired differences.",
     "benchmark": "A whole experiment on a public data set, from its files to one table.",
+    "plan": "Patients that an interval of a wished width takes.",
     "predict": "Apply a fitted probe to rows of a table or to new images.",
     "rerun": "Run a result again and say whether it is reproduced.",
     "report": "Draw a result as one HTML page.",

@@ -14,7 +14,7 @@ class ProbeRequest:
     """All settings that determine a result, beside the table itself."""
 
     db: str
-    probe: str  # linear | svm | svm-rbf | mlp | forest | prototype | knn | zero-shot
+    probe: str  # linear | cumulative | svm | svm-rbf | mlp | forest | prototype | knn | zero-shot
     labels: tuple[str, ...]  # one column, or several with `multilabel`
     table: str | None = None
     version: int | None = None  # of the table; None: the newest

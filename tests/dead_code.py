@@ -18,6 +18,9 @@ param  # click: the second argument of an option's callback
 traceback  # the third argument of __exit__, which Python passes by position
 
 # Read by a library, or by whoever opens the file
+_.all_patients  # of `probes plan`: printed as a table and JSON
+_.expected_width  # likewise
+_.simulated_coverage  # likewise
 _.by_residual  # faiss: whether a code is of the vector or of its distance to the centroid
 _.start_time  # rich: of a task, for the time that its column shows as elapsed
 _.SOPInstanceUID  # pydicom writes it into the file: so do all of these

@@ -196,6 +196,10 @@ ALONE = (  # wrong in a way of one command
     ("probes", "predict", RESULT, DB, "--where", "nix"),
     ("probes", "compare", DB, *LABEL, "--tables", "t,nix"),
     ("probes", "compare", DB, *LABEL, "--tables", "t"),
+    ("probes", "plan", "--prevalence", "0.2"),
+    ("probes", "linear", DB, *LABEL, "--link", "cumulative"),
+    ("probes", "linear", DB, *LABEL, "--test-db", "@other"),
+    ("probes", "linear", DB, *LABEL, "--test-where", "("),
     ("probes", "linear", DB, *LABEL, "--out", "@pictures"),
     ("probes", "knn", DB, *LABEL, "--out", RESULT),
 )

@@ -17,12 +17,23 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @class_weight_option
 @click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
+@click.option(
+    "--link", type=click.Choice(["softmax", "cumulative"]), default="softmax", show_default=True,
+    help="Of --ordinal grades: cumulative fits one direction with a cut between grades.",
+)  # fmt: skip
 @click.option("--preset", type=click.Choice(["clip"]), help="A published protocol: its scaling and search.")
-def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
+def command(*, link: str, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit a linear probe on DB's vectors, and score it on groups that it was not fitted on.
 
     Metrics have 95 % intervals from resampling whole groups, and are compared with those of the majority class.
     """
     from probes.outputs import answer
 
-    answer(make_request("linear", options), out=out, replace=replace, as_json=as_json)
+    if link == "cumulative" and not options["ordinal"]:
+        raise click.UsageError("--link cumulative is of ordered grades: add --ordinal.")
+    answer(
+        make_request("linear" if link == "softmax" else "cumulative", options),
+        out=out,
+        replace=replace,
+        as_json=as_json,
+    )

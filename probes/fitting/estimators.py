@@ -20,6 +20,7 @@ from indexer.types import Int64
 from probes.cohort.scaling import ScaledRows, TakenRows, rows_of
 from probes.cohort.truth import Truth
 from probes.compute.threads import one_thread
+from probes.fitting.cumulative import fit_cumulative
 from probes.fitting.linear import Fitted, Job, fit_linear, over_classes
 from probes.fitting.models import ABSENT, Model
 
@@ -38,7 +39,7 @@ KERNEL_ROWS = 20_000  # a kernel machine's time grows with the square of the row
 class Recipe:
     """The settings of a fit, except the penalty."""
 
-    probe: str  # linear | svm | svm-rbf | mlp | forest | prototype
+    probe: str  # linear | cumulative | svm | svm-rbf | mlp | forest | prototype
     class_weight: str | None = None  # None | "balanced"
     seed: int = 0
 
@@ -214,7 +215,21 @@ def _prototype(recipe: Recipe, x: Features, truth: Truth, value: float) -> Fitte
     return Fitted(Model("prototype", {"means": means}), True)
 
 
+def _cumulative(recipe: Recipe, x: Features, truth: Truth, c: float) -> Fitted:
+    """D34: one direction and a cut between neighbouring grades; grades without a row get probability 0."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    if truth.codes is None or not truth.ordinal:
+        raise ProbeError("a cumulative link takes ordered grades. Add --ordinal, or leave --link out.")
+    present, codes = np.unique(truth.codes, return_inverse=True)
+    weights = compute_sample_weight(recipe.class_weight, codes)
+    w, cuts, converged = fit_cumulative(x, codes, weights, c)
+    arrays = {"w": w, "cuts": cuts, "present": present.astype(np.int64), "classes": np.array([len(truth.classes)])}
+    return Fitted(Model("cumulative", arrays), converged)
+
+
 FITTERS: dict[str, Callable[[Recipe, Features, Truth, float], Fitted]] = {
+    "cumulative": _cumulative,
     "svm": _svm,
     "svm-rbf": _rbf,
     "mlp": _mlp,

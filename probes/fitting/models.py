@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth
+from probes.fitting.cumulative import log_probabilities
 from probes.fitting.votes import Vote, as_logits, nearest, votes
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -112,8 +113,18 @@ def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
     return as_logits(votes(found, base, k, vote), multilabel=multilabel)
 
 
+def _cumulative(model: Model, x: npt.NDArray[Any]) -> Float64:
+    """D34: log probabilities of ordered grades."""
+    arrays = model.arrays
+    z = np.asarray(x @ arrays["w"].astype(x.dtype), np.float64)
+    out = np.full((len(x), int(arrays["classes"][0])), ABSENT)
+    out[:, arrays["present"]] = np.maximum(log_probabilities(z, arrays["cuts"]), ABSENT)
+    return out
+
+
 LOGITS: dict[str, Callable[[Model, npt.NDArray[Any]], Float64]] = {
     "linear": _linear,
+    "cumulative": _cumulative,
     "prototype": _prototype,
     "mlp": _mlp,
     "forest": _forest,

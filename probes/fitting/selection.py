@@ -23,9 +23,22 @@ from probes.fitting.linear import Fitted, Job
 from probes.fitting.models import Model
 from probes.fitting.sweep import UNCHOSEN, Candidate, Selection, fixed, sweep_decades, sweep_halving, sweep_values
 
-PARAMETER = {"linear": "C", "svm": "C", "svm-rbf": "C", "mlp": "alpha", "forest": "leaf", "prototype": "none"}
+PARAMETER = {
+    "linear": "C",
+    "cumulative": "C",
+    "svm": "C",
+    "svm-rbf": "C",
+    "mlp": "alpha",
+    "forest": "leaf",
+    "prototype": "none",
+}
 DEFAULT = {"C": 1.0, "alpha": 1e-3, "leaf": 1.0}  # where no inner AUC is defined
-CALIBRATED = ("linear", "mlp", "forest")  # their scores are probabilities: log-loss may decide among nearly equal AUCs
+CALIBRATED = (
+    "linear",
+    "cumulative",
+    "mlp",
+    "forest",
+)  # their scores are probabilities: log-loss may decide among nearly equal AUCs
 CONSTANT = 0.025  # SD of held-out scores, in logits minus the row's mean (with two classes, half the log odds)
 SEARCHES = {"decades": sweep_decades, "halving": sweep_halving}
 SHORT_LISTS = {  # too slow for the decades of D5

@@ -87,7 +87,8 @@ REACHED = {
 }
 ELSEWHERE = {  # tested where they act
     "--multilabel", "--ordinal", "--preset", "--out", "--replace", "--json", "--review", "--coverage", "--costs",
-    "--confounder", "--test-db", "--test-table", "--test-where", "--distinct-groups", "--repeats", "--multiverse",
+    "--confounder", "--test-db", "--test-table", "--test-where", "--distinct-groups",
+    "--repeats", "--multiverse", "--link",
 }  # fmt: skip
 
 

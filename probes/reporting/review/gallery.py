@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 
 from probes.reporting.definitions import term
-from probes.reporting.page import section
+from probes.reporting.page import html_table, section
 from probes.reporting.words import number
 from probes.runs.review.record import Example, Examples
 
@@ -19,6 +19,7 @@ TITLES = {
     "prototype": "Prototypes of each class",
     "outlier": "Outliers of each class",
 }
+OF_CLASSES = ("prototype", "outlier")  # five of each class: all are shown
 TERMS = {"suspect": "suspect", "doubtful": "doubtful", "prototype": "prototype", "outlier": "outlier"}
 
 
@@ -38,16 +39,30 @@ def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
             continue
         linked = f" ({term(TERMS[kind])})" if kind in TERMS else ""
         parts.append(f"<h3>{escape(title)}{linked}</h3>")
-        if kind == "error":
+        if pictures is None:
+            parts.append(html_table(_lines(own if kind in OF_CLASSES else own[:SHOWN]), "words"))
+        elif kind == "error":
             parts += [_with_neighbours(e, pictures) for e in own[:SHOWN]]
         else:
-            shown = own if kind in ("prototype", "outlier") else own[:SHOWN]
+            shown = own if kind in OF_CLASSES else own[:SHOWN]
             drawn = "".join(_one(e, pictures) for e in shown)
             parts.append(f"<div class='hits small'>{drawn}</div>")
     return section("examples", "Images to look at", *parts)
 
 
-def _with_neighbours(example: Example, pictures: Pictures | None) -> str:
+def _lines(shown: list[Example]) -> list[list[str]]:
+    """Keys in place of pictures."""
+    scored, near = bool(shown[0].called), any(e.neighbours for e in shown)
+    head = ["key", "label", *(["called", "p"] if scored else ["cosine"])]
+    rows = [[*head, *(["nearest fitted images, with their labels"] if near else [])]]
+    for e in shown:
+        own = [escape(e.called), number(e.p_called)] if scored else [number(e.score)]
+        fitted = ", ".join(f"{escape(n.key)} <span class='ci'>({escape(n.label)})</span>" for n in e.neighbours)
+        rows.append([escape(e.key), escape(e.label), *own, *([fitted] if near else [])])
+    return rows
+
+
+def _with_neighbours(example: Example, pictures: Pictures) -> str:
     near = "".join(
         _picture(n.key, [n.label, f"cosine {number(n.cosine)}"], pictures, same=n.label == example.label)
         for n in example.neighbours
@@ -55,7 +70,7 @@ def _with_neighbours(example: Example, pictures: Pictures | None) -> str:
     return f"<div class='row small'>{_one(example, pictures, query=True)}<div class='hits'>{near}</div></div>"
 
 
-def _one(example: Example, pictures: Pictures | None, *, query: bool = False) -> str:
+def _one(example: Example, pictures: Pictures, *, query: bool = False) -> str:
     words = [f"label {example.label}"]
     if example.called:
         words.append(f"called {example.called}, p {number(example.p_called)}")
@@ -64,13 +79,9 @@ def _one(example: Example, pictures: Pictures | None, *, query: bool = False) ->
     return _picture(example.key, words, pictures, query=query)
 
 
-def _picture(
-    key: str, words: list[str], pictures: Pictures | None, *, query: bool = False, same: bool | None = None
-) -> str:
-    seen = f"<div class='none'>{escape(key)}</div>"
-    if pictures is not None:
-        seen = f"<img src='{escape(pictures(key), quote=True)}' alt='{escape(key, quote=True)}' loading='lazy'>"
+def _picture(key: str, words: list[str], pictures: Pictures, *, query: bool = False, same: bool | None = None) -> str:
+    seen = f"<img src='{escape(pictures(key), quote=True)}' alt='{escape(key, quote=True)}' loading='lazy'>"
     kind = "" if same is None else " class='good'" if same else " class='bad'"
     lines = "".join(f"<div{kind if i == 0 else ''}>{escape(word)}</div>" for i, word in enumerate(words))
-    named = f"<div class='label'>{escape(key)}</div>" if pictures is not None else ""
+    named = f"<div class='label'>{escape(key)}</div>"
     return f"<figure class='picture{' query' if query else ''}'>{seen}<figcaption>{lines}{named}</figcaption></figure>"

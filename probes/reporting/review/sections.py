@@ -139,10 +139,10 @@ def _costs(found: Costs) -> list[list[str]]:
              term("expected_cost"), "all called", "none called"]]  # fmt: skip
     for row in found.rows:
         counts = [f"{value:.0f}" for value in (row.called, row.hits, row.misses, row.alarms)]
-        rows.append(
-            [f"{row.ratio:g} false alarms", f"{number(row.threshold)} <span class='ci'>{row.rule}</span>", *counts,
-             cell(row.read), cell(row.cost), number(row.cost_all), number(row.cost_none)]
-        )  # fmt: skip
+        worth = f"{row.ratio:g} false alarm{'' if row.ratio == 1 else 's'}"
+        at = f"{number(row.threshold)} <span class='ci'>{row.rule}</span>"
+        every = number(row.cost_all), number(row.cost_none)
+        rows.append([worth, at, *counts, cell(row.read), cell(row.cost), *every])
     return rows
 
 
@@ -196,7 +196,7 @@ def _trust(result: ProbeResult, review: Review) -> str:
     ]
     caption = (
         f"Share of simulated studies whose 95 % interval held the truth. Nearest design: {review.trust[0].words} "
-        "(`python -m benchmarks.trust`)."
+        "(<code>python -m benchmarks.trust</code>)."
     )
     return html_table(rows, "", caption)
 

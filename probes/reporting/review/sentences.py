@@ -11,6 +11,7 @@ from probes.runs.review.record import Confounder, Confounders, External, Spread
 
 CHANCE = 0.5
 ALPHA = 0.05
+READABLE = {True: "can be read off", False: "is not shown to be on"}
 SHIFT_CAVEAT = (
     "The coverage holds for new patients like the calibrating ones; at another site, scanner or prevalence it may not."
 )
@@ -42,7 +43,7 @@ def confounder_sentence(found: Confounder) -> str:
     if found.note:
         return f"{found.column}: {found.note}."
     readable, alone, inside = found.readable, found.alone, found.adjusted
-    parts = [f"{found.column} can be read off the vectors" if above(readable) else f"{found.column} cannot be read off"]
+    parts = [f"{found.column} {READABLE[above(readable)]} the vectors"]
     parts[0] += f" (AUC {_plain(readable)})" if readable else ""
     if alone is not None:
         parts.append(f"it alone gives AUC {_plain(alone)} for the label")

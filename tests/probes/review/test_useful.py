@@ -131,13 +131,16 @@ def test_the_risk_by_coverage_is_that_of_sorted_rows():
 
 def test_an_interval_is_quoted_with_the_nearest_simulated_design_and_never_with_a_larger_one():
     whole = designs()
-    assert len(whole) >= 30
-    assert all(60 <= percent <= 100 for d in whole for percent in d.coverage.values())
+    assert len(whole) == 48
+    assert all(30 <= percent <= 100 for d in whole for percent in d.coverage.values())
     for groups in (20, 45, 120, 5000):
         found = trust("auc_macro", Place(groups, 0.3, 2.5, 0.5, 0.75))
+        assert found.verdict == "yes"
         assert found.design.patients <= groups
         assert (found.design.prevalence, found.design.images, found.design.auc) == (0.3, 4, 0.75)
     assert trust("auc_macro", Place(300, 0.1, 1.0, 0.0, 0.92)).design.images == 1
+    rare = trust("balanced_accuracy", Place(100, 0.1, 1.0, 0.0, 0.75))  # hardly a row is called positive
+    assert (rare.verdict, rare.coverage) == ("no", 30.5)
     assert trust("kappa_quadratic", Place(300, 0.1, 1.0, 0.0, 0.92)) is None
 
 
