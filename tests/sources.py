@@ -70,6 +70,18 @@ def as_parquet(path: Path, n: int, form: str = "struct", rows: int = 7, **option
     return path
 
 
+def as_datasets(path: Path, n: int) -> Path:
+    """As `datasets` writes it: an Image feature, and its features in the schema's metadata."""
+    from datasets import Dataset, Features, Image, Value
+
+    kinds = {"split": "string", "label": "int64", "age": "float64", "site": "string"}
+    features = Features({"image": Image(), **{name: Value(kind) for name, kind in kinds.items()}})
+    images = [{"bytes": ppm(pixel), "path": None} for pixel in pixels(n)]
+    rows = [{"image": image, **facts} for image, facts in zip(images, fields(n), strict=True)]
+    Dataset.from_list(rows, features=features).to_parquet(str(path), batch_size=7)
+    return path
+
+
 def as_npz(path: Path, n: int) -> Path:
     facts = fields(n)
     arrays = {"train_images": pixels(n), "train_labels": np.array([[f["label"]] for f in facts])}

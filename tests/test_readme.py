@@ -56,14 +56,22 @@ def test_every_line_of_the_tour_runs_as_printed(outputs, clone):
 
 
 def test_other_programs_open_the_files_as_the_readme_says(readme, outputs, clone, monkeypatch):
+    import duckdb
     import faiss
     import lancedb
+    import polars
 
     monkeypatch.chdir(clone)
     (table,) = re.findall(r"`(lancedb\.connect\([^`]+)`", readme)
     (index,) = re.findall(r"`(faiss\.read_index\([^`]+)`", readme)
     assert eval(table, {"lancedb": lancedb}).count_rows() == 90
     assert eval(index, {"faiss": faiss}).ntotal == 90
+    (query,) = re.findall(r"`(duckdb\.sql\([^`]+)`", readme)
+    (frame,) = re.findall(r"`(polars\.read_parquet\([^`]+)`", readme)
+    found = eval(frame, {"polars": polars})
+    assert sorted(eval(query, {"duckdb": duckdb}).fetchall()) == sorted(found.select("key", "colour").rows())
+    stored = eval(table, {"lancedb": lancedb}).to_arrow()
+    assert found["vector"].to_list() == stored["vector"].to_pylist()
 
 
 def test_the_python_of_the_readme_prints_five_ranked_hits(readme, outputs, clone):

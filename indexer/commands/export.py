@@ -30,8 +30,10 @@ def command(
     """Write the rows of DB to DEST: `x.parquet` holds keys, columns and vectors; `x.npy` the unit vectors
     (n, dim) float16, with their keys in `x.keys.txt`, row by row. Files are written completely or not at all.
 
-    --hf DIR: Parquet files that `datasets`, pandas, DuckDB and Polars read, and a card that names the encoder; without
-    the addresses of the images.
+    --hf DIR: Parquet files (`embedding`: float32) that `datasets`, pandas, DuckDB and Polars read, and a card that
+    names the encoder; without the addresses of the images. Embedding Atlas: `embedding-atlas DIR/data/*.parquet
+    --vector embedding`. FiftyOne: `compute_visualization(samples, embeddings=x)`, where x is
+    `numpy.stack(pandas.read_parquet("DIR/data")["embedding"])`, one row for each sample in the order of `key`.
     """
     from indexer.output_file import require_writable
     from indexer.store.table import EmbeddingStore

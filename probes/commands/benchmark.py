@@ -39,7 +39,9 @@ def command(
     After a stop, run the same command again: finished steps are kept. Nothing is downloaded: put the files into --data.
     """
     if listed:
-        emit([_listed(name) for name in RECIPES], as_json=as_json)
+        from probes.benchmark.page import listed_text
+
+        emit([_listed(name) for name in RECIPES], as_json=as_json, text=listed_text)
         return
     if recipe is None or data is None or out is None:
         raise click.UsageError("name a RECIPE with --data and --out, or see --list.")
@@ -54,4 +56,8 @@ def command(
 
 def _listed(name: str) -> dict[str, str]:
     recipe = RECIPES[name]
-    return {"recipe": name, "modality": recipe.modality, "title": recipe.title, "files": ", ".join(recipe.files)}
+    figures = str(len(recipe.published)) if recipe.published else "none on record"
+    return {
+        "recipe": name, "modality": recipe.modality, "title": recipe.title, "published figures": figures,
+        "files": ", ".join(recipe.files),
+    }  # fmt: skip

@@ -42,12 +42,19 @@ def test_the_data_set_holds_every_row_with_its_labels_and_its_vector_bit_for_bit
     assert str(db) not in card  # nor any address of this machine
 
 
-def test_the_data_set_opens_in_datasets_where_it_is_installed(db, tmp_path):
-    datasets = pytest.importorskip("datasets")
+def test_the_data_set_opens_in_datasets_and_has_the_columns_that_fiftyone_and_embedding_atlas_take(db, tmp_path):
+    import datasets
+
     assert call("indexer", "export", db, "--hf", tmp_path / "out", "--where", "grade = 1").code == 0
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert set(rows["grade"]) == {1}
     assert len(rows[0]["embedding"]) == 8
+    # Embedding Atlas takes a column of equally long lists of floats (--vector); FiftyOne a matrix (n, dim) of floats
+    vectors = np.stack(pd.read_parquet(tmp_path / "out" / "data")["embedding"])
+    assert (vectors.shape, vectors.dtype) == ((len(rows), 8), np.float32)
+    help_text = " ".join(call("indexer", "export", "-h").out.split())
+    assert "--vector embedding" in help_text
+    assert 'numpy.stack(pandas.read_parquet("DIR/data")["embedding"])' in help_text
 
 
 @pytest.mark.parametrize("there", ["a file", "a full folder", "no parent", "no row", "two places"])

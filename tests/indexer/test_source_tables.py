@@ -33,6 +33,7 @@ from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.sources import (
     as_csv,
+    as_datasets,
     as_folder,
     as_lmdb,
     as_mds,
@@ -51,6 +52,7 @@ DOORS = {
     "tar": lambda p: (as_tar(p / "s.tar", N), {}),
     "zip": lambda p: (as_zip(p / "s.zip", N), {}),
     "parquet, struct": lambda p: (as_parquet(p / "s.parquet", N), {}),
+    "parquet of datasets": lambda p: (as_datasets(p / "s.parquet", N), {}),
     "parquet, bytes": lambda p: (as_parquet(p / "s.parquet", N, "bytes", use_dictionary=False), {}),
     "parquet, paths": lambda p: (as_parquet(p / "s.parquet", N, "path"), {"image": "image"}),
     "npz": lambda p: (as_npz(p / "s.npz", N), {}),
@@ -61,7 +63,7 @@ DOORS = {
 KEYS = {
     "folder": "{:02d}.ppm", "tar": "{:02d}", "zip": "{:02d}.ppm", "npz": "s/train/{}", "csv": "listed/{:02d}.ppm",
     "parquet, struct": "s/{}", "parquet, bytes": "s/{}", "parquet, paths": "files/{:02d}.ppm",
-    "lmdb": "{:02d}.ppm", "mds": "set/s/{}",
+    "parquet of datasets": "s/{}", "lmdb": "{:02d}.ppm", "mds": "set/s/{}",
 }  # fmt: skip
 
 

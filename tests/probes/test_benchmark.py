@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from html import escape
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from indexer.errors import ProbeError
 from probes.benchmark import run
+from probes.benchmark.page import NONE
 from probes.benchmark.recipes import RECIPES
 from tests.commands import call
 from tests.fakes import FakeEncoder
@@ -182,7 +184,8 @@ def test_a_recipe_runs_on_the_layout_of_its_data_set_and_its_table_is_that_of_it
     assert row["auc"]["value"] > 0.7 or "multilabel" in " ".join(RECIPES[name].probe)
     page = (tmp_path / "out" / "benchmark.html").read_text()
     assert RECIPES[name].title in page
-    assert all(p.source in page for p in RECIPES[name].published)
+    assert all(escape(p.source) in page and escape(p.read) in page for p in RECIPES[name].published)
+    assert (NONE in page) == (not RECIPES[name].published)
 
 
 def test_a_benchmark_that_stopped_goes_on_where_it_was_and_one_of_another_recipe_is_refused(tmp_path):
