@@ -56,15 +56,15 @@ def benchmark_html(found: Benchmark) -> str:
         PUBLISHED,
         *([escape(p.how), number(p.auc), escape(p.source), escape(p.read)] for p in found.published),
     ]
-    theirs = html_table(published, "below", escape(NOT_OURS)) if found.published else f"<p>{NONE}</p>"
+    theirs = html_table(published, "words", escape(NOT_OURS)) if found.published else f"<p>{NONE}</p>"
     commands = "\n".join(found.commands)
     parts = [
         f"<h1>{escape(found.title)}</h1>",
-        f"<p class='level'>{escape(found.rows[0].split)}</p>",
+        f"<p class='{'warning' if found.rows[0].image_level else 'level'}'>{escape(found.rows[0].split)}</p>",
         f"<p>{escape(found.modality)}; {escape(found.note)}</p>" if found.note else f"<p>{escape(found.modality)}</p>",
         section("ours", "Frozen encoder and linear probe", html_table(rows, "below", "With 95 % intervals.")),
         section("published", "Published", theirs),
-        section("commands", "Commands", f"<pre>{escape(commands)}</pre>"),
+        section("commands", "Commands", f"<pre class='wide' tabindex='0'>{escape(commands)}</pre>"),
         "<footer><b>Not for clinical use.</b> Research use only.</footer>",
     ]
     return whole_page(found.title, parts)

@@ -53,6 +53,7 @@ class Row:
     seconds_labels: float
     seconds_probe: float
     split: str  # the split's statement
+    image_level: bool  # images of one patient may be on both sides
 
 
 @dataclass(frozen=True)
@@ -186,5 +187,5 @@ def _row(encoder: str, out: Path, state: _State) -> Row:
     return Row(
         encoder, result.flow.embedded, result.flow.failed, result.test.rows, metrics["auc_macro"],
         metrics["balanced_accuracy"], state.seconds("index", table), state.seconds("labels", table),
-        state.seconds("probe", table), result.split.statement,
+        state.seconds("probe", table), result.split.statement, result.split.level == "image",
     )  # fmt: skip
