@@ -8,6 +8,7 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 KEPT_BYTES = 64 << 20  # free bytes at the top of a heap above which it is trimmed
+UNMAPPED_BYTES = 1 << 20
 MAPPED_BYTES = 32 << 20  # size from which a block is mapped by itself and unmapped when freed; half an arena's heap
 
 
@@ -37,6 +38,21 @@ def share_one_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+
+
+def unmap_large_blocks() -> None:
+    """Let this process return each block of UNMAPPED_BYTES or more to the kernel when it is freed. No effect where
+    `keep_freed_memory` has none.
+
+    For a process that lives long and seldom works: by default glibc raises its threshold with the blocks that are
+    freed, and then keeps them.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, UNMAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, UNMAPPED_BYTES)
 
 
 def release_freed_memory() -> None:

@@ -8,17 +8,18 @@ import socket
 from collections.abc import Callable
 
 import anyio.to_thread
+import pyarrow as pa
 import uvicorn
 
 from indexer.cores import cores
 from indexer.errors import InputError
-from indexer.malloc import release_freed_memory, share_one_heap
+from indexer.malloc import release_freed_memory, share_one_heap, unmap_large_blocks
 from indexer.serve.app import create_app
 from indexer.serve.settings import Settings, bracketed
 
 STOP_SECONDS = 5  # for requests in progress when it is stopped
 RELEASE_SECONDS = 5.0  # between returns of freed memory to the kernel
-THREADS = 4  # that answer requests, for each core; each holds memory of its own, and more would only take turns
+THREADS = 2  # that answer requests, for each core; each holds memory of its own, and more would only take turns
 
 
 class _Server(uvicorn.Server):
@@ -54,6 +55,8 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     InputError (port taken).
     """
     share_one_heap()
+    unmap_large_blocks()
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     app = create_app(settings)
     listening = _listening(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

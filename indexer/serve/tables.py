@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from indexer.errors import RowNotFound, StoreNotFound
 from indexer.malloc import release_freed_memory
 from indexer.mapping.files import map_path, read_map
@@ -20,6 +22,7 @@ from indexer.store.names import table_names
 from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec, Int64
 
+SAMPLED = 100  # rows of which a page begins with some
 MOST_LISTS = 3  # of near-duplicate pairs, each of some 50 MB at most
 
 
@@ -42,6 +45,7 @@ class ServedTable:
         snapshot = self.searcher.snapshot
         self.pairs(snapshot)
         self.facets(snapshot.view, None)
+        self.sampled_ids(snapshot, 1)
         return snapshot.version
 
     def pairs(self, snapshot: Snapshot) -> PairCosines:
@@ -63,9 +67,10 @@ class ServedTable:
         return known.get(shard)
 
     def sampled_ids(self, snapshot: Snapshot, most: int) -> Int64:
-        """Ids of `most` random rows of this version."""
-        found: Int64 = self._kept.of(snapshot.commit, ("sample", most), lambda: sampled_ids(snapshot, most))
-        return found
+        """Ids of up to `most` random rows of this version, SAMPLED at most."""
+        found: Int64 = self._kept.of(snapshot.commit, "sample", lambda: sampled_ids(snapshot, SAMPLED))
+        chosen = np.random.default_rng(0).permutation(len(found))[:most]
+        return found[np.sort(chosen)]
 
     def facets(self, view: EmbeddingStore, where: str | None) -> tuple[int, list[Facet]]:
         """The rows of this version under a filter, and the counts of their values. Raises BadFilter."""

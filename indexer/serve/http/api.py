@@ -22,7 +22,7 @@ from indexer.serve.limits import Rate
 from indexer.serve.map.regions import row_filter
 from indexer.serve.problems import problem_of
 from indexer.serve.settings import Settings
-from indexer.serve.tables import ServedTable, Tables
+from indexer.serve.tables import SAMPLED, ServedTable, Tables
 from indexer.store.schema import SYSTEM_COLUMNS
 from indexer.store.table import EmbeddingStore
 
@@ -104,7 +104,7 @@ def _records(router: APIRouter, tables: Tables) -> None:
         }
 
     @router.get("/tables/{table}/sample")
-    def sample(table: str, limit: Annotated[int, Query(ge=1, le=100)] = 12) -> dict[str, Any]:
+    def sample(table: str, limit: Annotated[int, Query(ge=1, le=SAMPLED)] = 12) -> dict[str, Any]:
         """A few random images, the same ones each time."""
         return sampled(tables.get(table), limit)
 

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexer.duplicates.facts import COLUMNS, PairsFacts, facts_of, stored_facts
-from indexer.duplicates.find import find_near_duplicates
 from indexer.duplicates.options import NearOptions
 from indexer.errors import Busy, InputError, RowNotFound
 from indexer.jsonable import jsonable
@@ -98,6 +97,8 @@ def computed_pairs(served: ServedTable, options: NearOptions) -> Pairs:
         )
 
     def make() -> Pairs:
+        from indexer.duplicates.find import find_near_duplicates  # with scipy 20 MB, for those who ask
+
         if not _computing.acquire(blocking=False):
             raise Busy("near-duplicates are being computed for another request. Try again in a moment.")
         try:
