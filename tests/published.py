@@ -38,6 +38,13 @@ PUBLISHED = {  # preset → keys, the file as published, a column and its values
         "00000001_001.png,No Finding,1,1,58,M,PA,2682,2749,0.143,0.143,\n",
         {"Cardiomegaly": [1, 0], "no_finding": [0, 1], "patient": [1, 1], "sex": ["M", "M"]},
     ),
+    "nih-cxr14-2020": (
+        ["images/00000001_000.png"],
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\n"
+        "00000001_000.png,Cardiomegaly,0,1,57,M,PA,2682,2749,0.143,0.143,\n",
+        {"Cardiomegaly": [1], "patient": [1], "sex": ["M"], "view": ["PA"]},
+    ),
     "isic": (
         ["ISIC_2019_Training_Input/ISIC_0000000.jpg", "ISIC_2019_Training_Input/ISIC_0000001.jpg"],
         "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"

@@ -27,6 +27,15 @@ _CHEXPERT = (
 _ISIC_2019 = "MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
 _ISIC_2018 = "MEL,NV,BCC,AKIEC,BKL,DF,VASC"
 
+_WANG = "Wang et al. 2017, arXiv:1705.02315"
+
+
+def _nih(sex: str) -> Mapping[str, tuple[str, ...]]:
+    """Options for the NIH's list of findings, whose version of 2020 renamed the column of the sex."""
+    columns = f"Finding Labels,Patient ID=patient,Patient Age=age,{sex}=sex,View Position=view"
+    return {"on": ("Image Index=key",), "split-values": ("Finding Labels=|",), "columns": (columns,)}
+
+
 PRESETS: Mapping[str, Preset] = {
     "chexpert": Preset(
         "train.csv or valid.csv",
@@ -47,13 +56,10 @@ PRESETS: Mapping[str, Preset] = {
         "one line a study, joined to each image of it; the split file joins with --on dicom_id=key --columns split",
     ),
     "nih-cxr14": Preset(
-        "Data_Entry_2017.csv or Data_Entry_2017_v2020.csv",
-        "Wang et al. 2017, arXiv:1705.02315",
-        {
-            "on": ("Image Index=key",), "split-values": ("Finding Labels=|",),
-            "columns": ("Finding Labels,Patient ID=patient,Patient Age=age,Patient Gender=sex,View Position=view",),
-        },
+        "Data_Entry_2017.csv", _WANG, _nih("Patient Gender"),
+        "Data_Entry_2017_v2020.csv names a column otherwise: --preset nih-cxr14-2020",
     ),
+    "nih-cxr14-2020": Preset("Data_Entry_2017_v2020.csv", _WANG, _nih("Patient Sex")),
     "isic": Preset(
         "ISIC_2019_Training_GroundTruth.csv",
         "ISIC 2019 challenge; Combalia et al. 2019, arXiv:1908.02288",

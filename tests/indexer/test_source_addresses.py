@@ -22,8 +22,8 @@ from indexer.types import Failure, Place, Sample
 from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
-from tests.indexer.test_source_tables import content, run
 from tests.object_store import server
+from tests.source_doors import content, run
 from tests.sources import as_folder, fields, pixels, ppm
 from tests.web_files import SIGNATURE, web_server
 

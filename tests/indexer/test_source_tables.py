@@ -21,9 +21,7 @@ from indexer.archive.shards import find_shards
 from indexer.archive.tables.named import TableOptions
 from indexer.errors import IndexerError, InputError, NotAnArchive, ReadError
 from indexer.pipeline import worker
-from indexer.pipeline.options import RunOptions
 from indexer.pipeline.retry import retry
-from indexer.pipeline.run import index
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore
 from indexer.types import Failure, Place, Sample
@@ -31,58 +29,8 @@ from indexer.upkeep.relocate import relocate
 from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
-from tests.sources import (
-    as_csv,
-    as_datasets,
-    as_folder,
-    as_lmdb,
-    as_mds,
-    as_npz,
-    as_parquet,
-    as_tar,
-    as_zip,
-    fields,
-    pixels,
-    ppm,
-)  # fmt: skip
-
-N = 20
-DOORS = {
-    "folder": lambda p: (as_folder(p / "in", N), {}),
-    "tar": lambda p: (as_tar(p / "s.tar", N), {}),
-    "zip": lambda p: (as_zip(p / "s.zip", N), {}),
-    "parquet, struct": lambda p: (as_parquet(p / "s.parquet", N), {}),
-    "parquet of datasets": lambda p: (as_datasets(p / "s.parquet", N), {}),
-    "parquet, bytes": lambda p: (as_parquet(p / "s.parquet", N, "bytes", use_dictionary=False), {}),
-    "parquet, paths": lambda p: (as_parquet(p / "s.parquet", N, "path"), {"image": "image"}),
-    "npz": lambda p: (as_npz(p / "s.npz", N), {}),
-    "csv": lambda p: (as_csv(p / "s.csv", N), {"image": "file"}),
-    "lmdb": lambda p: (as_lmdb(p / "s.lmdb", N), {}),
-    "mds": lambda p: (as_mds(p / "set" / "s.mds", N), {}),
-}
-KEYS = {
-    "folder": "{:02d}.ppm", "tar": "{:02d}", "zip": "{:02d}.ppm", "npz": "s/train/{}", "csv": "listed/{:02d}.ppm",
-    "parquet, struct": "s/{}", "parquet, bytes": "s/{}", "parquet, paths": "files/{:02d}.ppm",
-    "parquet of datasets": "s/{}", "lmdb": "{:02d}.ppm", "mds": "set/s/{}",
-}  # fmt: skip
-
-
-def run(source, db, encoder=None, tables=None, **options):
-    encoder = encoder or FakeEncoder()
-    store = EmbeddingStore.create(str(db), "t", encoder.spec)
-    shards = find_shards([str(source)], tables=TableOptions(**(tables or {}))).shards
-    return index(shards, store, encoder, RunOptions(**options))
-
-
-def content(db):
-    """content hash → (vector's bits, key, metadata) of each row."""
-    store = EmbeddingStore.open(str(db))
-    read = store.vectors(columns=["key", "content", "meta"])
-    out = {}
-    for row, vector in zip(read.columns.to_pylist(), read.vectors, strict=True):
-        out[row["content"]] = (vector.tobytes(), row["key"], json.loads(row["meta"]))
-    assert len(out) == store.count()
-    return out
+from tests.source_doors import DOORS, KEYS, N, content, run
+from tests.sources import as_csv, as_folder, as_lmdb, as_mds, as_npz, as_parquet, as_tar, as_zip, fields, pixels, ppm
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -394,3 +342,19 @@ def test_a_parquet_of_one_large_row_group_is_read_in_flat_memory(tmp_path, how, 
     rows, kilobytes = map(int, done.stdout.split())
     assert rows == n
     assert kilobytes < 30_000  # of 120 MB
+
+
+@pytest.mark.slow
+def test_a_million_rows_of_parquet_are_read_in_flat_memory(tmp_path, request):
+    rng, kind = np.random.default_rng(0), pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind), ("n", pa.int64())])
+    with pq.ParquetWriter(tmp_path / "s.parquet", schema) as writer:
+        for start in range(0, 1_000_000, 10_000):
+            image = [{"bytes": b"P5\n16 16\n255\n" + rng.bytes(256), "path": None} for _ in range(10_000)]
+            rows = {"image": pa.array(image, kind), "n": range(start, start + 10_000)}
+            writer.write_table(pa.table(rows, schema), row_group_size=10_000)
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "s.parquet")], capture_output=True, text=True,
+                          cwd=request.config.rootpath, check=True)  # fmt: skip
+    rows, kilobytes = map(int, done.stdout.split())
+    assert rows == 1_000_000
+    assert kilobytes < 30_000  # of 275 MB; 8 MB when it was measured
