@@ -42,6 +42,12 @@ _DATA = [
         help='Column of groups that a split keeps together, e.g. patient; "none" splits by image.',
     ),
     click.option(
+        "--level",
+        metavar="COLUMN",
+        help=f"A case is all images with one value, e.g. series, pooled before the fit. {default_of('level')}",
+    ),
+    click.option("--pool", metavar="HOW", help=f"mean, max, mean+max or topK: of --level. {default_of('pool')}"),
+    click.option(
         "--split",
         metavar="HOW",
         help="hash, stratified, nested, leave-out:COLUMN (each site in turn), or a column that names train, val, "
@@ -159,6 +165,11 @@ def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:
         *(
             (name in given and "review" not in given, f"--{name} is of --review: add it, or leave --{name} out.")
             for name in ("costs", "coverage")
+        ),
+        ("pool" in given and "level" not in given, "--pool is of --level: name the column of the cases."),
+        (
+            "level" in given and ("review" in given or "multiverse" in given),
+            "--review and --multiverse are of images: leave --level out.",
         ),
         ("salt" in given and given.get("split", "hash") != "hash", "--salt is of --split hash only."),
         (

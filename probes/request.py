@@ -7,6 +7,7 @@ from dataclasses import dataclass
 OWN_SPLITS = ("hash", "stratified", "nested")
 LEAVE_OUT = "leave-out:"  # of a split, before the column of sites
 TEMPERATURE = 0.07  # of the neighbours' votes (D6)
+IMAGE = "image"  # the level at which nothing is pooled
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class ProbeRequest:
     ordinal: bool = False
     positive: str | None = None  # of two classes; None: chosen by their names
     group: str = "none"
+    level: str = IMAGE  # what a case is: an image, or all images with one value of this column (D19)
+    pool: str = "mean"  # how the vectors of a case are pooled before the fit: mean | max | mean+max | topK
     split: str = "hash"  # hash | stratified | nested | leave-out:COLUMN | the name of a column
     salt: str = ""
     where: str | None = None

@@ -39,7 +39,7 @@ FLOORS = (
 APPLICATIONS = {"indexer.demo", "indexer.serve"}
 PROBES_MAY_IMPORT = {  # rooms of indexer
     "addresses", "children", "cores", "design", "disk", "errors", "jsonable", "malloc", "options", "output_file",
-    "progress", "store", "types", "vectors",
+    "groups", "progress", "store", "types", "vectors",
 }  # fmt: skip
 MOST_MODULES = 16  # of one folder
 

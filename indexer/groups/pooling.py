@@ -7,11 +7,13 @@ import re
 import numpy as np
 
 from indexer.errors import InputError
-from indexer.types import Float16, Float64
+from indexer.types import Float16, Float32, Float64, Int64
+from indexer.vectors import unit_rows
 
 METHODS = "mean, max, mean+max, topK (as top5)"
 MEAN = "mean"
 _METHOD = re.compile(r"mean|max|mean\+max|top[1-9][0-9]{0,2}")
+_ROWS = 8_192  # of one group pooled at once
 
 
 def check_method(method: str, option: str) -> None:
@@ -73,3 +75,20 @@ def directed(vectors: Float16) -> Float64:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     out: Float64 = rows / np.where(lengths > 0, lengths, 1.0)
     return out
+
+
+def pool_rows(vectors: Float16, groups: Int64, count: int, method: str) -> tuple[Float16, Float32]:
+    """Pool rows (n, dim) by their group's number (n,), below `count`; each group has a row.
+
+    Returns the pooled vectors as unit rows (count, width) and their lengths before that (count,).
+    """
+    order = np.argsort(groups, kind="stable")
+    ends = np.cumsum(np.bincount(groups, minlength=count))
+    units = np.empty((count, width_of(method, vectors.shape[1])), np.float16)
+    lengths = np.empty(count, np.float32)
+    for number, (start, stop) in enumerate(zip(np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True)):
+        pool = Pool(method, vectors.shape[1])
+        for first in range(start, stop, _ROWS):
+            pool.add(directed(vectors[order[first : min(first + _ROWS, stop)]]))
+        units[[number]], lengths[[number]], _ = unit_rows(pool.pooled()[None].astype(np.float32))
+    return units, lengths

@@ -21,7 +21,7 @@ from probes.cohort.splits import (
     without_duplicates,
 )
 from probes.cohort.truth import Truth, hide_absent, lacking
-from probes.request import ProbeRequest
+from probes.request import IMAGE, ProbeRequest
 
 SHUFFLES = 20  # of the shuffled-label control: a single one varies widely where rows of a patient are alike
 IMAGE_LEVEL = "image-level split: results may be inflated"
@@ -113,9 +113,11 @@ def split_facts(request: ProbeRequest, data: ProbeData, split: Split) -> SplitFa
 
 
 def statement(request: ProbeRequest, data: ProbeData) -> str:
-    if data.level == "image":
-        return IMAGE_LEVEL
-    return f"{request.group}-level split: no {request.group} is on two sides ({data.flow.groups} in all)"
+    pooled = f"; each row is a {request.level}, its images pooled by {request.pool} before the fit"
+    what = pooled if request.level != IMAGE else ""
+    if data.level == IMAGE:
+        return IMAGE_LEVEL + what
+    return f"{request.group}-level split: no {request.group} is on two sides ({data.flow.groups} in all){what}"
 
 
 def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:

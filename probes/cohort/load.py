@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.errors import InputError, ProbeError
+from indexer.groups.pooling import MEAN, check_method
 from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
 from probes.cohort.labels import coded, read_truth, texts
+from probes.cohort.levels import by_level
 from probes.cohort.positive import Positive
 from probes.cohort.scaling import Vectors
 from probes.cohort.truth import Truth
 from probes.cohort.vectors import check_vectors, read_vectors
-from probes.request import ProbeRequest
+from probes.request import IMAGE, ProbeRequest
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Flow:
     unassigned: int  # rows whose split column is empty
     duplicates: int  # fitted rows left out since a later part has the same image bytes
     groups: int
+    cases: int = 0  # with `level`: series, slides or patients, of which each is a row of the probe
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
     )
     keys = tuple(kept.column("key").to_pylist())
     check_vectors(vectors, keys)
-    return ProbeData(
+    data = ProbeData(
         vectors,
         truth,
         keys,
@@ -121,6 +124,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         positive,
         {name: tuple(texts(kept.column(name))) for name in request.confounders},
     )
+    return data if request.level == IMAGE else by_level(data, *coded(kept.column(request.level)), request)
 
 
 def source_of(store: EmbeddingStore) -> Source:
@@ -145,6 +149,7 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
     _check_columns(request)
     wanted = [*request.labels, *request.subgroups, *request.confounders]
     wanted += [] if request.group == "none" else [request.group]
+    wanted += [] if request.level == IMAGE else [request.level]
     wanted += [] if request.split_column is None else [request.split_column]
     known = store.columns()
     for name in wanted:
@@ -176,6 +181,12 @@ def _with_label(request: ProbeRequest) -> str | None:
 
 def _check_columns(request: ProbeRequest) -> None:
     """Raise InputError where one column is both label and group, or label and split: nothing could be learnt."""
+    check_method(request.pool, "--pool")
+    if request.level != IMAGE and (request.scaling == "raw" or (request.probe == "zero-shot" and request.pool != MEAN)):
+        raise InputError(
+            f"--level {request.level} pools unit vectors: --scaling raw has none, and class texts are compared with "
+            "means alone. Choose another --scaling, or --pool mean."
+        )
     for name in request.labels:
         if name == request.group:
             raise InputError(

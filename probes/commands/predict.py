@@ -51,11 +51,20 @@ def command(
     from indexer.store.table import EmbeddingStore
     from probes.runs.bundle import read_bundle
     from probes.runs.decision import decision
-    from probes.runs.predict import as_columns, check_column_name, predict_images, predict_table, predictions
+    from probes.runs.predict import (
+        as_columns,
+        check_column_name,
+        predict_images,
+        predict_table,
+        predictions,
+        refuse_images_of_cases,
+    )
 
     if write is not None:  # before the work
         check_column_name(write)
     probe = read_bundle(bundle)
+    if write or images:
+        refuse_images_of_cases(probe)
     by = decision(probe.facts, thresholds)
     store = EmbeddingStore.open(db, table)
     unread: list[Unread] = []

@@ -24,7 +24,7 @@ from probes.evaluation.metrics import evaluator
 from probes.evaluation.paired import Difference, holm, leave_out, paired_difference
 from probes.evaluation.scoring import compact
 from probes.progress import Stages
-from probes.request import ProbeRequest
+from probes.request import IMAGE, ProbeRequest
 from probes.runs.result import FORMAT, ProbeResult
 from probes.runs.run import Outcome, run_prepared
 
@@ -91,6 +91,8 @@ def compare(
 
 
 def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
+    if request.level != IMAGE:
+        raise ProbeError("a comparison joins the images of its tables by key: leave --level out.")
     if len(tables) < 2:
         raise ProbeError("a comparison needs two tables or more: --tables A,B.")
     repeated = next((name for i, name in enumerate(tables) if name in tables[:i]), None)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from indexer.children import environment, python_command
 from indexer.errors import EncoderMismatch, ProbeError
+from indexer.groups.pooling import pool_rows
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Float32, Float64, Int64
@@ -22,6 +23,7 @@ from probes.cohort.labels import word
 from probes.cohort.scaling import scale
 from probes.cohort.truth import probabilities
 from probes.fitting.knn import group_ids
+from probes.request import IMAGE
 from probes.runs.bundle import Bundle
 from probes.runs.decision import Decision
 
@@ -66,6 +68,9 @@ def score_rows(bundle: Bundle, unit: Float16, norms: Float32 | None = None, grou
 def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> Iterator[tuple[list[str], Float64]]:
     """Keys and probabilities of the table's rows, batch by batch. Raises EncoderMismatch, BadFilter."""
     check_encoder(bundle, store)
+    if bundle.facts.request.level != IMAGE:
+        yield _predict_cases(bundle, store, where)
+        return
     group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
     grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
     columns = ["key", "norm", *([group] if grouped else [])]
@@ -76,6 +81,37 @@ def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> I
             groups = group_ids(tuple("" if v is None else word(v) for v in names))
         norms = batch.column("norm").to_numpy().astype(np.float32)
         yield batch.column("key").to_pylist(), score_rows(bundle, vector_block(batch), norms, groups)
+
+
+def _predict_cases(bundle: Bundle, store: EmbeddingStore, where: str | None) -> tuple[list[str], Float64]:
+    """Names and probabilities of the series, slides or patients of which the probe was fitted (D19).
+
+    Rows without one are no case. Reads all vectors at once.
+    """
+    level = bundle.facts.request.level
+    if level not in store.columns():
+        raise ProbeError(
+            f"the probe is of each {level}, and table {store.name} has no such column. Join it with labels."
+        )
+    group = bundle.facts.request.group
+    by = group if group in store.columns() else level
+    cased = f"`{level}` IS NOT NULL"
+    read = store.vectors(cased if where is None else f"({where}) AND ({cased})", [level, by])
+    values = [word(value) for value in read.columns.column(level).to_pylist()]
+    names, first, cases = np.unique(np.array(values, str), return_index=True, return_inverse=True)
+    units, _ = pool_rows(read.vectors, cases.astype(np.int64), len(names), bundle.facts.request.pool)
+    owners = read.columns.column(by).take(pa.array(first)).to_pylist()
+    groups = group_ids(tuple("" if owner is None else word(owner) for owner in owners))
+    return names.tolist(), score_rows(bundle, units, None, groups if bundle.model.kind == "knn" else None)
+
+
+def refuse_images_of_cases(bundle: Bundle) -> None:
+    """Raise ProbeError where the probe is of cases of several images, which have no key to write to."""
+    level = bundle.facts.request.level
+    if level != IMAGE:
+        raise ProbeError(
+            f"the probe is of each {level}, not of images: leave --images and --write out, and pass it a table."
+        )
 
 
 def predict_images(
