@@ -12,12 +12,13 @@ def drop(internal: Interval, external: Interval) -> Interval:
 
     low = d - √((a - low_a)² + (high_b - b)²), high = d + √((high_a - a)² + (b - low_b)²): each side takes the distances
     of the two intervals that point that way, so that asymmetric intervals (of an AUC near 1) stay asymmetric. NaN where
-    either has no interval.
+    either has no interval, or one of width 0: that of a perfect score is no certainty.
     """
     value = internal.value - external.value
     parts = (internal.low, internal.high, external.low, external.high, value)
     dropped, reliable = internal.dropped + external.dropped, internal.reliable and external.reliable
-    if any(math.isnan(part) for part in parts):
+    certain = internal.low == internal.high or external.low == external.high
+    if certain or any(math.isnan(part) for part in parts):
         return Interval(value, math.nan, math.nan, dropped, reliable=False)
     down = math.hypot(internal.value - internal.low, external.high - external.value)
     up = math.hypot(internal.high - internal.value, external.value - external.low)

@@ -19,9 +19,16 @@ SHIFT_CAVEAT = (
 
 def external_sentence(found: External) -> str:
     fall = found.drops["auc_macro"]
+    if fall.low != fall.low:
+        return (
+            f"On {_where(found)} the macro AUC is {_plain(found.test.metrics['auc_macro'])}: no interval of the drop."
+        )
     more = "more than chance" if fall.low > 0 else "a gain" if fall.high < 0 else "no more than chance could make it"
-    where = f"{found.test.rows} external rows of {found.test.groups} groups"
-    return f"On {where} the macro AUC falls by {_plain(fall)}: {more}."
+    return f"On {_where(found)} the macro AUC falls by {_plain(fall)}: {more}."
+
+
+def _where(found: External) -> str:
+    return f"{found.test.rows} external rows of {found.test.groups} groups"
 
 
 def shift_sentence(found: Shift) -> str:

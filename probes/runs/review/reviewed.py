@@ -52,18 +52,19 @@ def _review(outcome: Outcome, progress: Stages) -> Review:
         with progress.stage("examples"):
             review = replace(review, examples=examples(outcome))
     if request.confounders:
-        with progress.stage("confounders"):
-            review = replace(review, confounders=confounders(outcome, store, how, progress))
+        progress.name("confounders")  # no stage around theirs: seconds would count twice
+        review = replace(review, confounders=confounders(outcome, store, how, progress))
     if request.external:
+        progress.name("review")
         with progress.stage("external test"):
             review = replace(review, external=external(outcome, review.conformal, how, progress))
     data = outcome.experiment.data
     if request.repeats:
-        with progress.stage("repeated splits"):
-            review = replace(review, repeats=repeats(request, data, store, progress))
+        progress.name("repeated splits")
+        review = replace(review, repeats=repeats(request, data, store, progress))
     if request.multiverse:
-        with progress.stage("multiverse"):
-            review = replace(review, multiverse=multiverse(request, data, store, progress))
+        progress.name("multiverse")
+        review = replace(review, multiverse=multiverse(request, data, store, progress))
     return review
 
 

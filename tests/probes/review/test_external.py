@@ -25,13 +25,14 @@ def there(tmp_path_factory):
     return make_cohort(tmp_path_factory.mktemp("there"), patients=60, seed=5)
 
 
-@pytest.mark.parametrize("case", ["golden", "no interval"])
+@pytest.mark.parametrize("case", ["golden", "no interval", "perfect"])
 def test_a_drop_takes_the_distances_that_point_its_way(case):
     if case == "golden":
         found = drop(Interval(0.9, 0.8, 0.95), Interval(0.7, 0.6, 0.85))
         assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.019722436, 0.311803399))
     else:
-        found = drop(Interval(0.9, np.nan, np.nan), Interval(0.7, 0.6, 0.85))
+        first = Interval(0.9, np.nan, np.nan) if case == "no interval" else Interval(0.9, 0.9, 0.9)
+        found = drop(first, Interval(0.7, 0.6, 0.85))
         assert found.value == pytest.approx(0.2)
         assert np.isnan(found.low)
         assert not found.reliable
