@@ -22,7 +22,7 @@ from probes.evaluation.paired import leave_out, paired_difference
 from probes.evaluation.ranks import RankedColumn, auc_and_ap, rank_column
 
 RESULTS = Path(__file__).parent / "results" / "paired.json"
-SEED = 2
+SEED = 3  # of the table; the method was chosen on data sets of seed 2
 COMMON = 0.5  # share of the variance that both tables' scores have in common
 FLIPS = 1000
 SETTLED = "t by moments, SD of the replicates"  # the method of `probes compare`

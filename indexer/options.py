@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import re
 import signal
 import sys
 import threading
@@ -36,6 +37,19 @@ download_option = click.option(
     "--download", is_flag=True, help="Fetch the encoder's weights where this machine lacks them; else no network."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, openvino, cuda or cuda:N.")
+
+
+def _regular(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise click.BadParameter(f"{value!r}: {error}") from error
+    return value
+
+
+def patient_pattern_option(words: str) -> Callable[[Any], Any]:
+    """The option --patient-pattern, a regular expression that is checked."""
+    return click.option("--patient-pattern", default="", metavar="REGEX", callback=_regular, help=words)
 
 
 def frames_option(default: str) -> Callable[[Any], Any]:

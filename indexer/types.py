@@ -126,6 +126,10 @@ class KeyRule:
             raise ValueError(f"no rule for keys: {self.split!r}, {self.prefix!r}")
 
 
+def _room_for_all(nbytes: int) -> None:
+    """For readers that hold one image at a time."""
+
+
 @dataclass(frozen=True)
 class TileRule:
     """How slides are cut into tiles: one rule for a table, which keeps it. Raises ValueError for one out of bounds.
@@ -163,6 +167,8 @@ class Shard:
     beside: Callable[[str, bytes], None] | None = field(default=None, compare=False, repr=False)  # `RunRecord.keep`
     # (member, offset) of samples whose rows a table has: they are read for their key and place, not for their bytes
     stored: Container[tuple[str, int]] = field(default=(), compare=False, repr=False)
+    # called with an image's size before it is read; it waits until the run has memory for it
+    room: Callable[[int], None] = field(default=_room_for_all, compare=False, repr=False)
 
 
 class LateImage(Protocol):

@@ -24,7 +24,8 @@ import pytest
 BUCKET = "archive"
 SECRET = "hush-hush-secret"
 LEASE_SECONDS = 3.0
-# method, path, headers → what to do: "" | 500 before | 500 after | reset after | 429 | cut | ignore conditions
+# method, path, headers → what to do:
+# "" | 500 before | 500 after | reset after | 429 | cut | cut, untagged | untagged | ignore conditions
 Rule = Callable[[str, str, http.client.HTTPMessage], str]
 
 
@@ -179,8 +180,9 @@ class Forward(http.server.BaseHTTPRequestHandler):
                 self.connection.close()
                 self.close_connection = True
             else:
-                kept = {k: v for k, v in found.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
-                self.answer(found.status, kept, data, cut=fault == "cut")
+                left_out = {"transfer-encoding", "connection", *(["etag"] if "untagged" in fault else [])}
+                kept = {k: v for k, v in found.getheaders() if k.lower() not in left_out}
+                self.answer(found.status, kept, data, cut=fault.startswith("cut"))
 
     def answer(self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False) -> None:
         self.send_response_only(status)

@@ -10,13 +10,12 @@ from urllib.parse import unquote_to_bytes
 from indexer.addresses import identity, is_remote, stat_identity
 from indexer.archive.buckets import Buckets
 from indexer.archive.kind import ShardKind
-from indexer.archive.left_out import LeftOut
+from indexer.archive.left_out import UNKNOWN, LeftOut
 from indexer.archive.roots import is_below, named
 from indexer.archive.samples import (
     BAD,
     DICOM_HEAD,
     IMAGE_ENDINGS,
-    MAX_SIDECAR,
     METADATA_SUFFIXES,
     is_dicom,
     lasting_name,
@@ -29,10 +28,9 @@ from indexer.archive.slides.named import FORMATS, NOT_CUT
 from indexer.archive.tables.named import TableOptions
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
+from indexer.memory.budget import MAX_SIDECAR
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
-
-UNKNOWN = "neither image nor shard"
 
 
 class Files:
@@ -93,6 +91,7 @@ class Files:
                 if (name, 0) in shard.stored:
                     yield Sample(shard.name, name, image_suffix(name) or "", b"", 0, path.stat().st_size, {}, name)
                     continue
+                shard.room(path.stat().st_size)
                 data = path.read_bytes()
                 beside = _beside(root, path.with_name(sidecar_of(path.name)))
             except (OSError, ValueError) as error:
@@ -100,6 +99,7 @@ class Files:
                 yield Failure(shard.name, name, "read", reason, str(error)[:500], 0, 0, suffix, name)
                 continue
             yield from loose_sample(shard.name, name, data, beside)
+            del data  # before the next one is read
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
         path = named_file(Path(url), place.member).resolve()

@@ -7,6 +7,8 @@ from collections import Counter
 from indexer.archive.samples import plain_name
 from indexer.user_tables.joining import EXAMPLES, counted
 
+UNKNOWN = "neither image nor shard"
+
 
 class LeftOut:
     """Counts by reason; memory grows with the number of reasons only."""

@@ -25,7 +25,7 @@ def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
     """
     samples = next(kind for kind in KINDS if kind.name == shard.kind).samples(shard)
     prefix = key_prefix(shard)
-    return (replace(item, key=prefix + item.key) for item in samples) if prefix else samples
+    return map(lambda item: replace(item, key=prefix + item.key), samples) if prefix else samples
 
 
 def key_prefix(shard: Shard) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from indexer.errors import InputError
+from indexer.memory.budget import MAX_SIDECAR
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 from indexer.user_tables.joining import image_suffix
 
@@ -17,7 +18,6 @@ ARCHIVE_SUFFIXES = ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", 
 NESTED, UNPACK = "archive inside an archive", "unpack the outer one and index what it holds"
 IMAGE_ENDINGS = ("", *(f".{suffix}" for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())))  # of one key
 DICOM_HEAD = 132  # bytes; the last four are DICM (PS3.10 section 7.1)
-MAX_SIDECAR = 16 << 20  # bytes of a member of metadata
 MAX_DEPTH = 64  # of nested JSON
 LONGEST_CLASS = 18  # digits of a `.cls` that is a number: what int64 holds
 LONGEST_ENDING = 24  # characters of an ending that a note holds
@@ -200,6 +200,11 @@ class OpenSamples:
     def last(self) -> Group:
         """The sample of the member for which `close_before` was called last."""
         return self._groups[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the images that are held."""
+        return sum(len(group.image[-1]) for group in self._groups if group.image)
 
     def close_before(self, key: str, suffix: str) -> Iterator[Sample | Failure]:
         """The samples that end before a member with this key and suffix; `last` is then the member's."""

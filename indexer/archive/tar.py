@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +12,6 @@ from indexer.addresses import DAMAGE, facts, identity, is_remote, open_stream, r
 from indexer.archive.links import Links, Target, read_scattered, scattered
 from indexer.archive.local import READ, first_bytes, refuse_foreign
 from indexer.archive.samples import (
-    MAX_SIDECAR,
     METADATA_SUFFIXES,
     OpenSamples,
     lasting_name,
@@ -23,6 +22,7 @@ from indexer.archive.samples import (
 from indexer.archive.tables.named import TableOptions
 from indexer.decompression import is_compressed
 from indexer.errors import CutShard, InputError, NotATar, ReadError, ShardNotFound
+from indexer.memory.budget import MAX_IMAGE, MAX_SIDECAR
 from indexer.redact import stored_address
 from indexer.remote.stream import Facts
 from indexer.types import Failure, Place, Sample, Shard
@@ -32,7 +32,6 @@ COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".
 TOO_LARGE = "member too large"
 MAX_HEADER = 4 << 20  # bytes of one member's headers, its name included
 LONGEST_NAME = 4096  # characters, as of a path
-MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
 
 
 class Tar:
@@ -75,7 +74,7 @@ class Tar:
         split = split_first if shard.keys.split == "first-dot" else split_name
         groups = OpenSamples(shard.name)
         with open_stream(shard.url) as stream:
-            for member in _members(stream, shard.url):
+            for member in _members(stream, shard.url, lambda nbytes: shard.room(nbytes + groups.nbytes)):
                 name = plain_name(member.name)
                 key, suffix = split(name)
                 yield from groups.close_before(key, suffix)
@@ -85,6 +84,7 @@ class Tar:
                     groups.last.fail(member.reason, member.detail, member.offset, 0, suffix, name)
                 else:
                     groups.last.add(name, suffix, member.offset, member.data)
+                del member  # before the next one is read
         yield from groups.close()
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:  # noqa: ARG002 - one file, which the caller checked
@@ -125,8 +125,8 @@ class _Member:
     detail: str = ""
 
 
-def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
-    """Every member except directories. Raises NotATar, CutShard."""
+def _members(stream: IO[bytes], url: str, room: Callable[[int], None]) -> Iterator[_Member]:
+    """Every member except directories; `room` is called with its size before it is read. Raises NotATar, CutShard."""
     end: list[str] = []  # how the last header read ended
     try:
         # tarfile copies the rest of its buffer at each header; both larger and smaller buffers were slower
@@ -140,7 +140,7 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
     try:
         for header in archive:
             if not header.isdir():
-                yield _member(archive, header, links, url)
+                yield _member(archive, header, links, url, room)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
     except DAMAGE as error:
         raise _read_error(error, url, CutShard(f"{stored_address(url)} breaks off: {error}")) from error
@@ -148,7 +148,9 @@ def _members(stream: IO[bytes], url: str) -> Iterator[_Member]:
         raise CutShard(f"{stored_address(url)} breaks off: no end-of-archive mark")
 
 
-def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url: str) -> _Member:
+def _member(
+    archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url: str, room: Callable[[int], None]
+) -> _Member:
     """Raises CutShard."""
     target: Target | str | None = None
     if header.islnk() or header.issym():
@@ -162,11 +164,12 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, links: Links, url
     else:
         return _Member(header.name, -1, None, "not a regular file", f"{header.name} is a device or a pipe")
     name = header.name
-    most = MAX_SIDECAR if split_name(name)[1] in METADATA_SUFFIXES else MAX_MEMBER
+    most = MAX_SIDECAR if split_name(name)[1] in METADATA_SUFFIXES else MAX_IMAGE
     if len(name) > LONGEST_NAME:
         return _Member(f"{name[:80]}…", offset, None, "name too long", f"{len(name):,} characters: {name[:80]}…")
     if size > most:
         return _Member(name, offset, None, TOO_LARGE, f"{name}: over {most:,} bytes")
+    room(size)
     if target is not None:
         return _Member(header.name, offset, _read(url, offset, size, header.name))
     file = archive.extractfile(header)

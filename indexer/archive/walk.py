@@ -14,6 +14,7 @@ from indexer.errors import InputError
 
 SORTED = 20_000  # names of one folder that are sorted in memory; a longer listing is merged from runs on disk
 PACK_STATE = ".pack"  # state of `indexer pack` beside its shards; neither read nor counted as left out
+PACK_LIST = "files.csv"  # in it: every file that was packed or left out
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A zip is read like the folder that it unpacks to: the same keys, metadata and fi
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from indexer.addresses import is_remote, read_range
-from indexer.archive.left_out import LeftOut
+from indexer.archive.left_out import UNKNOWN, LeftOut
 from indexer.archive.local import first_bytes, local_file, local_identity, remote_suffix
 from indexer.archive.samples import (
     DICOM_HEAD,
@@ -29,12 +30,11 @@ from indexer.archive.samples import (
 )
 from indexer.archive.tables.named import TableOptions
 from indexer.errors import NotAnArchive, ReadError
+from indexer.memory.budget import MAX_IMAGE, MAX_SIDECAR
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-MAX_MEMBER = 2 << 30  # bytes; a larger member is refused before it is read into memory
-MAX_SIDECAR = 16 << 20
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 200  # a member larger than both is refused: pictures do not deflate so far
 BLOCK = 1 << 20  # decompressed at once: a member may hold more than its header says
 DAMAGED_MEMBER = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
@@ -88,7 +88,7 @@ class Zip:
         signature, _, flags, method, *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         if signature != MAGIC[0]:
             raise ReadError(f"{place.member} is no longer where it was in {url}")
-        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or flags & 1 or place.nbytes > MAX_MEMBER:
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or flags & 1 or place.nbytes > MAX_IMAGE:
             return _by_name(url, place)
         start = place.offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
         if method == zipfile.ZIP_STORED:
@@ -125,7 +125,7 @@ class _Tree:
         beside = {sidecar_of(_path(info)) for info in self.members}
         for path in others:
             if path not in beside:
-                self.left_out.add("neither image nor shard", path)
+                self.left_out.add(UNKNOWN, path)
 
 
 def _sample(archive: zipfile.ZipFile, tree: _Tree, info: zipfile.ZipInfo, shard: Shard) -> Iterator[Sample | Failure]:
@@ -138,6 +138,7 @@ def _sample(archive: zipfile.ZipFile, tree: _Tree, info: zipfile.ZipInfo, shard:
     refused = _refused(info)
     if refused is None:
         try:
+            shard.room(info.file_size)
             image = _content(archive, info)
             beside = tree.sidecars.get(sidecar_of(path))
             sidecar = _content(archive, beside) if beside is not None else None
@@ -179,8 +180,8 @@ def _refused(info: zipfile.ZipInfo) -> tuple[str, str] | None:
         return "encrypted member", f"{name}: unpack the archive with its password"
     if info.compress_type not in _READABLE:
         return "unknown compression", f"{name}: method {info.compress_type}; pack it anew, stored or deflated"
-    if info.file_size > MAX_MEMBER:
-        return "member too large", f"{name}: over {MAX_MEMBER} bytes"
+    if info.file_size > MAX_IMAGE:
+        return "member too large", f"{name}: over {MAX_IMAGE} bytes"
     if info.file_size > max(BOMB_BYTES, BOMB_RATIO * info.compress_size):
         return "decompression bomb", f"{name}: {info.compress_size} bytes would become {info.file_size}"
     return None
@@ -188,17 +189,16 @@ def _refused(info: zipfile.ZipInfo) -> tuple[str, str] | None:
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """Raises DAMAGED_MEMBER, also where the member holds more or less than its header says, or OSError."""
-    most = MAX_SIDECAR if _path(info).endswith(".json") else MAX_MEMBER
+    most = MAX_SIDECAR if _path(info).endswith(".json") else MAX_IMAGE
     if info.file_size > most:
         raise ValueError(f"over {most} bytes")
-    parts, left = [], info.file_size
+    content = io.BytesIO()  # which gives its bytes away without a copy
     with archive.open(info) as file:
         while block := file.read(_PIECE.get(info.compress_type, BLOCK)):
-            parts.append(block)
-            left -= len(block)
-    if left:
+            content.write(block)
+    if left := info.file_size - content.tell():
         raise EOFError(f"it ends {left} bytes early")
-    return b"".join(parts)
+    return content.getvalue()
 
 
 def _opened(path: str) -> zipfile.ZipFile:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.errors import InputError
-from indexer.options import emit, json_option, plain, say, table_option
+from indexer.options import emit, json_option, patient_pattern_option, plain, say, table_option
 
 if TYPE_CHECKING:
     from indexer.store.labelling.choices import Choices
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option("--secret", type=click.Path(path_type=Path), help="File with the hashes' key, as for `indexer pack`.")
 @click.option("--site", "sites", multiple=True, metavar="NAME", help="Issuer of patient ids, where there was one.")
+@patient_pattern_option("The part of patient ids that counts, as for `indexer pack`.")
 @click.option("--encoding", metavar="NAME", help="Of a CSV file, e.g. cp1252. Default: UTF-8, or by its first bytes.")
 @table_option
 @json_option
@@ -60,6 +61,7 @@ def command(
     hashed: str | None,
     secret: Path | None,
     sites: tuple[str, ...],
+    patient_pattern: str,
     encoding: str | None,
     table: str | None,
     preset: str | None,
@@ -74,8 +76,8 @@ def command(
     form, and taken where one row alone answers. With --on PatientID=patient --hash patient, plain patient ids join a
     table packed from DICOM, and only their hashes are stored.
     """
-    if (secret or sites) and hashed is None:
-        raise click.UsageError("--secret and --site say how to hash: give them with --hash COLUMN.")
+    if (secret or sites or patient_pattern) and hashed is None:
+        raise click.UsageError("--secret, --site and --patient-pattern say how to hash: give them with --hash COLUMN.")
     from indexer.store.labelling.choices import with_preset
 
     given = {
@@ -98,12 +100,16 @@ def command(
     if file is None:
         emit({"table": store.name, "notes": notes}, as_json=as_json, text=_text)
         return
-    emit(_joined(store, db, file, choices, encoding, (hashed, secret, sites), notes), as_json=as_json, text=_text)
+    emit(
+        _joined(store, db, file, choices, encoding, (hashed, secret, sites, patient_pattern), notes),
+        as_json=as_json,
+        text=_text,
+    )
 
 
 def _joined(
     store: EmbeddingStore, db: str, file: Path, choices: Choices, encoding: str | None,
-    hashing: tuple[str | None, Path | None, tuple[str, ...]], notes: list[str],
+    hashing: tuple[str | None, Path | None, tuple[str, ...], str], notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Read, reshape and join the labels; the facts to print."""
     from indexer.store.labelling.choices import reshaping
@@ -111,7 +117,7 @@ def _joined(
     from indexer.store.labelling.join import join_labels
     from indexer.store.labelling.reshape import reshaped
 
-    hashed, secret, sites = hashing
+    hashed, secret, sites, pattern = hashing
     on = choices.get("on", ("key",))[0]
     own, _, other = on.rpartition("=") if "=" in on else (on, "", on)
     stored = store.columns()
@@ -128,7 +134,7 @@ def _joined(
     if hashed is not None:
         from indexer.upkeep.pseudonyms import Pseudonyms, hashed_names
 
-        given = hashed_names(store, given, other, Pseudonyms.load(secret, sites, database=db))
+        given = hashed_names(store, given, other, Pseudonyms.load(secret, sites, pattern, database=db))
     joined = join_labels(store, given, other)
     return {
         "table": store.name,

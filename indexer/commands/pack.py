@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from indexer.cores import cores
-from indexer.options import counted, emit, json_option, say
+from indexer.options import counted, emit, json_option, patient_pattern_option, say
 
 if TYPE_CHECKING:
     from indexer.pack.report import PackReport
@@ -33,11 +32,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--hash", "hashed", metavar="COLUMN", multiple=True, help="Its column to store as a keyed hash.")
 @click.option("--secret", type=_PATH, help="File with the hashes' key.  [default: in ~/.config, made on first use]")
 @click.option("--new-secret", is_flag=True, help="Create the file of --secret if it is missing.")
-@click.option(
-    "--patient-pattern",
-    default="",
-    metavar="REGEX",
-    help="The part of PatientID that names the patient, where it also holds a view or side, e.g. 'P_\\d+'.",
+@patient_pattern_option(
+    "The part of PatientID that names the patient, where it also holds a view or side, e.g. 'P_\\d+'."
 )
 @click.option("--site", default="", metavar="NAME", help="Used for a missing IssuerOfPatientID.")
 @click.option(
@@ -86,10 +82,6 @@ def command(
 
     DICOM metadata and headers come from an allow-list, identifiers as keyed hashes; pixels are not de-identified.
     """
-    try:
-        re.compile(patient_pattern)
-    except re.error as error:
-        raise click.BadParameter(f"{patient_pattern!r}: {error}", param_hint="--patient-pattern") from error
     from indexer.pack.run import PackOptions, pack
     from indexer.progress.terminal import Terminal
 

@@ -16,6 +16,7 @@ from indexer.options import (
     download_option,
     emit,
     json_option,
+    patient_pattern_option,
     pictures_option,
     plain,
     say,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from indexer.search.searcher import Searcher
     from indexer.store.table import EmbeddingStore
     from indexer.types import EncoderSpec
+    from indexer.upkeep.pseudonyms import Pseudonyms
 
 
 @click.command("search", short_help="Find the images most like a query image, key, text or vector.")
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     help="File with the key of pack's hashes: new DICOM files of known patients then work with --exclude-same.",
 )
 @click.option("--site", "sites", multiple=True, metavar="NAME", help="Issuer of their patient ids, if `pack` had one.")
+@patient_pattern_option("The part of their patient ids that counts, if `pack` had one.")
 @click.option("--one-per", metavar="COLUMN", help="One hit for each value, its best; a row without a value is a hit.")
 @click.option("--by", metavar="COLUMN", help="One hit for each value (series, slide, study), after `indexer pool`.")
 @click.option("--group", "groups", multiple=True, metavar="VALUE", help="With --by: a stored value as the query.")
@@ -87,6 +90,7 @@ def command(
     exclude_same: str | None,
     secret: Path | None,
     sites: tuple[str, ...],
+    patient_pattern: str,
     one_per: str | None,
     by: str | None,
     groups: tuple[str, ...],
@@ -122,12 +126,15 @@ def command(
         raise click.UsageError("--group names a value of the column --by: give that too.")
     if bool(shards) != bool(out) or (shards and (html or png)):
         raise click.UsageError("--shards and --out go together, and draw no pictures.")
-    if (secret or sites) and not (images and exclude_same):
-        raise click.UsageError("--secret and --site tell the patient of image files: give them with --exclude-same.")
+    if (secret or sites or patient_pattern) and not (images and exclude_same):
+        raise click.UsageError(
+            "--secret, --site and --patient-pattern tell the patient of image files: give them with --exclude-same."
+        )
     from indexer.output_file import require_writable
     from indexer.search.answer import answer
     from indexer.search.searcher import Searcher
     from indexer.store.table import EmbeddingStore
+    from indexer.upkeep.pseudonyms import Pseudonyms
 
     for option, path in (("--html", html), ("--png", png)):
         if path:
@@ -146,7 +153,8 @@ def command(
         return
     query = _query(images, keys, texts, vectors, searcher.dim, groups=groups, folders=by is not None)
     if secret is not None and exclude_same is not None:
-        query = _with_values(query, store, exclude_same, secret, sites)
+        pseudonyms = Pseudonyms.load(secret, sites, patient_pattern, database=store.uri)
+        query = _with_values(query, store, exclude_same, pseudonyms)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
     _draw(result, html, png)
     _print(result, names, as_json=as_json)
@@ -198,11 +206,10 @@ def _query(
     return Query(keys=keys, texts=texts, images=tuple(read), groups=groups)
 
 
-def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path, sites: tuple[str, ...]) -> Query:
+def _with_values(query: Query, store: EmbeddingStore, column: str, pseudonyms: Pseudonyms) -> Query:
     """The query with the value of `column` of each image, hashed from its DICOM header as `pack` does."""
-    from indexer.upkeep.pseudonyms import Pseudonyms, known_value, value_of_content
+    from indexer.upkeep.pseudonyms import known_value, value_of_content
 
-    pseudonyms = Pseudonyms.load(secret, sites, database=store.uri)
     own = []
     for image in query.images:
         stored = value_of_content(store, column, image.content)
@@ -210,10 +217,8 @@ def _with_values(query: Query, store: EmbeddingStore, column: str, secret: Path,
         value, known = known_value(store, column, forms)
         own.append(value)
         if not known:
-            say(
-                f"note: no row has the {column} of {image.name} under the secret {secret}: nothing is left out for it",
-                err=True,
-            )
+            under = f"under the secret {pseudonyms.secret}"
+            say(f"note: no row has the {column} of {image.name} {under}: nothing is left out for it", err=True)
     return replace(query, own=tuple(own))
 
 

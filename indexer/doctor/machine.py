@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from indexer.memory.budget import machine_bytes
+
 if TYPE_CHECKING:
     import torch
 
@@ -24,10 +26,6 @@ PACKAGES = (
 )  # fmt: skip
 _SIDE = 1024  # of the matrices multiplied
 _ROUNDS = 5
-_CONTAINER_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def hidden_gpu() -> str:
 
 def _cpu() -> Device:
     speeds = _speeds("cpu", ("fp32", "bf16"))
-    return Device("cpu", _cpu_model(), _memory(), speeds, quickest(speeds))
+    return Device("cpu", _cpu_model(), machine_bytes(), speeds, quickest(speeds))
 
 
 def _gpu(number: int) -> Device:
@@ -149,15 +147,6 @@ def _cpu_model() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def _memory() -> int:
-    """Bytes of main memory, or a container's limit."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, _CONTAINER_LIMITS):
-        text = path.read_text().strip() if path.is_file() else ""
-        limits += [int(text)] if text.isdigit() else []
-    return min(limits)
 
 
 def _version(package: str) -> str | None:

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
 
 from indexer.archive.walk import ListedFile
 from indexer.errors import InputError, ReadError
+from indexer.memory.budget import MAX_IMAGE
 from indexer.pack.source import Scanned
-from indexer.pixels.limits import MAX_BYTES
 
 SCHEMES = ("dicomweb+http", "dicomweb+https")
 PAGE = 500  # matches requested at once
@@ -120,7 +120,7 @@ class DicomWeb:
         try:
             for block in _received(answer):
                 nbytes += len(block)
-                if nbytes > MAX_BYTES:
+                if nbytes > MAX_IMAGE:
                     raise OSError(0, "file too large")
                 seconds = time.monotonic() - began
                 if seconds > SLOW_SECONDS and nbytes < SLOWEST * seconds:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_fields, sidecar_of
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
+from indexer.memory.budget import MAX_SIDECAR
 from indexer.pack.headers.dicom_fields import instance_of, is_directory, read_header
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
@@ -18,7 +19,6 @@ from indexer.pixels.sniff import DICOM_SUFFIXES, sniff
 from indexer.user_tables.joining import image_suffix
 
 HEAD = 1024  # bytes read to detect a file's kind
-MAX_JSON = 16 << 20  # bytes of a JSON file that is looked into
 BESIDE = "metadata beside an image"
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
               "dicom": "dcm", "nifti": "nii"}  # fmt: skip
@@ -85,7 +85,7 @@ def _other(path: Path, reason: str) -> str:
 def _holds_label(root: Path, found: ListedFile) -> bool:
     """Whether a JSON file has a value for `label`; not asked of a damaged or very large one."""
     try:
-        return found.nbytes <= MAX_JSON and sidecar_fields((root / found.path).read_bytes()).get("label") is not None
+        return found.nbytes <= MAX_SIDECAR and sidecar_fields((root / found.path).read_bytes()).get("label") is not None
     except (OSError, ValueError):
         return False
 

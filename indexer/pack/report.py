@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.archive.walk import PACK_STATE
+from indexer.archive.walk import PACK_LIST, PACK_STATE
 from indexer.pack.catalogue import Catalogue
 from indexer.pack.headers.secret import private_file
 from indexer.pack.plan import ShardPlan
@@ -46,7 +46,7 @@ class PackReport:
 
 def list_files(destination: Path, catalogue: Catalogue, plans: Sequence[ShardPlan]) -> Path:
     """Write the list of files in path order, readable by its owner only: it holds the archive's paths."""
-    target = destination / PACK_STATE / "files.csv"
+    target = destination / PACK_STATE / PACK_LIST
     partial = target.with_suffix(".partial")
     with private_file(partial) as file:
         writer = csv.writer(file, lineterminator="\n")

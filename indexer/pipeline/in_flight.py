@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from indexer.memory import budget
+from indexer.memory.budget import Admission
 from indexer.pipeline.tally import Tally
 from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Float16, Sample, Shard, ShardResult, part_order
 
@@ -157,7 +159,7 @@ class InFlight:
 
     def __init__(self, tally: Tally, *, workers: int, part_rows: int) -> None:
         """`part_rows`: a shard is taken in parts of about so many rows."""
-        self.tally, self.stop = tally, threading.Event()
+        self.tally, self.stop, self.admission = tally, threading.Event(), Admission(budget.UNDECODED)
         self.room = threading.Semaphore(4 * workers + SPARE_JOBS)
         self._part_rows = max(part_rows, 1)
         self._lock = threading.Lock()
@@ -171,10 +173,15 @@ class InFlight:
             self._jobs.append(job)
 
     def task(self, job: Job, sample: Sample) -> Task:
-        """Register one more sample of the shard."""
+        """Register one more sample of the shard, whose image is held until `seen`."""
+        self.admission.work(len(sample.image))
         with self._lock:
             job.samples += not job.partial
             return Task(job, job.give(), sample)
+
+    def seen(self, task: Task) -> None:
+        """The image of a task is decoded, and its bytes are dropped."""
+        self.admission.work(-len(task.sample.image))
 
     def end(self, job: Job) -> None:
         """Mark the shard as read to its end."""

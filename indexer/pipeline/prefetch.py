@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from indexer.addresses import end_commands, is_remote
+from indexer.memory.budget import Admission, Reader
 from indexer.pipeline.in_flight import POLL_SECONDS, ReadShard, StopRun
 from indexer.types import Failure, Sample, Shard
 
@@ -23,8 +25,16 @@ CLOSE_SECONDS = 2.0  # for a reader thread to end with the run; a thread blocked
 class ReadAhead:
     """The streams of `shards`, in order; a context manager that ends the reader threads on exit."""
 
-    def __init__(self, shards: Sequence[Shard], read: ReadShard, stop: threading.Event) -> None:
-        self._read, self._stop = read, stop
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        read: ReadShard,
+        stop: threading.Event,
+        admission: Admission,
+        pass_on: Callable[[], None],
+    ) -> None:
+        """`pass_on` gives the workers what the caller holds of a stream, for which its next image may have to wait."""
+        self._read, self._stop, self._admission, self._pass_on = read, stop, admission, pass_on
         self._coming = deque(shard for shard in shards if is_remote(shard.url))
         self._pumps: deque[_Pump] = deque()  # the first one is being processed
 
@@ -46,15 +56,23 @@ class ReadAhead:
         if self._pumps:
             self._pumps.popleft()
         while self._coming and len(self._pumps) < SHARDS:
-            self._pumps.append(_Pump(self._coming.popleft(), self._read))
-        return self._pumps[0].items(self._stop)
+            self._pumps.append(_Pump(self._coming.popleft(), self._read, self._admission))
+        return self._pumps[0].items(self._stop, self._pass_on)
 
 
 class _Pump:
     """Reads one shard in a thread of its own, at most SHARD_BYTES ahead of the consumer."""
 
-    def __init__(self, shard: Shard, read: ReadShard) -> None:
-        self._shard, self._read = shard, read
+    def __init__(self, shard: Shard, read: ReadShard, admission: Admission) -> None:
+        self._read, self._admission = read, admission
+        self._reader = Reader(
+            admission,
+            poll_seconds=POLL_SECONDS,
+            blocked=self._end_if_closed,
+            in_turn=lambda: self._in_turn and not self._items,
+        )
+        self._shard = replace(shard, room=self._reader.room)
+        self._in_turn = False
         self._items: deque[Sample | Failure] = deque()
         self._nbytes = 0
         self._ended = self._closed = False
@@ -63,19 +81,24 @@ class _Pump:
         self._thread = threading.Thread(target=self._run, name=f"ahead-{shard.name}", daemon=True)
         self._thread.start()
 
-    def items(self, stop: threading.Event) -> Iterator[Sample | Failure]:
+    def items(self, stop: threading.Event, pass_on: Callable[[], None]) -> Iterator[Sample | Failure]:
+        self._in_turn = True
         try:
             while True:
                 with self._changed:
                     while not self._changed.wait_for(lambda: self._items or self._ended, POLL_SECONDS):
                         if stop.is_set():  # even where the network hangs
                             raise StopRun
+                        if self._reader.waits:
+                            pass_on()
                     if not self._items:
                         break
                     item = self._items.popleft()
                     self._nbytes -= _nbytes(item)
                     self._changed.notify_all()
+                self._admission.read(-_nbytes(item))
                 yield item
+                del item
             if self._error is not None:
                 raise self._error
         finally:
@@ -84,7 +107,10 @@ class _Pump:
     def close(self) -> None:
         with self._changed:
             self._closed = True
+            left = sum(map(_nbytes, self._items))
+            self._items.clear()
             self._changed.notify_all()
+        self._admission.read(-left)
 
     def join(self) -> bool:
         """Whether its thread has ended."""
@@ -100,13 +126,20 @@ class _Pump:
                         break
                     self._items.append(item)
                     self._nbytes += _nbytes(item)
+                    self._admission.read(_nbytes(item))
                     self._changed.notify_all()
+                del item
         except BaseException as error:  # noqa: BLE001 - re-raised in the consumer's thread
             self._error = error
         finally:
+            self._reader.close()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+    def _end_if_closed(self) -> None:
+        if self._closed:
+            raise StopRun
 
 
 def _nbytes(item: Sample | Failure) -> int:

@@ -63,7 +63,11 @@ def retry(
         wanted, places_of_it = failed[shard.name], places[shard.name]
         others = _AllBut(places_of_it) if all(member for member, _ in places_of_it) else ()
         samples = read_shard(replace(shard, keys=store.keys, tiles=store.tiles, stored=others))
-        return (s for s in samples if isinstance(s, Sample) and s.key in wanted and (s.member, s.offset) not in others)
+
+        def chosen(item: Sample | Failure) -> bool:
+            return isinstance(item, Sample) and item.key in wanted and (item.member, item.offset) not in others
+
+        return filter(chosen, samples)  # which holds no image while the next one is read
 
     allowed = (*remembered(identity_of(store)), *named(roots))
     found, out_of_reach = _found(ledger, failed, sources, allowed)

@@ -95,6 +95,7 @@ def tasks(
     """The samples of a shard to embed, each made with `task`; failures of reading are passed to `resolve` at once."""
     while True:
         start = time.perf_counter()
+        item: Sample | Failure | None = None  # drops the last image before the next one is read
         try:
             item = next(stream, None)
         except ReadError as error:

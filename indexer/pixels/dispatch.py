@@ -7,6 +7,8 @@ from itertools import groupby
 from types import TracebackType
 
 from indexer.errors import PixelError
+from indexer.memory.budget import DECODED
+from indexer.pixels.announced import announced_bytes
 from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.fit import square
 from indexer.pixels.kinds import open_kind
@@ -22,14 +24,16 @@ _ARCHIVES = {b"PK\x03\x04": "a zip archive, which `indexer index` reads", b"7z\x
 class OpenedImage:
     """An image whose header was read. A context manager, since it may hold a decoder process."""
 
-    def __init__(self, reader: Reader, spec: PixelSpec) -> None:
-        self._reader, self._spec = reader, spec
+    def __init__(self, reader: Reader, spec: PixelSpec, nbytes: int) -> None:
+        """`nbytes` of DECODED are held until the end."""
+        self._reader, self._spec, self._nbytes = reader, spec, nbytes
 
     def __enter__(self) -> OpenedImage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._reader.close()
+        DECODED.give_back(self._nbytes)
 
     def parts(self) -> Sequence[Part]:
         """All parts in the file's order, from its header."""
@@ -71,7 +75,14 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     quiet()
     kind = sniff(data, suffix)
     if kind:
-        return OpenedImage(open_kind(kind, data, rendering), spec)
+        announced = announced_bytes(kind, data)
+        nbytes = max(announced, len(data))
+        DECODED.take(nbytes)
+        try:
+            return OpenedImage(open_kind(kind, data, rendering, announced), spec, nbytes)
+        except BaseException:
+            DECODED.give_back(nbytes)
+            raise
     archive = next((words for magic, words in _ARCHIVES.items() if data.startswith(magic)), "")
     if archive:
         raise PixelError("archive, not an image", archive)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from indexer.pixels.announced import announced_bytes
 from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.limits import PLAIN_BYTES
 from indexer.pixels.parts import Reader, Rendering
 
 
-def open_kind(kind: str, data: bytes, rendering: Rendering) -> Reader:
-    """A reader for one of `sniff`'s kinds. Raises PixelError."""
-    announced = 0 if rendering.isolated else announced_bytes(kind, data)
+def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) -> Reader:
+    """A reader for one of `sniff`'s kinds, of a file that announces so many bytes (`announced_bytes`) unless this is a
+    decoder process. Raises PixelError.
+    """
     if announced > PLAIN_BYTES:
         return IsolatedReader(kind, data, rendering, announced=announced)
     if kind == "jpeg":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from indexer.errors import PixelError
+from indexer.memory.budget import MAX_IMAGE
 
 MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
-MAX_BYTES = 2 << 30  # of one file
 PLAIN_BYTES = 256 << 20  # of memory that decoding takes; an image that announces more is decoded in a child process
 MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, after decompression
 
@@ -22,5 +22,5 @@ def check_bytes(nbytes: int) -> None:
     """Raise PixelError where a file of this size is empty or larger than the limit."""
     if nbytes == 0:
         raise PixelError("empty file")
-    if nbytes > MAX_BYTES:
-        raise PixelError("file too large", f"{nbytes:,} bytes, over the limit of {MAX_BYTES:,}")
+    if nbytes > MAX_IMAGE:
+        raise PixelError("file too large", f"{nbytes:,} bytes, over the limit of {MAX_IMAGE:,}")

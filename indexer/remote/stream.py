@@ -81,6 +81,11 @@ class ResumedStream:
         self._part = tried(lambda: open_from(0, None))
         self._facts = self._part.facts
 
+    @property
+    def nbytes(self) -> int | None:
+        """Of the whole file, where the server says so."""
+        return self._facts.nbytes if self._facts else None
+
     def read(self, nbytes: int = -1) -> bytes:
         """At most `nbytes` bytes, b"" at the end; with -1 all that are left."""
         if nbytes < 0:

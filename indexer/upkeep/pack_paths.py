@@ -9,10 +9,9 @@ from pathlib import Path
 
 from indexer.addresses import is_remote
 from indexer.archive.roots import is_below, named, remembered
-from indexer.archive.walk import PACK_STATE
+from indexer.archive.walk import PACK_LIST, PACK_STATE
 from indexer.store.table import EmbeddingStore, identity_of
 
-LIST = "files.csv"  # of `pack.report.list_files`
 MOST_KEYS = 200_000  # for which paths are looked up; of a table with more failures only the first are named
 
 
@@ -26,7 +25,7 @@ def paths_of_failures(store: EmbeddingStore) -> dict[tuple[str, str], str]:
     for batch in store.scan_failures(["shard", "key"]):
         for shard, key in zip(batch.column("shard").to_pylist(), batch.column("key").to_pylist(), strict=True):
             if key and not is_remote(shard) and count < MOST_KEYS:
-                wanted[Path(shard).parent / PACK_STATE / LIST][Path(shard).name, key] = shard
+                wanted[Path(shard).parent / PACK_STATE / PACK_LIST][Path(shard).name, key] = shard
                 count += 1
     roots = named(remembered(identity_of(store))) if wanted else ()
     found: dict[tuple[str, str], str] = {}

@@ -20,18 +20,21 @@ HASHED_UIDS = {"study": "study", "series": "series", "instance": "instance", "ke
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """The hashes of one secret. `sites` are the issuers of patient ids, as headers or `pack --site` gave them."""
+    """The hashes of one secret. `sites` are the issuers of patient ids, as headers or `pack --site` gave them, and
+    `pattern` is that of `pack --patient-pattern`.
+    """
 
     keyed: KeyedHash
     secret: Path
     sites: tuple[str, ...] = ("",)
+    pattern: str = ""
 
     @classmethod
-    def load(cls, secret: Path | None, sites: Sequence[str], *, database: str) -> Pseudonyms:
+    def load(cls, secret: Path | None, sites: Sequence[str], pattern: str, *, database: str) -> Pseudonyms:
         """With the secret in this file, by default the one that `pack` uses by default. Raises InputError."""
         path = secret or default_secret()
         keyed, _ = load_secret(path, outside=Path(database), make=False)
-        return cls(keyed, path, ("", *sites))
+        return cls(keyed, path, ("", *sites), pattern)
 
     def of(self, column: str, identifier: str) -> tuple[str, ...]:
         """The values that `pack` may have stored for an identifier in this column: from a DICOM header, or from a
@@ -39,7 +42,8 @@ class Pseudonyms:
         """
         written = " ".join(identifier.split())
         if column == "patient":
-            return (*(self.keyed("patient", f"{site}\\{written}") for site in self.sites), self.keyed(column, written))
+            part = PatientIds(pattern=self.pattern).part(written) or written
+            return (*(self.keyed("patient", f"{site}\\{part}") for site in self.sites), self.keyed(column, written))
         of_table = self.keyed(f"column {column}", written)
         return (self.keyed(HASHED_UIDS[column], written), of_table) if column in HASHED_UIDS else (of_table,)
 
@@ -50,7 +54,7 @@ class Pseudonyms:
         if header is not None:
             patient = " ".join(str(header.get("PatientID") or "").split())
             for site in self.sites:
-                if value := dicom_fields(header, self.keyed, PatientIds(site)).get(column):
+                if value := dicom_fields(header, self.keyed, PatientIds(site, self.pattern)).get(column):
                     found[str(value)] = None
             if patient and column == "patient":
                 found |= dict.fromkeys(self.of(column, patient))
@@ -73,7 +77,8 @@ def hashed_names(store: EmbeddingStore, labels: pa.Table, on: str, pseudonyms: P
     if not stored:
         raise InputError(
             f"no {on} of the labels is in table {store.name} under the secret {pseudonyms.secret}. Name the secret "
-            "with which it was packed (--secret), and the issuer or --site of the patient ids, if any (--site)."
+            "with which it was packed (--secret), and the issuer or --site of the patient ids (--site) and their "
+            "--patient-pattern, if there were any."
         )
     chosen = [next((f for f in each if f in stored), each[0]) if each else None for each in forms]
     return labels.set_column(labels.column_names.index(on), on, pa.array(chosen, pa.string()))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from indexer.options import emit
+from indexer.output_file import require_writable
 from probes.options import class_weight_option, fit_options, make_request, probe_options
 
 
@@ -58,10 +59,12 @@ def command(
         raise click.UsageError("name the tables with --tables, not --table.")
     names = [name.strip() for name in tables.split(",") if name.strip()]
     request = make_request(probe, options)
-    if out is not None:
-        check_folder(out, request, replace=replace, tables=names)
     if predictions is not None and predictions.suffix != ".parquet":
         raise click.UsageError("--predictions writes a .parquet file.")
+    if predictions is not None:
+        require_writable(predictions, "--predictions")
+    if out is not None:
+        check_folder(out, request, replace=replace, tables=names)
     found, outcomes = compare(request, names, metric, Stages())
     if predictions is not None:
         write_predictions(outcomes, predictions)

@@ -15,7 +15,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @review_options
 @fit_options
 @class_weight_option
-@click.option("--penalty", "--leaf", type=click.FloatRange(1), help="Fix the least rows of a leaf; else 1, 4 or 16.")
+@click.option("--penalty", "--leaf", type=click.IntRange(1), help="Fix the least rows of a leaf; else 1, 4 or 16.")
 def command(*, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit 100 trees (Breiman 2001); the least number of rows in a leaf is chosen by inner validation."""
     from probes.outputs import answer

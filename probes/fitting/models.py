@@ -60,9 +60,6 @@ def _forest(model: Model, x: npt.NDArray[Any]) -> Float64:
     """The log of the mean over the trees of the class shares in each row's leaf. Rows are compared in float32."""
     arrays = model.arrays
     left, right, feature, threshold = (arrays[name] for name in ("left", "right", "feature", "threshold"))
-    inner = np.flatnonzero(left >= 0)
-    if (left[inner] <= inner).any() or (right[inner] <= inner).any():  # a damaged bundle: rows would go in a circle
-        raise ValueError("a tree whose nodes do not go down")
     x, rows = np.asarray(x, np.float32), np.arange(len(x))
     total = np.zeros((len(x), arrays["shares"].shape[1]))
     for root in arrays["roots"]:
@@ -74,6 +71,27 @@ def _forest(model: Model, x: npt.NDArray[Any]) -> Float64:
             node[going] = np.where(lower, left[at], right[at])
         total += arrays["shares"][node]
     return as_logits(total / len(arrays["roots"]), multilabel=False)
+
+
+def require_trees(arrays: Arrays, dim: int) -> None:
+    """Raise ValueError unless any row of `dim` numbers reaches a leaf of each tree; one row tries only a few nodes."""
+    left, right, feature, threshold, shares, roots = (
+        arrays[name] for name in ("left", "right", "feature", "threshold", "shares", "roots")
+    )
+    n = len(shares)
+    if {left.shape, right.shape, feature.shape, threshold.shape} != {(n,)} or roots.ndim != 1 or not len(roots):
+        raise ValueError("trees whose arrays do not fit together")
+    if not all(np.issubdtype(array.dtype, np.signedinteger) for array in (left, right, feature, roots)):
+        raise ValueError("a tree whose nodes are not numbered")
+    inner = np.flatnonzero(left >= 0)
+    children = np.stack([left[inner], right[inner]])
+    if (children <= inner).any() or (children >= n).any() or (roots < 0).any() or (roots >= n).any():
+        raise ValueError("a tree whose nodes do not go down")  # rows would go in a circle, or to no node
+    if (feature[inner] < 0).any() or (feature[inner] >= dim).any() or not np.isfinite(threshold[inner]).all():
+        raise ValueError("a tree that asks for what no vector has")
+    leaves = shares[left < 0]
+    if not (np.isfinite(leaves).all() and (leaves >= 0).all() and (leaves.sum(1) > 0).all()):
+        raise ValueError("a leaf without shares")
 
 
 def _rbf(model: Model, x: npt.NDArray[Any]) -> Float64:

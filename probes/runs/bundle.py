@@ -17,7 +17,7 @@ from indexer.jsonable import jsonable
 from probes.cohort.load import Source
 from probes.cohort.scaling import Scaler, scale
 from probes.evaluation.bootstrap import Interval
-from probes.fitting.models import Model
+from probes.fitting.models import Model, require_trees
 from probes.request import ProbeRequest
 from probes.runs.result import FORMAT
 from probes.runs.result_files import MOST_BYTES, check_format, decode
@@ -139,6 +139,8 @@ def _check(bundle: Bundle) -> None:
         raise ValueError(f"scaler of shapes {mean.shape} and {sd.shape}")
     if not isinstance(facts.temperature, float) or not facts.temperature > 0:
         raise ValueError(f"temperature {facts.temperature}")
+    if facts.kind == "forest":
+        require_trees(bundle.model.arrays, len(mean))
     row = np.full((1, len(mean)), 1 / np.sqrt(len(mean)), np.float16)
     with np.errstate(all="ignore"):
         logits = bundle.model.logits(scale(row, bundle.scaler, np.ones(1, np.float32)))

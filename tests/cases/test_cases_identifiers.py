@@ -288,6 +288,22 @@ def test_ids_that_hold_a_view_are_one_patient_and_masks_are_told_from_images(tmp
     assert kinds.keys() == {hashed("patient", f"\\{p}") for p in ("P_00005", "P_00007", "phantom")}
     assert sorted(map(str, column(tmp_path / "db", "series_kind"))) == ["None", "crop", "full", "full", "mask"]
     assert b"Jane" not in every_byte(tmp_path / "db")
+
+    known = ("--secret", tmp_path / "secret", *pattern)
+    plain = "".join(f"{patient},{patient.split('_')[2]}\n" for patient, _ in CBIS[:4])
+    (tmp_path / "labels.csv").write_text("PatientID,number\n" + plain)
+    ask = ("labels", tmp_path / "db", tmp_path / "labels.csv", "--on", "PatientID=patient", "--hash", "patient")
+    joined = call("indexer", *ask, *known, "--repeated", "same", "--json")
+    assert (joined.json["rows_labelled"], joined.json["labels_without_row"]) == (4, 0), joined.err
+    numbers = dict(zip(column(tmp_path / "db", "patient"), column(tmp_path / "db", "number"), strict=True))
+    assert {numbers[hashed("patient", f"\\P_{n}")] for n in ("00005", "00007")} == {"00005", "00007"}
+    (tmp_path / "new.dcm").write_bytes(exam(9, "Mass-Test_P_00005_LEFT_MLO"))  # a new image of a known patient
+    found = call(
+        "indexer", "search", tmp_path / "db", tmp_path / "new.dcm", "--exclude-same", "patient", *known, "--json",
+        "--columns", "number",
+    )  # fmt: skip
+    assert found.err == ""
+    assert sorted(str(hit["columns"]["number"]) for hit in found.json["queries"][0]["hits"]) == ["00007", "None"]
     assert sorted(column(tmp_path / "db", "patient_from")) == ["patient id"] * 4 + ["whole patient id"]
     other = call("indexer", "pack", tmp_path / "in", tmp_path / "out", *secret)  # mixing is refused
     assert (other.code, len(other.err.splitlines())) == (1, 1)

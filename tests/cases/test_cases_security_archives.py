@@ -14,10 +14,11 @@ from contextlib import contextmanager
 import pytest
 
 from indexer.archive.reader import read_shard
-from indexer.archive.samples import MAX_SIDECAR, sidecar_fields
+from indexer.archive.samples import sidecar_fields
 from indexer.archive.shards import find_shards
 from indexer.archive.tar import LONGEST_NAME
 from indexer.errors import CutShard, ReadError
+from indexer.memory.budget import MAX_SIDECAR
 from indexer.pack.run import PackOptions, pack
 from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore

@@ -286,7 +286,7 @@ def test_an_instance_over_the_size_limit_is_left_out_before_it_fills_the_memory(
     root, answers = faulty
     a_series(answers, ["1.1"])
     answers["/studies/1.2/series/1.3/instances/1.1"] = (200, MULTIPART, part(dicom(deep(80, 80))), 0)
-    monkeypatch.setattr("indexer.pack.dicomweb.MAX_BYTES", 2000)
+    monkeypatch.setattr("indexer.pack.dicomweb.MAX_IMAGE", 2000)
     assert packed(root, tmp_path / "out", secret).left_out == {"unreadable file": 1}
     assert listed(tmp_path / "out")["1.2/1.3/1.1"]["note"] == "file too large"
 

@@ -14,6 +14,7 @@ import pytest
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.errors import CutShard
+from indexer.memory.budget import Admission, Budget
 from indexer.pipeline import prefetch as ahead
 from indexer.pipeline.in_flight import StopRun
 from indexer.pipeline.prefetch import ReadAhead
@@ -33,7 +34,7 @@ def sample(shard, number, nbytes=8):
 
 
 def streams(shards, read, stop=None):
-    with ReadAhead(shards, read, stop or threading.Event()) as ahead:
+    with ReadAhead(shards, read, stop or threading.Event(), Admission(Budget(1 << 40)), lambda: None) as ahead:
         for shard in shards:
             yield shard, ahead.stream(shard)
 

@@ -238,7 +238,7 @@ def test_a_gzip_bomb_of_a_volume_is_refused(monkeypatch):
 
 
 def test_a_file_over_the_size_limit_is_refused(monkeypatch):
-    monkeypatch.setattr("indexer.pixels.limits.MAX_BYTES", 100)
+    monkeypatch.setattr("indexer.pixels.limits.MAX_IMAGE", 100)
     with pytest.raises(PixelError, match="file too large"):
         list(decode(encoded(scene(), "PNG"), "png", SPEC))
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ from indexer.archive.shards import find_shards
 from indexer.errors import ReadError, ShardNotFound
 from indexer.pipeline.run import index
 from indexer.pipeline.run_record import runs
-from indexer.remote import stream
+from indexer.remote import objects, stream
 from indexer.store.table import EmbeddingStore
 from indexer.types import Place, Sample
 from tests.archives import png, shard
 from tests.commands import call
 from tests.fakes import FakeEncoder
-from tests.object_store import SECRET, ObjectStore, server
+from tests.object_store import SECRET, ObjectStore, no_fault, server
 from tests.web_files import SIGNATURE, web_server
 
 __all__ = ["server"]
@@ -124,6 +125,32 @@ def test_an_object_is_read_whole_in_spite_of_broken_answers(server, local, fault
     server.rule = rule
     assert contents(prefix) == contents(str(local / "shards"))
     assert len(asked) > 3
+
+
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_object_whose_connection_breaks_is_read_on_or_told_to_have_changed(server, monkeypatch, tagged, changes):
+    monkeypatch.setattr("indexer.remote.stream.PAUSES", (0, 0, 0, 0))
+    address, content = f"{server.fresh()}/a.bin", bytes(range(256)) * 8000
+    server.put(address, content)
+    asked = []
+
+    def rule(method, path, headers):
+        asked.append(method)
+        if changes and len(asked) == 2:  # as long as before: only its tag, or its time, tells
+            time.sleep(0 if tagged else 1.1)  # a time of modification is of whole seconds
+            server.put(address, content[::-1])
+        words = ["cut"] if len(asked) == 1 else []
+        return ", ".join([*words, *([] if tagged else ["untagged"])])
+
+    server.rule = rule
+    if changes:
+        with pytest.raises(OSError, match="changed while it was read"):
+            objects.read(address)
+    else:
+        assert objects.read(address) == content
+    assert len(asked) >= 2
+    server.rule = no_fault
 
 
 def test_a_database_is_built_from_a_bucket_into_the_bucket_and_resumes_there(server, local) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from indexer.upkeep.relocate import relocate
 from tests.archives import png
 from tests.commands import call
 from tests.fakes import FakeEncoder
+from tests.memory import peak_memory
 from tests.source_doors import DOORS, KEYS, N, content, run
 from tests.sources import as_csv, as_folder, as_lmdb, as_mds, as_npz, as_parquet, as_tar, as_zip, fields, pixels, ppm
 
@@ -89,6 +92,7 @@ from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
+from tests.memory import peak_memory
 
 calls = []
 
@@ -315,6 +319,21 @@ def test_an_npz_with_objects_or_a_false_header_runs_nothing_and_is_told(tmp_path
     with pytest.raises(NotAnArchive):
         list(read_shard(shard))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_whose_compression_has_no_bound_is_told_before_it_is_unpacked(tmp_path, method):
+    array = io.BytesIO()
+    np.save(array, np.zeros((40, 1000, 1000), np.uint8))
+    with zipfile.ZipFile(tmp_path / "s.npz", "w", method) as archive:
+        archive.writestr("train_images.npy", array.getvalue())
+    assert (tmp_path / "s.npz").stat().st_size < 20_000
+    del array
+    with peak_memory() as peak:
+        (shard,) = find_shards([str(tmp_path / "s.npz")]).shards
+        with pytest.raises(NotAnArchive, match=r"numpy\.savez"):
+            list(read_shard(shard))
+        assert peak() < 2e6
 
 
 MEMORY = """

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from indexer.errors import ProbeError
 from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from probes.runs.bundle import read_bundle
@@ -181,6 +182,29 @@ def test_damaged_bundles_are_an_error_in_one_line(db, tmp_path):
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), (name, damage, done.err)
     (tmp_path / "empty").mkdir()
     assert "holds no probe" in call("probes", "predict", tmp_path / "empty", db).err
+
+
+def test_a_forest_is_read_only_where_every_row_reaches_a_leaf_of_each_tree(db, tmp_path):
+    fitted(tmp_path, db, "forest")
+    with np.load(tmp_path / "weights.npz") as stored:
+        arrays = dict(stored)
+    assert read_bundle(tmp_path).facts.kind == "forest"
+    n, dim = len(arrays["model.left"]), len(arrays["scaler.mean"])
+    inner = np.flatnonzero(arrays["model.left"] >= 0)
+    last, leaf = inner[-1], np.flatnonzero(arrays["model.left"] < 0)[0]
+    for name, at, value in (
+        ("left", last, n), ("right", last, -1), ("right", last, last), ("left", last, inner[0]), ("feature", last, dim),
+        ("feature", last, -1), ("threshold", last, np.nan), ("roots", -1, n), ("roots", -1, -1),
+        ("shares", leaf, np.nan), ("shares", leaf, 0), ("left", slice(1), 0),
+    ):  # fmt: skip
+        changed = arrays[f"model.{name}"].copy()
+        changed[at] = value
+        np.savez(tmp_path / "weights.npz", **(arrays | {f"model.{name}": changed}))
+        with pytest.raises(ProbeError, match="damaged probe"):
+            read_bundle(tmp_path)
+    np.savez(tmp_path / "weights.npz", **(arrays | {"model.left": arrays["model.left"][:-1]}))
+    with pytest.raises(ProbeError, match="damaged probe"):
+        read_bundle(tmp_path)
 
 
 def test_arrays_that_need_pickle_are_never_loaded(db, tmp_path):

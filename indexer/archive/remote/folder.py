@@ -10,22 +10,23 @@ from pathlib import Path
 
 from indexer.archive.buckets import Bucket, Buckets
 from indexer.archive.kind import ShardKind
-from indexer.archive.left_out import LeftOut
+from indexer.archive.left_out import UNKNOWN, LeftOut
 from indexer.archive.roots import is_below
 from indexer.archive.samples import DICOM_HEAD, METADATA_SUFFIXES, is_dicom, loose_sample, plain_name, sidecar_of
 from indexer.archive.tables.named import TableOptions
-from indexer.archive.tar import MAX_MEMBER, Tar, remote_shard
+from indexer.archive.tar import Tar, remote_shard
 from indexer.errors import InputError, ReadError, ShardNotFound
+from indexer.memory.budget import MAX_IMAGE
 from indexer.redact import stored_address
 from indexer.remote import objects
 from indexer.remote.objects import Listed, is_object
+from indexer.remote.stream import ResumedStream
 from indexer.remote.web import is_web
-from indexer.remote.whole import read_whole
+from indexer.remote.whole import SMALL_BYTES, begun, drained, read_whole
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
 READERS = 8  # objects of one shard asked for at once: each answer takes some hundredths of a second
-UNKNOWN = "neither image nor shard"
 
 
 class ObjectFolder:
@@ -93,6 +94,8 @@ class ObjectFolder:
                 path, data, beside = coming.pop(0).result()
                 coming += [readers.submit(_read, shard, name, sidecars) for name in islice(names, 1)]
                 name = plain_name(path)
+                if isinstance(data, ResumedStream):
+                    data = _large(data, shard)
                 if data is None:
                     yield Sample(shard.name, name, image_suffix(name) or "", b"", 0, 0, {}, name)
                     continue
@@ -100,29 +103,42 @@ class ObjectFolder:
                     suffix = image_suffix(name) or ""
                     yield Failure(shard.name, name, "read", "unreadable file", str(data)[:500], 0, 0, suffix, name)
                 else:
+                    shard.room(len(data))
                     yield from loose_sample(shard.name, name, data, beside)
+                del data  # before the next one is read
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
         address = url + place.member
         if roots is not None and not is_below(address, roots):
             raise ReadError(f"{place.member} leads out of the folder: it is not read")
-        return read_whole(address, MAX_MEMBER)
+        return read_whole(address, MAX_IMAGE)
 
 
-def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | OSError | None, bytes | None]:
-    """(path, image or why it cannot be read, the JSON beside it); no image where the table has it."""
+def _read(shard: Shard, path: str, sidecars: bool) -> tuple[str, bytes | ResumedStream | OSError | None, bytes | None]:
+    """(path, image or why it cannot be read, the JSON beside it); no image where the table has it, and the begun stream
+    of a large one.
+    """
     root, beside = shard.url, None
     if (plain_name(path), 0) in shard.stored:
         return path, None, None
     try:
-        data = read_whole(root + path, MAX_MEMBER)
+        data = begun(root + path, MAX_IMAGE)
         if sidecars:
             with suppress(FileNotFoundError):
                 folder, slash, name = path.rpartition("/")
-                beside = read_whole(f"{root}{folder}{slash}{sidecar_of(name)}", MAX_MEMBER)
+                beside = read_whole(f"{root}{folder}{slash}{sidecar_of(name)}", MAX_IMAGE)
     except OSError as error:
         return path, error, None
     return path, data, beside
+
+
+def _large(stream: ResumedStream, shard: Shard) -> bytes | OSError:
+    """The bytes of a stream, once there is room for them."""
+    try:
+        shard.room(min(stream.nbytes or SMALL_BYTES, MAX_IMAGE))
+        return drained(stream, MAX_IMAGE)
+    except OSError as error:
+        return error
 
 
 def listed_objects(root: str) -> Iterator[str]:

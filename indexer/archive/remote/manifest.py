@@ -16,7 +16,7 @@ import pyarrow as pa
 from indexer.addresses import facts, is_remote, plain, stat_identity
 from indexer.archive.buckets import Buckets
 from indexer.archive.files import Files, is_image, listed
-from indexer.archive.left_out import LeftOut
+from indexer.archive.left_out import UNKNOWN, LeftOut
 from indexer.archive.remote.folder import ObjectFolder, is_image_object, listed_objects
 from indexer.archive.remote.patterns import expanded
 from indexer.archive.samples import lasting_name
@@ -147,7 +147,7 @@ def _one(address: str, known: Facts, left_out: LeftOut) -> Iterator[Entry]:
     if kind:
         yield Entry(root + slash, path, kind, known.nbytes, known.tag)
     else:
-        left_out.add("neither image nor shard", path)
+        left_out.add(UNKNOWN, path)
 
 
 def _below(prefix: str, left_out: LeftOut) -> Iterator[Entry]:
@@ -159,7 +159,7 @@ def _below(prefix: str, left_out: LeftOut) -> Iterator[Entry]:
             elif kind:
                 yield Entry(prefix, found.path, kind, found.facts.nbytes, found.facts.tag)
             else:
-                left_out.add("neither image nor shard", found.path)
+                left_out.add(UNKNOWN, found.path)
     except OSError as error:
         raise ShardNotFound(f"{stored_address(prefix)} cannot be listed: {error}.") from error
 
@@ -171,7 +171,7 @@ def _in_folder(folder: Path, left_out: LeftOut) -> Iterator[Entry]:
         if kind:
             yield Entry(root, found.path, kind, found.nbytes, stat_identity(found.nbytes, found.modified))
         else:
-            left_out.add(found.left_out or "neither image nor shard", found.path)
+            left_out.add(found.left_out or UNKNOWN, found.path)
 
 
 def _kind(path: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,13 @@ from indexer.archive.roots import is_below, named
 from indexer.archive.samples import plain_name
 from indexer.archive.tables.named import TableOptions, image_folder
 from indexer.errors import ReadError, ShardNotFound
+from indexer.memory.budget import MAX_IMAGE
 from indexer.redact import redacted, stored_address
-from indexer.remote.whole import Servers, can_be_fetched, read_whole, server_of
+from indexer.remote.stream import ResumedStream
+from indexer.remote.whole import SMALL_BYTES, Servers, can_be_fetched, drained, read_whole, server_of
 from indexer.types import Failure, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
-MAX_FILE = 2 << 30  # bytes
 MAX_FETCHED = 512 << 20  # bytes; a few are held at once
 READERS = 8  # addresses asked at once: each answer takes some hundredths of a second
 MAX_SERVERS = 1000  # whose pictures are read back without --pictures-from
@@ -49,6 +50,14 @@ class _Image(NamedTuple):
     detail: str = ""
 
 
+class _Large(NamedTuple):
+    """A row whose image is large: it is read in its turn, not beside others."""
+
+    row: Row
+    image: _Image
+    stream: ResumedStream
+
+
 class ListedFiles:
     """The images that one table lists."""
 
@@ -68,7 +77,7 @@ class ListedFiles:
         number. A ReadError of `rows` is raised after the samples before it.
         """
         readers = ThreadPoolExecutor(READERS)
-        coming: deque[Future[Sample | Failure] | Sample | Failure] = deque()
+        coming: deque[Future[Sample | Failure | _Large] | Sample | Failure | _Large] = deque()
         broken: ReadError | None = None
         try:
             try:
@@ -79,32 +88,37 @@ class ListedFiles:
                         readers.submit(self._sample, shard, row, image) if fetched else self._sample(shard, row, image)
                     )
                     while coming and (len(coming) > READERS or not isinstance(coming[0], Future)):
-                        yield _result(coming.popleft())
+                        yield self._result(shard, coming.popleft())
             except ReadError as error:
                 broken = error
             while coming:
-                yield _result(coming.popleft())
+                yield self._result(shard, coming.popleft())
             if broken is not None:
                 raise broken
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
-    def _sample(self, shard: Shard, row: Row, image: _Image) -> Sample | Failure:
+    def _sample(
+        self, shard: Shard, row: Row, image: _Image, stream: ResumedStream | None = None
+    ) -> Sample | Failure | _Large:
+        """`stream`: the large file behind the address, whose turn it is."""
         named_so = image.member if image.address else row.path
         key = row.key or named_so or f"{Path(self._url).stem}/{row.number}"
         suffix = image_suffix(named_so.partition("?")[0]) or ""
         member, reason, detail = image.member, image.reason, image.detail
         if (member, row.number) in shard.stored:
             return Sample(shard.name, key, suffix, b"", row.number, 0, {}, member)
-        data = b""
+        data: bytes | ResumedStream = b""
         if not reason:
             try:
-                data = self._bytes(image)
+                data = drained(stream, MAX_FETCHED) if stream is not None else self._bytes(shard, image)
             except (OSError, ReadError) as error:
                 cause = redacted(str(error))
                 reason, detail = "unreadable file", f"{member}: {cause}" if image.address else cause
             else:
                 reason, detail = ("", "") if data else ("empty file", named_so)
+        if isinstance(data, ResumedStream):
+            return _Large(row, image, data)
         if reason:
             return Failure(shard.name, key, "read", reason, detail[:500], row.number, 0, suffix, member)
         fields = {name: member if image.address and v == row.path else v for name, v in row.fields.items()}
@@ -177,9 +191,23 @@ class ListedFiles:
             return _Image("", "", _OTHER, f"{stored} is not below {self._prefix or server_of(address)}")
         return _Image(stored, address)
 
-    def _bytes(self, image: _Image) -> bytes:
+    def _bytes(self, shard: Shard, image: _Image) -> bytes | ResumedStream:
         """Raises OSError, ReadError."""
-        return self._servers.read(image.address, MAX_FETCHED) if image.address else _read(self._base / image.member)
+        if image.address:
+            return self._servers.begun(image.address, MAX_FETCHED)
+        return _read(self._base / image.member, shard.room)
+
+    def _result(
+        self, shard: Shard, found: Future[Sample | Failure | _Large] | Sample | Failure | _Large
+    ) -> Sample | Failure:
+        result = found.result() if isinstance(found, Future) else found
+        if isinstance(result, _Large):
+            shard.room(min(result.stream.nbytes or SMALL_BYTES, MAX_FETCHED))
+            result = self._sample(shard, result.row, result.image, result.stream)
+            assert not isinstance(result, _Large)  # its stream was given
+        elif isinstance(result, Sample):
+            shard.room(len(result.image))
+        return result
 
 
 def read_listed(url: str, member: str, roots: Sequence[str] | None, listed: Iterable[str]) -> bytes:
@@ -207,13 +235,12 @@ def _require_root(address: str, member: str, roots: Sequence[str] | None) -> Non
         )
 
 
-def _result(found: Future[Sample | Failure] | Sample | Failure) -> Sample | Failure:
-    return found.result() if isinstance(found, Future) else found
-
-
-def _read(path: Path) -> bytes:
+def _read(path: Path, room: Callable[[int], None] | None = None) -> bytes:
     if not path.is_file():  # reading a pipe would block
         raise OSError(f"no such file: {path}")
-    if path.stat().st_size > MAX_FILE:
-        raise OSError(f"over {MAX_FILE} bytes")
+    nbytes = path.stat().st_size
+    if nbytes > MAX_IMAGE:
+        raise OSError(f"over {MAX_IMAGE} bytes")
+    if room is not None:
+        room(nbytes)
     return path.read_bytes()

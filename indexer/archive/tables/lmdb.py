@@ -19,16 +19,16 @@ from typing import IO, NamedTuple
 
 from indexer.addresses import is_remote, read_range
 from indexer.archive.local import first_bytes, local_file, local_identity, remote_suffix
-from indexer.archive.samples import MAX_SIDECAR, METADATA_SUFFIXES, loose_sample, plain_name, sidecar_of, split_name
+from indexer.archive.samples import METADATA_SUFFIXES, loose_sample, plain_name, sidecar_of, split_name
 from indexer.archive.tables.named import TableOptions
 from indexer.errors import CutShard, NotAnArchive, ReadError
+from indexer.memory.budget import MAX_IMAGE, MAX_SIDECAR
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
 LOCK = "lock.mdb"
 BOOKS = (b"num-samples", b"__len__", b"__keys__", b"length", b"num_samples")  # keys that count the others
 PICKLE, PICKLED = b"\x80", range(2, 6)  # first byte of a pickle, and its protocol
-MAX_VALUE = 1 << 31
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _META = struct.Struct("<IIQQ48s48sQQ")  # magic, version, address, map size, free list, main database, last page, txn
 _DATABASE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, branch, leaf and overflow pages, entries, root
@@ -99,6 +99,7 @@ def _sample(database: _Database, entry: _Entry, shard: Shard) -> Iterator[Sample
         return
     refused, value = entry.refused, b""
     if not refused:
+        shard.room(entry.nbytes)
         value = database.bytes_at(entry)
         if value[:1] == PICKLE and value[1:2] and value[1] in PICKLED:
             refused = "a pickle, which can run code"
@@ -182,7 +183,7 @@ class _Database:
             start = page * self._page_bytes + _PAGE.size
         elif node.start + node.nbytes > self._page_bytes:
             raise self._damaged(number)
-        if start + node.nbytes > self._nbytes or node.nbytes > MAX_VALUE:
+        if start + node.nbytes > self._nbytes or node.nbytes > MAX_IMAGE:
             raise CutShard(f"{self._path} breaks off inside {plain_name(os.fsdecode(node.key))}")
         return _Entry(node.key, start, node.nbytes, "")
 

@@ -24,10 +24,10 @@ from indexer.archive.tables.columns import field_names, scalar
 from indexer.archive.tables.named import TableOptions, options_in, shard_name
 from indexer.archive.tables.netpbm import netpbm
 from indexer.errors import CutShard, InputError, NotAnArchive, ReadError
+from indexer.memory.budget import MAX_IMAGE
 from indexer.types import Failure, Place, Sample, Shard
 
 MAX_HEADER = 64 << 20  # bytes of offsets and columns
-MAX_SAMPLE = 2 << 30
 BLOCK = 1 << 20
 SPLITS = ("train", "val", "valid", "validation", "test")
 IMAGES = ("jpeg", "png", "pil", "bytes")  # encodings that may hold an image, the likeliest first
@@ -76,8 +76,9 @@ class Mds:
                 header = _header(stream, shard.url)
                 reader = _Rows(shard, header, _columns(shard.url, header, options_in(shard.name, shard.url)))
                 for row, (start, end) in enumerate(pairwise(header.offsets)):
-                    if end - start > MAX_SAMPLE:
-                        raise CutShard(f"{shard.url} breaks off: row {row} is over {MAX_SAMPLE:,} bytes")
+                    if end - start > MAX_IMAGE:
+                        raise CutShard(f"{shard.url} breaks off: row {row} is over {MAX_IMAGE:,} bytes")
+                    shard.room(end - start)
                     yield reader.sample(_exactly(stream, end - start), row, start)
         except InputError as error:  # the file changed since it was found
             raise CutShard(str(error)) from error
@@ -183,7 +184,7 @@ def _header(stream: IO[bytes], path: str) -> _Header:
         whole = len(names) == len(encodings) == len(sizes) == len(set(names))
         if not whole or not all(isinstance(text, str) for text in (*names, *encodings)):
             raise ValueError("its columns do not fit together")
-        if not all(size is None or (type(size) is int and 0 < size <= MAX_SAMPLE) for size in sizes):
+        if not all(size is None or (type(size) is int and 0 < size <= MAX_IMAGE) for size in sizes):
             raise ValueError("a column's size is none")
     except (ValueError, KeyError, TypeError, EOFError, struct.error, RecursionError) as error:
         raise NotAnArchive(f"{path} is no MDS file: {error}", "not an MDS file") from error

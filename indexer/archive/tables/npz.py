@@ -7,7 +7,9 @@ are those of a PGM (grey) or PPM (RGB) file of its pixels: these have one form o
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +24,14 @@ from indexer.addresses import is_remote
 from indexer.archive.local import local_file, local_identity, remote_suffix
 from indexer.archive.tables.columns import scalar
 from indexer.archive.tables.named import TableOptions
-from indexer.archive.tables.netpbm import netpbm
-from indexer.archive.zip import BLOCK, DAMAGED_MEMBER, MAX_MEMBER
+from indexer.archive.tables.netpbm import netpbm_head
+from indexer.archive.zip import BLOCK, DAMAGED_MEMBER
 from indexer.errors import CutShard, InputError, NotAnArchive, ReadError
+from indexer.memory.budget import MAX_IMAGE
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.column_types import plain_column
 
+READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAX_COLUMN = 512 << 20  # bytes of an array of labels
 _IMAGES = re.compile(r"(?:(?P<before>\w+)_)?(?:images|imgs)|[xX](?:_(?P<behind>\w+))?")
 _LABEL = {"labels": "label", "y": "label", "Y": "label", "targets": "label"}
@@ -94,7 +98,7 @@ class Npz:
             try:
                 with images.opened(archive) as file:
                     file.seek(images.start + place.offset * images.item_bytes)
-                    return netpbm(_exactly(file, images.item_bytes), images.shape[1:])
+                    return _netpbm(file, images)
             except DAMAGED_MEMBER as error:
                 raise ReadError(f"{place.member} in {url} is damaged: {error}") from error
 
@@ -138,6 +142,12 @@ def _arrays(archive: zipfile.ZipFile) -> dict[str, _Array]:
         if not info.filename.endswith(".npy"):
             continue
         name = info.filename.removesuffix(".npy")
+        if info.compress_type not in READABLE:  # bzip2 and LZMA unpack a piece of a few hundred bytes to gigabytes
+            raise NotAnArchive(
+                f"{archive.filename}: {info.filename} is compressed by method {info.compress_type}, which is not read. "
+                "Save it anew with numpy.savez or numpy.savez_compressed.",
+                "unknown compression",
+            )
         try:
             with archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
@@ -191,7 +201,7 @@ def _check(path: str, images: _Array) -> None:
         raise InputError(
             f"{path}: {images} cannot be read as images. Save it as uint8, of 0 to 255, in rows (order C)."
         )
-    if not (grey or colour) or 0 in images.shape[1:] or images.item_bytes > MAX_MEMBER:
+    if not (grey or colour) or 0 in images.shape[1:] or images.item_bytes > MAX_IMAGE:
         raise InputError(
             f"{path}: {images} is no array of images: (n, height, width), or with 1 or 3 channels behind. Save volumes "
             "as NIfTI, or slice them first."
@@ -207,11 +217,16 @@ def _samples(archive: zipfile.ZipFile, split: _Split, shard: Shard) -> Iterator[
     with images.opened(archive) as file:
         file.seek(images.start)
         for i in range(images.shape[0]):
-            member, pixels = f"{images.name}[{i}]", _exactly(file, images.item_bytes)
-            data = b"" if (member, i) in shard.stored else netpbm(pixels, images.shape[1:])
+            member, data = f"{images.name}[{i}]", b""
+            if (member, i) in shard.stored:
+                file.seek(images.item_bytes, os.SEEK_CUR)
+            else:
+                shard.room(images.item_bytes)
+                data = _netpbm(file, images)
             fields = {"split": split.name} if split.name else {}
             fields |= {name: value for column, rows in columns.items() for name, value in _fields(column, rows[i])}
             yield Sample(shard.name, f"{start}{i}", suffix, data, i, len(data), fields, member)
+            del data
 
 
 def _values(archive: zipfile.ZipFile, array: _Array) -> np.ndarray[Any, Any]:
@@ -232,15 +247,21 @@ def _fields(column: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield (column if len(row) == 1 else f"{column}_{i}"), text
 
 
-def _exactly(file: IO[bytes], nbytes: int) -> bytes:
-    parts, left = [], nbytes
-    while left:
+def _netpbm(file: IO[bytes], images: _Array) -> bytes:
+    """A PGM or PPM file of the next image's pixels."""
+    return _exactly(file, images.item_bytes, netpbm_head(images.shape[1:]))
+
+
+def _exactly(file: IO[bytes], nbytes: int, head: bytes = b"") -> bytes:
+    """`head` and the next bytes."""
+    content = io.BytesIO()  # which gives its bytes away without a copy
+    content.write(head)
+    while left := len(head) + nbytes - content.tell():
         block = file.read(min(left, BLOCK))
         if not block:
             raise EOFError(f"it ends {left} bytes early")
-        parts.append(block)
-        left -= len(block)
-    return b"".join(parts)
+        content.write(block)
+    return content.getvalue()
 
 
 @contextmanager

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-ROWS = 4  # read at once: a dictionary-encoded image may stand in many rows of few bytes
+ROWS = 4  # without their images, read at once
+IMAGES = 1  # with them: a dictionary-encoded image may stand in many rows of few bytes
 BUFFER_BYTES = 1 << 20
+LARGE_BYTES = 32 << 20  # of rows whose buffers Arrow does not keep for the next ones
 
 
 class Parquet:
@@ -110,8 +112,17 @@ class _Rows:
             yield from (self._light(row, self._key({}, row), nbytes) for row in rows)
             return
         wanted = [self._options.key] if stored else _wanted(self._columns, self._options)
-        for row, record in _records(self._shard.url, file, group, wanted, rows.start):
-            yield self._light(row, self._key(record, row), nbytes) if stored else self._sample(record, row)
+        for row, record in _records(self._shard.url, file, group, wanted, rows.start, ROWS if stored else IMAGES):
+            if stored:
+                yield self._light(row, self._key(record, row), nbytes)
+                continue
+            sample = self._sample(record, row)
+            record.clear()
+            last = sample.nbytes
+            self._shard.room(last)  # the size is known once it is read
+            yield sample
+            del sample
+            self._shard.room(last)  # the next one is probably as large
 
     def _sample(self, record: dict[str, Any], row: int) -> Sample | Failure:
         columns, shard, key = self._columns, self._shard, self._key(record, row)
@@ -176,7 +187,9 @@ def _value(url: str, file: pq.ParquetFile, column: str, number: int) -> Iterator
     for group, rows in _groups(file):
         if number in rows:
             yield from (
-                record[column] for row, record in _records(url, file, group, [column], rows.start) if row == number
+                record[column]
+                for row, record in _records(url, file, group, [column], rows.start, IMAGES)
+                if row == number
             )
 
 
@@ -195,17 +208,25 @@ def _nbytes(file: pq.ParquetFile) -> int:
 
 
 def _records(
-    url: str, file: pq.ParquetFile, group: int, columns: list[str], first: int
+    url: str, file: pq.ParquetFile, group: int, columns: list[str], first: int, rows: int = ROWS
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number, its columns) of a row group. Raises CutShard where the file is damaged, ReadError."""
+    """(row number, its columns) of a row group, so many rows read at once.
+
+    Raises CutShard where the file is damaged, ReadError.
+    """
     import pyarrow as pa
 
     row = first
     try:
-        for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False):
-            for record in batch.to_pylist():
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            records, large = batch.to_pylist(), batch.nbytes >= LARGE_BYTES
+            del batch  # it holds the bytes a second time
+            if large:
+                pa.default_memory_pool().release_unused()
+            for record in records:
                 yield row, record
                 row += 1
+            del records, record
         if row - first != file.metadata.row_group(group).num_rows:
             raise CutShard(f"{url} breaks off at row {row}")
     except OSError as error:

@@ -2,7 +2,8 @@
 
 The idea of PS3.15 Annex E (basic profile), as an allow-list: an element that is not in it (names, dates, free text,
 overlays, private elements) is left out, whatever a vendor put there. UIDs and the patient's ID become keyed hashes.
-Values of the pixel data and the transfer syntax stay as they are, byte for byte. Text burned into the pixels stays too.
+Values of the pixel data and the transfer syntax stay as they are, byte for byte, but for metadata inside coded images
+(`coded_images`). Text burned into the pixels stays too.
 
 This is our own writer on purpose: kept libraries (deid, dicognito) remove what they know to be identifying and keep
 the rest, and pydicom's writer converts elements that are not valid, where the bytes must stay as they were.
@@ -18,10 +19,12 @@ from io import BytesIO
 from typing import Any
 
 from indexer.errors import PixelError
+from indexer.pack.headers.coded_images import Encapsulated, stripped
 from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.headers.vocabulary import is_known
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 from indexer.pixels.dicom.parse import DEFLATED, parsed
+from indexer.pixels.dicom.stored import UNCOMPRESSED
 from indexer.pixels.limits import MAX_INFLATED
 
 CANNOT = "DICOM header that cannot be de-identified"
@@ -110,7 +113,7 @@ def deidentified(data: bytes, keyed: KeyedHash, patient: str) -> bytes:
         if not syntax:
             syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"
         encoding = _Encoding(bool(implicit), "little" if little else "big")
-        body = b"".join(_elements(dataset, encoding, keyed, patient))
+        body = b"".join(_elements(dataset, encoding, keyed, patient, _coded(dataset, syntax)))
         sop_class, instance = _uid(dataset, "SOPClassUID", keyed), _uid(dataset, "SOPInstanceUID", keyed)
     except PixelError as error:
         raise PixelError(CANNOT, error.detail or error.reason) from error
@@ -121,8 +124,28 @@ def deidentified(data: bytes, keyed: KeyedHash, patient: str) -> bytes:
     return _meta(sop_class, instance, syntax) + (_deflated(body) if syntax == DEFLATED else body)
 
 
-def _elements(dataset: Any, encoding: _Encoding, keyed: KeyedHash, patient: str) -> Iterator[bytes]:
-    """The encoded elements in the order of their tags."""
+def _coded(dataset: Any, syntax: str) -> dict[str, bytes]:
+    """Keyword → value of encapsulated pixel data and its tables, where metadata are removed from its images."""
+    if "PixelData" not in dataset:
+        return {}
+    raw = dataset.get_item("PixelData")
+    if raw.length != _UNDEFINED:
+        if syntax in UNCOMPRESSED:
+            return {}
+        raise PixelError(CANNOT, f"its pixel data are not encapsulated, as {syntax} wants them")
+    words = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    offsets, lengths = (bytes(dataset.get_item(word).value or b"") if word in dataset else b"" for word in words)
+    old = Encapsulated(bytes(raw.value or b""), offsets, lengths)
+    counted = dataset.get_item("NumberOfFrames") if "NumberOfFrames" in dataset else None  # as it is, not converted
+    frames = str(counted.value or b"", "latin-1").strip(" \0") if counted is not None and counted.is_raw else ""
+    new = stripped(old, syntax, int(frames) if frames.isdecimal() else 1)
+    return {} if new is old else dict(zip(("PixelData", *words), (new.value, new.offsets, new.lengths), strict=True))
+
+
+def _elements(
+    dataset: Any, encoding: _Encoding, keyed: KeyedHash, patient: str, coded: Mapping[str, bytes]
+) -> Iterator[bytes]:
+    """The encoded elements in the order of their tags; `coded` are values that replace the data set's."""
     from pydicom.datadict import tag_for_keyword
 
     texts = {
@@ -137,6 +160,8 @@ def _elements(dataset: Any, encoding: _Encoding, keyed: KeyedHash, patient: str)
         word = tags[tag]
         if word in texts:
             yield _encoded(tag, _vr(tag), _padded(texts[word].encode(), b" "), encoding)
+        elif tag in dataset and word in coded:
+            yield _encoded(tag, _vr(tag), coded[word], encoding, undefined=word == "PixelData")
         elif tag in dataset:
             yield _element(dataset, tag, word, _ALLOWED[word], encoding, keyed)
 

@@ -82,7 +82,9 @@ class PatientIds:
     pattern: str = ""  # regular expression: its first group, or all it matches, is the part of PatientID that counts
 
     def part(self, patient: str) -> str:
-        """The part of a PatientID that names the patient; "" where the pattern does not match."""
+        """The part of a PatientID that names the patient: all of it without a pattern; "" where that does not match."""
+        if not self.pattern:
+            return patient
         match = re.search(self.pattern, patient)
         return (match[1] if match.re.groups else match[0]) or "" if match else ""
 
@@ -127,7 +129,7 @@ def _identity(header: Any, keyed: KeyedHash, patients: PatientIds) -> dict[str, 
     patient = _text(header, "PatientID")
     if patient:
         issuer = _text(header, "IssuerOfPatientID") or patients.site
-        named = patients.part(patient) if patients.pattern else patient
+        named = patients.part(patient)
         hashed = keyed("patient", f"{issuer}\\{named or patient}")
         return {"patient": hashed, "patient_from": "patient id" if named else WHOLE_ID} | found
     for kind, uid in uids.items():  # without a patient, the study or series is the group

@@ -8,12 +8,15 @@ workers decode while the batch of another one is on the device.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 
 from indexer.archive.reader import read_shard
 from indexer.malloc import keep_freed_memory
+from indexer.memory.budget import Reader
 from indexer.pipeline.engines.engine import Lookup
 from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, ReadShard, StopRun, Task
 from indexer.pipeline.prefetch import ReadAhead
@@ -39,6 +42,7 @@ class Threads:
         self.stop = self._flight.stop
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
+        self._chunk: list[Task] = []  # of the reading thread: samples not yet passed to a worker
         self._left = 0  # shards of the plan whose last part was not yet given to the caller
 
     def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
@@ -71,6 +75,7 @@ class Threads:
         self.stop.set()
         for thread in self._threads:
             thread.join()
+        self._flight.admission.close()
         if self._errors:
             raise self._errors[0]
 
@@ -90,41 +95,55 @@ class Threads:
         flight = self._flight
         embedder = Embedder(self.encoder, self.tally, flight.resolve, decoder=self.decoder, frames=self._frames)
         while (chunk := flight.chunk()) is not None:
-            for task, square in zip(chunk, embedder.squares(chunk), strict=True):
-                if self.stop.is_set():
-                    raise StopRun
-                embedder.add(task, square)
             if not chunk:  # no sample for now: embed what is queued, so that its shard need not wait for a full batch
                 embedder.flush()
+            squares = deque(embedder.squares(chunk))
+            coming = deque(chunk)
+            chunk.clear()
+            while coming:
+                if self.stop.is_set():
+                    raise StopRun
+                task = coming.popleft()
+                embedder.add(task, squares.popleft())
+                flight.seen(task)
+                del task  # and its bytes, before the next image is decoded
         embedder.flush()
 
     def _read(self, plan: Sequence[Planned], lookup: Lookup) -> None:
-        with ReadAhead([planned.shard for planned in plan], self._read_shard, self.stop) as ahead:
-            chunk: list[Task] = []
+        shards = [planned.shard for planned in plan]
+        with ReadAhead(shards, self._read_shard, self.stop, self._flight.admission, self._pass_on) as ahead:
             for planned in plan:
                 if not self._flight.room.acquire(blocking=False):
-                    chunk = self._given(chunk)  # the shards in progress may be waiting for samples in this chunk
+                    self._pass_on()  # the shards in progress may be waiting for samples in this chunk
                     self._flight.wait(lambda: self._flight.room.acquire(timeout=POLL_SECONDS))
                 job = Job(planned, lookup(planned))
                 self._flight.begin(job)
-                chunk = self._read_one(job, ahead, chunk)
-            self._given(chunk)
+                self._read_one(job, ahead)
+            self._pass_on()
         for _ in range(self.workers):
             self._flight.give(None)
 
-    def _read_one(self, job: Job, ahead: ReadAhead, chunk: list[Task]) -> list[Task]:
-        """Read a shard to its end; returns the samples not yet passed to a worker."""
-        flight, nbytes = self._flight, sum(task.sample.nbytes for task in chunk)
-        stream = ahead.stream(replace(job.shard, stored=job.before.stored))
-        for task in tasks(job, stream, self.tally, task=flight.task, resolve=flight.resolve):
-            chunk.append(task)
-            nbytes += task.sample.nbytes
-            if len(chunk) >= self.encoder.batch_size or nbytes >= CHUNK_BYTES:
-                chunk, nbytes = self._given(chunk), 0
+    def _read_one(self, job: Job, ahead: ReadAhead) -> None:
+        """Read a shard to its end."""
+        flight, nbytes = self._flight, sum(task.sample.nbytes for task in self._chunk)
+        with closing(Reader(flight.admission, poll_seconds=POLL_SECONDS, blocked=self._wait_for_room)) as reader:
+            stream = ahead.stream(replace(job.shard, stored=job.before.stored, room=reader.room))
+            for task in tasks(job, stream, self.tally, task=flight.task, resolve=flight.resolve):
+                nbytes = nbytes + task.sample.nbytes if self._chunk else task.sample.nbytes
+                self._chunk.append(task)
+                del task
+                if len(self._chunk) >= self.encoder.batch_size or nbytes >= CHUNK_BYTES:
+                    self._pass_on()
         flight.end(job)
-        return chunk
 
-    def _given(self, chunk: list[Task]) -> list[Task]:
+    def _wait_for_room(self) -> None:
+        """The next image has no room yet: what is read may be all that holds it."""
+        if self.stop.is_set():
+            raise StopRun
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the workers what is read."""
+        chunk, self._chunk = self._chunk, []
         if chunk:
             self._flight.give(chunk)
-        return []

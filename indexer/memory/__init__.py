@@ -1,0 +1,1 @@
+"""How much memory images may take: of one, and of all that a process holds at once."""
