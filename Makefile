@@ -37,7 +37,7 @@ test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss
 test-power: $(INSTALLED) ## up to six states that a power failure leaves, after every call (9 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
-test-cluster: $(INSTALLED) ## several writers on an object store and in a shared folder, stopped before every commit (15 minutes on 2 quiet cores)
+test-cluster: $(INSTALLED) ## several writers, parts, a Slurm array and Ray actors, stopped and killed at every step (long)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow or not slow" tests/cluster
 
 fuzz: $(INSTALLED) ## 20,000 odd and damaged inputs, compared with independent readers: one table (70 seconds on 2 quiet cores)

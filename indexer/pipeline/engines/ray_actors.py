@@ -7,6 +7,7 @@ commits: so the driver and Ray's object store hold at most two parts of each act
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import deque
@@ -23,12 +24,13 @@ from indexer.pipeline.engines.ray_worker import Either, Introduced, Step
 from indexer.pipeline.in_flight import POLL_SECONDS, Before, Planned, held_nowhere
 from indexer.pipeline.tally import Tally
 from indexer.store.writing.keys import Digests, SamplesOfShard, digests_of
-from indexer.types import UNREAD, Failure, ShardResult
+from indexer.types import UNREAD, EmbeddingBatch, Failure, ShardResult
 
 TRIES = 3  # of a shard that kills its worker
 DIED = "worker died"
 BARREN = 5  # workers that die one after the other before their first answer end the run
 SILENT_SECONDS = 600.0  # without an answer, after which an actor counts as dead
+COLLECTED = 100_000  # new objects between two garbage collections: rows are many and have no cycles
 STOP_SECONDS = 20.0  # for the actors' settled parts at a stop
 
 
@@ -48,13 +50,17 @@ class _Work:
         """What of a result is new: another actor may have begun the shard before."""
         new = tuple(f for f in result.failures if f not in self.failures)
         self.failures.update(new)
-        name = self.planned.shard.name
-        places = [(name, row.place.member, row.place.offset) for batch in result.batches for row in batch.rows]
-        self.places.append(digests_of([*places, *((name, f.member, f.offset) for f in new if f.offset >= 0)]))
+        if result.more:  # the last part ends the shard
+            self.remember(result.batches, new)
         self.samples = max(self.samples, result.samples)
         replaces, self.begun = self.planned.replaces and not self.begun, True
         shard = replace(self.planned.shard, identity=result.shard.identity)
         return replace(result, shard=shard, failures=new, replaces=replaces)
+
+    def remember(self, batches: Sequence[EmbeddingBatch], failures: Sequence[Failure]) -> None:
+        name = self.planned.shard.name
+        places = [(name, row.place.member, row.place.offset) for batch in batches for row in batch.rows]
+        self.places.append(digests_of([*places, *((name, f.member, f.offset) for f in failures if f.offset >= 0)]))
 
     def again(self) -> tuple[Planned, Before]:
         """What an actor is given: the shard without the samples that were received."""
@@ -118,13 +124,18 @@ class RayActors:
             self._next(slot)
         while len(self._slots) < min(self._cluster.workers, len(plan)):
             self._slots.append(_Slot(self._cluster.actor()))
-        while self._left and not self.stop.is_set():
-            answers = [slot.answer for slot in self._slots if slot.answer is not None]
-            ready = self._cluster.ready(answers, POLL_SECONDS)
-            found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
-            yield from found
-            if not found:
-                yield None
+        usual = gc.get_threshold()
+        gc.set_threshold(COLLECTED, *usual[1:])
+        try:
+            while self._left and not self.stop.is_set():
+                answers = [slot.answer for slot in self._slots if slot.answer is not None]
+                ready = self._cluster.ready(answers, POLL_SECONDS)
+                found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
+                yield from found
+                if not found:
+                    yield None
+        finally:
+            gc.set_threshold(*usual)
 
     def settled(self) -> list[ShardResult]:
         """At a stop, what the actors have; in a run they give parts of their own accord."""
