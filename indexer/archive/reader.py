@@ -10,11 +10,12 @@ from indexer.addresses import DAMAGE, is_remote
 from indexer.archive.kinds import KINDS, SLIDES, TABLES, kind_of
 from indexer.archive.roots import is_below
 from indexer.archive.slides.named import key_in
-from indexer.errors import InputError, ReadError
+from indexer.errors import InputError, PixelError, ReadError
 from indexer.redact import PIPE, can_be_reopened, stored_address
 from indexer.remote.web import is_web
-from indexer.slides.tile import SUFFIX
-from indexer.types import Failure, Place, Sample, Shard
+from indexer.slides.place import in_its_slide
+from indexer.slides.tile import SUFFIX, named_tile
+from indexer.types import Failure, Place, Sample, Shard, UInt8
 
 
 def read_shard(shard: Shard) -> Iterator[Sample | Failure]:
@@ -66,6 +67,17 @@ def read_place(url: str, place: Place, content: str, *, roots: Sequence[str] | N
     if hashlib.sha256(data).hexdigest() != content:
         raise ReadError(f"{place.member} in {url} is no longer the image that was indexed: its bytes differ")
     return data
+
+
+def around(url: str, place: Place, side: int, *, roots: Sequence[str] | None = None) -> UInt8 | None:
+    """(side, side, 3): the slide of a tile, with the tile's place; None for other images. Raises ReadError."""
+    if place.suffix != SUFFIX:
+        return None
+    refuse_address(url, roots)
+    try:
+        return in_its_slide(named_tile(url, place.member), side)
+    except (OSError, PixelError) as error:
+        raise ReadError(f"{url} cannot be shown: {error}") from error
 
 
 def _with_secrets(url: str, roots: Sequence[str]) -> str:

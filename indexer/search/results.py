@@ -18,6 +18,7 @@ class Thumbnail:
 
     pixels: UInt8 | None
     missing: str = ""
+    around: UInt8 | None = None  # of a tile: its slide, with its place
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from indexer.archive.reader import read_place
+from indexer.archive.reader import around, read_place
 from indexer.archive.roots import named, remembered
 from indexer.errors import InputError, ReadError
 from indexer.pixels import decode_part
@@ -19,10 +19,11 @@ from indexer.pixels.window import parse_window
 from indexer.search.exclude import key_rows
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore, identity_of
-from indexer.types import PixelSpec, Place
+from indexer.types import PixelSpec, Place, UInt8
 
 SIDES = (32, 1024)
 QUALITY = 90
+SLIDE = "slide"  # the part of a tile that is its whole slide, with its place
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Drawing:
     key: str
     side: int = 256  # pixels of the square
     window: str | None = None  # None: the one that was embedded with
-    part: str | None = None  # another part of the same image, e.g. a neighbouring slice
+    part: str | None = None  # another part of the same image, e.g. a neighbouring slice, or SLIDE
 
     def __post_init__(self) -> None:
         if not SIDES[0] <= self.side <= SIDES[1]:
@@ -51,7 +52,7 @@ class Found:
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.sha256(repr((self.content, self.spec, self.part)).encode()).hexdigest()[:32]}"'
+        return f'"{hashlib.sha256(repr((self.content, self.spec, self.part, self.part == SLIDE and self.place)).encode()).hexdigest()[:32]}"'
 
 
 def find(view: EmbeddingStore, url_of: Callable[[EmbeddingStore, str], str | None], drawing: Drawing) -> Found:
@@ -94,8 +95,15 @@ class PictureCache:
 def draw(view: EmbeddingStore, found: Found, pictures_from: tuple[str, ...]) -> bytes:
     """A JPEG (side, side), the whole image fitted in. Raises ReadError, PixelError."""
     roots = (*remembered(identity_of(view)), *named(pictures_from))
+    whole = around(found.url, found.place, found.spec.size, roots=roots) if found.part == SLIDE else None
+    if whole is not None:
+        return _jpeg(whole)
     data = read_place(found.url, found.place, found.content, roots=roots)
     picture = decode_part(data, found.place.suffix, found.spec, found.part)
+    return _jpeg(picture.pixels)
+
+
+def _jpeg(pixels: UInt8) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(picture.pixels).save(out, "JPEG", quality=QUALITY)
+    Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()

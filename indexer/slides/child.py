@@ -17,7 +17,7 @@ from indexer.types import UInt8
 
 HANDLES = 2  # slides open at once
 CACHE_BYTES = 32 << 20  # of decoded tiles, for each slide
-STRIP_PIXELS = 16 << 20  # of a level read at once for an overview
+STRIP_PIXELS = 2 << 20  # of a level read at once for an overview
 WHITE = (255, 255, 255)
 
 _handles: OrderedDict[tuple[str, int, int], Any] = OrderedDict()  # path, size, time of change → OpenSlide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -12,15 +13,23 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from indexer.archive.reader import read_place
+from indexer.archive.reader import around, read_place
 from indexer.archive.slides.find import SlideOptions, find_slides, slide_again
 from indexer.errors import InputError, ReadError, ShardChanged
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index
+from indexer.search.drawing.pages import html_page
+from indexer.search.drawing.pictures import pictures_of
+from indexer.search.options import SearchOptions
+from indexer.search.queries import Query
+from indexer.search.results import QueryHits, SearchResult
+from indexer.serve.pictures import Drawing, draw
+from indexer.serve.pictures import find as find_picture
+from indexer.slides.place import FRAME
 from indexer.slides.tissue import shares, tissue
 from indexer.store.rows import PLACE_COLUMNS, place_of
 from indexer.store.table import EmbeddingStore
-from indexer.types import TileRule
+from indexer.types import Hit, TileRule
 from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.killed import killed_after
@@ -313,3 +322,29 @@ def test_a_scanned_slide_is_read_and_searched_by_the_commands(tmp_path):
     (hit,) = done.json["queries"][0]["hits"]
     assert (hit["key"], hit["score"] > 0.999) == (found[-1]["key"], True)
     assert json.loads(call("indexer", "info", store.uri, "--json").out)[0]["tiles"]["tile"] == 512
+
+
+def test_pages_show_a_tile_and_its_place_in_the_slide(slides, tmp_path):
+    store, _ = run([slides / "deflate.tif"], tmp_path / "db", table="efficientnet-lite0")
+    row = next(row for row in rows(store) if (row["part_x"], row["part_y"]) == (1024, 512))
+    path = slides / "deflate.tif"
+    drawn = around(str(path), place_of(row), 128, roots=[str(slides)])
+    assert drawn is not None
+    red = np.argwhere((drawn == FRAME).all(axis=2))  # of 2048 x 1536 pixels, 16 each, 16 rows of white above
+    assert (red.min(axis=0).tolist(), red.max(axis=0).tolist()) == ([16 + 32, 64], [16 + 63, 95])
+    with Image.open(path) as picture:
+        shown = np.asarray(picture.resize((128, 96), Image.Resampling.BOX)).astype(int)
+    assert np.abs(drawn[16:112].astype(int) - shown)[:, :60].mean() < 2
+    assert (drawn[:16] == 255).all()
+    with pytest.raises(ReadError, match="below no folder"):
+        around(str(path), place_of(row), 128, roots=[str(tmp_path)])
+    view = EmbeddingStore.open(store.uri)
+    spot = next(i for i, one in enumerate(rows(view)) if one["key"] == row["key"])
+    answers = [QueryHits("q", [Hit(1, row["key"], 1.0, int(view.vectors().row_ids[spot]), {})])]
+    pictures = pictures_of(view, Query(keys=(row["key"],)), view.vectors().row_ids[spot : spot + 1], answers)
+    result = SearchResult("t", 1, "key", "exact", SearchOptions(), answers, pictures)
+    page = html_page(result)
+    assert page.count("in its slide") == 2  # of the query and of its hit
+    whole = find_picture(view, lambda *_: str(path), Drawing(row["key"], 128, part="slide"))
+    jpeg = np.asarray(Image.open(io.BytesIO(draw(view, whole, ()))))
+    assert np.abs(jpeg.astype(int) - drawn).mean() < 6

@@ -114,9 +114,7 @@ def _existing(given: str, flag: str) -> Path:
 def _roots(source: str) -> list[Path]:
     source = plain(source)
     if is_remote(source):
-        raise InputError(
-            f"{source}: slides are read from a local disk or a mounted folder. Download it, and name the file."
-        )
+        raise InputError(f"{source}: slides are read from a local disk or a mounted folder. Name one.")
     if Path(source).exists():
         return [Path(source)]
     found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []  # noqa: PTH207 - absolute ones

@@ -40,6 +40,8 @@ def _figure(drawn: Thumbnail, name: str, caption: str, css: str = "") -> str:
         inner = f"<div class='none'>{html.escape(drawn.missing)}</div>"
     else:
         inner = f"<img alt='{name}' src='data:image/jpeg;base64,{_jpeg(drawn.pixels)}'>"
+    if drawn.around is not None:
+        inner += f"<img alt='place of {name} in its slide' src='data:image/jpeg;base64,{_jpeg(drawn.around)}'>"
     return f"<figure class='picture{css}'>{inner}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -50,15 +50,14 @@ def _stored(view: EmbeddingStore, row_ids: Int64, spec: PixelSpec, roots: Sequen
 
 
 def _place(url: str | None, place: Place, content: str, spec: PixelSpec, roots: Sequence[str]) -> Thumbnail:
-    from indexer.archive.reader import read_place
+    from indexer.archive.reader import around, read_place
     from indexer.pixels import decode_part
 
     if url is None:
         return Thumbnail(None, f"shard {place.shard} is not in the ledger")
     try:
-        return Thumbnail(
-            decode_part(read_place(url, place, content, roots=roots), place.suffix, spec, place.part).pixels
-        )
+        pixels = decode_part(read_place(url, place, content, roots=roots), place.suffix, spec, place.part).pixels
+        return Thumbnail(pixels, around=around(url, place, SIDE, roots=roots))
     except IndexerError as error:
         return Thumbnail(None, str(error))
 

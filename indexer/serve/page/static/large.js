@@ -37,6 +37,10 @@ export class Large {
       const later = ([name]) => LAST.indexOf(name);
       shown.sort((a, b) => later(a) - later(b));
       this.dialog.querySelector("dl").replaceChildren(...shown.flatMap(([name, v]) => [el("dt", {}, name), el("dd", {}, String(v))]));
+      if (facts.value.columns.suffix === "tile") {
+        const place = el("img", { src: `${this.api.picture(key, 256)}&part=slide`, alt: "place of the tile in its slide" });
+        this.dialog.querySelector("dl").append(el("dt", {}, "place"), el("dd", {}, place));
+      }
     }
     if (near.status === "fulfilled") {
       const act = { open: (other) => this.open(other), like: (other) => { this.dialog.close(); this.act.like(other); }, unlike: (other) => { this.dialog.close(); this.act.unlike(other); } };
