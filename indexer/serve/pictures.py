@@ -52,7 +52,8 @@ class Found:
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.sha256(repr((self.content, self.spec, self.part, self.part == SLIDE and self.place)).encode()).hexdigest()[:32]}"'
+        known = (self.content, self.spec, self.part, self.part == SLIDE and self.place)
+        return f'"{hashlib.sha256(repr(known).encode()).hexdigest()[:32]}"'
 
 
 def find(view: EmbeddingStore, url_of: Callable[[EmbeddingStore, str], str | None], drawing: Drawing) -> Found:
