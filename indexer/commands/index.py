@@ -168,12 +168,13 @@ def command(
 ) -> None:
     r"""Embed SHARDS into the table of database DB, each readable image once.
 
-    SHARDS: folders of images, tar (also .gz, .bz2, .xz, .zst), zip, Parquet or .npz files, CSV files that list images
-    (--image-column), folders of archives, globs in quotes, braces {0000..0099}, or URLs (pipe:, http:, s3:). After a
-    stop, run the same command again: finished work is skipped.
+    SHARDS: folders of images, tar (also .gz, .bz2, .xz, .zst), zip, Parquet, .npz, LMDB or MDS files, CSV or Parquet
+    files that list images by path or URL (--image-column), folders of archives, globs in quotes, braces {0000..0099},
+    or URLs (pipe:, http:, s3:). After a stop, run the same command again: finished work is skipped.
 
     Keys: the path in a folder or zip, without its suffix in a tar; NAME/row in NAME.parquet, NAME/split/row in
-    NAME.npz; the path as listed in a CSV; or --key-column. Other columns become columns of the table.
+    NAME.npz, FOLDER/NAME/row in NAME.mds, LMDB's own; the path or URL as listed; or --key-column. Other columns become
+    columns of the table.
 
     Whole slides (--tile 256 --mpp 0.5): each tile with tissue is a row with the key SLIDE#x,y and the columns slide,
     part_x and part_y (of level 0), part_level, part_mpp, part_tissue, and those of slides.csv in the folder, which
