@@ -6,13 +6,16 @@ Point estimates use weight 1 for each group, bootstrap replicates the counts of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sparse
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth
 from probes.evaluation.ranks import RankedColumn, auc_and_ap, rank_column
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 CLIP = 1e-12  # of probabilities in a log-loss
 ECE_BINS = 15
@@ -67,6 +70,8 @@ class Evaluator:
 
 def evaluator(p: Float64, truth: Truth, groups: Int64) -> Evaluator:
     """Prepare the metrics of probabilities p (n, c). `groups` are ids 0 … g-1 of the rows (n,)."""
+    from scipy import sparse  # 20 MB, which a program that only reads results does not need
+
     n_groups = int(groups.max()) + 1 if len(groups) else 0
     columns = tuple(
         rank_column(p[:, j], truth.positive[:, j], truth.known[:, j], groups) for j in range(len(truth.classes))
