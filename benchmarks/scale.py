@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +47,7 @@ TIMES = (1, 4, 16)
 AGAIN = 2  # more runs of what is over its budget
 FLOOR_SECONDS = 0.05
 SAMPLE_SECONDS = 0.001
+MADE = "made"  # a file that ends the making of data
 NOISE_BYTES = 8 << 20
 
 
@@ -88,6 +90,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="do not measure again what is over its budget")
     parser.add_argument("--only", metavar="WORD", action="append", help="the cases whose name holds this word")
     parser.add_argument("--folder", type=Path, help="where the data is made; default: a temporary folder")
+    parser.add_argument("--data", type=Path, help="make the data here and leave it; what is there already is used")
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/scale.json for a full run")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=3, metavar=("CASE", "WARM", "AT"), help=argparse.SUPPRESS)
@@ -96,7 +99,7 @@ def main() -> int:
         return child(args.child[0], Path(args.child[1]), Path(args.child[2]))
     cases = [c for c in CASES if not args.only or any(word in c.name for word in args.only)]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+    with nullcontext(args.data) if args.data else tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         growths = [g for data in DATA for g in _measure(Path(scratch), data, cases, args)]
     result: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
@@ -120,9 +123,10 @@ def _measure(scratch: Path, data: str, cases: Sequence[Case], args: argparse.Nam
     sizes = [max(DATA[data].base // args.shrink, 2 * DATA[data].warm) * times for times in TIMES]
     folders = [scratch / f"{data}-{n}" for n in (DATA[data].warm, *sizes)]
     for folder, n in zip(folders, (DATA[data].warm, *sizes), strict=True):
-        make(data, folder, n)
+        if not (folder / MADE).exists():
+            make(data, folder, n)
     found = [_case(case, folders, sizes, again=0 if args.once else AGAIN) for case in own]
-    for folder in folders:
+    for folder in () if args.data else folders:
         shutil.rmtree(folder)
     return found
 
@@ -141,8 +145,9 @@ def _case(case: Case, folders: Sequence[Path], sizes: Sequence[int], again: int)
 def make(data: str, at: Path, n: int) -> None:
     """In a process of its own, so that the parent stays small and the next one starts clean."""
     code = "import sys; from pathlib import Path; from benchmarks.scale_cases import DATA; at = Path(sys.argv[2])\n"
-    code += "at.mkdir(); DATA[sys.argv[1]].make(at, int(sys.argv[3]))"
+    code += "at.mkdir(parents=True); DATA[sys.argv[1]].make(at, int(sys.argv[3]))"
     subprocess.run([sys.executable, "-c", code, data, str(at), str(n)], check=True)
+    (at / MADE).touch()
 
 
 def measure(case: Case, warm: Path, at: Path, rows: int) -> Run:

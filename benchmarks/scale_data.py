@@ -24,10 +24,11 @@ from indexer.types import (
     ShardResult,
 )
 
-SHARD_ROWS = 25_000  # of one commit
-FULL_ROWS = (
-    SHARD_ROWS  # of a full fragment, for the 1,048,576 of a real table: what is held of one fragment stays constant
-)
+# Of a commit, and of a full fragment. Lance keeps 0.27 MB of a fragment's metadata in its cache: 0.3 bytes a row of a
+# real table, whose full fragments have 1,048,576 rows. With fragments of 25,000 rows it would be 11 bytes a row, with
+# these it is 1.3. The smallest table has one whole fragment, so that what is held of one fragment is constant.
+FULL_ROWS = 200_000
+FAILURES = 25_000  # of a commit
 SECOND_DIM = 8  # of the table that `compare` has beside the first
 PATIENT_ROWS = 5
 LABELLED = 100  # one patient in so many has a label
@@ -44,8 +45,8 @@ def make_table(database: Path, name: str, n: int, dim: int) -> None:
     """A table of n unit rows; the vectors of two classes differ in their first number, 1 % of the rows say which."""
     store = EmbeddingStore.create(str(database), name, spec(dim))
     with mock.patch.object(compaction, "FULL_ROWS", FULL_ROWS), StoreWriter(store) as writer:
-        for start in range(0, n, SHARD_ROWS):
-            numbers = range(start, min(start + SHARD_ROWS, n))
+        for start in range(0, n, FULL_ROWS):
+            numbers = range(start, min(start + FULL_ROWS, n))
             rows = tuple(_row(i, f"s{start:09d}") for i in numbers)
             batch = EmbeddingBatch(rows, _vectors(numbers, dim), np.ones(len(rows), np.float32))
             shard = Shard(f"s{start:09d}", f"s{start:09d}", "1")
@@ -63,8 +64,8 @@ def make_failures(database: Path, n: int) -> None:
     """A table of one row and n failures."""
     store = EmbeddingStore.create(str(database), "t", spec(SECOND_DIM))
     with StoreWriter(store) as writer:
-        for start in range(0, n, SHARD_ROWS):
-            numbers, name = range(start, min(start + SHARD_ROWS, n)), f"s{start:09d}"
+        for start in range(0, n, FAILURES):
+            numbers, name = range(start, min(start + FAILURES, n)), f"s{start:09d}"
             row = EmbeddingBatch((_row(start, name),), _vectors(range(1), SECOND_DIM), np.ones(1, np.float32))
             failures = tuple(
                 Failure(name, key(i), "decode", "corrupt image", "cut", 0, 9, "png", "m") for i in numbers[1:]

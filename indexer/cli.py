@@ -30,6 +30,7 @@ COMMANDS = {
     "encoders": "List the encoders, and which weights are on this machine.",
     "doctor": "What this machine can decode, compute and reach.",
 }
+UPKEEP = ("relocate", "delete", "info", "failures", "health", "optimize")
 
 group = LazyGroup(
     name="indexer",
@@ -37,11 +38,12 @@ group = LazyGroup(
     commands_help=COMMANDS,
     doc="Embed an image archive once with a frozen encoder; search it and probe it for years.",
     version=version_words,
-    folders={
-        **dict.fromkeys(("relocate", "delete", "info", "failures", "health", "optimize"), "upkeep"),
-        **dict.fromkeys(("commit", "merge"), "cluster"),
+    elsewhere={
+        **{name: f"indexer.commands.upkeep.{name}" for name in UPKEEP},
+        **{name: f"indexer.commands.cluster.{name}" for name in ("commit", "merge")},
+        "serve": "indexer.serve.command",  # an application, which stands above the commands
     },
-    elsewhere={"serve": "indexer.serve.command"},  # an application, which stands above the commands
+    many_heaps=("pack", "index", "search", "serve", "failures", "embed", "doctor"),
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )
 

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ import click
 
 from indexer.errors import IndexerError
 from indexer.jsonable import jsonable, printable
+from indexer.malloc import share_one_heap_with_arrow
 from indexer.redact import redacted
 
 SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line without traceback
@@ -117,27 +118,26 @@ class LazyGroup(click.Group):
     """A command group that imports a command's module only when the command is run, so that -h is fast.
 
     `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`,
-    in a subpackage that `folders` gives for its name, or in the module that `elsewhere` gives.
+    or in the one that `elsewhere` gives. Its threads share one heap, except for those of `many_heaps`, which decode
+    images in parallel.
     """
 
     def __init__(
         self, *, name: str, package: str, commands_help: Mapping[str, str], doc: str, epilog: str,
-        version: Callable[[], str], folders: Mapping[str, str] | None = None,
-        elsewhere: Mapping[str, str] | None = None,
+        version: Callable[[], str], elsewhere: Mapping[str, str] | None = None, many_heaps: Container[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(
             name=name, help=doc, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]},
             params=[_version_option(version)],
         )  # fmt: skip
         self._package, self._commands_help = package, commands_help
-        self._folders, self._elsewhere = folders or {}, elsewhere or {}
+        self._elsewhere, self._many_heaps = elsewhere or {}, many_heaps
 
     def module_of(self, command: str) -> str:
         """The dotted name of a command's module."""
         if command in self._elsewhere:
             return self._elsewhere[command]
-        folder = f"{self._folders[command]}." if command in self._folders else ""
-        return f"{self._package}.{folder}{command.replace('-', '_')}"
+        return f"{self._package}.{command.replace('-', '_')}"
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self._commands_help)
@@ -145,6 +145,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         if cmd_name not in self._commands_help:
             return None
+        if cmd_name not in self._many_heaps:
+            share_one_heap_with_arrow()  # before Lance starts its threads
         module = importlib.import_module(self.module_of(cmd_name))
         found: click.Command = module.command
         return found

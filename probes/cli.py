@@ -28,6 +28,7 @@ group = LazyGroup(
     commands_help=COMMANDS,
     doc="Probes on stored embeddings: patient-grouped splits, intervals, audits. No image is embedded again.",
     version=version_words,
+    many_heaps=("benchmark", "predict"),
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage. "
     "Not for clinical use.",
 )

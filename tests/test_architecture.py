@@ -189,6 +189,7 @@ FOREIGN = {  # raised for a caller of ours that turns them into one of the tree,
     "EOFError", "OSError",  # as the library does whose stream or session is stood in for
     "KeyboardInterrupt",  # Ctrl-C that a library told as an error of its own
     "StopIteration",  # scipy's way to be stopped
+    "ModuleNotFoundError",  # for pyarrow, which then does without the module
     "torch.OutOfMemoryError",  # what the driver says in other words
     "click.BadParameter", "click.UsageError",  # wrong usage: exit code 2
 }  # fmt: skip

@@ -130,6 +130,9 @@ def command(
         raise click.UsageError(
             "--secret, --site and --patient-pattern tell the patient of image files: give them with --exclude-same."
         )
+    from indexer.store.pandas_free import forgo_pandas
+
+    forgo_pandas()
     from indexer.output_file import require_writable
     from indexer.search.answer import answer
     from indexer.search.searcher import Searcher

@@ -23,6 +23,7 @@ from indexer.store.schema import UNREADABLE
 
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, zero-padded, so that the newest sorts first
 IN_DOUBT = 16  # newest versions that may be damaged; the writer makes fewer before a sync
+CHECK_CACHE_BYTES = 1 << 20  # of file metadata that Lance keeps while files are checked; its default is 1 GiB
 FOOTER = b"LANC"  # the last bytes of a complete data file
 
 
@@ -90,7 +91,7 @@ def damage(path: Path, version: int, whole: set[str] | None = None) -> str | Non
     """
     whole = set() if whole is None else whole
     try:
-        dataset = lance.dataset(str(path), version=version)
+        dataset = lance.dataset(str(path), version=version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
         if dataset.version != version:  # a manifest of zeros reads as version 0
             return f"the manifest of version {version} is empty"
         # If not, its files may still be complete

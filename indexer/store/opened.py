@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from indexer.errors import StoreError
 from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
 from indexer.store.lance_errors import MENDED_BY, first_line
-from indexer.store.mend import manifest_path, unreadable
+from indexer.store.mend import CHECK_CACHE_BYTES, manifest_path, unreadable
 from indexer.store.names import network_folder
 from indexer.store.schema import UNREADABLE
 from indexer.types import EncoderSpec, KeyRule, TileRule
@@ -61,9 +61,15 @@ class OpenedTable:
         return [name for name in self.dataset.schema.names if name in UNREADABLE]
 
     def require_whole(self, table: str) -> None:
-        """Raises StoreError where a data file is damaged: a scan of it would end the process. Each is read once."""
+        """Raises StoreError where a data file is damaged: a scan of it would end the process. Each is read once.
+
+        They are read through a handle of their own, which is then dropped: `dataset` would keep the metadata of every
+        column, some 4 bytes a row of the table.
+        """
         if self.state.commit not in self.whole:
-            _require_whole(self.dataset, table, self.whole)
+            version = self.state.version
+            own = lance.dataset(self.dataset.uri, version=version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
+            _require_whole(own, table, self.whole)
             self.whole.add(self.state.commit)
 
     def stored(self, names: Sequence[str]) -> list[str]:

@@ -151,20 +151,23 @@ def _unreadable(view: EmbeddingStore) -> HealthReport:
 
 def _scan(view: EmbeddingStore) -> _Scan:
     out = _Scan()
-    n = view.count()
-    contents, keys = np.empty(n, np.int64), np.empty(n, np.int64)  # 8 bytes a row each
-    for batch in view.scan(["key", "content", "part"], vectors=True):
+    hashes = np.empty(view.count(), np.int64)  # 8 bytes a row, for one column after the other
+    for batch in view.scan(["key"], vectors=True):
         with np.errstate(all="ignore"):
             lengths = np.linalg.norm(vector_block(batch).astype(np.float32), axis=1)
         broken = ~np.isfinite(lengths) | (lengths == 0)
         out.zero_or_not_finite += int(broken.sum())
         out.not_unit += int((~broken & (np.abs(lengths - 1) > UNIT_TOLERANCE)).sum())
         rows = slice(out.rows, out.rows + batch.num_rows)
-        images = zip(*(batch.column(name).to_pylist() for name in ("content", "part")), strict=True)
-        contents[rows] = np.fromiter(map(hash, images), np.int64, batch.num_rows)
-        keys[rows] = np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows)
+        hashes[rows] = np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows)
         out.rows += batch.num_rows
-    out.duplicate_content, out.duplicate_keys = _repeats(contents), _repeats(keys)
+    out.duplicate_keys = _repeats(hashes)
+    start = 0
+    for batch in view.scan(["content", "part"]):
+        images = zip(*(batch.column(name).to_pylist() for name in ("content", "part")), strict=True)
+        hashes[start : start + batch.num_rows] = np.fromiter(map(hash, images), np.int64, batch.num_rows)
+        start += batch.num_rows
+    out.duplicate_content = _repeats(hashes)
     return out
 
 

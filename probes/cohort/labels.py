@@ -90,19 +90,23 @@ def coded(column: pa.ChunkedArray, *, ordered: bool = False) -> tuple[Int64, tup
     """Ids (n,) into the column's distinct values as text; -1 for null and NaN. `ordered` sorts the values."""
     if pa.types.is_null(column.type):  # Arrow would make null a value of the dictionary
         return np.full(len(column), -1), ()
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    coded = column.combine_chunks().dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
-    values = coded.dictionary
-    ids = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    ids, values = distinct(column)
     if ordered:
         order = pc.sort_indices(values).to_numpy()
         rank = np.empty(len(order) + 1, np.int64)
         rank[order], rank[-1] = np.arange(len(order)), -1
         ids, values = rank[ids], values.take(pa.array(order))
     return ids, tuple(word(v) for v in values.to_pylist())
+
+
+def distinct(column: pa.ChunkedArray) -> tuple[Int64, pa.Array]:
+    """Ids (n,) into the column's distinct values, in the order of their first rows; -1 for null and NaN."""
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    found = column.combine_chunks().dictionary_encode()
+    if isinstance(found, pa.ChunkedArray):
+        found = found.combine_chunks()
+    return found.indices.fill_null(-1).to_numpy().astype(np.int64), found.dictionary
 
 
 def word(value: Any) -> str:

@@ -12,7 +12,7 @@ from indexer.groups.pooling import MEAN, check_method
 from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
-from probes.cohort.labels import coded, read_truth, texts
+from probes.cohort.labels import coded, distinct, read_truth, texts
 from probes.cohort.levels import by_level
 from probes.cohort.positive import Positive
 from probes.cohort.scaling import Vectors
@@ -106,7 +106,7 @@ def load(store: EmbeddingStore, request: ProbeRequest, classes: tuple[str, ...] 
         groups,
         names,
         "image" if request.group == "none" else "group",
-        coded(kept.column("content"))[0],
+        distinct(kept.column("content"))[0],
         None if request.split_column is None else tuple(kept.column(request.split_column).to_pylist()),
         {name: tuple(texts(kept.column(name))) for name in request.subgroups},
         source_of(store),

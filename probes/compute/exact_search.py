@@ -10,8 +10,8 @@ from indexer.malloc import release_freed_memory
 from indexer.types import Float32, Int64, Progress
 from probes.compute.threads import block_threads, one_thread
 
-QUERIES = 256  # rows of a block of queries
-BASE = 4096  # rows of a block of the base: the scores of a block pair take 4 MiB
+QUERIES = 128  # rows of a block of queries
+BASE = 2048  # rows of a block of the base: a block pair takes 1 MiB of scores and 2 of their order
 PAIRS = 2048  # pairs verified at once, whose rows are copied
 BOUND_DIMS = 64  # leading directions used to exclude pairs
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,6 +73,31 @@ def test_several_image_files_answer_in_the_order_given(db, tmp_path):
     assert hit["score"] == pytest.approx(1, abs=1e-3)
     assert hit["columns"] == {"n": 4, "patient": "p1", "sex": "F"}
     assert [len(q["hits"]) for q in done.json["queries"]] == [3, 3]
+
+
+LOADED = """
+import sys
+from indexer.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code
+import pyarrow
+print(pyarrow.default_memory_pool().backend_name, *({"pandas", "torch", "lancedb"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(("words", "own_heap"), [(("search", "--key", "im1"), True), (("health",), False)])
+def test_a_command_loads_what_it_needs_and_one_that_decodes_nothing_has_one_heap(db, words, own_heap):
+    name, *options = words
+    environment = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, name, db, *options],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    pool, *loaded = done.stdout.splitlines()[-1].split()
+    assert not own_heap or loaded == []
+    assert (pool != "system") == own_heap or sys.platform != "linux"
 
 
 def test_piped_output_is_a_header_and_tab_separated_rows(db):

@@ -1,4 +1,4 @@
-"""Index from a row's name to its line in a file of labels, in 16 bytes a line; the values are not copied."""
+"""Index from a row's name to its line in a file of labels, in 12 bytes a line; the values are not copied."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LabelIndex:
         hashes = np.empty(labels.num_rows, np.int64)
         for batch, start in zip(self._batches, self._starts[:-1].tolist(), strict=True):
             hashes[start : start + batch.num_rows] = _hashes(_named(batch.column(on), kind, on))
-        self._lines = np.argsort(hashes)
+        self._lines = np.argsort(hashes).astype(np.uint32)
         hashes.sort()  # in place; the order of lines of equal hash does not matter
         self._hashes = hashes
         self._require_once()
@@ -46,7 +46,9 @@ class LabelIndex:
     def lines(self, asked: pa.Array) -> Int64:
         """The line of each name (n,), or -1 where there is none."""
         hashes = _hashes(asked)
-        spots = np.searchsorted(self._hashes, hashes)
+        order = np.argsort(hashes)
+        spots = np.empty(len(hashes), np.int64)
+        spots[order] = np.searchsorted(self._hashes, hashes[order])  # in random order each look-up misses the cache
         lines = np.full(len(asked), -1, np.int64)
         pending = np.flatnonzero(spots < len(self._hashes))
         while len(pending):  # one iteration, unless different names have equal hashes
@@ -95,7 +97,9 @@ class LabelIndex:
         repeated: dict[str, None] = {}
         for start in range(0, len(twins), SHOWN + 1):
             spots = twins[start : start + SHOWN + 1]
-            left, right = (self.take(self._lines[at], [self._on]).column(self._on) for at in (spots, spots + 1))
+            left, right = (
+                self.take(self._lines[at].astype(np.int64), [self._on]).column(self._on) for at in (spots, spots + 1)
+            )
             same = [_named(texts, self._kind, self._on).to_pylist() for texts in (left, right)]
             for a, b, first, second in zip(left.to_pylist(), right.to_pylist(), *same, strict=True):
                 if first is not None and first == second:

@@ -58,7 +58,7 @@ def join_labels(store: EmbeddingStore, labels: pa.Table, on: str = "key", *, for
 
     A row that `labels` does not name keeps its values. Columns that are there are updated in one commit, new ones come
     in a second: a crash between the two leaves the new ones to a second call. Each fragment is given its own rows'
-    values, so that memory holds 17 bytes a line of `labels`, the values of one fragment, and where names are forgiven
+    values, so that memory holds 13 bytes a line of `labels`, the values of one fragment, and where names are forgiven
     some 200 bytes for each line that no row's name equals. Raises InputError, StoreLocked.
     """
     names = _checked(labels, on)
@@ -147,6 +147,7 @@ class _Join:
 
     def values(self, fragment: Any, names: Sequence[str]) -> pa.Table:
         """`key` and the label columns, in the table's types, of the fragment's rows that the labels name."""
+        release_freed_memory()  # of the fragment before: Lance's join leaves it in pieces
         keys: list[pa.Array] = []
         lines: list[Int64] = [np.empty(0, np.int64)]
         for batch in batches(fragment, list(dict.fromkeys(["key", self.on]))):
