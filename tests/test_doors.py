@@ -181,6 +181,8 @@ ALONE = (  # wrong in a way of one command
     ("indexer", "search", DB, "--key", "k0", "--by", "patient"),
     ("indexer", "search", DB, "--key", "k0", "--by", "nix"),
     ("indexer", "search", DB, "--group", "k0"),
+    ("indexer", "info", DB, "--by", "nix"),
+    ("indexer", "info", DB, "--flagged"),
     ("indexer", "pool", DB, "--by", "nix"),
     ("indexer", "pool", DB, "--by", "patient", "--method", "nix"),
     ("indexer", "pool", EMPTY, "--by", "key"),

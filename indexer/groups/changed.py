@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from indexer.errors import StoreError
 from indexer.groups.counts import encoded
-from indexer.groups.pooled_rows import Begun, Written
-from indexer.groups.pooling import Pool, directed
+from indexer.groups.passes import Begun
+from indexer.groups.pooled_rows import PooledRows, Written
 from indexer.groups.values import group_names
 from indexer.store.pooled import PooledTable
-from indexer.store.rows import Delta, vector_block
+from indexer.store.rows import Delta
 from indexer.store.table import EmbeddingStore
 from indexer.types import Int64
 
@@ -64,12 +64,12 @@ def pooled_again(view: EmbeddingStore, method: str, pooled: PooledTable, changed
     written = Written(method, view.dim)
     ends = np.searchsorted(changed.codes, np.arange(len(changed.names)), side="right")
     for name, start, stop in zip(changed.names, np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True):
-        group = Begun(name, stop - start, Pool(method, view.dim))
+        group = Begun(name, stop - start, PooledRows(method, view.dim))
         for first in range(start, stop, _TAKEN):
             ids = changed.row_ids[first : min(first + _TAKEN, stop)]
             _, rows = view.take(ids, [], vectors=True)
             for batch in rows.to_batches():
-                group.pool.add(directed(vector_block(batch)))
+                group.rows.add(batch)
             group.row_ids.append(ids)
         yield from written.add(group)
     yield from written.rest()

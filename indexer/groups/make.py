@@ -11,7 +11,8 @@ import pyarrow as pa
 from indexer.errors import InputError, StoreError
 from indexer.groups.changed import changed_groups, pooled_again
 from indexer.groups.counts import count_groups
-from indexer.groups.pooled_rows import HELD_BYTES, pooled_rows
+from indexer.groups.passes import HELD_BYTES
+from indexer.groups.pooled_rows import pooled_rows
 from indexer.groups.pooling import MEAN, check_method, width_of
 from indexer.groups.values import column_kind
 from indexer.progress.silent import SILENT

@@ -156,7 +156,10 @@ def test_frames_of_a_cine_know_when_they_were_taken(elements, times):
 
 def test_a_single_slice_lies_where_its_position_says():
     dataset = pydicom.dcmread(io.BytesIO(dicom_file("CT_small.dcm")))
-    assert facts(dicom_file("CT_small.dcm"), "dcm") == [{"z": pytest.approx(float(dataset.ImagePositionPatient[2]))}]
+    x, y, z = map(float, dataset.ImagePositionPatient)
+    (found,) = facts(dicom_file("CT_small.dcm"), "dcm")
+    assert (found["z"], found["u"], found["v"]) == pytest.approx((z, x, y))
+    assert found["orientation"] == "1\\0\\0\\0\\1\\0"
     assert facts(dicom(deep(16, 16), TriggerTime="120"), "dcm") == [{"time": 0.12}]
     assert facts(dicom(deep(16, 16), FrameReferenceTime="2500", TriggerTime="120"), "dcm") == [{"time": 2.5}]
 

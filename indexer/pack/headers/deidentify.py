@@ -38,7 +38,10 @@ _Tree = Mapping[str, Mapping[str, Any]]
 _LUT: _Tree = {"LUTDescriptor": {}, "LUTData": {}}
 _LUTS: _Tree = {"ModalityLUTSequence": _LUT, "VOILUTSequence": _LUT}
 _GREY: _Tree = {"RescaleIntercept": {}, "RescaleSlope": {}, "WindowCenter": {}, "WindowWidth": {}, "VOILUTFunction": {}}
-_PLANE: _Tree = {"ImagePositionPatient": {}, "ImageOrientationPatient": {}, "PixelSpacing": {}, "SliceThickness": {}}
+_PLANE: _Tree = {
+    "ImagePositionPatient": {}, "ImageOrientationPatient": {}, "PixelSpacing": {}, "SliceThickness": {},
+    "SpacingBetweenSlices": {},
+}  # fmt: skip
 _CONTENT: _Tree = {"StackID": {}, "InStackPositionNumber": {}, "TemporalPositionIndex": {}}
 _GROUPS: _Tree = {
     "FrameContentSequence": _CONTENT,
@@ -48,7 +51,8 @@ _GROUPS: _Tree = {
     "PixelValueTransformationSequence": {**_GREY, "ModalityLUTSequence": _LUT},
     "FrameVOILUTSequence": {**_GREY, "VOILUTSequence": _LUT},
     "TemporalPositionSequence": {"TemporalPositionTimeOffset": {}},
-    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": {}},
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": {}, "NominalPercentageOfCardiacPhase": {}},
+    "MREchoSequence": {"EffectiveEchoTime": {}},
 }
 _PIXELS = (  # without one of these, or with another value, the pixels would not be what they were
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
@@ -62,6 +66,7 @@ _OTHERS = (
     "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
     "DoubleFloatPixelPaddingRangeLimit", "FrameTime", "FrameTimeVector", "FrameReferenceTime", "TriggerTime",
+    "EchoTime", "TemporalPositionIdentifier",
     *(f"{segmented}{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue")
       for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))),
 )  # fmt: skip

@@ -15,7 +15,9 @@ from indexer.types import Fact
 class FrameFacts:
     """Facts of frame `index` (from 0) of a data set; missing or unreadable ones are omitted.
 
-    frame: index, of several; z: mm from the scanner's origin along the normal of the slice; time: seconds; stack,
+    frame: index, of several; z: mm from the scanner's origin along the normal of the slice; u, v: along its rows and
+    columns; orientation: their six cosines; spacing: mm between slices, as the header says; echo: ms; phase: of the
+    heart's cycle (%) or the number of a temporal position; time: seconds; stack,
     stack_position, temporal: the frame content's StackID, InStackPositionNumber and TemporalPositionIndex.
     """
 
@@ -25,7 +27,13 @@ class FrameFacts:
 
     def __call__(self, index: int) -> Facts:
         facts: dict[str, Fact] = {"frame": index} if self._count > 1 else {}
-        for name, read in (("z", self._millimetres), ("time", self._seconds)):
+        try:
+            facts |= self._place(index)
+        except dicom_errors():
+            pass
+        for name, read in (
+            ("spacing", self._spacing), ("echo", self._echo), ("phase", self._phase), ("time", self._seconds),
+        ):  # fmt: skip
             try:
                 value = read(index)
             except dicom_errors():
@@ -39,18 +47,35 @@ class FrameFacts:
             pass
         return facts
 
-    def _millimetres(self, index: int) -> float | None:
+    def _place(self, index: int) -> dict[str, Fact]:
         """PS3.3 C.7.6.2.1.1: position (mm) along the normal, the cross product of the row and column directions."""
         plane = group(self._dataset, index, "PlanePositionSequence")
         if plane is self._dataset and self._count > 1:
-            return None  # the top level has the position of the first frame only
+            return {}  # the top level has the position of the first frame only
         position = numbers(plane, "ImagePositionPatient", 3)
         directions = numbers(group(self._dataset, index, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
         if position is None or directions is None:
-            return None
+            return {}
         (a, b, c), (d, e, f) = directions[:3], directions[3:]
         x, y, z = position
-        return (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
+        along = (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
+        placed = {"z": along, "u": a * x + b * y + c * z, "v": d * x + e * y + f * z}
+        if not all(map(math.isfinite, placed.values())):
+            return {}
+        cosines = "\\".join(f"{round(value, 5) + 0.0:g}" for value in directions)
+        return {name: round(value, 6) for name, value in placed.items()} | {"orientation": cosines}
+
+    def _spacing(self, index: int) -> float | None:
+        return number(group(self._dataset, index, "PixelMeasuresSequence"), "SpacingBetweenSlices")
+
+    def _echo(self, index: int) -> float | None:
+        echo = group(self._dataset, index, "MREchoSequence")
+        return number(echo, "EchoTime" if echo is self._dataset else "EffectiveEchoTime")
+
+    def _phase(self, index: int) -> float | None:
+        heart = group(self._dataset, index, "CardiacSynchronizationSequence")
+        share = number(heart, "NominalPercentageOfCardiacPhase")
+        return number(self._dataset, "TemporalPositionIdentifier") if share is None else share
 
     def _seconds(self, index: int) -> float | None:
         """From the functional groups; else C.7.6.5 (FrameTime, FrameTimeVector in ms); else of the only frame."""
