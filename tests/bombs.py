@@ -11,6 +11,8 @@ from PIL import Image
 
 from indexer.doctor.specimens import SYNTAXES, dicom
 
+MIB = bytes(1 << 20)
+
 
 def png_bomb(side: int) -> bytes:
     """Black RGB: about 1/1000 of its pixels' bytes."""
@@ -34,6 +36,16 @@ def gif_bomb(side: int) -> bytes:
     return screen + image + b"\0;"
 
 
+def deflated(start: bytes, zeros: int) -> bytes:
+    """A raw deflate stream of `start` and so many zeros. Each MiB of them is the same block, packed once: after a full
+    flush a block refers to nothing before it (RFC 1951).
+    """
+    packer = zlib.compressobj(9, wbits=-15)
+    head = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(MIB) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + block * (zeros >> 20) + packer.compress(bytes(zeros & (1 << 20) - 1)) + packer.flush()
+
+
 def nifti_bomb(shape: tuple[int, int, int], voxels: int) -> bytes:
     """A .nii.gz that announces this shape and holds so many bytes of zeros."""
     import nibabel
@@ -42,22 +54,20 @@ def nifti_bomb(shape: tuple[int, int, int], voxels: int) -> bytes:
     header.set_data_shape(shape)
     header.set_data_dtype(np.uint8)
     header["vox_offset"], header["magic"] = 352, b"n+1"
-    packer = zlib.compressobj(9, wbits=31)
-    out = packer.compress(header.binaryblock + bytes(4))
+    start = header.binaryblock + bytes(4)
+    crc = zlib.crc32(start)
     for at in range(0, voxels, 1 << 20):
-        out += packer.compress(bytes(min(1 << 20, voxels - at)))
-    return out + packer.flush()
+        crc = zlib.crc32(memoryview(MIB)[: voxels - at], crc)
+    trailer = struct.pack("<II", crc, (len(start) + voxels) & 0xFFFFFFFF)
+    return b"\x1f\x8b\x08" + bytes(6) + b"\xff" + deflated(start, voxels) + trailer  # RFC 1952
 
 
 def deflated_bomb(nbytes: int) -> bytes:
     """A deflated DICOM file whose data set unpacks to that much."""
     data = dicom(next(syntax for syntax in SYNTAXES if syntax.uid.endswith(".1.99")))
     start = 132 + 12 + int.from_bytes(data[140:144], "little")
-    packer = zlib.compressobj(9, wbits=-15)
-    out = packer.compress(zlib.decompress(data[start:], -15) + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", nbytes))
-    for _ in range(nbytes >> 20):
-        out += packer.compress(bytes(1 << 20))
-    return data[:start] + out + packer.flush()
+    head = zlib.decompress(data[start:], -15) + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", nbytes)
+    return data[:start] + deflated(head, nbytes >> 20 << 20)
 
 
 def many_scans(side: int) -> bytes:
