@@ -84,14 +84,17 @@ def test_a_large_shard_is_committed_in_parts_and_equals_one_commit(archive, tmp_
 
 SCRIPT = """
 import sys, time
+from pathlib import Path
 from indexer.archive.shards import find_shards
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
 from indexer.store.table import EmbeddingStore
 from tests.fakes import FakeEncoder
 
-def slow(vectors):
-    time.sleep(0.01)
+def slow(vectors):  # until the stop was sent, most of the shard is not embedded yet
+    until = time.monotonic() + 100
+    while encoder.pictures > 3 * int(sys.argv[3]) and not Path(sys.argv[4]).exists() and time.monotonic() < until:
+        time.sleep(0.01)
     return vectors
 
 encoder = FakeEncoder(change=slow)
@@ -112,9 +115,9 @@ def rows_so_far(db) -> int:
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 def test_a_shard_goes_on_where_a_stop_left_it_and_nothing_is_embedded_twice(archive, tmp_path, request, stop):
     run(archive, tmp_path / "whole")
-    db = tmp_path / "db"
+    db, sent = tmp_path / "db", tmp_path / "sent"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(db), str(archive), str(PART)],
+        [sys.executable, "-c", SCRIPT, str(db), str(archive), str(PART), str(sent)],
         cwd=request.config.rootpath,
         stdout=subprocess.PIPE,
         text=True,
@@ -123,6 +126,7 @@ def test_a_shard_goes_on_where_a_stop_left_it_and_nothing_is_embedded_twice(arch
         while process.poll() is None and rows_so_far(db) < PART:
             time.sleep(0.01)
         process.send_signal(stop)
+        sent.touch()
         out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
