@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,11 @@ from indexer.errors import InputError
 from indexer.options import emit, json_option, table_option, where_option
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from indexer.store.table import EmbeddingStore
+
+GROUP_BYTES = 32 << 20  # of a Parquet file's row groups
 
 
 @click.command("export", short_help="Write the vectors as .npy, Parquet or a Hugging Face data set.")
@@ -89,8 +94,23 @@ def _one_line(key: str) -> str:
     return key
 
 
-def _parquet(view: EmbeddingStore, dest: Path, where: str | None) -> int:
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The batches put together to about GROUP_BYTES: the footer, which is held until the end, describes each group."""
     import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    nbytes = 0
+    for batch in batches:
+        held.append(batch)
+        nbytes += batch.nbytes
+        if nbytes >= GROUP_BYTES:
+            yield pa.Table.from_batches(held)
+            held, nbytes = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _parquet(view: EmbeddingStore, dest: Path, where: str | None) -> int:
     import pyarrow.parquet as pq
 
     from indexer.output_file import written_whole
@@ -103,10 +123,9 @@ def _parquet(view: EmbeddingStore, dest: Path, where: str | None) -> int:
     with written_whole(dest) as partial:
         writer: pq.ParquetWriter | None = None
         try:
-            for batch in view.scan(names, where, vectors=True):
-                block = pa.Table.from_batches([batch.select(names)])
+            for block in _row_groups(batch.select(names) for batch in view.scan(names, where, vectors=True)):
                 writer = writer or pq.ParquetWriter(partial, block.schema)
-                writer.write_table(block)
+                writer.write_table(block, row_group_size=block.num_rows)
         finally:
             if writer is not None:
                 writer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from indexer.addresses import is_remote
@@ -20,18 +21,25 @@ def paths_of_failures(store: EmbeddingStore) -> dict[tuple[str, str], str]:
 
     Lists are read only below the folders from which this user indexed the table.
     """
+    roots = named(remembered(identity_of(store)))
+
+    @lru_cache(1024)
+    def is_read(file: Path) -> bool:
+        return is_below(str(file), roots) and file.is_file()
+
     wanted: defaultdict[Path, dict[tuple[str, str], str]] = defaultdict(dict)
     count = 0
     for batch in store.scan_failures(["shard", "key"]):
         for shard, key in zip(batch.column("shard").to_pylist(), batch.column("key").to_pylist(), strict=True):
-            if key and not is_remote(shard) and count < MOST_KEYS:
-                wanted[Path(shard).parent / PACK_STATE / PACK_LIST][Path(shard).name, key] = shard
+            if not key or is_remote(shard):
+                continue
+            file = Path(shard).parent / PACK_STATE / PACK_LIST
+            if count < MOST_KEYS and is_read(file):
+                wanted[file][Path(shard).name, key] = shard
                 count += 1
-    roots = named(remembered(identity_of(store))) if wanted else ()
     found: dict[tuple[str, str], str] = {}
     for file, shards in wanted.items():
-        if is_below(str(file), roots) and file.is_file():
-            found |= {(shards[each], each[1]): path for each, path in _listed(file, shards)}
+        found |= {(shards[each], each[1]): path for each, path in _listed(file, shards)}
     return found
 
 
