@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,13 @@ def _joined(
     plan = reshaping(choices)
     chosen = parse_columns(choices["columns"][0]) if "columns" in choices else ()
     labels = read_labels(file, Choice(own, other, chosen, encoding, choices.get("without", ())), stored)
-    given, said = reshaped(labels.table, plan)
+    names = None
     if hashed is not None:
         from indexer.upkeep.pseudonyms import Pseudonyms, hashed_names
 
-        given = hashed_names(store, given, other, Pseudonyms.load(secret, sites, pattern, database=db))
+        pseudonyms = Pseudonyms.load(secret, sites, pattern, database=db)
+        names = partial(hashed_names, store, on=other, pseudonyms=pseudonyms)
+    given, said = reshaped(labels.table, plan, names)
     joined = join_labels(store, given, other)
     return {
         "table": store.name,

@@ -66,7 +66,7 @@ class Pseudonyms:
         return tuple(found)
 
 
-def hashed_names(store: EmbeddingStore, labels: pa.Table, on: str, pseudonyms: Pseudonyms) -> pa.Table:
+def hashed_names(store: EmbeddingStore, labels: pa.Table, *, on: str, pseudonyms: Pseudonyms) -> pa.Table:
     """The labels with the identifiers in column `on` replaced by the hashes that name the table's rows.
 
     Raises InputError where the table holds none of them.

@@ -45,11 +45,18 @@ class Reshaping:
     repeated: str = "error"  # of merge.RULES: what becomes of several rows of one name
 
 
-def reshaped(labels: pa.Table, plan: Reshaping) -> tuple[pa.Table, list[str]]:
-    """The labels, whose first column names the rows, and sentences on what was done. Raises InputError."""
+def reshaped(
+    labels: pa.Table, plan: Reshaping, names: Callable[[pa.Table], pa.Table] | None = None
+) -> tuple[pa.Table, list[str]]:
+    """The labels, whose first column names the rows, and sentences on what was done. Raises InputError.
+
+    `names` replaces the names, e.g. by hashes, before the rows of one name are merged: several may become one.
+    """
     notes: list[str] = []
     if plan.rewrite is not None:
         labels = _rewritten(labels, *plan.rewrite)
+    if names is not None:
+        labels = names(labels)
     for column, mark in plan.lists:
         labels = _split(labels, column, mark, notes)
     for columns, name in plan.one_hot:
