@@ -61,6 +61,8 @@ _.group_unknown  # near-duplicates --json
 _.across_splits  # near-duplicates --json
 _.split_pairs  # near-duplicates --json
 _.leaked_rows  # near-duplicates --json
+_.both_ways  # near-duplicates --by --json
+_.groups_in_clusters  # near-duplicates --by --json
 _.rows_in_index  # health --json
 _.stale_entries  # health --json
 _.shards_missing  # health --json

@@ -61,7 +61,7 @@ OF_DATABASE: Mapping[str, tuple[str, ...]] = {
 PROBES = tuple(name for name in OF_DATABASE if name.startswith("probes"))
 WRITES = {  # the option or argument that names an output, in the place of "@@"
     "indexer search": [("--key", "k0", "--html", "@@"), ("--key", "k0", "--png", "@@")],
-    "indexer near-duplicates": [("--threshold", "0.5", "--out", "@@.csv")],
+    "indexer near-duplicates": [("--threshold", "0.5", "--out", "@@.csv"), ("--by", "patient", "--out", "@@.csv")],
     "indexer embed": [("@a.png", "--out", "@@.npy")],
     "indexer export": [("@@.npy",), ("@@.parquet",), ("--hf", "@@")],
     **{name: [(*OF_DATABASE[name], "--out", "@@")] for name in PROBES if name != "probes zero-shot"},

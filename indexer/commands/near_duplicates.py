@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from indexer.duplicates.options import NearOptions
+from indexer.duplicates.options import GroupOptions, NearOptions
+from indexer.errors import InputError
 from indexer.options import counted, emit, json_option, plain, say, table_option, where_option
 
 FIRST = 10  # pairs listed on stdout
@@ -35,6 +37,11 @@ FIRST = 10  # pairs listed on stdout
     type=click.IntRange(min=0),
     help="A cluster of more pairs is listed by each image's nearest.",
 )
+@click.option("--by", metavar="COLUMN", help="Pairs of groups (series, slides, studies) in place of images.")
+@click.option(
+    "--share", type=float, help=f"With --by: lowest share of near rows of a group. Default: {GroupOptions.share:g}."
+)
+@click.option("--candidates", type=float, help="With --by: lowest cosine of pooled vectors. Default: --threshold.")
 @where_option
 @table_option
 @json_option
@@ -47,6 +54,9 @@ def command(
     out: Path | None,
     members: Path | None,
     pairs_per_cluster: int,
+    by: str | None,
+    share: float | None,
+    candidates: float | None,
     where: str | None,
     table: str | None,
     as_json: bool,
@@ -61,12 +71,23 @@ def command(
     them. The column cluster_pairs gives the cluster's number of pairs. Prints the counts and the first pairs; --out
     writes all that are listed, --members the images of each cluster. Works in the temporary folder (TMPDIR), which
     needs room for a copy of the vectors.
+
+    With --by COLUMN (after `indexer pool DB --by COLUMN`): the same study twice, the same slide scanned twice. Two
+    groups are candidates where their pooled mean vectors have a cosine of at least --candidates (-1: all pairs); of
+    these all rows are compared, exactly. share_a is the share of group a's rows that have a row of group b at or above
+    --threshold, share_b the other way round. Pairs in which the larger share reaches --share are counted, and listed
+    by --out, nearest first.
     """
     from indexer.duplicates.files import pairs_file, require_pairs_file
     from indexer.duplicates.find import stream_near_duplicates
     from indexer.progress.terminal import Terminal
     from indexer.store.table import EmbeddingStore
 
+    grouped = _group_options(by, threshold, share, candidates)
+    if grouped:
+        _require_none({"--group": group, "--split": split, "--members": members, "--where": where})
+        _groups(database, table, grouped, out, as_json=as_json)
+        return
     options = NearOptions(threshold, where, group, split, pairs_per_cluster)
     for option, path in (("--out", out), ("--members", members)):
         if path:
@@ -96,6 +117,47 @@ def command(
             "nearest. --members lists the images.",
             err=True,
         )
+    emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
+
+
+def _group_options(
+    by: str | None, threshold: float, share: float | None, candidates: float | None
+) -> GroupOptions | None:
+    if by is not None:
+        return GroupOptions(by, threshold, GroupOptions.share if share is None else share, candidates)
+    if share is not None or candidates is not None:
+        raise InputError("--share and --candidates are of groups. Name a column with --by.")
+    return None
+
+
+def _require_none(of_images: Mapping[str, object]) -> None:
+    for option, value in of_images.items():
+        if value is not None:
+            raise InputError(f"{option} is of images, and --by of groups. Leave one of them out.")
+
+
+def _groups(database: str, table: str | None, options: GroupOptions, out: Path | None, *, as_json: bool) -> None:
+    from indexer.duplicates.files import pairs_file, require_pairs_file
+    from indexer.duplicates.group_pairs import stream_near_groups
+    from indexer.progress.terminal import Terminal
+    from indexer.store.table import EmbeddingStore
+
+    if out:
+        require_pairs_file(out, "--out")
+    store = EmbeddingStore.open(database, table)
+    first: list[dict[str, Any]] = []
+    with pairs_file(out) if out else nullcontext() as write:
+
+        def take(block: Any) -> None:
+            first.extend(block.slice(0, FIRST - len(first)).to_pylist())
+            if write:
+                write(block)
+
+        report = stream_near_groups(store, options, take, progress=Terminal())
+    if out:
+        say(f"wrote {report.listed_pairs} pairs to {out}", err=True)
+    if report.listed_pairs < report.pairs:
+        say(f"{report.pairs:,} pairs, of which the nearest {report.listed_pairs:,} are listed.", err=True)
     emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
 
 
