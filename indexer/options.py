@@ -64,6 +64,17 @@ def frames_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def time_option(default: str) -> Callable[[Any], Any]:
+    """The option --time; the default comes from the record that the option fills."""
+    return click.option(
+        "--time",
+        type=click.Choice(["first", "all"]),
+        default=default,
+        show_default=True,
+        help="Of a series of volumes in one file (NIfTI 4-D): the first, with a flag, or all; --frames is of each.",
+    )
+
+
 def table_options(command: Any) -> Any:
     """The options --image-column, --key-column and --image-root of sources that are tables."""
     for name, metavar, words in (

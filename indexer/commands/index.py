@@ -21,7 +21,17 @@ from indexer.commands.cluster.ways import (
     way_options,
     ways_of,
 )  # fmt: skip
-from indexer.options import counted, device_option, emit, frames_option, json_option, say, slide_options, table_options
+from indexer.options import (
+    counted,
+    device_option,
+    emit,
+    frames_option,
+    json_option,
+    say,
+    slide_options,
+    table_options,
+    time_option,
+)
 from indexer.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -71,6 +81,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     help="Plane of the slices of NIfTI volumes.",
 )
 @frames_option(RunOptions.frames)
+@time_option(RunOptions.time)
 @click.option(
     "--changed",
     type=click.Choice(["error", "replace"]),
@@ -142,6 +153,7 @@ def command(
     window: str,
     plane: str,
     frames: str,
+    time: str,
     changed: str,
     gone: str,
     split: str | None,
@@ -221,8 +233,8 @@ def command(
     if weights == "random":
         weights = f"random:{seed or 0}"
     options = RunOptions(
-        frames=frames, changed=changed, gone=gone, workers=workers, max_failures=max_failures, commit_rows=commit_rows,
-        command=command_line(),
+        frames=frames, time=time, changed=changed, gone=gone, workers=workers, max_failures=max_failures,
+        commit_rows=commit_rows, command=command_line(),
     )  # fmt: skip
     kind = {
         "weights": weights, "precision": precision, "device": device, "fit": fit, "window": window, "decoder": decoder,

@@ -10,6 +10,7 @@ class RunOptions:
     """Options of a run; none of them changes a vector."""
 
     frames: str = "all"  # all | first | middle: which parts of an image with several are embedded
+    time: str = "first"  # first | all: of which volumes of a series in one file (NIfTI 4-D)
     changed: str = "error"  # error | replace: a shard whose content changed since it was indexed
     gone: str = "keep"  # keep | drop: rows whose file is gone from its folder
     workers: int | None = None  # default: the encoder's

@@ -115,6 +115,7 @@ def threads_for(encoder: Encoder, options: RunOptions, read: ReadShard | None = 
         encoder,
         workers=options.workers or encoder.workers,
         frames=options.frames,
+        time=options.time,
         part_rows=options.commit_rows,
         read=read or read_shard,
     )

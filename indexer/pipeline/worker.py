@@ -139,10 +139,12 @@ class Embedder:
         *,
         decoder: Decoder | None = None,
         frames: str = "all",
+        time: str = "first",
     ) -> None:
         size = encoder.spec.pixels.size
         self.tally, self._resolve = tally, resolve
-        self._encoder, self._decoder, self._frames = encoder, decoder, frames
+        self._encoder, self._decoder = encoder, decoder
+        self._frames, self._time = frames, time
         self._buffer = np.zeros((encoder.batch_size, size, size, 3), np.uint8)
         self._waiting: list[tuple[Task, EmbeddingRow, bool]] = []  # the flag: whether it is its sample's last part
         self._flags: Counter[str] = Counter()
@@ -206,6 +208,7 @@ class Embedder:
             sample.suffix,
             self._encoder.spec.pixels,
             frames=self._frames,
+            time=self._time,
             stored=lambda part: part_key("", part.name) in stored,
         )
 

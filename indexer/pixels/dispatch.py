@@ -27,6 +27,7 @@ class OpenedImage:
     def __init__(self, reader: Reader, spec: PixelSpec, nbytes: int) -> None:
         """`nbytes` of DECODED are held until the end."""
         self._reader, self._spec, self._nbytes = reader, spec, nbytes
+        self._flags: tuple[str, ...] = ()
 
     def __enter__(self) -> OpenedImage:
         return self
@@ -39,10 +40,14 @@ class OpenedImage:
         """All parts in the file's order, from its header."""
         return self._reader.parts
 
-    def wanted(self, frames: str) -> Iterator[Part]:
-        """The parts that `--frames` (all, first, middle) selects."""
+    def wanted(self, frames: str, time: str) -> Iterator[Part]:
+        """The parts that `--frames` (all, first, middle) and `--time` (first, all) select.
+
+        Pictures have a flag where volumes are left out.
+        """
         parts = self._reader.parts
-        return (parts[position] for position in wanted(frames, len(parts)))
+        self._flags = ("first volume of a series",) if time == "first" and parts.in_volume < len(parts) else ()
+        return (parts[position] for position in wanted(frames, time, parts))
 
     def part(self, name: str) -> Part:
         """The part with this name; "" and "0" both name the first. Raises PixelError where there is none."""
@@ -55,7 +60,7 @@ class OpenedImage:
         """
         positions = [self._reader.parts.position(part.name) for part in parts]
         for part, raster in zip(parts, self._reader.rasters(positions), strict=True):
-            yield Picture(part, square(raster.pixels, self._spec, raster.aspect), raster.flags)
+            yield Picture(part, square(raster.pixels, self._spec, raster.aspect), (*self._flags, *raster.flags))
 
     def pixels(self, part: Part) -> Picture:
         """One part, windowed and fitted. Raises PixelError."""
@@ -89,22 +94,23 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
 
 
-def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all") -> Iterator[Picture]:
-    """The selected parts (all, first, middle), windowed and fitted to (size, size, 3) RGB.
+def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all", time: str = "first") -> Iterator[Picture]:
+    """The parts selected by `frames` (all, first, middle) in each volume selected by `time` (first, all).
 
+    They are windowed and fitted to (size, size, 3) RGB.
     Equal bytes and spec give equal pixels in every thread. Raises as `open_image` and `OpenedImage.pictures` do.
     """
-    for item in decode_missing(data, suffix, spec, frames=frames, stored=_never):
+    for item in decode_missing(data, suffix, spec, frames=frames, time=time, stored=_never):
         assert isinstance(item, Picture)
         yield item
 
 
 def decode_missing(
-    data: bytes, suffix: str, spec: PixelSpec, *, frames: str, stored: Callable[[Part], bool]
+    data: bytes, suffix: str, spec: PixelSpec, *, frames: str, time: str, stored: Callable[[Part], bool]
 ) -> Iterator[Picture | Part]:
     """As `decode`, but a part for which `stored` is true is yielded undecoded."""
     with open_image(data, suffix, spec) as image:
-        for known, run in groupby(image.wanted(frames), stored):
+        for known, run in groupby(image.wanted(frames, time), stored):
             parts = list(run)
             yield from parts if known else image.pictures(parts)
 

@@ -49,7 +49,7 @@ class IsolatedReader:
         try:
             answer, _ = self._worker.answer(self._deadline())
             self._worker.busy = False
-            self.parts = parts or _parts(answer["facts"])
+            self.parts = parts or _parts(answer["facts"], answer["in_volume"])
         except BaseException:
             self.close()
             raise
@@ -81,8 +81,8 @@ class IsolatedReader:
         return time.monotonic() + WALL_FACTOR * self._limit
 
 
-def _parts(facts: Sequence[Facts]) -> Numbered:
-    return Numbered(len(facts), lambda position: facts[position])
+def _parts(facts: Sequence[Facts], in_volume: int) -> Numbered:
+    return Numbered(len(facts), lambda position: facts[position], in_volume)
 
 
 def _holding(facts: dict[str, Any], data: bytes, deadline: float) -> ChildProcess:

@@ -16,6 +16,7 @@ from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
 from indexer.pixels.window import PERCENTILES
+from indexer.types import Fact
 
 PLANES = ("axial", "coronal", "sagittal")
 # Plane → index of its normal among the axes right, anterior, superior
@@ -25,8 +26,8 @@ _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}
 class NiftiReader:
     """Reader of a volume; its parts are the slices along one axis, from inferior, posterior or left.
 
-    The window is computed from the whole volume. Of a series of volumes (4-D) the first is read, with a flag. Raises
-    PixelError.
+    A series of volumes (4-D and more) has the slices of the first volume, then those of the next, in the file's order.
+    The window is computed from the whole volume that a slice is in. Raises PixelError.
     """
 
     def __init__(self, data: bytes, rendering: Rendering) -> None:
@@ -36,34 +37,46 @@ class NiftiReader:
         self._across = across = _ACROSS[rendering.plane]
         try:
             # in the calling process, only what the header announced as a plain file
-            self._image, self._flags = _opened(data, MAX_INFLATED if rendering.isolated else PLAIN_BYTES)
+            self._image, volumes = _opened(data, MAX_INFLATED if rendering.isolated else PLAIN_BYTES)
             shape, affine = _turned(self._image)
+            self._seconds = _seconds(self._image)
             self._millimetres = _millimetres(affine * _unit(self._image), across)
         except _errors() as error:
             raise named(error, "NIfTI") from error
-        self.parts = Numbered(shape[across], self._facts)
-        self._volume: _Volume | None = None  # read when pixels are requested
+        self._several = volumes > 1
+        self.parts = Numbered(shape[across] * volumes, self._facts, shape[across])
+        self._volume: tuple[int, _Volume] | None = None  # read when pixels are requested; one at a time
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
-        if self._volume is None:
-            try:
-                self._volume = _volume(self._image)
-            except _errors() as error:
-                raise named(error, "NIfTI") from error
-        values, spacing, limits = self._volume.values, self._volume.spacing, self._volume.limits
         down, right = ((1, 0), (2, 0), (2, 1))[2 - self._across]
         for position in positions:
-            cut = np.take(values, position, axis=self._across).T[::-1, ::-1]
+            number, slice_ = divmod(position, self.parts.in_volume)
+            volume = self._read(number)
+            cut = np.take(volume.values, slice_, axis=self._across).T[::-1, ::-1]
             check_size(*cut.shape)
-            pixels, flags = render(np.ascontiguousarray(cut), GreyScale(limits=limits), self._rendering.rules)
-            yield Raster(pixels, float(spacing[down] / spacing[right]), (*self._flags, *flags))
+            pixels, flags = render(np.ascontiguousarray(cut), GreyScale(limits=volume.limits), self._rendering.rules)
+            yield Raster(pixels, float(volume.spacing[down] / volume.spacing[right]), flags)
 
     def close(self) -> None:
         pass
 
     def _facts(self, position: int) -> Facts:
-        z = self._millimetres(position)
-        return {"z": z} if np.isfinite(z) else {}
+        """z; in a series of volumes also phase: the number of the volume, from 1, and time: seconds, where known."""
+        number, slice_ = divmod(position, self.parts.in_volume)
+        z, seconds = self._millimetres(slice_), self._seconds(number)
+        facts: dict[str, Fact] = {"z": z} if np.isfinite(z) else {}
+        if self._several:
+            facts |= {"phase": number + 1.0} | ({"time": seconds} if np.isfinite(seconds) else {})
+        return facts
+
+    def _read(self, number: int) -> _Volume:
+        if self._volume is None or self._volume[0] != number:
+            self._volume = None  # before the next one is read
+            try:
+                self._volume = (number, _volume(self._image, number))
+            except _errors() as error:
+                raise named(error, "NIfTI") from error
+        return self._volume[1]
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,11 @@ class _Volume:
     limits: tuple[float, float] | None  # the percentiles of all voxels
 
 
-def _opened(data: bytes, room: int) -> tuple[Any, tuple[str, ...]]:
-    """The image, with only its header read, and flags."""
+def _opened(data: bytes, room: int) -> tuple[Any, int]:
+    """The image, with only its header read, and the number of its volumes.
+
+    Of a truncated file the number of those that are whole and one more, which cannot be read.
+    """
     try:
         import nibabel
     except ImportError as error:
@@ -91,11 +107,13 @@ def _opened(data: bytes, room: int) -> tuple[Any, tuple[str, ...]]:
         raise PixelError("unsupported image", f"NIfTI of {image.get_data_dtype()}")
     if np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise PixelError("unsupported image", "NIfTI of complex numbers")
-    return image, ("first volume of a series",) if int(np.prod(shape[3:], dtype=object)) > 1 else ()
+    nbytes = int(np.prod(shape[:3], dtype=object)) * image.get_data_dtype().itemsize
+    whole = max(0, len(data) - int(image.dataobj.offset)) // max(1, nbytes)
+    return image, min(int(np.prod(shape[3:], dtype=object)), whole + 1)
 
 
 def _turned(image: Any) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
-    """Shape and affine of the first volume in RAS order: axes to the right, the front and the head."""
+    """Shape and affine of a volume in RAS order: axes to the right, the front and the head."""
     import nibabel
 
     shape = (*image.shape[:3], 1)[:3]
@@ -112,6 +130,15 @@ def _unit(image: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
 
 
+def _seconds(image: Any) -> Callable[[int], float]:
+    """Volume → its time in seconds; NaN where the header has no unit or step of time."""
+    unit = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1], np.nan)
+    zooms = image.header.get_zooms()
+    step = float(zooms[3]) if len(zooms) == 4 and zooms[3] > 0 else np.nan
+    start = float(image.header["toffset"])
+    return lambda number: round((start + number * step) * unit, 6)
+
+
 def _millimetres(affine: npt.NDArray[np.float64], across: int) -> Callable[[int], float]:
     """Slice → its distance in mm from the scanner's origin along the slices' normal, in the direction of `across`."""
     first, second = (affine[:3, axis] for axis in range(3) if axis != across)
@@ -124,12 +151,12 @@ def _millimetres(affine: npt.NDArray[np.float64], across: int) -> Callable[[int]
     return lambda position: round(sign * (start + position * step), 4)
 
 
-def _volume(image: Any) -> _Volume:
+def _volume(image: Any, number: int) -> _Volume:
     import nibabel
 
     shape = image.shape
-    first = (slice(None),) * min(3, len(shape)) + (0,) * (len(shape) - 3)
-    values = np.asarray(image.dataobj[first])
+    place = tuple(map(int, np.unravel_index(number, shape[3:], order="F"))) if len(shape) > 3 else ()
+    values = np.asarray(image.dataobj[(slice(None),) * min(3, len(shape)) + place])
     values = values[..., None] if values.ndim == 2 else values
     orientation = nibabel.io_orientation(image.affine)
     turned = nibabel.apply_orientation(values, orientation)

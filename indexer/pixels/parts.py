@@ -56,12 +56,16 @@ def no_facts(position: int) -> Facts:
 
 
 class Numbered(Sequence[Part]):
-    """`count` parts named "0", "1", …, or one part named "". Their facts are read from the header on access."""
+    """`count` parts named "0", "1", …, or one part named "". Their facts are read from the header on access.
 
-    def __init__(self, count: int, facts: Callable[[int], Facts] = no_facts) -> None:
+    In a series of volumes (NIfTI 4-D) the `in_volume` parts of the first come first, named as if it were alone.
+    """
+
+    def __init__(self, count: int, facts: Callable[[int], Facts] = no_facts, in_volume: int | None = None) -> None:
         if count <= 0:
             raise PixelError("no frames")
         self._count, self._facts = count, facts
+        self.in_volume = in_volume or count
 
     def __len__(self) -> int:
         return self._count
@@ -74,7 +78,7 @@ class Numbered(Sequence[Part]):
         if isinstance(at, slice):
             return [self[position] for position in range(self._count)[at]]
         position = range(self._count)[at]
-        return Part(str(position) if self._count > 1 else "", self._facts(position))
+        return Part(str(position) if position or self.in_volume > 1 else "", self._facts(position))
 
     def position(self, name: str) -> int:
         """The index of the part with this name; "" and "0" both name the first. Raises PixelError for other names."""
@@ -85,12 +89,13 @@ class Numbered(Sequence[Part]):
         raise PixelError("no such part", f"part {name!r} of {self._count}")
 
 
-def wanted(frames: str, count: int) -> range:
-    """The positions selected by `frames` (all, first, middle) among `count` > 0 parts."""
-    if frames == "all":
-        return range(count)
-    if frames == "first":
-        return range(1)
-    if frames == "middle":
-        return range(count // 2, count // 2 + 1)
-    raise ValueError(f"frames is {frames!r}, not all, first or middle")
+def wanted(frames: str, time: str, parts: Numbered) -> Iterator[int]:
+    """The positions selected by `frames` (all, first, middle) in each volume that `time` (first, all) selects."""
+    count = parts.in_volume
+    chosen = {"all": range(count), "first": range(1), "middle": range(count // 2, count // 2 + 1)}
+    if frames not in chosen:
+        raise ValueError(f"frames is {frames!r}, not all, first or middle")
+    if time not in ("first", "all"):
+        raise ValueError(f"time is {time!r}, not first or all")
+    starts = range(0, len(parts) if time == "all" else 1, count)
+    return (start + position for start in starts for position in chosen[frames])

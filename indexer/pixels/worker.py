@@ -33,7 +33,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 send(answers, {"received": True})  # after this a crash is caused by the file
                 limit_cpu(facts["cpu_seconds"])
                 reader = open_kind(facts["kind"], data, _rendering(facts["rendering"]))
-                send(answers, {"facts": [dict(part.facts) for part in reader.parts] if facts["list"] else []})
+                listed = [dict(part.facts) for part in reader.parts] if facts["list"] else []
+                send(answers, {"facts": listed, "in_volume": reader.parts.in_volume})
         except PixelError as error:
             send(answers, {"reason": error.reason, "detail": error.detail})
 

@@ -38,7 +38,7 @@ def read(shard):
     for i in range(first, first + IMAGES):
         yield Sample(shard.name, f"im{i}", "raw", i.to_bytes(8, "little") * 64, 512 * i, 512, {"n": i}, f"im{i}.raw")
 
-def decode_missing(data, suffix, spec, *, frames, stored):
+def decode_missing(data, suffix, spec, *, frames, stored, **_):
     rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
     yield Picture(Part(""), rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
 

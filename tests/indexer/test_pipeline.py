@@ -307,7 +307,7 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
     second = write_tar(tmp_path / "2.tar", [("after.png", png(1))])
     committed = threading.Event()
 
-    def damaged_in_the_third_part(data, suffix, spec, *, frames, stored):
+    def damaged_in_the_third_part(data, suffix, spec, *, frames, stored, **_):
         (picture,) = decode(data, suffix, spec, frames=frames)
         if data == png(1):
             assert committed.wait(600)  # the first shard is committed while the batch is far from full
@@ -338,7 +338,7 @@ def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch
     members = [("a.png", png(0)), ("b.png", png(1)), ("b.json", b'{"n": 7}'), ("c.png", b"\x89PNG\r\n\x1a\nno")]
     write_tar(path, members)
 
-    def weak(data, suffix, spec, *, frames, stored):
+    def weak(data, suffix, spec, *, frames, stored, **_):
         if data == png(1):
             raise PixelError("decoder missing")
         return decode(data, suffix, spec, frames=frames)
@@ -510,7 +510,7 @@ def weak_decoder(*broken):
     """`decode`, but for images of these bytes."""
     from indexer.errors import PixelError
 
-    def weak(data, suffix, spec, *, frames, stored):
+    def weak(data, suffix, spec, *, frames, stored, **_):
         if data in broken:
             raise PixelError("decoder missing")
         return decode(data, suffix, spec, frames=frames)
@@ -647,7 +647,7 @@ def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_it
 
     seen = {"decode": set(), "encode": set()}
 
-    def noted(data, suffix, spec, *, frames, stored):
+    def noted(data, suffix, spec, *, frames, stored, **_):
         seen["decode"].add(torch.get_num_threads())
         return decode(data, suffix, spec, frames=frames)
 

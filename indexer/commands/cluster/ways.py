@@ -110,7 +110,7 @@ def engine_of(ways: Ways, make: Callable[[], LoadedEncoder], options: RunOptions
     from indexer.pipeline.engines.ray_worker import WorkerOptions
 
     # on CPUs an actor takes one core, as Ray counts it
-    worker = WorkerOptions(make, None if ways.ray.gpus else 1, options.frames, options.commit_rows)
+    worker = WorkerOptions(make, None if ways.ray.gpus else 1, options.frames, options.commit_rows, options.time)
     with connected(replace(ways.ray, workers=options.workers), worker) as cluster:
         yield RayActors(cluster)
 

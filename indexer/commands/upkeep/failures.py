@@ -18,6 +18,7 @@ from indexer.options import (
     plain,
     say,
     table_option,
+    time_option,
 )
 from indexer.pipeline.options import RunOptions
 
@@ -37,6 +38,7 @@ LISTED = ("shard", "key", "stage", "reason", "detail")
 @pictures_option
 @download_option
 @frames_option(RunOptions.frames)
+@time_option(RunOptions.time)
 @device_option
 @json_option
 @click.pass_context
@@ -51,14 +53,15 @@ def command(
     pictures_from: tuple[str, ...],
     download: bool,
     frames: str,
+    time: str,
     device: str,
     as_json: bool,
 ) -> None:
     """List each input of DB that did not become a row: shard, key, stage, reason, detail; and of packed shards the
     path of the file that was packed, where the list in their folder's .pack is at hand.
 
-    With --retry give --frames as it was given to `indexer index`, and SHARDS that were addressed by a command (pipe:)
-    or with a query: such addresses are not stored.
+    With --retry give --frames and --time as they were given to `indexer index`, and SHARDS that were addressed by a
+    command (pipe:) or with a query: such addresses are not stored.
     """
     if shards and not again:
         raise click.UsageError("SHARDS are read again: give them with --retry.")
@@ -73,7 +76,7 @@ def command(
         from indexer.progress.terminal import Terminal
 
         encoder = load_spec(store.spec, weights=weights, device=device, download=download)
-        options = RunOptions(frames=frames, command=command_line())
+        options = RunOptions(frames=frames, time=time, command=command_line())
         report = retry(store, encoder, options, Hooks(Terminal()), sources=shards, roots=pictures_from)
         print_report(report, as_json=as_json)
         ctx.exit(130 if report.interrupted else 0)

@@ -23,6 +23,7 @@ class WorkerOptions:
     threads: int | None  # None: the encoder's own number
     frames: str
     part_rows: int  # of an answer, about
+    time: str = "first"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,11 @@ class ShardWorker:
     def begin(self, planned: Planned, before: Before) -> Step:
         """Begin a shard. Its results must all be asked for before the next one begins."""
         self._engine = Threads(
-            self._encoder, workers=self._threads, frames=self._options.frames, part_rows=self._options.part_rows
+            self._encoder,
+            workers=self._threads,
+            frames=self._options.frames,
+            time=self._options.time,
+            part_rows=self._options.part_rows,
         )
         self._results = self._engine.results([planned], lambda _: before)
         self._given = time.monotonic()

@@ -31,13 +31,13 @@ class Threads:
     """Implements `engine.Engine`."""
 
     def __init__(
-        self, encoder: Encoder, *, workers: int, frames: str, part_rows: int, read: ReadShard = read_shard
+        self, encoder: Encoder, *, workers: int, frames: str, time: str, part_rows: int, read: ReadShard = read_shard
     ) -> None:
         self.encoder, self.workers = encoder, workers
         self.spec, self.device = encoder.spec, encoder.device
         self.tally = Tally(encoder.spec.dim)
         self.decoder = decoder_of(encoder)
-        self._frames, self._read_shard = frames, read
+        self._frames, self._time, self._read_shard = frames, time, read
         self._flight = InFlight(self.tally, workers=workers, part_rows=part_rows)
         self.stop = self._flight.stop
         self._errors: list[BaseException] = []
@@ -93,7 +93,9 @@ class Threads:
 
         use_one_thread_beside_others()  # before the first resize, which would use a thread for each core
         flight = self._flight
-        embedder = Embedder(self.encoder, self.tally, flight.resolve, decoder=self.decoder, frames=self._frames)
+        embedder = Embedder(
+            self.encoder, self.tally, flight.resolve, decoder=self.decoder, frames=self._frames, time=self._time
+        )
         while (chunk := flight.chunk()) is not None:
             if not chunk:  # no sample for now: embed what is queued, so that its shard need not wait for a full batch
                 embedder.flush()
