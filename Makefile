@@ -18,6 +18,9 @@ demo: $(INSTALLED) ## real images to search and probes in under 3 minutes; write
 	$(BIN)/python -m indexer.demo
 	@echo 'The commands are in $(BIN). To try them: export PATH="$$PWD/$(BIN):$$PATH", then the tour of README.md.'
 
+demo-slides: $(INSTALLED) ## whole slides of two classes: tiles, slide search, a slide-level probe; one HTML page, under 3 minutes
+	$(BIN)/python -m indexer.demo.slide_search
+
 lock: $(INSTALLED) ## .venv and tests/constraints.txt with the newest versions; run `make check test` before you commit it
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 	$(BIN)/python -m tests.lock > .venv/constraints.txt
@@ -55,6 +58,6 @@ bench: $(INSTALLED) ## every benchmark; JSON under benchmarks/results
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out tour
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache demo-out demo-slides-out tour
 
-.PHONY: help install lock demo test test-faults test-power test-slow test-cluster fuzz check bench clean
+.PHONY: help install lock demo demo-slides test test-faults test-power test-slow test-cluster fuzz check bench clean

@@ -87,7 +87,7 @@ def test_the_demo_finds_more_than_raw_pixels_do_and_ends_with_one_self_contained
         assert done.code == 0, done.err
         return done.out
 
-    monkeypatch.setattr(demo, "_step", step)
+    monkeypatch.setattr(demo, "step", step)
     monkeypatch.setattr(demo, "slices", lambda: [s for s in slices() if s.query or round(s.millimetres) % 2 == 0])
     demo.demo.main(["--out", str(tmp_path / "out")], standalone_mode=False)
     shares = re.findall(r"^(?:sagittal|coronal|axial) +\d+ +([\d.]+) +([\d.]+)", capsys.readouterr().out, re.MULTILINE)

@@ -92,6 +92,7 @@ def _text(report: DoctorReport) -> str:
             "DICOM transfer syntaxes",
             [(f"{s.uid:<24}{s.name}", s.works, s.decoder, s.detail) for s in report.transfer_syntaxes],
         ),
+        *_table("slides", [(s.name, s.works, s.decoder, s.detail)] if (s := report.slides) else []),
         "room",
         *(f"  {d.free_bytes / 1e9:9.1f} GB free  {d.what}: {d.path}" for d in report.machine.disks),
         *(_table("object stores", stores) if stores else []),

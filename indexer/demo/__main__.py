@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any
 import click
 import numpy as np
 
-from indexer.children import environment, python_command
 from indexer.demo.page import write_page
 from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, raw_pixel_shares
+from indexer.demo.steps import fresh_folder, step
 from indexer.demo.volume import PLANES, slices, write_archive, write_queries
-from indexer.errors import IndexerError
 from indexer.options import run
 from probes.runs.result_files import read_result
 
@@ -28,7 +25,6 @@ WHAT = (
 )
 BANDS = 8  # anatomical levels along the axial axis
 SLABS_PER_BAND = 5  # contiguous slabs, used as groups: neighbouring slices are on the same side of a split
-MARKER = ".indexer-demo"
 
 
 @click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +33,7 @@ MARKER = ".indexer-demo"
 def demo(out: Path, seed: int) -> None:
     """Real images to vectors, an index, search results and a probe, in one folder."""
     start = time.monotonic()
-    _clean(out)
+    fresh_folder(out)
     click.secho(WHAT, fg="yellow")
     cuts = list(slices())
     kept = write_archive(cuts, out / "dicom")
@@ -46,22 +42,22 @@ def demo(out: Path, seed: int) -> None:
 
     db = str(out / "db")
     secret = ("--secret", str(out / "secret"), "--new-secret")
-    _step("indexer", "pack", str(out / "dicom"), str(out / "shards"), *secret)
-    _step("indexer", "index", str(out / "shards"), db)
-    _step("indexer", "failures", db)
-    _step("indexer", "build-ann", db)
+    step("indexer", "pack", str(out / "dicom"), str(out / "shards"), *secret)
+    step("indexer", "index", str(out / "shards"), db)
+    step("indexer", "failures", db)
+    step("indexer", "build-ann", db)
     hits = _search(db, list(queries))
     shares = embedding_shares(hits, queries), raw_pixel_shares(cuts, queries), chance(cuts, queries)
     _print_shares(*shares)
 
     _write_labels(db, out / "labels.csv")
-    _step("indexer", "labels", db, str(out / "labels.csv"))
-    _step("indexer", "map", db)
+    step("indexer", "labels", db, str(out / "labels.csv"))
+    step("indexer", "map", db)
     probes = {}
     for kind, more in (("linear", ["--few-shot"]), ("knn", [])):
         where = "image_orientation = 'axial'"
         folder = out / f"probe-{kind}"
-        _step(
+        step(
             "probes", kind, db, "--label", "level", "--group", "slab", "--where", where, "--split", "stratified",
             "--seed", str(seed), *more, "--out", str(folder),
         )  # fmt: skip
@@ -71,39 +67,12 @@ def demo(out: Path, seed: int) -> None:
     click.secho(f"To look around and search in a browser: indexer serve {db}", bold=True)
 
 
-def _clean(out: Path) -> None:
-    if out.exists() and not (out / MARKER).exists():
-        raise IndexerError(f"{out} exists and is not a former demo's. Name another folder with --out.")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    (out / MARKER).touch()
-
-
-def _step(program: str, *arguments: str, capture: bool = False) -> str:
-    """Run one of this package's commands in a child process, and print it."""
-    shown = " ".join(
-        a if a.replace("/", "").replace("-", "").replace(".", "").isalnum() else f'"{a}"' for a in arguments
-    )
-    if not capture:
-        click.secho(f"\n$ {program} {shown}", bold=True)
-    done = subprocess.run(  # commands of this package, no shell
-        python_command(program, *arguments),
-        env=environment(),
-        stdout=subprocess.PIPE if capture else None,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise IndexerError(f"`{program} {shown}` ended with exit code {done.returncode}; see its message above.")
-    return done.stdout or ""
-
-
 def _search(db: str, paths: Sequence[str], k: int = 5) -> dict[str, list[dict[str, Any]]]:
     """Query file → its hits. The printed command shows one query; all are searched by one command."""
     columns = "image_orientation,slice_location"
-    _step("indexer", "search", db, paths[len(paths) // 2], "-k", str(k), "--columns", columns)
+    step("indexer", "search", db, paths[len(paths) // 2], "-k", str(k), "--columns", columns)
     answer = json.loads(
-        _step("indexer", "search", db, *paths, "-k", str(k), "--columns", columns, "--json", capture=True)
+        step("indexer", "search", db, *paths, "-k", str(k), "--columns", columns, "--json", capture=True)
     )
     return {query["query"]: query["hits"] for query in answer["queries"]}
 

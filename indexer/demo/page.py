@@ -53,7 +53,11 @@ def write_page(
     """
     store = EmbeddingStore.open(db)
     spec = store.spec
-    drawn = [part for folder, result in probes.items() for part in _probe(folder, result)]
+    drawn = [
+        part
+        for folder, result in probes.items()
+        for part in probe_parts(folder, result, "the anatomical level of axial slices", "slices")
+    ]
     body = [
         "<h1>Embedding indexer: the demo</h1>",
         f"<p class='warning'>{escape(what)}</p>",
@@ -83,17 +87,21 @@ def _share_table(embedding: dict[str, Share], raw: dict[str, Share], luck: dict[
     return html_table(rows)
 
 
-def _probe(folder: str, result: ProbeResult) -> list[str]:
+def probe_parts(folder: str, result: ProbeResult, task: str, rows: str) -> list[str]:
     """A probe's split, its metrics beside the baselines, its errors and its selection, with a link to the report."""
     drawn = ""
     if result.few_shot:
         counted = f"{units(result.request.group)} a class"
         drawn = figure(plots.label_efficiency(result.few_shot, counted), f"{SLABS} Band: ± SD of the draws.")
     elif result.selection.candidates:
-        drawn = figure(plots.penalty_sweep(result.selection), "Chosen by inner rows, never by test rows.")
+        rule = (
+            "Dashed: the value chosen, by inner rows, never by test rows. AUCs within a standard error of the best are "
+            "equal; among them the log-loss decides (D5)."
+        )
+        drawn = figure(plots.penalty_sweep(result.selection), rule)
     return [
-        f"<h2>Probe: {escape(result.request.probe)}, the anatomical level of axial slices</h2>",
-        f"<p class='level'>{escape(result.split.statement)}; {result.test.rows} test slices</p>",
+        f"<h2>Probe: {escape(result.request.probe)}, {escape(task)}</h2>",
+        f"<p class='level'>{escape(result.split.statement)}; {result.test.rows} test {rows}</p>",
         *(f"<p class='warning'>{escape(warning)}</p>" for warning in result.warnings),
         _metrics(result),
         confusion_table(result.confusion, [c.name for c in result.test.classes]),
@@ -119,7 +127,7 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
         for path in paths[step::step][:SHOWN_PER_PLANE]:
             item, pixels = queries[path]
             asked = np.repeat((pixels * 255).astype(np.uint8)[..., None], 3, axis=2)
-            figures = [_figure(asked, f"<b>query</b><br>{plane} {item.millimetres:+.0f} mm", " query")]
+            figures = [drawn_figure([asked], f"<b>query</b><br>{plane} {item.millimetres:+.0f} mm", " query")]
             for hit in hits[path][:NEIGHBOURS]:
                 columns = hit["columns"]
                 found = columns["image_orientation"], columns["slice_location"]
@@ -129,13 +137,13 @@ def _gallery(store: EmbeddingStore, queries: Queries, hits: HITS) -> list[str]:
                     f"{columns['image_orientation']} {columns['slice_location']:+.0f} mm<br>"
                     f"cosine {hit['score']:.3f} <span class='{'good' if right else 'bad'}'>{off}</span>"
                 )
-                figures.append(_figure(_stored_picture(store, int(hit["row_id"])), text, ""))
+                figures.append(drawn_figure([stored_picture(store, int(hit["row_id"]))], text, ""))
             parts.append(f"<div class='row small'>{figures[0]}<div class='hits'>{''.join(figures[1:])}</div></div>")
     return parts
 
 
-def _stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
-    """The whole slice, not cropped to the encoder's square."""
+def stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
+    """The whole image of a row, not cropped to the encoder's square."""
     _, rows = store.take(np.array([row_id]), [*PLACE_COLUMNS, "content"])
     (row,) = rows.to_pylist()
     place = place_of(row)
@@ -144,11 +152,13 @@ def _stored_picture(store: EmbeddingStore, row_id: int) -> UInt8:
     return decode_part(data, place.suffix, spec, place.part).pixels
 
 
-def _figure(pixels: UInt8, caption: str, kind: str) -> str:
+def drawn_figure(pictures: Sequence[UInt8], caption: str, kind: str) -> str:
+    """Pictures of SIDE x SIDE pixels, one below the other, with their caption, which is HTML."""
     from PIL import Image, ImageOps
 
-    buffer = io.BytesIO()
-    ImageOps.pad(Image.fromarray(pixels), (SIDE, SIDE)).save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    image = f"<img alt='' src='data:image/png;base64,{data}'>"
-    return f"<figure class='picture{kind}'>{image}<figcaption>{caption}</figcaption></figure>"
+    images = ""
+    for pixels in pictures:
+        buffer = io.BytesIO()
+        ImageOps.pad(Image.fromarray(pixels), (SIDE, SIDE)).save(buffer, "PNG", optimize=True)
+        images += f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<figure class='picture{kind}'>{images}<figcaption>{caption}</figcaption></figure>"

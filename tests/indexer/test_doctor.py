@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from indexer.archive.shards import find_shards
-from indexer.doctor import decoders
+from indexer.doctor import decoders, slides
 from indexer.doctor import trial as trials
 from indexer.doctor.machine import quickest
 from indexer.doctor.specimens import LEVELS, SYNTAXES, dicom, files
 from indexer.encoders.families import hub
-from indexer.errors import InputError
+from indexer.errors import InputError, PixelError
 from indexer.pipeline.sampling import archive_sample
 from indexer.pixels.dicom.stored import PLUGINS, UNCOMPRESSED
 from indexer.types import Part, Picture
@@ -37,6 +37,7 @@ def test_every_format_and_transfer_syntax_that_we_decode_is_tried_and_works_here
     assert [problem for problem in report["problems"] if "decode" in problem] == []  # others hang on the machine
     assert report["machine"]["versions"]["torch"].split("+")[0]
     assert "efficientnet-lite0" in report["encoders_here"]
+    assert (report["slides"]["works"], report["slides"]["detail"]) == (True, "")
 
 
 def test_missing_decoders_are_named_with_the_extra_that_brings_them(tmp_path):
@@ -56,8 +57,11 @@ def test_missing_decoders_are_named_with_the_extra_that_brings_them(tmp_path):
     assert done.returncode == 1
 
 
-def test_without_pydicom_no_dicom_decodes_and_the_rest_does(tmp_path):
-    report = json.loads(without(tmp_path, "pydicom", "doctor", "--json").stdout)
+def test_without_pydicom_and_openslide_no_dicom_decodes_no_slide_is_read_and_the_rest_does(tmp_path):
+    report = json.loads(without(tmp_path, "pydicom openslide", "doctor", "--json").stdout)
+    assert not report["slides"]["works"]
+    assert "embedding-indexer[wsi]" in report["slides"]["detail"]
+    assert not any("slides" in problem for problem in report["problems"])  # few need them
     assert report["transfer_syntaxes"] == []
     assert all(f["works"] for f in report["formats"])
     assert any("embedding-indexer[dicom]" in problem for problem in report["problems"])
@@ -68,6 +72,19 @@ def test_a_decoder_that_gives_wrong_pixels_is_told_from_one_that_works(monkeypat
     monkeypatch.setattr(decoders, "decode", lambda *_: iter([Picture(Part(""), negative)]))
     assert {f.detail for f in decoders.try_formats()} == {"decodes, and wrongly: off by 255 grey levels"}
     assert not any(f.works for f in decoders.try_formats())
+
+
+def test_slides_that_are_read_wrongly_or_not_at_all_are_a_problem(monkeypatch):
+    monkeypatch.setattr(slides, "region", lambda *_, **__: np.zeros((slides.TILE, slides.TILE, 3), np.uint8))
+    assert slides.try_slides().detail == "reads, and wrongly: pixels"
+
+    def refused(_):
+        raise PixelError("not a slide")
+
+    monkeypatch.setattr(slides, "slide_facts", refused)
+    report = call("indexer", "doctor", "--json").json
+    assert not report["slides"]["works"]
+    assert any("not a slide" in problem for problem in report["problems"])
 
 
 def test_the_specimens_hold_the_picture_by_other_readers():
