@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from indexer.doctor.decoders import Tried, with_version
 from indexer.errors import InputError, PixelError
@@ -33,6 +32,8 @@ def try_slides() -> Tried:
 
 def _trouble(path: Path) -> str:
     """Why the slide does not read, or reads wrongly; empty where it reads."""
+    import tifffile
+
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.uint8)
     picture: UInt8 = np.stack([y, x, y ^ x], axis=2)
     scale = 1e4 / MPP
