@@ -15,7 +15,7 @@ hidden = set(os.environ["HIDDEN"].split())
 find = importlib.machinery.PathFinder.find_spec
 def find_spec(name, path=None, target=None):
     return None if name.partition(".")[0] in hidden else find(name, path, target)
-importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
+importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)  # dill asks an instance
 """
 
 

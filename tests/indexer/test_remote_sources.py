@@ -211,7 +211,7 @@ def test_a_presigned_address_is_read_by_get_alone_its_pictures_too_and_its_signa
         digest = hashlib.sha256(content).hexdigest()
         web.sent = 0
         assert read_place(found.name, place, digest, roots=[url]) == content
-        assert web.sent <= first.nbytes + 8
+        assert web.sent <= first.nbytes + 64  # a few bytes more where a connection was lost
         with pytest.raises(ReadError):
             read_place(found.name, place, digest, roots=[address])
 

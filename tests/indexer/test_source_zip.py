@@ -171,7 +171,7 @@ def test_a_cut_zip_is_partial_and_the_rest_of_the_archive_is_read(tmp_path):
         ("x.h5", b"\x89HDF\r\n\x1a\n" + b"x" * 600, "an HDF5 file"), ("x", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         ("x.7z", b"7z\xbc\xaf\x27\x1c", "a 7z archive"), ("x.npy", b"\x93NUMPY\1\0", r"\.npz"),
         ("x.xlsx", b"PK\3\4", "spreadsheet"), ("x.pkl", b"\x80\4", "can run code"),
-        ("x.foo", b"anything" * 99, "tar, zip, Parquet or npz"), ("x.jsonl", b"{}", "text"),
+        ("x.foo", b"anything" * 99, "tar, zip, Parquet, npz, LMDB or MDS"), ("x.jsonl", b"{}", "text"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_kind_is_told_by_name_with_the_way_out_before_anything_is_written(
