@@ -57,7 +57,7 @@ def _cuts() -> list[Float64]:
     dyes = color.rgb2hed(data.immunohistochemistry())
     high, wide = dyes.shape[0] // DOWN, dyes.shape[1] // ACROSS
     return [
-        transform.resize(dyes[y : y + high, x : x + wide], (ZOOM * high, ZOOM * wide), order=3, mode="reflect")
+        transform.resize(dyes[y : y + high, x : x + wide], (ZOOM * high, ZOOM * wide), order=1, mode="reflect")
         for y in range(0, DOWN * high, high)
         for x in range(0, ACROSS * wide, wide)
     ]
