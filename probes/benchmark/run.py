@@ -33,6 +33,7 @@ class Step:
     name: str  # unique in the run
     program: str  # indexer | probes
     arguments: tuple[str, ...]
+    reads: tuple[Path, ...] = ()  # of the data: where one of these files changed, the step is done again
 
     @property
     def line(self) -> str:
@@ -80,9 +81,10 @@ def run_benchmark(
     state = _State(out / STATE, name)
     commands = []
     for encoder in encoders:
+        again = False  # what follows a step that was run rests on its result
         for step in steps(recipe, data, out, encoder, more):
             commands.append(step.line)
-            state.run(step, call or run_command)
+            again = state.run(step, call or run_command, again=again)
     rows = tuple(_row(encoder, out, state) for encoder in encoders)
     return Benchmark(
         name, recipe.title, recipe.modality, shlex.join(["probes", "linear", *recipe.probe]), recipe.note, rows,
@@ -94,9 +96,11 @@ def steps(recipe: Recipe, data: Path, out: Path, encoder: str, more: Sequence[st
     """The commands for one encoder, in order."""
     db, table = str(out / "db"), _table(encoder)
     sources = [str(data / source) for source in recipe.sources]
-    yield Step(f"index {table}", "indexer", ("index", *sources, db, "--encoder", encoder, "--table", table, *more))
+    index = ("index", *sources, db, "--encoder", encoder, "--table", table, *more)
+    yield Step(f"index {table}", "indexer", index, tuple(map(Path, sources)))
     for file, *options in recipe.labels:
-        yield Step(f"labels {table} {file}", "indexer", ("labels", db, str(data / file), "--table", table, *options))
+        labels = ("labels", db, str(data / file), "--table", table, *options)
+        yield Step(f"labels {table} {file}", "indexer", labels, (data / file,))
     where = ("--table", table, "--out", str(out / table), "--replace")
     yield Step(f"probe {table}", "probes", ("linear", db, *recipe.probe, *where))
 
@@ -157,20 +161,24 @@ class _State:
                 raise ProbeError(f"{path.parent} holds the benchmark {found['recipe']}. Name another --out.")
         self._name = name
 
-    def run(self, step: Step, call: Call) -> None:
-        before = self._steps.get(step.name, {})
-        if before.get("done") and before.get("command") == step.line:
-            return
+    def run(self, step: Step, call: Call, *, again: bool) -> bool:
+        """Run a step that is not done, whose files changed, or that is to be run `again`; returns whether it was."""
+        before, files = self._steps.get(step.name, {}), _file_states(step.reads)
+        if before.get("done") and before.get("command") == step.line and before.get("files") == files and not again:
+            return False
         start, done = time.perf_counter(), False
         try:
             call(step.program, step.arguments)
             done = True
         finally:
-            same = before.get("command") == step.line
+            same = before.get("command") == step.line and before.get("files") == files
             seconds = time.perf_counter() - start + (before.get("seconds", 0.0) if same else 0.0)
-            self._steps[step.name] = {"command": step.line, "done": done, "seconds": round(seconds, 3)}
+            self._steps[step.name] = {
+                "command": step.line, "done": done, "seconds": round(seconds, 3), "files": files
+            }  # fmt: skip
             text = json.dumps({"recipe": self._name, "steps": self._steps}, indent=1, ensure_ascii=False)
             replace_file(self._path, text + "\n")
+        return True
 
     def seconds(self, kind: str, table: str) -> float:
         return sum(
@@ -178,6 +186,12 @@ class _State:
             for name, step in self._steps.items()
             if name == f"{kind} {table}" or name.startswith(f"{kind} {table} ")
         )
+
+
+def _file_states(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Size and time of each that is a file; a folder's shards are for `indexer index` to know."""
+    found = {path: path.stat() for path in paths if path.is_file()}
+    return {str(path): [state.st_size, state.st_mtime_ns] for path, state in found.items()}
 
 
 def _row(encoder: str, out: Path, state: _State) -> Row:

@@ -207,6 +207,10 @@ def test_a_benchmark_that_stopped_goes_on_where_it_was_and_one_of_another_recipe
     assert [command.split()[1] for command in found.commands] == ["index", "labels", "linear"]
     run.run_benchmark("ham10000", tmp_path, tmp_path / "out", [ENCODER], call=fails_at_labels)
     assert len(seen) == 4
+    rows = (tmp_path / RECIPES["ham10000"].labels[0][0]).read_text()
+    (tmp_path / RECIPES["ham10000"].labels[0][0]).write_text(rows + "\n")  # the labels changed: their probe is old
+    run.run_benchmark("ham10000", tmp_path, tmp_path / "out", [ENCODER], call=fails_at_labels)
+    assert seen[4:] == ["labels", "linear"]
     aptos(tmp_path)
     with pytest.raises(ProbeError, match="holds the benchmark ham10000"):
         run.run_benchmark("aptos", tmp_path, tmp_path / "out", [ENCODER])
