@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,10 +20,9 @@ from indexer.commands.cluster.ways import (
     way_options,
     ways_of,
 )  # fmt: skip
+from indexer.commands.index_report import command_line, exit_code, print_report, report_text
 from indexer.options import (
-    counted,
     device_option,
-    emit,
     frames_option,
     json_option,
     say,
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from indexer.archive.tables.named import TableOptions
     from indexer.encoders.encoder import LoadedEncoder
     from indexer.store.table import EmbeddingStore
-    from indexer.types import EncoderSpec, RunReport, Shard, TileRule
+    from indexer.types import EncoderSpec, Shard, TileRule
 
 DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 
@@ -229,6 +227,7 @@ def command(
     from indexer.pipeline.parts.embed import index_part
     from indexer.pipeline.run import index_by
     from indexer.progress.terminal import Terminal
+    from indexer.store.names import default_table
 
     if weights == "random":
         weights = f"random:{seed or 0}"
@@ -244,7 +243,7 @@ def command(
     int8 = partial(_int8, plane, name, kind, found.shards if part is None else None, sources[-1], table)
     folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
     with engine_of(ways, int8 if precision == "int8" else make, options) as engine:
-        place = (sources[-1], table or table_name(engine.spec.name), engine.spec, (split, prefix), tiles)
+        place = (sources[-1], table or default_table(engine.spec.name), engine.spec, (split, prefix), tiles)
         store = once_free(lambda: _store(*place), part=ways.part is not None)
         if split == "first-dot" and any(shard.kind != "tar" for shard in found.shards):
             say("note: --key is about tars: in other sources every image is a row by its own name", err=True)
@@ -260,23 +259,17 @@ def command(
     ctx.exit(exit_code(report, max_failures))
 
 
-def exit_code(report: RunReport, max_failures: float) -> int:
-    """0, 1 for shards that are cut or damaged or for too many failures, 130 for a stopped run."""
-    from indexer.pipeline.drive import too_many
-
-    return 130 if report.interrupted else int(report.shards_partial > 0 or too_many(report, max_failures))
-
-
 def _int8(
     plane: str, name: str, kind: dict[str, Any], shards: Sequence[Shard] | None, database: str, table: str | None
 ) -> LoadedEncoder:
     """The int8 encoder of the table, calibrated on `shards` for a new one."""
     from indexer.encoders.loading import described
     from indexer.pipeline.sampling.int8_encoder import int8_encoder
+    from indexer.store.names import default_table
 
     definition, spec = described(name, **kind)
     spec = replace(spec, pixels=replace(spec.pixels, plane=plane))
-    return int8_encoder(definition, spec, shards, database, table or table_name(spec.name), _note)
+    return int8_encoder(definition, spec, shards, database, table or default_table(spec.name), _note)
 
 
 def _note(line: str) -> None:
@@ -322,54 +315,3 @@ def asked_of_tables(image_column: str, key_column: str, image_root: str) -> Tabl
 
     local = image_root and not is_remote(image_root)
     return TableOptions(image_column, key_column, str(Path(image_root).resolve()) if local else image_root)
-
-
-def print_report(report: RunReport, *, as_json: bool) -> None:
-    """Print the report, and how to resume a stopped run."""
-    emit(report, as_json=as_json, text=report_text)
-    if report.interrupted:
-        say("stopped; finished work is stored. Run the same command again to continue.", err=True)
-
-
-def command_line() -> tuple[str, ...]:
-    """The command line as typed, for the run's record."""
-    return (Path(sys.argv[0]).name, *sys.argv[1:])
-
-
-def table_name(encoder: str) -> str:
-    """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
-
-
-def report_text(report: RunReport) -> str:
-    """The report as text."""
-    lines = [
-        f"{counted(report.embedded, 'image')} embedded, {report.failed:,} failed, in {report.seconds:.1f} s "
-        f"({report.images_per_second:.1f} images/s)",
-        f"table {report.table}, encoder {report.encoder} ({report.fingerprint})",
-        f"shards: {report.shards_done} done, {report.shards_skipped} skipped (done before), "
-        f"{report.shards_partial} cut or damaged",
-    ]
-    if report.reused:
-        lines.append(f"{counted(report.reused, 'vector')} kept from before: same bytes")
-    if report.adopted:
-        lines.append(
-            f"{counted(report.adopted, 'image')} adopted: the table has them with the same key and bytes under another "
-            "address. If the archive moved, `indexer relocate DB OLD NEW` moves the addresses"
-        )
-    lines += [f"failed: {n} x {reason}" for reason, n in report.reasons.items()]
-    lines += [f"noted: {n} x {flag}" for flag, n in report.flags.items()]
-    lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]
-    if report.precision_cosine is not None:
-        lines.append(f"reduced precision against fp32 on a sample: cosine >= {report.precision_cosine:.5f}")
-    if report.decoder_difference is not None:
-        lines.append(
-            f"JPEG decoded on the GPU against the CPU's way: at most {report.decoder_difference:.2f} grey levels"
-        )
-    if report.images:
-        shares = ", ".join(f"{s.name} {s.busy_seconds / (s.threads * report.seconds):.0%}" for s in report.stages)
-        lines += [f"busy: {shares}", report.bottleneck]
-    lines += [f"warning: {w}" for w in report.warnings]
-    if report.failed:
-        lines.append("`indexer failures` names each failed image.")
-    return "\n".join(lines)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
-from indexer.addresses import is_remote, plain
+from indexer.addresses import is_remote, join, plain
 from indexer.errors import InputError, StoreNotFound
 from indexer.store.lance_errors import first_line
 from indexer.store.mend import exists
@@ -31,6 +33,21 @@ def table_names(uri: str) -> list[str]:
     return [n for n in names if not any(n.endswith(f".{side}") for side in SIDE_TABLES)]
 
 
+def named_table(uri: str, table: str | None) -> str:
+    """`table`, or the database's only one. Raises StoreNotFound where it is not there, or there are several."""
+    names = table_names(uri)
+    if table is None:
+        if len(names) != 1:
+            listed = ", ".join(names) or "none"
+            raise StoreNotFound(f"{uri} holds {len(names)} tables ({listed}): name one with --table.")
+        return names[0]
+    if table not in names:
+        raise StoreNotFound(
+            f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}. Name one with --table."
+        )
+    return table
+
+
 def checked_uri(uri: str) -> str:
     """The address, or the path of a `file://` URL.
 
@@ -47,6 +64,20 @@ def check_table_name(name: str) -> None:
     taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
     if not name or not plain or name.startswith(".") or taken:
         raise InputError(f"{name!r} cannot name a table: use letters, digits, '-', '_' and inner dots.")
+
+
+def default_table(encoder: str) -> str:
+    """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
+
+
+def index_folder(uri: str, table: str) -> Path:
+    """Where the FAISS index of a table lies; of a database in an object store, its copy on this machine."""
+    if is_remote(uri):
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = hashlib.sha256(join(uri, f"{table}.lance").encode()).hexdigest()[:16]
+        return root / "embedding-indexer" / "indexes" / name
+    return Path(uri) / f"{table}.faiss"
 
 
 def network_folder(table: str) -> str:

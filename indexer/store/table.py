@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,13 +14,13 @@ import pyarrow as pa
 
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync
-from indexer.errors import EncoderMismatch, InputError, StoreError, StoreNotFound
+from indexer.errors import EncoderMismatch, InputError, StoreError
 from indexer.store.filters import expression, quoted
 from indexer.store.formats.create import ensure_table, make_table
 from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.mend import read_tags
-from indexer.store.names import check_table_name, checked_uri, table_names
+from indexer.store.names import check_table_name, checked_uri, index_folder, named_table, table_names
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
@@ -47,16 +45,7 @@ class EmbeddingStore:
     def open(cls, uri: str, table: str | None = None) -> EmbeddingStore:
         """Open `table`, or the database's only table. Creates nothing. Raises StoreNotFound."""
         uri = checked_uri(uri)
-        names = table_names(uri)
-        if table is None:
-            if len(names) != 1:
-                listed = ", ".join(names) or "none"
-                raise StoreNotFound(f"{uri} holds {len(names)} tables ({listed}): name one with --table.")
-            table = names[0]
-        if table not in names:
-            raise StoreNotFound(
-                f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}. Name one with --table."
-            )
+        table = named_table(uri, table)
         with reading(None, table):
             return cls(uri, table, open_version(join(uri, f"{table}.lance"), table))
 
@@ -169,11 +158,7 @@ class EmbeddingStore:
     @property
     def index_directory(self) -> Path:
         """The directory of this table's FAISS index; for a database in an object store, of its copy on this machine."""
-        if is_remote(self.uri):
-            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            name = hashlib.sha256(self._address.encode()).hexdigest()[:16]
-            return root / "embedding-indexer" / "indexes" / name
-        return Path(self.uri) / f"{self.name}.faiss"
+        return index_folder(self.uri, self.name)
 
     def refresh(self) -> int:
         """Move to the newest version; returns its number.

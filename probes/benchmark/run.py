@@ -18,6 +18,7 @@ from typing import Any
 from indexer.children import environment, python_command
 from indexer.disk import make_directory, replace_file
 from indexer.errors import ProbeError
+from indexer.store.names import default_table
 from probes.benchmark.recipes import RECIPES, Published, Recipe
 from probes.evaluation.bootstrap import Interval
 from probes.runs.result_files import read_result
@@ -94,7 +95,7 @@ def run_benchmark(
 
 def steps(recipe: Recipe, data: Path, out: Path, encoder: str, more: Sequence[str] = ()) -> Iterator[Step]:
     """The commands for one encoder, in order."""
-    db, table = str(out / "db"), _table(encoder)
+    db, table = str(out / "db"), default_table(encoder)
     sources = [str(data / source) for source in recipe.sources]
     index = ("index", *sources, db, "--encoder", encoder, "--table", table, *more)
     yield Step(f"index {table}", "indexer", index, tuple(map(Path, sources)))
@@ -136,13 +137,9 @@ def _check(name: str, recipe: Recipe, data: Path, encoders: Sequence[str]) -> No
             f"{data} lacks {', '.join(missing)}: recipe {name} needs {', '.join(recipe.files)}. "
             "Name their folder with --data."
         )
-    tables = [_table(encoder) for encoder in encoders]
+    tables = [default_table(encoder) for encoder in encoders]
     if len(set(tables)) < len(tables):
         raise ProbeError("an encoder is named twice with --encoder. Leave one out.")
-
-
-def _table(encoder: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
 
 
 class _State:
@@ -195,7 +192,7 @@ def _file_states(paths: Sequence[Path]) -> dict[str, list[int]]:
 
 
 def _row(encoder: str, out: Path, state: _State) -> Row:
-    table = _table(encoder)
+    table = default_table(encoder)
     result = read_result(out / table)
     metrics = result.test.metrics
     return Row(

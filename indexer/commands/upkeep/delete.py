@@ -41,7 +41,7 @@ def command(
     """
     if (where is None) == (keys_file is None):
         raise click.UsageError("say what to delete: give --where SQL or --keys FILE")
-    from indexer.commands.index import command_line
+    from indexer.commands.index_report import command_line
     from indexer.store.table import EmbeddingStore
     from indexer.upkeep.delete import delete
 

@@ -69,7 +69,7 @@ def command(
 
     store = EmbeddingStore.open(db, table)
     if again:
-        from indexer.commands.index import command_line, print_report
+        from indexer.commands.index_report import command_line, print_report
         from indexer.encoders import load_spec
         from indexer.pipeline.drive import Hooks
         from indexer.pipeline.retry import retry

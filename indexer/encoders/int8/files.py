@@ -31,7 +31,7 @@ def write(graph: Any, report: dict[str, Any], folder: Path) -> tuple[str, Path]:
             fsync(partial / name)
         own = folder / digest[:16]
         if not own.exists():
-            partial.chmod(0o777 & ~_umask_of(folder))
+            partial.chmod(folder.stat().st_mode & 0o777)  # a temporary folder is private by default
             partial.rename(own)
             fsync(folder)
     finally:
@@ -61,8 +61,3 @@ def _digest(folder: Path) -> str:
     for name in (GRAPH, WEIGHTS):
         whole.update(hashlib.sha256(read_bounded(folder / name, MOST_BYTES)).digest())
     return whole.hexdigest()
-
-
-def _umask_of(folder: Path) -> int:
-    """The permission bits that the parent folder lacks: a temporary folder is private by default."""
-    return 0o777 & ~folder.stat().st_mode

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from indexer.addresses import is_remote, join
 from indexer.encoders.loading import ready
-from indexer.errors import EncoderMismatch, InputError
+from indexer.errors import InputError
 from indexer.pipeline.sampling.archive_sample import sample_pictures
 from indexer.store.names import check_table_name, checked_uri, network_folder, table_names
-from indexer.store.opened import open_version
+from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec, Shard
 
 if TYPE_CHECKING:
@@ -39,15 +39,10 @@ def int8_encoder(
     check_table_name(table)
     if is_remote(uri):
         raise InputError(f"--precision int8 keeps its network beside the table, in a folder, not in {uri}.")
-    path = join(uri, f"{table}.lance")
     if Path(uri).is_dir() and table in table_names(uri):
-        stored = open_version(path, table).spec
-        known = replace(spec, calibration=stored.calibration, network=stored.network)
-        if known.fingerprint != stored.fingerprint:
-            raise EncoderMismatch(
-                stored=f"{stored.name} {stored.fingerprint}",
-                given=f"{spec.name} {spec.precision} ({stored.differences(known)})",
-            )
+        store = EmbeddingStore.open(uri, table)
+        known = replace(spec, calibration=store.spec.calibration, network=store.spec.network)
+        store.require(known)
         return ready(definition, known, "auto", compiled=False)
     if shards is None:
         raise InputError(
@@ -55,7 +50,7 @@ def int8_encoder(
             "some of the shards without --part first."
         )
     pictures = sample_pictures(shards, spec.pixels, SAMPLE)
-    made = calibrate(definition, spec, pictures, Path(network_folder(path)), say)
+    made = calibrate(definition, spec, pictures, Path(network_folder(join(uri, f"{table}.lance"))), say)
     say(
         f"int8 on {made.agreement.images} other images against fp32: {made.agreement.retention:.3f} of the 10 nearest "
         f"neighbours stay, cosine at least {made.agreement.lowest_cosine:.4f}, median "

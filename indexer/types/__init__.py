@@ -1,0 +1,65 @@
+"""Records and protocols shared by the stages, and their constants. Imports numpy only."""
+
+from indexer.types.arrays import Bool, Float16, Float32, Float64, Int32, Int64, UInt8
+from indexer.types.encoders import Encoder, EncoderSpec, PixelSpec
+from indexer.types.rows import EmbeddingBatch, EmbeddingRow, Hit, PartMatch, ShardResult
+from indexer.types.rules import SPLITS, KeyRule, TileRule
+from indexer.types.runs import Progress, RunReport, StageTime
+from indexer.types.samples import (
+    DELETED,
+    FIRST_PART,
+    IMAGE_SUFFIXES,
+    UNREAD,
+    Fact,
+    Failure,
+    LateImage,
+    Part,
+    Picture,
+    Place,
+    Sample,
+    Shard,
+    Stage,
+    part_key,
+    part_order,
+    sample_key,
+)
+
+__all__ = [
+    "Bool",
+    "DELETED",
+    "EmbeddingBatch",
+    "EmbeddingRow",
+    "Encoder",
+    "EncoderSpec",
+    "FIRST_PART",
+    "Fact",
+    "Failure",
+    "Float16",
+    "Float32",
+    "Float64",
+    "Hit",
+    "IMAGE_SUFFIXES",
+    "Int32",
+    "Int64",
+    "KeyRule",
+    "LateImage",
+    "Part",
+    "PartMatch",
+    "Picture",
+    "PixelSpec",
+    "Place",
+    "Progress",
+    "RunReport",
+    "SPLITS",
+    "Sample",
+    "Shard",
+    "ShardResult",
+    "Stage",
+    "StageTime",
+    "TileRule",
+    "UInt8",
+    "UNREAD",
+    "part_key",
+    "part_order",
+    "sample_key",
+]
