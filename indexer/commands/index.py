@@ -20,7 +20,7 @@ from indexer.commands.cluster.ways import (
     way_options,
     ways_of,
 )  # fmt: skip
-from indexer.commands.index_report import command_line, exit_code, print_report, report_text
+from indexer.commands.index_report import command_line, exit_code, print_report
 from indexer.options import (
     device_option,
     frames_option,
@@ -252,7 +252,7 @@ def command(
         hooks = Hooks(Terminal(), checked(engine))
         if ways.part is not None:
             report, committed = index_part(engine, found.shards, store, options, ways.part, hooks)
-            print_part(report, committed, report_text, as_json=as_json)
+            print_part(report, committed, as_json=as_json)
             ctx.exit(exit_code(report, max_failures) or int(committed is not None and not committed.whole))
         report = index_by(engine, found.shards, store, options, hooks, folders=folders)
     print_report(report, as_json=as_json)

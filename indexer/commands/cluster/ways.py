@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from indexer.commands.cluster.commit import commit_text
+from indexer.commands.index_report import report_text
 from indexer.errors import StoreLocked
 from indexer.options import counted, emit, say
 
@@ -139,14 +140,12 @@ def once_free(create: Callable[[], Made], *, part: bool) -> Made:
             time.sleep(LOOK_SECONDS)
 
 
-def print_part(
-    report: RunReport, committed: CommitReport | None, text: Callable[[RunReport], str], *, as_json: bool
-) -> None:
+def print_part(report: RunReport, committed: CommitReport | None, *, as_json: bool) -> None:
     """Print what a part did, and what its commit added to the table."""
     if as_json:
         emit(asdict(report) | {"committed": asdict(committed) if committed else None}, as_json=True)
     else:
-        lines = [f"part {report.part}", text(report)]
+        lines = [f"part {report.part}", report_text(report)]
         if committed is not None:
             lines.append(commit_text(committed))
         if report.pending:
