@@ -82,10 +82,10 @@ def run_benchmark(
     state = _State(out / STATE, name)
     commands = []
     for encoder in encoders:
-        again = False  # what follows a step that was run rests on its result
-        for step in steps(recipe, data, out, encoder, more):
-            commands.append(step.line)
-            again = state.run(step, call or run_command, again=again)
+        planned = list(steps(recipe, data, out, encoder, more))
+        commands += [step.line for step in planned]
+        for at, step in enumerate(planned):
+            state.run(step, call or run_command, planned[at + 1 :])
     rows = tuple(_row(encoder, out, state) for encoder in encoders)
     return Benchmark(
         name, recipe.title, recipe.modality, shlex.join(["probes", "linear", *recipe.probe]), recipe.note, rows,
@@ -158,24 +158,30 @@ class _State:
                 raise ProbeError(f"{path.parent} holds the benchmark {found['recipe']}. Name another --out.")
         self._name = name
 
-    def run(self, step: Step, call: Call, *, again: bool) -> bool:
-        """Run a step that is not done, whose files changed, or that is to be run `again`; returns whether it was."""
+    def run(self, step: Step, call: Call, later: Sequence[Step]) -> None:
+        """Run a step that is not done, or whose files changed. The `later` ones rest on it: none of them is done then.
+
+        That is on record before the step begins, so that a run that is killed leaves no old result that passes for new.
+        """
         before, files = self._steps.get(step.name, {}), _file_states(step.reads)
-        if before.get("done") and before.get("command") == step.line and before.get("files") == files and not again:
-            return False
+        same = before.get("command") == step.line and before.get("files") == files
+        if before.get("done") and same:
+            return
+        for following in later:
+            self._steps.pop(following.name, None)
+        spent = before.get("seconds", 0.0) if same else 0.0
+        self._keep(step, files, spent, done=False)
         start, done = time.perf_counter(), False
         try:
             call(step.program, step.arguments)
             done = True
         finally:
-            same = before.get("command") == step.line and before.get("files") == files
-            seconds = time.perf_counter() - start + (before.get("seconds", 0.0) if same else 0.0)
-            self._steps[step.name] = {
-                "command": step.line, "done": done, "seconds": round(seconds, 3), "files": files
-            }  # fmt: skip
-            text = json.dumps({"recipe": self._name, "steps": self._steps}, indent=1, ensure_ascii=False)
-            replace_file(self._path, text + "\n")
-        return True
+            self._keep(step, files, spent + time.perf_counter() - start, done=done)
+
+    def _keep(self, step: Step, files: dict[str, list[int]], seconds: float, *, done: bool) -> None:
+        self._steps[step.name] = {"command": step.line, "done": done, "seconds": round(seconds, 3), "files": files}
+        text = json.dumps({"recipe": self._name, "steps": self._steps}, indent=1, ensure_ascii=False)
+        replace_file(self._path, text + "\n")
 
     def seconds(self, kind: str, table: str) -> float:
         return sum(

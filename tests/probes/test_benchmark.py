@@ -194,6 +194,9 @@ def test_a_benchmark_that_stopped_goes_on_where_it_was_and_one_of_another_recipe
 
     def fails_at_labels(program, arguments):
         seen.append(arguments[0])
+        steps = json.loads((tmp_path / "out" / run.STATE).read_text())["steps"]
+        done = [name.split()[0] for name, step in steps.items() if step["done"]]
+        assert done == ["index", "labels"][: ["index", "labels", "linear"].index(arguments[0])]  # if it is killed here
         if arguments[0] == "labels" and seen.count("labels") == 1:
             raise ProbeError("no power")
         in_process(program, arguments)
@@ -211,6 +214,12 @@ def test_a_benchmark_that_stopped_goes_on_where_it_was_and_one_of_another_recipe
     (tmp_path / RECIPES["ham10000"].labels[0][0]).write_text(rows + "\n")  # the labels changed: their probe is old
     run.run_benchmark("ham10000", tmp_path, tmp_path / "out", [ENCODER], call=fails_at_labels)
     assert seen[4:] == ["labels", "linear"]
+    old = json.loads((tmp_path / "out" / run.STATE).read_text())
+    old["steps"][f"probe {ENCODER}"]["seconds"] = 1e6
+    (tmp_path / "out" / run.STATE).write_text(json.dumps(old))
+    (tmp_path / RECIPES["ham10000"].labels[0][0]).write_text(rows)
+    found = run.run_benchmark("ham10000", tmp_path, tmp_path / "out", [ENCODER], call=fails_at_labels)
+    assert found.rows[0].seconds_probe < 1e6  # of the new run alone
     aptos(tmp_path)
     with pytest.raises(ProbeError, match="holds the benchmark ham10000"):
         run.run_benchmark("aptos", tmp_path, tmp_path / "out", [ENCODER])
