@@ -24,21 +24,37 @@ class Robustness:
     k: int
 
 
-def robustness(unit: Float32, groups: Int64, codes: Int64, confounder: Int64, seed: int) -> Robustness | None:
-    """The index over the k nearest rows of other groups. `unit` (n, dim) unit rows; None where no pair tells."""
+@dataclass(frozen=True)
+class Near:
+    """The k nearest rows of other groups, which are the same for every confounder."""
+
+    rows: Int64  # whose neighbours were sought
+    query: Int64  # (m,) a row, as often as it has a neighbour
+    other: Int64  # (m,) that neighbour
+    k: int
+
+
+def neighbours(unit: Float32, groups: Int64, seed: int) -> Near | None:
+    """`unit` (n, dim) unit rows; None with one row."""
     rng = np.random.Generator(np.random.PCG64(seed))
     rows = np.sort(rng.permutation(len(unit))[:MOST_ROWS])
     k = min(NEIGHBOURS, len(unit) - 1)
     if k < 1:
         return None
     _, found = top_k(unit, unit[rows], k, base_groups=groups, query_groups=groups[rows])
-    query, other = np.repeat(rows, k)[found.ravel() >= 0], found.ravel()[found.ravel() >= 0]
+    there = found.ravel() >= 0
+    return Near(rows, np.repeat(rows, k)[there], found.ravel()[there], k)
+
+
+def robustness(near: Near, groups: Int64, codes: Int64, confounder: Int64) -> Robustness | None:
+    """The index over the neighbours; `groups`, `codes` and `confounder` (n,). None where no pair tells."""
+    query, other = near.query, near.other
     class_only, confounder_only = _counts(codes[query] == codes[other], confounder[query] == confounder[other])
-    by_chance = _counts_of_all(rows, groups, codes, confounder)
+    by_chance = _counts_of_all(near.rows, groups, codes, confounder)
     if not class_only + confounder_only:
         return None
     chance = by_chance[0] / sum(by_chance) if sum(by_chance) else float("nan")
-    return Robustness(class_only / (class_only + confounder_only), chance, class_only, confounder_only, k)
+    return Robustness(class_only / (class_only + confounder_only), chance, class_only, confounder_only, near.k)
 
 
 def _counts(same_class: Bool, same_value: Bool) -> tuple[int, int]:
@@ -46,15 +62,14 @@ def _counts(same_class: Bool, same_value: Bool) -> tuple[int, int]:
 
 
 def _counts_of_all(rows: Int64, groups: Int64, codes: Int64, confounder: Int64) -> tuple[int, int]:
-    """The same counts over all pairs of a row and a row of another group, from the sizes of the cells."""
-    c, s = int(codes.max()) + 1, int(confounder.max()) + 1
-    whole = np.bincount(codes * s + confounder, minlength=c * s).reshape(c, s)
-    names, at = np.unique(groups[rows], return_inverse=True)
-    of_them = np.flatnonzero(np.isin(groups, names))
-    own = np.zeros((len(names), c, s), np.int64)
-    np.add.at(own, (np.searchsorted(names, groups[of_them]), codes[of_them], confounder[of_them]), 1)
-    rest = whole - own[at]  # (rows, c, s)
-    each = np.arange(len(rows))
-    both = rest[each, codes[rows], confounder[rows]]
-    class_only = rest[each, codes[rows]].sum() - both.sum()
-    return int(class_only), int(rest[each, :, confounder[rows]].sum() - both.sum())
+    """The same counts over all pairs of a row and a row of another group."""
+    both = _alike(codes * (int(confounder.max()) + 1) + confounder, groups)[rows].sum()
+    return int(_alike(codes, groups)[rows].sum() - both), int(_alike(confounder, groups)[rows].sum() - both)
+
+
+def _alike(values: Int64, groups: Int64) -> Int64:
+    """(n,) how many rows of other groups have each row's value."""
+    _, ids, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, owners = np.unique(groups, return_inverse=True)
+    _, own, of_group = np.unique(owners * len(counts) + ids, return_inverse=True, return_counts=True)
+    return np.asarray(counts[ids] - of_group[own], np.int64)

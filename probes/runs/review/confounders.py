@@ -17,7 +17,7 @@ from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.splits import Split
 from probes.cohort.truth import Truth, class_truth, hide_absent, probabilities
 from probes.evaluation.bootstrap import Interval, area_interval, replicate
-from probes.evaluation.confounding.robustness import Robustness, robustness
+from probes.evaluation.confounding.robustness import Near, Robustness, neighbours, robustness
 from probes.evaluation.confounding.strata import adjusted
 from probes.evaluation.metrics import Evaluator, evaluator
 from probes.evaluation.paired import leave_out, paired_difference
@@ -39,7 +39,8 @@ def confounders(outcome: Outcome, store: EmbeddingStore, how: Resampling, progre
     coded = {
         name: coded_values(name, values, experiment.fit_rows) for name, values in experiment.data.confounders.items()
     }
-    columns = tuple(_one(outcome, name, *of, store, (how, progress)) for name, of in coded.items())
+    near = _near(experiment)
+    columns = tuple(_one(outcome, name, *of, store, (how, progress, near)) for name, of in coded.items())
     together = np.concatenate([np.eye(len(names))[ids] for ids, names in coded.values()], axis=1)
     alone = _alone(experiment, together)
     if alone is None:
@@ -85,23 +86,24 @@ def _quarters(numbers: Float64, fitted: Float64) -> tuple[Int64, tuple[str, ...]
 
 def _one(
     outcome: Outcome, name: str, ids: Int64, names: tuple[str, ...], store: EmbeddingStore,
-    how: tuple[Resampling, Progress],
+    how: tuple[Resampling, Progress, Near | None],
 ) -> Confounder:  # fmt: skip
     experiment = outcome.experiment
     test, scored = experiment.split.test, scored_rows(outcome)
-    resampling, progress = how
+    resampling, progress, near = how
+    valued = len(names) - (MISSING in names)
     missing = int((ids[test] == names.index(MISSING)).sum()) if MISSING in names else 0
     if len(np.unique(ids[test])) < 2:
-        return Confounder(name, len(names), missing, None, None, None, None, "one value only in the test rows")
+        return Confounder(name, valued, missing, None, None, None, None, "one value only in the test rows")
     alone = _alone(experiment, np.eye(len(names))[ids])
     return Confounder(
         name,
-        len(names) - (MISSING in names),
+        valued,
         missing,
         _readable(experiment, ids, names, store, (resampling, progress)),
         None if alone is None else _area(alone, scored, resampling),
         adjusted(*scored, ids[test], resampling),
-        _robustness(experiment, ids),
+        _robustness(experiment, near, ids),
     )
 
 
@@ -163,10 +165,17 @@ def _gain(outcome: Outcome, alone: Float64, how: Resampling) -> tuple[Interval, 
     return paired_difference(points[0] - points[1], drawn[0] - drawn[1], without[0] - without[1])
 
 
-def _robustness(experiment: Experiment, ids: Int64) -> Robustness | None:
-    """Of the fitted rows, by unit vectors; None for labels."""
+def _near(experiment: Experiment) -> Near | None:
+    """Neighbours among the fitted rows, by unit vectors; None for labels, which have no robustness index."""
     data, rows = experiment.data, experiment.fit_rows
     if data.truth.codes is None:
         return None
     unit = features(data.vectors, rows, fit_scaler("none", data.vectors, experiment.split.train))
-    return robustness(unit, data.groups[rows], data.truth.codes[rows], ids[rows], experiment.request.seed)
+    return neighbours(unit, data.groups[rows], experiment.request.seed)
+
+
+def _robustness(experiment: Experiment, near: Near | None, ids: Int64) -> Robustness | None:
+    data, rows = experiment.data, experiment.fit_rows
+    if near is None or data.truth.codes is None:
+        return None
+    return robustness(near, data.groups[rows], data.truth.codes[rows], ids[rows])

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from probes.cohort.truth import class_truth
-from probes.evaluation.confounding.robustness import robustness
+from probes.evaluation.confounding.robustness import neighbours, robustness
 from probes.evaluation.confounding.strata import adjusted, balancing
 from probes.evaluation.scoring import Resampling
 from tests.commands import call
@@ -116,7 +116,7 @@ def test_the_robustness_index_counts_neighbours_of_other_patients():
     groups, codes, site = np.repeat(np.arange(30), 3), rng.integers(0, 2, 90), rng.integers(0, 3, 90)
     unit = rng.standard_normal((90, 6)).astype(np.float32)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    found = robustness(unit, groups, codes, site, 0)
+    found = robustness(neighbours(unit, groups, 0), groups, codes, site)
     near = near_all = np.zeros(2, int)
     for i in range(90):
         others = np.flatnonzero(groups != groups[i])
