@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from probes.cohort.experiment import SHUFFLES
 from probes.cohort.splits import units
 from probes.fitting.sweep import UNCHOSEN
-from probes.reporting.review.sections import text_of
+from probes.reporting.review.text import text_of
 from probes.reporting.words import (
     NAMES,
     VALUE,

@@ -15,20 +15,20 @@ from probes.reporting.page import cell, figure, html_table, legend, section, ser
 from probes.reporting.review import drawings
 from probes.reporting.review.sentences import (
     SHIFT_CAVEAT,
+    SHOWN,
     confounder_sentence,
     decision_sentence,
     external_sentence,
     is_confounded,
     sets_sentence,
     shift_sentence,
-    spread_words,
     together_sentence,
 )
-from probes.reporting.words import NAMES, metric_key, number, rate
+from probes.reporting.words import metric_key, number, rate
 from probes.runs.result import ProbeResult
 from probes.runs.review.record import Choice, Confounder, External, Review
 
-SHOWN = 8  # columns whose curves and costs are drawn
+MULTIVERSE = {"scaling": "scaling", "penalty": "penalty", "seed": "split", "pooling": "scored by"}
 ALL_MARK, NONE_MARK = "border-top: 2px dashed var(--ink)", "border-top: 2px solid var(--edge)"
 
 
@@ -234,16 +234,13 @@ def _multiverse(found: tuple[Choice, ...]) -> str:
     areas = [c.auc_macro for c in found if c.auc_macro == c.auc_macro]
     rows = [["choice", "combinations", f"mean {term('auc_macro')}", "lowest", "highest"]]
     rows.append(["all", *_row(areas)])
-    for name in ("scaling", "penalty", "seed", "pooling"):
+    for name, title in MULTIVERSE.items():
         by: dict[str, list[float]] = defaultdict(list)
         for choice in found:
             by[getattr(choice, name)].append(choice.auc_macro)
-        rows += [[escape(f"{MULTIVERSE[name]}: {value}"), *_row(own)] for value, own in by.items()]
+        rows += [[escape(f"{title}: {value}"), *_row(own)] for value, own in by.items()]
     caption = f"The test macro AUC under {len(found)} combinations of choices (multiverse); the result is one of them."
     return html_table(rows, "", caption)
-
-
-MULTIVERSE = {"scaling": "scaling", "penalty": "penalty", "seed": "split", "pooling": "scored by"}
 
 
 def _row(areas: list[float]) -> list[str]:
@@ -251,34 +248,3 @@ def _row(areas: list[float]) -> list[str]:
     if not defined:
         return [str(len(areas)), number(None), "", ""]
     return [str(len(areas)), f"<b>{number(float(np.mean(defined)))}</b>", number(min(defined)), number(max(defined))]
-
-
-def text_of(result: ProbeResult, review: Review) -> list[str]:
-    """The answers as lines of plain text, for the terminal."""
-    out: list[str] = []
-    if review.external is not None:
-        out.append("external test: " + external_sentence(review.external))
-        out += [shift_sentence(review.external.shift)] if review.external.shift else []
-    if review.confounders is not None:
-        out += [f"confounder {confounder_sentence(c)}" for c in review.confounders.columns]
-        out.append(together_sentence(review.confounders))
-    out += [f"decision curve: {decision_sentence(c)}" for c in review.decision[:SHOWN]]
-    if review.conformal is not None:
-        out.append(sets_sentence(review.conformal))
-    if review.selective is not None:
-        kept = ", ".join(f"{k.coverage:.0%} kept {number(k.risk.value)}" for k in review.selective.kept)
-        out.append(f"error rate when the least certain rows go to a person: {kept}")
-    if review.trust:
-        near = ", ".join(f"{NAMES[metric_key(t.metric, result)]} {t.coverage:.1f} %" for t in review.trust)
-        out.append(f"intervals held the truth in simulations ({review.trust[0].words}): {near}")
-    if review.examples is not None:
-        e = review.examples
-        out.append(f"{e.errors} errors, {e.suspects} suspect labels among {e.scored} rows: see examples.csv of --out")
-    out += [f"over {len(s.values)} splits, {NAMES[metric_key(s.metric, result)]}: {spread_words(s)}"
-            for s in review.repeats]  # fmt: skip
-    if review.multiverse:
-        areas = [c.auc_macro for c in review.multiverse if c.auc_macro == c.auc_macro]
-        out.append(
-            f"multiverse of {len(review.multiverse)}: macro AUC from {number(min(areas))} to {number(max(areas))}"
-        )
-    return out

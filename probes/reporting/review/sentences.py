@@ -9,6 +9,7 @@ from probes.evaluation.usefulness.decision_curve import DecisionCurve
 from probes.reporting.words import number, p_value, with_interval
 from probes.runs.review.record import Confounder, Confounders, External, Spread
 
+SHOWN = 8  # columns whose decision curves are shown
 CHANCE = 0.5
 ALPHA = 0.05
 READABLE = {True: "can be read off", False: "is not shown to be on"}

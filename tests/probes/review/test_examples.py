@@ -10,6 +10,7 @@ import pytest
 
 from indexer.store.table import EmbeddingStore
 from probes.evaluation.examples.label_errors import confident, normalised_margin
+from tests.commands import call
 from tests.probes.cohort import make_cohort, make_rows, make_separable, rows_of
 from tests.probes.test_results import FINDING
 from tests.probes.test_rows import ILL, probe
@@ -102,6 +103,17 @@ def test_repeats_are_the_results_of_their_salts_and_the_multiverse_holds_the_res
     by = {c["pooling"]: c["auc_macro"] for c in same}
     assert by["rows"] == pytest.approx(found["test"]["metrics"]["auc_macro"]["value"])
     assert by["mean of a group"] == pytest.approx(found["patients"]["metrics"]["auc_macro"]["value"])
+
+
+def test_a_multiverse_of_splits_without_a_positive_test_row_says_that_its_area_is_not_defined(tmp_path):
+    vectors, metadata = rows_of(40)
+    for row in metadata:
+        row["ill"] = int(row["patient"] in ("patient 003", "patient 004"))
+    make_rows(tmp_path / "db", vectors, metadata)
+    done = call("probes", "linear", tmp_path / "db", *ILL, "--salt", "s11", "--multiverse", "--replicates", 10,
+                "--out", tmp_path / "out")  # fmt: skip
+    assert "multiverse of 54: macro AUC not defined" in done.out, done.err
+    assert "Sensitivity to the protocol" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_labels_have_no_examples_and_no_sets_but_a_decision_curve_each(tmp_path):
