@@ -109,7 +109,10 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--anew", action="store_true")
     args = parser.parse_args()
-    found = json.loads(RESULTS.read_text())["designs"] if RESULTS.exists() and not args.anew else []
+    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() and not args.anew else None
+    if stored is not None and (stored["sets"], stored["replicates"]) != (args.sets, args.replicates):
+        parser.error(f"{RESULTS} is of {stored['sets']} sets and {stored['replicates']} replicates: add --anew.")
+    found = stored["designs"] if stored is not None else []
     known = {(d["patients"], d["prevalence"], d["images"], d["of_patient"], d["auc"]) for d in found}
     for patients, prevalence, (images, share), area in product(PATIENTS, PREVALENCES, CLUSTERS, AREAS):
         if (patients, prevalence, images, share, area) in known:

@@ -90,5 +90,5 @@ def _plan(metric: str, expected: float, width: float, study: Study, width_of: Ca
     found = trust("auc_macro" if metric == "auc" else metric, at)
     return Plan(
         metric, expected, width, high, round(high * study.prevalence), math.ceil(high / TEST_SHARE), width_of(high),
-        None if found is None or found.design.patients > high else found.coverage,
+        None if found is None else found.coverage,
     )  # fmt: skip

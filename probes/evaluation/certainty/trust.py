@@ -100,13 +100,12 @@ def likeness(score: np.ndarray, positive: Bool, ids: Int64) -> float:
 
 
 def trust(metric: str, at: Place) -> Trust | None:
-    """The nearest design's coverage of the metric's interval; None for a metric that was not simulated.
+    """The nearest design's coverage of the metric's interval; None for a metric, or so few groups, not simulated.
 
     Nearness: squared distances of log groups, log odds of the prevalence, log images (mean against mean), likeness and
     logit AUC, with the metric's number of groups never rounded up: a larger design would promise too much.
     """
-    able = [d for d in designs() if metric in d.coverage]
-    allowed = [d for d in able if d.patients <= at.groups] or able
+    allowed = [d for d in designs() if metric in d.coverage and d.patients <= at.groups]
     if not allowed or math.isnan(at.auc) or math.isnan(at.prevalence):
         return None
     nearest = min(allowed, key=lambda d: _distance(d, at))

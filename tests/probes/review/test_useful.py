@@ -141,6 +141,7 @@ def test_an_interval_is_quoted_with_the_nearest_simulated_design_and_never_with_
     assert trust("auc_macro", Place(300, 0.1, 1.0, 0.0, 0.92)).design.images == 1
     rare = trust("balanced_accuracy", Place(100, 0.1, 1.0, 0.0, 0.75))  # hardly a row is called positive
     assert (rare.verdict, rare.coverage) == ("no", 30.5)
+    assert trust("auc_macro", Place(19, 0.3, 2.5, 0.5, 0.75)) is None  # no design is as small
     assert trust("kappa_quadratic", Place(300, 0.1, 1.0, 0.0, 0.92)) is None
 
 
