@@ -46,7 +46,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "C35": f"{flow_words}; {missing}", "C36": groups, "C37": performance, "C38": _rates(result),
         "C39": "the report's confusion matrix or errors; predictions.parquet has every test row's key and "
         "probabilities",
-        "C40": limitations, "C42": "probes/protocols.md defines every number (D0 to D32)",
+        "C40": limitations, "C42": "probes/protocols.md defines every number",
         "C43": "weights.npz, probe.json and the settings to rerun it (`probes rerun`) beside the result",
         "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
         "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",

@@ -36,5 +36,5 @@ def definitions_of(parts: Iterable[str]) -> str:
         for key, sentence in definitions().items()
         if key in used
     )
-    sources = "Quoted from the protocols (probes/protocols.md), whose sections D0 to D32 give the formulas and sources."
+    sources = "Quoted from the protocols (probes/protocols.md), whose D sections give the formulas and sources."
     return section("definitions", "Definitions", f"<p class='dim'>{sources}</p><dl class='terms'>{''.join(lines)}</dl>")
