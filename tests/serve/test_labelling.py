@@ -252,6 +252,15 @@ def test_a_search_orders_in_place_of_the_probe(store: EmbeddingStore) -> None:
     assert places[-1] < 40
 
 
+def test_a_search_goes_on_behind_all_that_was_skipped(store: EmbeddingStore) -> None:
+    client = served(store)
+    skipped: list[str] = []
+    while page := following(client, 20, query={"positive": ["k0"]}, skipped=skipped):
+        skipped += [key for key, _ in page]
+    reserved = _reserved(store, [{"patient": f"p{i // 4}"} for i in range(ROWS)])
+    assert {f"k{i}" for i in np.flatnonzero(~reserved)} - {"k0"} <= set(skipped)
+
+
 def test_a_skipped_image_that_was_deleted_since_stops_nothing(store: EmbeddingStore) -> None:
     client = served(store)
     shown = [key for key, _ in following(client)]

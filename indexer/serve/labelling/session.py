@@ -119,7 +119,7 @@ class Labelling:
 
         `skipped` are not to be shown; `query` orders in place of the probe. Raises RowNotFound, InputError.
         """
-        hits = None if query is None else self._hits(group, query, limit)
+        hits = None if query is None else self._hits(group, query, limit + len(skipped))
         with self._lock:
             now = self._state(group)
             free = now.labels.codes < 0
@@ -191,10 +191,9 @@ class Labelling:
     def _hits(self, group: str | None, query: Query, limit: int) -> Int64:
         """Row ids of a search among images without a label, as far as DEEPEST. The lock is not held while it embeds."""
         with self._lock:
-            now = self._state(group)
-            snapshot, labelled = now.snapshot, int((now.labels.codes >= 0).sum())
+            snapshot = self._state(group).snapshot
         where = f"`{self.columns.label}` IS NULL" if self.columns.label in snapshot.view.columns() else None
-        options = SearchOptions(k=min(DEEPEST, 10 * limit + labelled), where=where)
+        options = SearchOptions(k=min(DEEPEST, 10 * limit), where=where)
         (found,) = answer(self._searcher, query, options, snapshot=snapshot).queries
         return np.array([hit.row_id for hit in found.hits], np.int64)
 
