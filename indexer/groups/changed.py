@@ -63,7 +63,8 @@ def pooled_again(view: EmbeddingStore, method: str, pooled: PooledTable, changed
         yield batch.filter(kept)
     written = Written(method, view.dim)
     ends = np.searchsorted(changed.codes, np.arange(len(changed.names)), side="right")
-    for name, start, stop in zip(changed.names, np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True):
+    starts = np.searchsorted(changed.codes, np.arange(len(changed.names)))
+    for name, start, stop in zip(changed.names, starts.tolist(), ends.tolist(), strict=True):
         group = Begun(name, stop - start, PooledRows(method, view.dim))
         for first in range(start, stop, _TAKEN):
             ids = changed.row_ids[first : min(first + _TAKEN, stop)]

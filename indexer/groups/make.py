@@ -58,22 +58,24 @@ def pool(
     store.refresh()
     view = store.at(store.version)
     old = _earlier(view, by, method)
-    delta = None if old is None else _changes(view, old.facts)
     facts = PooledFacts(by, method, view.version, view.state.commit, view.state.fingerprint)
     width = width_of(method, view.dim)
     if old is not None and old.facts == facts:
         return _report(view, facts, started, 0)
+    delta = None if old is None else _changes(view, old.facts)
     if old is None or delta is None:
         with progress.stage("counting", view.count()):
             counts = count_groups(view, by, progress)
-        if not len(counts.hashes):
-            raise InputError(
-                f"no row of table {view.name} has a value in column {by}: nothing to pool. Name another with --by."
-            )
-        made, rows = len(counts.hashes), pooled_rows(view, by, method, counts, progress, held_bytes)
+        made = left = len(counts.hashes)
+        rows = pooled_rows(view, by, method, counts, progress, held_bytes)
     else:
         changed = changed_groups(view, by, old, delta)
-        made, rows = len(changed.names), pooled_again(view, method, old, changed)
+        made, left = len(changed.names), old.count() - len(changed.gone) + len(changed.names)
+        rows = pooled_again(view, method, old, changed)
+    if not left:
+        raise InputError(
+            f"no row of table {view.name} has a value in column {by}: nothing to pool. Name another with --by."
+        )
     write_pooled(store, facts, rows, width)
     return _report(view, facts, started, made)
 

@@ -95,6 +95,21 @@ def test_only_groups_with_new_changed_or_deleted_rows_are_pooled_again(tmp_path)
     assert pool(store, "series").pooled == 0
 
 
+def test_groups_that_lost_all_their_rows_are_gone_and_a_column_without_values_is_refused(tmp_path):
+    store = make_table(tmp_path / "db", unit_rows(8, DIM), [{"series": "a"}, {"series": "b"}, *[{"site": "x"}] * 6])
+    pool(store, "series")
+    for key, left in (("k0", ["b"]), ("k1", [])):
+        with StoreWriter(store):
+            store._dataset.update({"series": "CAST(NULL AS string)"}, where=f"key = '{key}'")
+        store.refresh()
+        if left:
+            assert pool(store, "series").pooled == 0
+            assert stored(store).index.tolist() == left
+            continue
+        with pytest.raises(InputError, match="nothing to pool"):
+            pool(store, "series")
+
+
 def make_rows(before: pd.DataFrame, store: EmbeddingStore) -> list[dict[str, str]]:
     """The groups, before the change, of the rows k0 and k1, whose row ids are the first two."""
     return [
