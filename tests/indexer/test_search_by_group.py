@@ -105,6 +105,7 @@ def test_candidates_are_ranked_exactly_and_pages_never_repeat_or_lose_a_group(st
 def test_a_stored_series_is_a_query_of_all_its_rows_and_never_its_own_hit(store) -> None:
     own = [i for i in EVERY if FACTS[i].get("series") == "s7"]
     result = answer(Searcher(store, exact=True), Query(groups=("s7",)), SearchOptions(k=10, by="series"))
+    assert f"all of {len(truth(QUERY, EVERY))} groups" in result.how
     rest = [i for i in EVERY if FACTS[i].get("series") != "s7"]
     assert_same(shown(result), truth(VECTORS[own], rest)[:10])
     with pytest.raises(RowNotFound, match="has series 's777'"):
@@ -116,6 +117,11 @@ def test_of_a_query_of_very_many_parts_evenly_spaced_ones_are_used_and_the_answe
     result = answer(Searcher(store), Query(vectors=QUERY), SearchOptions(k=4, by="series"))
     assert_same(shown(result), truth(QUERY[[0, 2, 4]], EVERY)[:4])
     assert "3 parts of the query, evenly spaced of 5" in result.how
+    own = [i for i in EVERY if FACTS[i].get("series") == "s7"]
+    used = VECTORS[own][[0, round((len(own) - 1) / 2), -1]]
+    result = answer(Searcher(store), Query(groups=("s7",)), SearchOptions(k=4, by="series"))
+    assert_same(shown(result), [one for one in truth(used, EVERY) if one[0] != "s7"][:4])
+    assert f"3 parts of the query, evenly spaced of {len(own)}" in result.how
 
 
 def test_missing_or_older_pooled_vectors_are_refused_in_one_line(tmp_path) -> None:

@@ -62,9 +62,12 @@ def answer_groups(
     view = snapshot.view
     pooled = require_pooled(view, by, MEAN)
     own = _own_rows(view, pooled, query)
-    if parts is None:
-        parts = _stored_parts(view, query, own) or Asked(vectors_of(view, query, own, embedded), query.labels)
-    asked = _thinned(parts)
+    if query.groups:
+        asked, count = _stored_parts(view, own)
+    else:
+        if parts is None:
+            parts = Asked(vectors_of(view, query, own, embedded), query.labels)
+        asked, count = _thinned(parts), len(parts.names)
     excluded = [row_set(rows) for rows in _excluded(snapshot, query, options, own)]
     allowed = searcher.allowed(snapshot, options.where)
 
@@ -87,7 +90,7 @@ def answer_groups(
     label = _label(query)
     answers = [QueryHits(label, hits)]
     drawn = _pictures(view, query, flat, answers, roots) if pictures else None
-    how = _how(options, looked, asked, parts)
+    how = _how(options, looked, asked, count)
     return SearchResult(view.name, snapshot.version, query.kind, how, options, answers, drawn)
 
 
@@ -106,25 +109,26 @@ def _own_rows(view: EmbeddingStore, pooled: PooledTable, query: Query) -> list[I
     return rows
 
 
-def _stored_parts(view: EmbeddingStore, query: Query, own: Sequence[Int64]) -> Asked | None:
-    """The rows of stored groups as parts; None for other queries."""
-    if not query.groups:
-        return None
+def _stored_parts(view: EmbeddingStore, own: Sequence[Int64]) -> tuple[Asked, int]:
+    """The rows of stored groups as parts, and how many there are. Only those that are used are read."""
     rows = np.concatenate(own)
-    _, table = view.take(rows, ["key"])
+    chosen = rows[_spread(len(rows))]
+    _, table = view.take(chosen, ["key"])
     keys = tuple(table.column("key").to_pylist())
-    return Asked(vectors_of(view, Query(keys=keys), [rows], []), keys)
+    return Asked(vectors_of(view, Query(keys=keys), [chosen], []), keys), len(rows)
 
 
 def _thinned(parts: Asked) -> Asked:
-    """At most MOST_PARTS parts, evenly spaced. Raises InputError where there is none."""
-    count = len(parts.vectors)
-    if not count:
+    """Raises InputError where there is no part."""
+    if not len(parts.vectors):
         raise InputError("the query has no image. Name a file or folder with images.")
-    if count <= MOST_PARTS:
-        return parts
-    chosen = np.linspace(0, count - 1, MOST_PARTS).round().astype(np.int64)
+    chosen = _spread(len(parts.vectors))
     return Asked(parts.vectors[chosen], [parts.names[i] for i in chosen.tolist()])
+
+
+def _spread(count: int) -> Int64:
+    """The places of at most MOST_PARTS of so many parts, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, MOST_PARTS)).round().astype(np.int64)
 
 
 def _excluded(snapshot: Snapshot, query: Query, options: SearchOptions, own: Sequence[Int64]) -> list[Excluded]:
@@ -170,8 +174,9 @@ def _label(query: Query) -> str:
     return query.labels[0] + (f" and {more:,} more" if more else "")
 
 
-def _how(options: SearchOptions, looked: Looked, asked: Asked, parts: Asked) -> str:
-    thinned = "" if len(asked.names) == len(parts.names) else f", evenly spaced of {len(parts.names):,}"
+def _how(options: SearchOptions, looked: Looked, asked: Asked, count: int) -> str:
+    """`count`: parts of the query, of which those in `asked` were used."""
+    thinned = "" if len(asked.names) == count else f", evenly spaced of {count:,}"
     candidates = "all" if looked.groups == looked.of else f"{looked.groups:,} by their mean vectors"
     return (
         f"late interaction: {candidates} of {looked.of:,} groups by {options.by}, mean over "

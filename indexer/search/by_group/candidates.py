@@ -31,7 +31,7 @@ class Ranked:
 class Looked:
     """What a search looked at."""
 
-    groups: int = 0
+    groups: int = 0  # with a row that the options allow or without
     of: int = 0
 
 
@@ -58,7 +58,7 @@ def ranked_groups(
     for positions in _cut(order, sizes):
         groups = [(name, allowed(rows)) for name, rows in pooled.taken(positions) if name not in own]
         groups = [(name, rows) for name, rows in groups if len(rows)]
-        looked.groups += len(groups)
+        looked.groups += len(positions)
         scores = late_scores(view, asked, [rows for _, rows in groups])
         found += [Ranked(name, score, rows) for (name, rows), score in zip(groups, scores.tolist(), strict=True)]
         if not exact:
