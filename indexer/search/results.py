@@ -62,9 +62,10 @@ class SearchResult:
         return rows
 
     def heads(self, columns: Sequence[str]) -> list[str]:
-        """The names of the fields of `rows`."""
+        """The names of the fields of `rows`; a column named as one of a hit is `columns.NAME`, its place in JSON."""
         more = ["more"] if self.options.one_per or self.options.by else []
-        return ["query", "rank", "score", *(["group"] if self.options.by else []), "key", *more, *columns]
+        own = ["query", "rank", "score", *(["group"] if self.options.by else []), "key", *more]
+        return [*own, *(f"columns.{name}" if name in own and name != "key" else name for name in columns)]
 
     def drawn(self) -> Pictures:
         """The pictures; where none were requested, that reason in place of each."""

@@ -154,6 +154,22 @@ def test_wrong_uses_are_named(store, words, said) -> None:
         SearchOptions(by="series", one_per="patient")
 
 
+def test_a_column_named_as_a_field_of_a_hit_takes_not_its_place_in_piped_rows(tmp_path) -> None:
+    facts = [{"series": f"s{i % 5}", "group": "own", "score": 7.0} for i in range(20)]
+    store = make_table(tmp_path / "db", VECTORS[:20], facts)
+    pool(store, "series")
+    for options, group in ((("--by", "series"), ["group"]), (("--one-per", "series"), [])):
+        asked = ("indexer", "search", store.uri, "--key", "k0", *options, "--columns", "group,score,key")
+        head, *lines = (line.split("\t") for line in call(*asked).out.splitlines())
+        hits = call(*asked, "--json").json["queries"][0]["hits"]
+        assert head == ["query", "rank", "score", *group, "key", "more", f"{'columns.' if group else ''}group",
+                        "columns.score"]  # fmt: skip
+        for line, hit in zip(lines, hits, strict=True):
+            row = dict(zip(head, line, strict=True))
+            assert (float(row["score"]), float(row["columns.score"])) == (pytest.approx(hit["score"], abs=1e-5), 7)
+            assert {row[name] for name in head if name.endswith("group")} == {"own", *([hit["group"]] if group else [])}
+
+
 def test_files_and_folders_are_one_query_and_page_table_and_json_show_the_same_groups(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(indexer.encoders, "load_spec", lambda _spec, **_options: FakeEncoder())
     for seed in range(12):
