@@ -32,10 +32,8 @@ FIRST = 10  # pairs listed on stdout
 )
 @click.option(
     "--pairs-per-cluster",
-    default=NearOptions.pairs_per_cluster,
-    show_default=True,
     type=click.IntRange(min=0),
-    help="A cluster of more pairs is listed by each image's nearest.",
+    help=f"A cluster of more pairs is listed by each image's nearest. Default: {NearOptions.pairs_per_cluster}.",
 )
 @click.option("--by", metavar="COLUMN", help="Pairs of groups (series, slides, studies) in place of images.")
 @click.option(
@@ -53,7 +51,7 @@ def command(
     split: str | None,
     out: Path | None,
     members: Path | None,
-    pairs_per_cluster: int,
+    pairs_per_cluster: int | None,
     by: str | None,
     share: float | None,
     candidates: float | None,
@@ -85,10 +83,14 @@ def command(
 
     grouped = _group_options(by, threshold, share, candidates)
     if grouped:
-        _require_none({"--group": group, "--split": split, "--members": members, "--where": where})
+        _require_none({
+            "--group": group, "--split": split, "--members": members, "--where": where,
+            "--pairs-per-cluster": pairs_per_cluster,
+        })  # fmt: skip
         _groups(database, table, grouped, out, as_json=as_json)
         return
-    options = NearOptions(threshold, where, group, split, pairs_per_cluster)
+    most = NearOptions.pairs_per_cluster if pairs_per_cluster is None else pairs_per_cluster
+    options = NearOptions(threshold, where, group, split, most)
     for option, path in (("--out", out), ("--members", members)):
         if path:
             require_pairs_file(path, option)
@@ -111,10 +113,9 @@ def command(
         say(f"wrote {report.rows_in_clusters} images to {members}", err=True)
     if report.clusters_listed_in_part:
         clusters = counted(report.clusters_listed_in_part, "cluster")
-        most = f"{report.largest_cluster_pairs:,}"
         say(
-            f"{clusters} of more than {pairs_per_cluster:,} pairs, the largest of {most}: listed by each image's "
-            "nearest. --members lists the images.",
+            f"{clusters} of more than {most:,} pairs, the largest of {report.largest_cluster_pairs:,}: listed by each "
+            "image's nearest. --members lists the images.",
             err=True,
         )
     emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)

@@ -168,6 +168,7 @@ def test_groups_that_were_not_pooled_or_of_an_older_version_are_refused_in_one_l
         (("--by", "study", "--share", "0"), "--share 0"),
         (("--by", "study", "--candidates", "2"), "--candidates 2"),
         (("--by", "study", "--where", "key = 'k0'"), "--where is of images"),
+        (("--by", "study", "--pairs-per-cluster", "5"), "--pairs-per-cluster is of images"),
         (("--share", "0.5"), "Name a column with --by"),
     ],
 )
