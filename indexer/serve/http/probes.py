@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from indexer.errors import IndexerError, RowNotFound
 from indexer.jsonable import jsonable
@@ -14,6 +15,8 @@ from probes.evaluation.metrics import HEADLINE
 from probes.runs.compare import Comparison
 from probes.runs.result import ProbeResult
 from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -42,33 +45,25 @@ class ListedComparison:
 
 def listed(store: EmbeddingStore) -> list[Listed]:
     """Results of this table's encoder, by folder; unreadable ones are left out."""
-    found = [(file.parent, _result(store, file)) for file in files_beside(store, f"*/{RESULT}")]
-    return [Listed(folder, result) for folder, result in found if result is not None]
+    return [Listed(*own) for own in _readable(store, RESULT, _result)]
 
 
 def one(store: EmbeddingStore, name: str) -> Listed:
     """The result in the folder of this name. Raises RowNotFound."""
-    for file in files_beside(store, f"*/{RESULT}"):
-        if file.parent.name == name:
-            result = _result(store, file)
-            if result is not None:
-                return Listed(file.parent, result)
+    for own in _readable(store, RESULT, _result, name):
+        return Listed(*own)
     raise RowNotFound(f"no readable probe result of table {store.name} in a folder of that name beside the database.")
 
 
 def comparisons(store: EmbeddingStore) -> list[ListedComparison]:
     """Comparisons of which this table is part, by folder; unreadable ones are left out."""
-    found = [(file.parent, _comparison(store, file)) for file in files_beside(store, f"*/{COMPARISON}")]
-    return [ListedComparison(folder, own) for folder, own in found if own is not None]
+    return [ListedComparison(*own) for own in _readable(store, COMPARISON, _comparison)]
 
 
 def one_comparison(store: EmbeddingStore, name: str) -> Comparison:
     """The comparison in the folder of this name. Raises RowNotFound."""
-    for file in files_beside(store, f"*/{COMPARISON}"):
-        if file.parent.name == name:
-            found = _comparison(store, file)
-            if found is not None:
-                return found
+    for _, found in _readable(store, COMPARISON, _comparison, name):
+        return found
     raise RowNotFound(f"no readable comparison with table {store.name} in a folder of that name beside the database.")
 
 
@@ -110,6 +105,15 @@ def headline(result: ProbeResult) -> str:
     """The name of the metric that a list shows."""
     known = [name for name in HEADLINE if name in result.test.metrics]
     return known[0] if known else next(iter(result.test.metrics), "")
+
+
+def _readable(
+    store: EmbeddingStore, file_name: str, read: Callable[[EmbeddingStore, Path], Read | None], name: str | None = None
+) -> Iterator[tuple[Path, Read]]:
+    """Folders beside the database, or the one of this name, with what is read of their file; None is left out."""
+    for file in files_beside(store, f"*/{file_name}"):
+        if name in (None, file.parent.name) and (found := read(store, file)) is not None:
+            yield file.parent, found
 
 
 def _result(store: EmbeddingStore, file: Path) -> ProbeResult | None:
