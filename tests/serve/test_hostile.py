@@ -175,7 +175,7 @@ def test_hostile_metadata_are_text_on_every_page_and_whole_in_every_answer(tmp_p
     for page in PAGES:
         answer = client.get(f"/t/t{page}")
         assert answer.status_code == 200, page
-        for wrong in ("<script>alert", "<img src=x", "49"[:0] + 'onerror=alert(1)>"'):
+        for wrong in ("<script>alert", "<img src=x", 'onerror=alert(1)>"'):
             assert wrong not in answer.text, page
     for key, value in zip(keys, values, strict=True):
         found = client.post("/api/v1/tables/t/query", json={"query": {"positive": [key]}, "limit": 20})
