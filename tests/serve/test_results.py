@@ -178,6 +178,15 @@ def test_a_file_of_pairs_is_shown_with_its_own_table_alone(client: TestClient, r
     assert client.get(f"{API}/duplicates", params={"threshold": LEAST, "across": "groups"}).status_code == 400
 
 
+def test_the_links_of_computed_pairs_have_the_whole_threshold(client: TestClient) -> None:
+    """Rounded it would be another search, whose clusters have other numbers."""
+    asked = {"compute": "true", "threshold": "0.5500000001"}
+    text = client.get("/t/t/duplicates", params=asked).text
+    links = [part.split('"')[0] for part in text.split('href="?')[1:] if "cluster=" in part.split('"')[0]]
+    assert links
+    assert all("threshold=0.5500000001&" in link.replace("&amp;", "&") for link in links)
+
+
 @pytest.fixture(scope="module")
 def live(root: Path) -> Iterator[Live]:
     server = Live(root / "db", table="t")

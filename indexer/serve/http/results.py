@@ -11,6 +11,7 @@ from indexer.jsonable import jsonable
 from indexer.serve.http import pairs, probes
 from indexer.serve.http.bodies import Offset
 from indexer.serve.http.predictions import read_calls
+from indexer.serve.http.probes import Listed
 from indexer.serve.tables import ServedTable, Tables
 from probes.evaluation.metrics import ECE_BINS
 
@@ -53,7 +54,8 @@ def _probes(router: APIRouter, tables: Tables) -> None:
         """Test images of a cell of the confusion matrix or of a bin of the calibration: wrong ones first, then by
         confidence.
         """
-        return predicted(tables.get(table), name, (true, called, bin), limit, offset)
+        served = tables.get(table)
+        return predicted(served, probes.one(served.store, name), (true, called, bin), limit, offset)
 
     @router.get("/comparisons")
     def compared(table: str) -> list[dict[str, Any]]:
@@ -90,15 +92,14 @@ def _duplicates(router: APIRouter, tables: Tables) -> None:
 
 
 def predicted(
-    served: ServedTable, name: str, which: tuple[str | None, str | None, int | None], limit: int, offset: int
+    served: ServedTable, found: Listed, which: tuple[str | None, str | None, int | None], limit: int, offset: int
 ) -> dict[str, Any]:
     """A page of a result's test images of (true class, called class, bin). Raises RowNotFound, InputError."""
-    found = probes.one(served.store, name)
     calls = read_calls(found)
     chosen = calls.select(*which)
     return {
         "table": served.store.name,
-        "result": name,
+        "result": found.name,
         "version": found.result.source.version,
         "newest_version": served.searcher.snapshot.version,
         "classes": list(calls.classes),

@@ -62,8 +62,9 @@ def _probes(router: APIRouter, tables: Tables) -> None:
     def images(
         table: str, name: str, true: ClassName = None, called: ClassName = None, bin: Bin = None, offset: Offset = 0
     ) -> HTMLResponse:
-        found = predicted(tables.get(table), name, (true, called, bin), IMAGES, offset)
-        own = probes.one(tables.get(table).store, name).result
+        served = tables.get(table)
+        listed = probes.one(served.store, name)
+        found, own = predicted(served, listed, (true, called, bin), IMAGES, offset), listed.result
         chosen = {"true": true, "called": called, "bin": bin}
         between = "" if bin is None else f"{bin / ECE_BINS:.2f} to {(bin + 1) / ECE_BINS:.2f}"
         return page(
@@ -101,7 +102,7 @@ def _duplicates(router: APIRouter, tables: Tables) -> None:
         files = [{"file": path.name, "facts": facts} for path, facts in pairs.files_of(served)]
         file = file or (files[0]["file"] if files and not compute else None)  # type: ignore[assignment]
         chosen = {
-            "file": file, "compute": "true" if compute and not file else None, "threshold": f"{threshold:g}",
+            "file": file, "compute": "true" if compute and not file else None, "threshold": threshold,
             "group": group or None, "split": split or None, "across": across, "cluster": cluster,
         }  # fmt: skip
         found, why = None, ""
