@@ -146,6 +146,11 @@ def test_tissue_is_the_median_saturation_above_the_threshold_and_its_mask_lies_b
 def test_the_rows_of_a_slide_have_the_columns_of_the_csv_beside_it(slides, table, tmp_path):
     found = {row["slide"]: (row["patient"], row["label"]) for row in rows(table, ["slide", "patient", "label"])}
     assert found == {"jpeg": ("p1", "ill"), "lzw": ("p2", "well"), "deflate": (None, None), "j2k": (None, None)}
+    (tmp_path / "mpp.csv").write_text("slide,mpp\njpeg,0.5\nlzw,0.5\nother,0.5\n", encoding="utf-8")
+    options = SlideOptions(mpp_of=str(tmp_path / "mpp.csv"))
+    for sources in ([slides], [slides / name for name in ("j2k.svs", "jpeg.svs", "lzw.tiff")]):
+        notes = find_slides([str(source) for source in sources], options).notes
+        assert notes == (f"{tmp_path / 'mpp.csv'}: rows that name no slide: 1: other",)
     for shard in find_slides([str(slides)], SlideOptions()).shards:
         assert slide_again(shard.name, shard.url, shard.identity, hash_content=False) == shard
     again = FakeEncoder()

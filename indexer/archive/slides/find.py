@@ -55,9 +55,12 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
     given = SlideRows(_existing(options.mpp_of, "--mpp-of")) if options.mpp_of else None
     coords = _existing(options.coords, "--coords") if options.coords else None
     shards: dict[str, Shard] = {}
+    tables: dict[Path, SlideRows] = {}  # each slides.csv, which many named slides may lie beside
     for root in (root for source in sources for root in _roots(source)):
         csv = (root if root.is_dir() else root.parent) / BESIDE
-        rows = SlideRows(csv) if csv.is_file() else None
+        if csv not in tables and csv.is_file():
+            tables[csv] = SlideRows(csv)
+        rows = tables.get(csv)
         for file in _files(root, notes):
             path = lasting_name(file.path)
             found = file_of(coords, file.path) if coords else None
@@ -73,8 +76,8 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
             shard = _shard(path, source, rows, file.others, hash_content=hash_content)
             if shards.setdefault(path, shard) is not shard:
                 notes.append(f"{file.key} was named twice; it is read once")
-        for table in (rows, given):
-            notes.extend([*table.notes, *table.unused()] if table else [])
+    for table in (*tables.values(), *([given] if given else [])):
+        notes.extend([*table.notes, *table.unused()])
     if coords and not coords.is_dir() and len(shards) > 1:
         raise InputError(f"--coords {coords} is one file, for one slide, and {len(shards)} are named. Name its folder.")
     if not shards:
@@ -152,7 +155,8 @@ def _files_below(root: Path, notes: list[str]) -> list[_File]:
             left_out.add("no slide by its suffix", found.path)
     for files in dicom.values():
         series = _series(files)
-        for path in {*files} - {path for first, others in series.items() for path in (first, *others)}:
+        slide_files = {path for first, others in series.items() for path in (first, *others)}
+        for path in (path for path in files if path not in slide_files):
             left_out.add("DICOM, not a whole slide", path.relative_to(root).as_posix())
         slides += [
             _File(first, plain_name(first.relative_to(root).as_posix()), tuple(map(str, others)))
