@@ -5,6 +5,7 @@ Of a slide's properties only numbers leave this process: labels and descriptions
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,7 +98,8 @@ def _coordinates(request: dict[str, Any]) -> tuple[dict[str, Any], UInt8]:
     numbers = {
         name: float(value.ravel()[0]) for name, value in given.items() if value.dtype.kind in "iuf" and value.size
     }
-    return {"attributes": numbers}, values.view(np.uint8)
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    return {"attributes": finite}, values.view(np.uint8)
 
 
 _ANSWERS = {"facts": _facts, "region": _region, "overview": _overview, "coordinates": _coordinates}

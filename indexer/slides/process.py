@@ -75,7 +75,7 @@ def overview(path: str, facts: SlideFacts, scale: float) -> UInt8:
 
 
 def coordinates(path: str, names: tuple[str, ...]) -> tuple[Int64, dict[str, float]]:
-    """(n, 2) x and y of an HDF5 file's `coords`, and those of its attributes that are numbers. Raises PixelError."""
+    """(n, 2) x and y of an HDF5 file's `coords`, and its attributes that are finite numbers. Raises PixelError."""
     answer, data = _ask({"ask": "coordinates", "path": path, "names": names, "most": MOST_COORDINATES}, CPU_SECONDS)
     assert data is not None
     return data.view(np.int64).reshape(-1, 2), answer["attributes"]

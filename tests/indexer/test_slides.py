@@ -228,6 +228,18 @@ def test_coordinates_of_clam_and_trident_give_the_same_tiles(slides, table, tmp_
         for rule, reason in ((TileRule(224, 1.0), "another tile size"), (TileRule(256, 0.5), "another resolution")):
             store, _ = run([slides / "deflate.tif"], tmp_path / f"{kind}-{rule.mpp}-{rule.tile}", rule, options=options)
             assert failures(store) == {("deflate.tif", ""): f"coordinates of {reason}"}
+    for number, (attributes, reason) in enumerate(
+        [
+            ({"patch_size": np.nan}, "coordinates of another tile size"),
+            ({"patch_size": 256, "patch_size_level0": np.inf}, "bad coordinates"),
+        ]
+    ):
+        with h5py.File(tmp_path / "odd.h5", "w") as file:
+            file["coords"] = corners
+            file["coords"].attrs.update(attributes)
+        options = SlideOptions(coords=str(tmp_path / "odd.h5"))
+        store, _ = run([slides / "deflate.tif"], tmp_path / f"odd-{number}", options=options)
+        assert failures(store) == {("deflate.tif", ""): reason}
 
 
 def test_a_table_keeps_one_rule_for_tiles(slides, table, tmp_path):
