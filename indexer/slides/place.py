@@ -19,10 +19,12 @@ MOST_READ = 64 << 20  # pixels of a level: a slide without a pyramid would take 
 
 def in_its_slide(tile: Tile, side: int) -> UInt8:
     """(side, side, 3): the whole slide on white, the tile framed. Raises PixelError."""
-    whole, scale = _whole(tile.path, Path(tile.path).stat().st_mtime_ns, side)
+    facts, whole, scale = _whole(tile.path, Path(tile.path).stat().st_mtime_ns, side)
+    if tile.level >= len(facts.downsamples):
+        raise PixelError("no such level", f"{tile.level} of {len(facts.downsamples)}: the slide is another one now")
     picture = whole.copy()
-    side0 = tile.side * slide_facts(tile.path).downsamples[tile.level]
-    left, top = ((side - length) // 2 for length in _drawn(slide_facts(tile.path), scale))
+    side0 = tile.side * facts.downsamples[tile.level]
+    left, top = ((side - length) // 2 for length in _drawn(facts, scale))
     x, y = left + int(tile.x / scale), top + int(tile.y / scale)
     long = max(LEAST, round(side0 / scale))
     x, y = min(x, side - long), min(y, side - long)
@@ -33,8 +35,8 @@ def in_its_slide(tile: Tile, side: int) -> UInt8:
 
 
 @lru_cache(maxsize=64)
-def _whole(path: str, changed: int, side: int) -> tuple[UInt8, float]:
-    """The slide fitted to a square, and pixels of level 0 a pixel of it."""
+def _whole(path: str, changed: int, side: int) -> tuple[SlideFacts, UInt8, float]:
+    """The slide's facts, its picture fitted to a square, and pixels of level 0 a pixel of that."""
     del changed
     facts = slide_facts(path)
     scale = max(1.0, max(facts.sizes[0]) / side)
@@ -46,7 +48,7 @@ def _whole(path: str, changed: int, side: int) -> tuple[UInt8, float]:
     canvas = np.full((side, side, 3), 255, np.uint8)
     left, top = ((side - length) // 2 for length in _drawn(facts, scale))
     canvas[top : top + found.shape[0], left : left + found.shape[1]] = found
-    return canvas, scale
+    return facts, canvas, scale
 
 
 def _drawn(facts: SlideFacts, scale: float) -> tuple[int, int]:

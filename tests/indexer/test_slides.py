@@ -297,8 +297,11 @@ def test_a_tile_is_read_back_from_where_its_row_says_and_from_nowhere_else(slide
     with pytest.raises(ReadError, match="below no folder"):
         read_place(path, place_of(row), row["content"], roots=[str(tmp_path)])
     for member in ("0,0 level 0 256>999999", "0,0 level 9 256>256", "../x", ""):
+        place = place_of(row | {"member": member})
         with pytest.raises(ReadError):
-            read_place(path, place_of(row | {"member": member}), row["content"])
+            read_place(path, place, row["content"])
+        with pytest.raises(ReadError):
+            around(path, place, 128)
 
 
 def test_without_tile_slides_are_passed_over_with_the_way_out(slides, tmp_path):
