@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from indexer.slides.process import SlideFacts
-from indexer.types import Bool, Float64, Int64, UInt8
+from indexer.types import Bool, Float64, Int32, Int64, UInt8
 
 MPP = 8.0  # micrometres a pixel of the overview
 MOST_PIXELS = 16 << 20  # of the overview: a larger slide has a coarser one
@@ -33,28 +33,27 @@ def tissue(picture: UInt8, saturation: int) -> Bool:
     spread = (largest - picture.min(axis=2)).astype(np.uint16)
     above = (spread * np.uint32(255) > largest * np.uint32(saturation)) & (largest >= DARKEST)
     half = MEDIAN // 2
-    padded = np.pad(above, half, mode="edge").astype(np.int64)
-    found: Bool = _sums(padded, MEDIAN) > MEDIAN * MEDIAN // 2
+    found: Bool = _sums(np.pad(above, half, mode="edge"), MEDIAN) > MEDIAN * MEDIAN // 2
     return found
 
 
-def _sums(values: Int64, side: int) -> Int64:
-    """The sums over all squares of `side` pixels, by a summed-area table."""
+def _sums(values: Bool, side: int) -> Int32:
+    """The counts over all squares of `side` pixels, by a summed-area table."""
     table = _summed(values)
     return table[side:, side:] - table[side:, :-side] - table[:-side, side:] + table[:-side, :-side]
 
 
-def _summed(values: Int64) -> Int64:
-    """The sums of all values above and to the left: one row and column more."""
-    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int64)
-    values.cumsum(axis=0, out=table[1:, 1:])
-    table.cumsum(axis=1, out=table)
+def _summed(values: Bool) -> Int32:
+    """The counts of all that is true above and to the left, at most MOST_PIXELS: one row and column more."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int32)
+    values.cumsum(axis=0, dtype=np.int32, out=table[1:, 1:])
+    table.cumsum(axis=1, dtype=np.int32, out=table)
     return table
 
 
 def shares(mask: Bool, scale: float, corners: Int64, side0: float) -> Float64:
     """(n,) share of tissue in each tile, over the pixels of the mask that it touches; `side0`: pixels of level 0."""
-    table = _summed(mask.astype(np.int64))
+    table = _summed(mask)
     height, width = mask.shape
     limits = np.array([width, height])
     low = np.clip((corners / scale).astype(np.int64), 0, limits - 1)
