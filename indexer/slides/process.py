@@ -9,6 +9,7 @@ import importlib.util
 import math
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ def require_reader() -> None:
     """Raise InputError where the packages that read slides are not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("openslide", "h5py")):
         raise InputError("slides are read with the extra `wsi`: pip install 'embedding-indexer[wsi]'.")
+
+
+@cache
+def _require_reader_once() -> None:
+    """As `require_reader`, which searches the disk: not for each tile."""
+    require_reader()
 
 
 def slide_facts(path: str) -> SlideFacts:
@@ -83,7 +90,7 @@ def coordinates(path: str, names: tuple[str, ...]) -> tuple[Int64, dict[str, flo
 
 def _ask(request: dict[str, Any], seconds: int) -> tuple[dict[str, Any], UInt8 | None]:
     """The answer of a child, and the array in it. Raises PixelError."""
-    require_reader()
+    _require_reader_once()
     deadline = time.monotonic() + WALL_FACTOR * seconds
     child = _holding(request | {"cpu_seconds": seconds}, deadline)
     try:
