@@ -136,7 +136,7 @@ def test_a_circle_of_pages_ends(tmp_path):
 @pytest.mark.parametrize("compress", ["", "zstd", "gz"])
 def test_an_mds_file_gives_the_columns_of_its_samples_and_its_images_by_reference(tmp_path, compress):
     columns = {
-        "age": ("float32", 40.5), "id": ("str", "p1"), "n": ("int", 7), "img": ("png", png(1)),
+        "age": ("float32", 40.5), "id": ("str", "p1"), "n": ("int", 7), "zero": ("int", 0), "img": ("png", png(1)),
         "box": ("ndarray", b"??"), "odd": ("pkl", pickle.dumps(1)), "big": ("str_int", "123456789012345678901"),
         "extra": ("json", '{"a": [1]}'),
     }  # fmt: skip
@@ -151,6 +151,7 @@ def test_an_mds_file_gives_the_columns_of_its_samples_and_its_images_by_referenc
         "age": 40.5,
         "id": "p1",
         "n": 7,
+        "zero": 0,
         "big": 123456789012345678901,
         "extra": {"a": [1]},
     }
@@ -158,8 +159,9 @@ def test_an_mds_file_gives_the_columns_of_its_samples_and_its_images_by_referenc
     assert read_place(str(source), place, hashlib.sha256(png(1)).hexdigest(), roots=[str(tmp_path)]) == png(1)
     light = list(read_shard(replace(shard, stored={(s.member, s.offset) for s in samples[:2]})))
     assert [bool(s.image) for s in light] == [False, False, True]
-    (keyed,) = find_shards([str(source)], tables=TableOptions(key="id")).shards
-    assert next(read_shard(keyed)).key == "p1"
+    for column, key in (("id", "p1"), ("zero", "0")):
+        (keyed,) = find_shards([str(source)], tables=TableOptions(key=column)).shards
+        assert next(read_shard(keyed)).key == key
 
 
 def test_raw_pixels_of_an_mds_are_those_of_a_ppm_and_other_encodings_are_told(tmp_path):

@@ -131,7 +131,8 @@ class _Rows:
             fields = self._split | {field: found for name, field in columns.fields.items()
                       if (found := self._value(name, data, spots)) is not None}  # fmt: skip
             if self._key:
-                key = str(self._value(self._key, data, spots) or key)
+                given = self._value(self._key, data, spots)
+                key = key if given in (None, "") else str(given)
             if columns.encoding == "pil":
                 image = _from_pil(image)
                 suffix = "ppm" if image[:2] == b"P6" else "pgm"
