@@ -145,11 +145,16 @@ def test_relative_paths_are_read_below_the_address_that_the_user_named_and_nothi
     for name in ("in/a.png", "b.png"):
         (tmp_path / "web" / name).write_bytes(png(1))
     with web_server(tmp_path / "web") as (_, address):
-        source = table(tmp_path / "s.csv", ["a.png", "../b.png", f"{address}/b.png", f"{address}/in/a.png?x=1"])
+        paths = ["a.png", "../b.png", f"{address}/b.png", f"{address}/in/a.png?x=1", "a.png?x=2"]
+        source = table(tmp_path / "s.csv", paths)
         (shard,) = find_shards([str(source)], tables=TableOptions("url", "", f"{address}/in")).shards
         items = list(read_shard(shard))
-        assert [type(item) for item in items] == [Sample, Failure, Failure, Sample]
+        assert [type(item) for item in items] == [Sample, Failure, Failure, Sample, Sample]
         assert items[0].key == f"{address}/in/a.png"
+        for item in (items[0], *items[3:]):
+            place = Place(shard.name, item.member, item.offset, item.nbytes, item.suffix)
+            content = hashlib.sha256(png(1)).hexdigest()
+            assert read_place(str(source), place, content, roots=[str(tmp_path), f"{address}/in"]) == png(1)
         forged = Place(shard.name, f"{address}/b.png", 0, 1, "png")
         with pytest.raises(ReadError, match="--pictures-from"):
             read_place(str(source), forged, hashlib.sha256(png(1)).hexdigest(), roots=[str(tmp_path), f"{address}/in"])

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from indexer.addresses import identity, is_remote, plain
 from indexer.archive.roots import is_below, named
 from indexer.archive.samples import plain_name
-from indexer.archive.tables.named import TableOptions, image_folder
+from indexer.archive.tables.named import TableOptions, image_folder, options_in
 from indexer.errors import ReadError, ShardNotFound
 from indexer.memory.budget import MAX_IMAGE
 from indexer.redact import redacted, stored_address
 from indexer.remote.stream import ResumedStream
 from indexer.remote.whole import SMALL_BYTES, Servers, can_be_fetched, drained, read_whole, server_of
-from indexer.types import Failure, Sample, Shard
+from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
 MAX_FETCHED = 512 << 20  # bytes; a few are held at once
@@ -82,7 +82,7 @@ class ListedFiles:
         try:
             try:
                 for row in rows:
-                    image = self._image(row.path)
+                    image = self.image(row.path)
                     fetched = image.address and not image.reason and (image.member, row.number) not in shard.stored
                     coming.append(
                         readers.submit(self._sample, shard, row, image) if fetched else self._sample(shard, row, image)
@@ -131,7 +131,7 @@ class ListedFiles:
         """
         facts = hashlib.sha256(table.encode())
         for path in paths:
-            image = self._image(path)
+            image = self.image(path)
             if image.address and not image.reason:
                 self._addresses += 1
                 if len(self._roots) < MAX_SERVERS:
@@ -163,7 +163,8 @@ class ListedFiles:
             found.append("pictures of further servers are read back with --pictures-from alone")
         return found
 
-    def _image(self, path: str) -> _Image:
+    def image(self, path: str) -> _Image:
+        """Where the image that a row names lies."""
         if not path:
             return _Image("", "", "no path in the row")
         if path.startswith("file://"):
@@ -210,15 +211,17 @@ class ListedFiles:
         return result
 
 
-def read_listed(url: str, member: str, roots: Sequence[str] | None, listed: Iterable[str]) -> bytes:
+def read_listed(url: str, place: Place, roots: Sequence[str] | None, listed: Iterable[str]) -> bytes:
     """The bytes of a listed image. Raises OSError, ReadError.
 
     `listed`: the path in the image's row of the table as it is now. An address that was stored without its signature
     is taken from there.
     """
+    member = place.member
     if is_remote(member):
         _require_root(member, member, roots)
-        address = next((path for path in listed if stored_address(path) == member), "")
+        images = map(ListedFiles(url, options_in(place.shard, url)).image, listed)
+        address = next((image.address for image in images if image.member == member), "")
         if "?" in member and not address:
             raise ReadError(f"{member} is no longer in that row of {url}, which holds its signature")
         return read_whole(address or member, MAX_FETCHED)

@@ -55,7 +55,7 @@ class Listing:
         return ListedFiles(shard.url, options).samples(shard, _rows(shard.url, options))
 
     def read_back(self, url: str, place: Place, roots: Sequence[str] | None) -> bytes:
-        return read_listed(url, place.member, roots, _listed(url, place))
+        return read_listed(url, place, roots, _listed(url, place))
 
 
 def _rows(url: str, options: TableOptions) -> Iterator[Row]:

@@ -91,7 +91,7 @@ class Parquet:
         with _opened(url) as file:
             columns = columns_of(url, file.schema_arrow, options)
             if columns.form == "path":
-                return read_listed(url, place.member, roots, map(str, _value(url, file, columns.image, place.offset)))
+                return read_listed(url, place, roots, map(str, _value(url, file, columns.image, place.offset)))
             for value in _value(url, file, columns.image, place.offset):
                 return _image(value, columns.form)[0] or b""
         raise ReadError(f"{url} has no row {place.offset} any more")
