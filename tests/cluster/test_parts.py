@@ -208,6 +208,21 @@ def test_what_waits_does_not_replace_what_was_indexed_since(tmp_path) -> None:
     assert sorted(contents(database)["rows"]) == ["im3", "im4"]
 
 
+def test_two_contents_of_a_shard_that_wait_together_do_not_become_one(tmp_path) -> None:
+    archive, database = tmp_path / "shards", str(tmp_path / "db")
+    archive.mkdir()
+    for numbers in ([1, 2], [3, 4, 5]):
+        shard(archive / "a.tar", numbers)
+        part(database, archive, 0, 1, commit=False)
+    assert len(waiting(database)) == 2
+    report = committed(database)
+    assert (report.shards, len(report.stale), report.whole) == (1, 1, False)
+    assert sorted(contents(database)["rows"]) in (["im1", "im2"], ["im3", "im4", "im5"])
+    assert not waiting(database)
+    part(database, archive, 0, 1, changed="replace")
+    assert sorted(contents(database)["rows"]) == ["im3", "im4", "im5"]
+
+
 def test_a_damaged_file_is_not_believed_and_its_shard_is_embedded_again(tmp_path, archive, truth) -> None:
     database = str(tmp_path)
     part(database, archive, 0, 1, commit=False)

@@ -50,6 +50,8 @@ def commit_pending(writer: StoreWriter, place: PendingPlace, progress: Progress,
                 with place.file(name) as file:
                     pending = opened(file, f"{place.where}/{name}")
                     _require_ours(pending, writer)
+                    if pending.result.shard.name in group.shards:  # with another content: the ledger decides
+                        group.commit()
                     replaces = _due(pending, writer.entries.get(pending.result.shard.name), report)
                     if replaces is not None:
                         parts = pending.parts(file, rows)
@@ -75,11 +77,13 @@ class _Group:
         self._results: list[ShardResult] = []
         self._names: list[str] = []
         self._rows = 0
+        self.shards: set[str] = set()  # of the results
         self.over: list[str] = []  # files whose shards need no commit
 
     def add(self, name: str, parts: Iterator[ShardResult], rows: int) -> None:
         for result in parts:
             self._results.append(result)
+            self.shards.add(result.shard.name)
             self._rows += sum(len(batch.rows) for batch in result.batches)
             if not result.more:
                 self._names.append(name)
@@ -88,8 +92,7 @@ class _Group:
 
     def commit(self) -> None:
         if self._results:
-            shards = {result.shard.name for result in self._results}
-            self._writer.expect(shards, {r.shard.name for r in self._results if r.replaces})
+            self._writer.expect(self.shards, {r.shard.name for r in self._results if r.replaces})
             written = self._writer.commit(self._results)
             self._writer.tidy_when_due()
             report = self._report
@@ -102,7 +105,7 @@ class _Group:
             report.reasons = dict(reasons.most_common())
         for name in (*self._names, *self.over):
             self._place.remove(name)
-        self._results, self._names, self.over, self._rows = [], [], [], 0
+        self._results, self._names, self.over, self._rows, self.shards = [], [], [], 0, set()
 
 
 def state_of(entry: LedgerEntry | None) -> LedgerState | None:
