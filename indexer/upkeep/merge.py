@@ -34,7 +34,7 @@ class MergeReport:
     rows: int = 0
     failed: int = 0
     same: int = 0  # shards that the table had already, with the same content
-    kept: list[str] = field(default_factory=list)  # shards whose content differs: this table's was kept
+    kept: list[str] = field(default_factory=list)  # shards whose content differs: the former was kept
     adopted: int = 0  # images that the table has under another shard, with the same key and bytes
     reasons: dict[str, int] = field(default_factory=dict)  # of the failures
     labelled: int = 0  # rows that brought labels along
@@ -47,15 +47,20 @@ def merge(
 ) -> MergeReport:
     """Add what the other tables have and this one lacks. A merge that was killed goes on where it was.
 
-    A shard that both have counts once where its images are the same. `keep`: where they are not, this table's stay.
+    A shard that both have counts once where its images are the same. `keep`: where they are not, this table's stay,
+    or those of the first of `others` that has it.
     Raises EncoderMismatch, and InputError for tables that do not go together, before anything is written.
     """
     report = MergeReport(writer.store.name, notes=list(writer.notes))
-    for other in others:
+    holders = {name: _Held(entry, writer.store) for name, entry in writer.entries.items()}
+    plans: list[dict[str, tuple[LedgerEntry, bool]]] = []
+    for number, other in enumerate(others):
         _require_fitting(writer.store, other)
-        _plan(writer, other, MergeReport(""), keep=keep)
-    for other in others:
-        todo = _plan(writer, other, report, keep=keep)
+        for earlier in (writer.store, *others[:number]):
+            _require_one_type(earlier, other)
+        plans.append(_plan(holders, other, report, keep=keep))
+        holders |= {name: _Held(entry, other) for name, (entry, _) in plans[-1].items()}
+    for other, todo in zip(others, plans, strict=True):
         added = writer.add_columns(_new_columns(writer.store, other)) if todo else []
         report.columns += [name for name in added if name not in report.columns]
         receipts = folder_of(other)
@@ -79,6 +84,9 @@ def _require_fitting(store: EmbeddingStore, other: EmbeddingStore) -> None:
             f"{store.uri} ({store.keys}, {store.tiles}). Index one of the archives again with the other's --key, "
             "--prefix or --tile."
         )
+
+
+def _require_one_type(store: EmbeddingStore, other: EmbeddingStore) -> None:
     clash = _clashing(store, other)
     if clash and _has_labels(other, clash):
         kinds = store.columns(), other.columns()
@@ -108,31 +116,47 @@ def _new_columns(store: EmbeddingStore, other: EmbeddingStore) -> list[pa.Field]
     return [pa.field(name, kind) for name, kind in other.columns().items() if name not in mine]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A shard's ledger entry, and the table whose rows it stands for."""
+
+    entry: LedgerEntry
+    store: EmbeddingStore
+
+
 def _plan(
-    writer: StoreWriter, other: EmbeddingStore, report: MergeReport, *, keep: bool
+    holders: Mapping[str, _Held], other: EmbeddingStore, report: MergeReport, *, keep: bool
 ) -> dict[str, tuple[LedgerEntry, bool]]:
-    """The shards to add: their ledger entries there, and whether they replace a beginning of theirs here."""
+    """The shards to add: their ledger entries there, and whether they replace a beginning of theirs here.
+
+    `holders` are the shards that the table has, or will have from tables that are merged before this one.
+    """
     todo: dict[str, tuple[LedgerEntry, bool]] = {}
     differing: list[str] = []
-    rows, own = ShardRows(other), ShardRows(writer.store)
+    rows: dict[str, ShardRows] = {}  # by database
+
+    def content(store: EmbeddingStore, name: str) -> Digests:
+        if store.uri not in rows:
+            rows[store.uri] = ShardRows(store)
+        return _content(store, rows[store.uri], name)
+
     for name, entry in entries_of(other).items():
-        mine = writer.entries.get(name)
+        held = holders.get(name)
         if entry.status == BEGUN:
             report.notes.append(f"{name} is not complete in {other.uri} and was left out: index it there to its end")
-        elif mine is None or (mine.status == BEGUN and mine.identity == entry.identity):
-            todo[name] = entry, mine is not None
-        elif mine.identity == entry.identity or np.array_equal(
-            _content(other, rows, name), _content(writer.store, own, name)
-        ):
+        elif held is None or (held.entry.status == BEGUN and held.entry.identity == entry.identity):
+            todo[name] = entry, held is not None
+        elif held.entry.identity == entry.identity or np.array_equal(content(other, name), content(held.store, name)):
             report.same += 1
         else:
             differing.append(name)
     if differing and not keep:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        first = holders[differing[0]].store.uri
         raise InputError(
-            f"{differing[0]}{more}: other content in {other.uri} than in {writer.store.uri}. Index it again in one of "
-            "them (--changed replace), give one archive another address (`indexer relocate`), or keep this table's "
-            "with --differing keep."
+            f"{differing[0]}{more}: other content in {other.uri} than in {first}. Index it again in one of them "
+            "(--changed replace), give one archive another address (`indexer relocate`), or keep the content of "
+            f"{first} with --differing keep."
         )
     report.kept += differing
     return todo

@@ -95,6 +95,31 @@ def test_a_shard_with_other_images_stops_a_merge_before_anything_is_written(tmp_
     ].keys()
 
 
+def test_sites_that_differ_among_themselves_stop_a_merge_before_anything_is_written(tmp_path, sites) -> None:
+    (first, second, _), _ = sites
+    a, b = indexed(tmp_path / "a", first), indexed(tmp_path / "b", second)
+    shard(second, [50, 51])
+    c, before = indexed(tmp_path / "c", second), contents(a)
+    with pytest.raises(InputError, match=f"other content in {c} than in {b}"):
+        merged(a, b, c)
+    assert contents(a) == before
+    report = merged(a, b, c, keep=True)
+    assert (report.shards, report.kept) == (1, [str(second)])
+    assert "im50" not in contents(a)["rows"]
+
+
+def test_labels_of_two_types_among_the_sites_are_refused_and_not_left_out(tmp_path, sites) -> None:
+    (first, second, third), _ = sites
+    a, b, c = indexed(tmp_path / "a", first), indexed(tmp_path / "b", second), indexed(tmp_path / "c", third)
+    for database, rows in ((b, "im10,3\n"), (c, "im20,poor\n")):
+        (tmp_path / "labels.csv").write_text("key,grade\n" + rows)
+        assert call("indexer", "labels", database, str(tmp_path / "labels.csv")).code == 0
+    before = contents(a)
+    with pytest.raises(InputError, match="labels in columns of two types: grade"):
+        merged(a, b, c)
+    assert contents(a) == before
+
+
 def test_a_shard_that_was_only_copied_counts_once(tmp_path, sites) -> None:
     (first, _, _), _ = sites
     a = indexed(tmp_path / "a", first)
