@@ -76,6 +76,12 @@ def test_room_for_few_groups_only_takes_more_passes_and_gives_the_same(tmp_path)
     check_equal(store)
 
 
+def test_a_database_in_a_folder_named_as_pooled_vectors_are_is_written_and_pooled(tmp_path):
+    store = make_table(tmp_path / "x.pooled", unit_rows(60, DIM), series_of(60, 4))
+    pool(store, "series")
+    check_equal(store)
+
+
 def test_only_groups_with_new_changed_or_deleted_rows_are_pooled_again(tmp_path):
     store = make_table(tmp_path / "db", unit_rows(400, DIM), series_of(400, 50))
     pool(store, "series")

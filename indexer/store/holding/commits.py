@@ -26,7 +26,7 @@ def committing(dataset: Any, what: str = "") -> Iterator[None]:
     Raises StoreLocked where another writer has taken over, StoreError where Lance's commit fails. What a failed commit
     left is looked up by the next writer; it is never repeated.
     """
-    lease = _leases[_stem(dataset.uri)]
+    lease = _lease_of(dataset.uri)
     with writing(what or dataset.uri):
         lease.require()
         try:
@@ -38,7 +38,7 @@ def committing(dataset: Any, what: str = "") -> Iterator[None]:
 
 def fence_after_cleanup(dataset: Any) -> None:
     """Keep a fence newer than the versions that were cleaned up, where another machine's writer may be asleep."""
-    if _leases[_stem(dataset.uri)].contested:
+    if _lease_of(dataset.uri).contested:
         fence(dataset)
 
 
@@ -89,10 +89,10 @@ class TableLock:
         self._held.__exit__(kind, error, tb)
 
 
-def _stem(address: str) -> str:
-    """The address of a table, of it or of one of its side tables, without its ending."""
-    table, beside, _ = address.rpartition(".pooled/")
-    if beside:
-        return table
+def _lease_of(address: str) -> Lease:
+    """The lease of a table, from the address of it or of one of its side tables. Raises KeyError where none is held."""
     stem = address.removesuffix(".lance")
-    return next((stem.removesuffix(f".{side}") for side in SIDES if stem.endswith(f".{side}")), stem)
+    stem = next((stem.removesuffix(f".{side}") for side in SIDES if stem.endswith(f".{side}")), stem)
+    if stem not in _leases:  # of pooled vectors, unless the database itself is a folder that is named so
+        stem = address.rpartition(".pooled/")[0]
+    return _leases[stem]
