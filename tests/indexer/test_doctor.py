@@ -6,6 +6,7 @@ import http.server
 import json
 import socket
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,24 @@ def test_a_trial_takes_from_the_whole_archive(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(archive_sample, "read_shard", lambda shard: seen.append(shard.name) or read(shard))
     assert trials.trial(shards_of(folder), FakeEncoder(), 10).images == 10
     assert [Path(name).name for name in seen] == [f"{n:03d}.tar" for n in range(0, 40, 4)]
+
+
+def test_the_files_of_a_sample_of_pictures_are_not_held_together(tmp_path, monkeypatch):
+    alive, most = [], []
+    read = archive_sample.read_shard
+
+    def watched(shard):
+        for item in read(shard):
+            alive.append(weakref.ref(item))
+            most.append(sum(sample() is not None for sample in alive))
+            yield item
+
+    monkeypatch.setattr(archive_sample, "read_shard", watched)
+    found = archive_sample.sample_pictures(
+        shards_of(archive(tmp_path, shards=2, images=20)), FakeEncoder().spec.pixels, 40
+    )
+    assert (len(found), len(alive)) == (40, 40)
+    assert max(most) < 10
 
 
 def test_frames_of_one_file_are_images_of_the_trial_up_to_its_number(tmp_path, quick):

@@ -18,15 +18,18 @@ PARTS = 8  # of one image; more would make a volume most of the sample
 
 
 def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> UInt8:
-    """At most `images` decoded pictures (n, size, size, 3), up to PARTS of one image.
+    """At most `images` decoded pictures (n, size, size, 3), up to PARTS of one image, a file of each shard at a time.
 
     Raises InputError where none can be read and decoded.
     """
-    samples, reasons = sample_archive(shards, images)
     pictures: list[UInt8] = []
-    for sample in samples:
+    reasons: Counter[str] = Counter()
+    for item in _sampled(shards, images):
+        if isinstance(item, Failure):
+            reasons[item.reason] += 1
+            continue
         try:
-            pictures += [part.pixels for part in islice(decode(sample.read(), sample.suffix, spec), PARTS)]
+            pictures += [part.pixels for part in islice(decode(item.read(), item.suffix, spec), PARTS)]
         except PixelError as error:
             reasons[error.reason] += 1
         if len(pictures) >= images:
@@ -37,31 +40,31 @@ def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> UI
 
 
 def sample_archive(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:
-    """Up to `images` samples, an equal number from each of a few shards spread over the archive.
+    """Up to `images` samples, with their bytes, and the reasons of those of them that cannot be read."""
+    items = list(_sampled(shards, images))
+    reasons = Counter(item.reason for item in items if isinstance(item, Failure))
+    return [item for item in items if isinstance(item, Sample)], reasons
+
+
+def _sampled(shards: Sequence[Shard], images: int) -> Iterator[Sample | Failure]:
+    """Up to `images` items, an equal number from each of a few shards spread over the archive.
 
     Where these hold too few, as the buckets of a small folder do, further shards are read.
     """
-    left = list(shards)
-    samples: list[Sample] = []
-    reasons: Counter[str] = Counter()
-    while left and len(samples) + sum(reasons.values()) < images:
+    left, given = list(shards), 0
+    while left and given < images:
         places = {i * len(left) // SHARDS for i in range(SHARDS)}
-        _read_some([left[place] for place in sorted(places)], images, samples, reasons)
+        streams = [_stream(left[place]) for place in sorted(places)]
+        share = -(-images // len(streams))
+        while streams and given < images:
+            for stream in list(streams):
+                before = given
+                for item in islice(stream, min(share, images - given)):
+                    given += 1
+                    yield item
+                if given == before:
+                    streams.remove(stream)
         left = [shard for place, shard in enumerate(left) if place not in places]
-    return samples, reasons
-
-
-def _read_some(shards: Sequence[Shard], images: int, samples: list[Sample], reasons: Counter[str]) -> None:
-    """Add to `samples` and `reasons` until they have `images` items in total, or the shards end."""
-    streams = [_stream(shard) for shard in shards]
-    share = -(-images // len(streams))
-    while streams and len(samples) + sum(reasons.values()) < images:
-        for stream in list(streams):
-            items = list(islice(stream, min(share, images - len(samples) - sum(reasons.values()))))
-            if not items:
-                streams.remove(stream)
-            samples += [item for item in items if isinstance(item, Sample)]
-            reasons.update(item.reason for item in items if isinstance(item, Failure))
 
 
 def _stream(shard: Shard) -> Iterator[Sample | Failure]:
