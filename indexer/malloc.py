@@ -19,12 +19,8 @@ def keep_freed_memory() -> None:
     again: 230 page faults an image and up to 5 % of the CPU time (glibc adapts its thresholds to the sizes freed
     first, so the cost varies from run to run).
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+    _set(M_TRIM_THRESHOLD, KEPT_BYTES)
+    _set(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def share_one_heap() -> None:
@@ -34,11 +30,7 @@ def share_one_heap() -> None:
     for every core: over a table of 800,000 rows the peak of `probes linear` fell from 67 to 35 MB, that of `probes
     compare` from 149 to 62, of `labels` from 53 to 32 (benchmarks/scale.py).
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
+    _set(M_ARENA_MAX, 1)
 
 
 def unmap_large_blocks() -> None:
@@ -48,12 +40,8 @@ def unmap_large_blocks() -> None:
     For a process that lives long and seldom works: by default glibc raises its threshold with the blocks that are
     freed, and then keeps them.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, UNMAPPED_BYTES)
-        mallopt(M_TRIM_THRESHOLD, UNMAPPED_BYTES)
+    _set(M_MMAP_THRESHOLD, UNMAPPED_BYTES)
+    _set(M_TRIM_THRESHOLD, UNMAPPED_BYTES)
 
 
 def share_one_heap_with_arrow() -> None:
@@ -79,3 +67,11 @@ def release_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
         if trim is not None:
             trim(0)
+
+
+def _set(parameter: int, value: int) -> None:
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(parameter, value)

@@ -35,7 +35,7 @@ class Hooks:
 
 
 class Sink(Protocol):
-    """Takes results and keeps them: `commit.Committer` in the table, `parts.pending.PendingSink` beside it."""
+    """Takes results and keeps them: `commit.Committer` in the table, `parts.embed.PendingSink` beside it."""
 
     totals: Totals
 

@@ -23,8 +23,6 @@ from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
 from indexer.types import UNREAD, Encoder, RunReport, Shard
 
-FAILURE_GRACE = 1000  # images before --max-failures may stop a run
-
 
 def index(
     shards: Sequence[Shard],

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
+from indexer.cores import cores
 from indexer.errors import StoreError, TooManyFailures
 from indexer.pipeline.records.files import MANIFEST, Beside, RunFiles, run_files
 from indexer.redact import redacted
@@ -99,7 +100,7 @@ def _facts(store: EmbeddingStore, command: Sequence[str]) -> dict[str, Any]:
         "encoder": json.loads(store.spec.to_json()),
         "fingerprint": store.spec.fingerprint,
         "versions": {"python": sys.version.split()[0]} | {p: v for p in PACKAGES if (v := _version(p)) is not None},
-        "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"system": platform.platform(), "cores": cores()},
     }
 
 

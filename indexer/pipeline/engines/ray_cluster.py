@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from indexer.cores import cores
 from indexer.errors import EncoderError, InputError
 from indexer.pipeline.engines.ray_worker import ShardWorker, WorkerOptions
 
@@ -106,7 +107,7 @@ def connected(options: ClusterOptions, worker: WorkerOptions) -> Iterator[Cluste
         raise InputError("--engine ray needs the extra ray. Run pip install 'embedding-indexer[ray]'.") from error
     known: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        workers = options.workers or len(os.sched_getaffinity(0))
+        workers = options.workers or cores()
         known |= {"num_cpus": workers, "object_store_memory": STORE_BYTES * workers, "include_dashboard": False}
     try:
         ray.init(**known)
