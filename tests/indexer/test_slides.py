@@ -242,6 +242,17 @@ def test_coordinates_of_clam_and_trident_give_the_same_tiles(slides, table, tmp_
         assert failures(store) == {("deflate.tif", ""): reason}
 
 
+def test_a_file_of_coordinates_is_never_taken_for_two_slides(slides, tmp_path):
+    for name in ("a/s.tif", "b/s.tif"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        (tmp_path / "in" / name).write_bytes((slides / "deflate.tif").read_bytes())
+    (tmp_path / "coords").mkdir()
+    for source, given, file in ((tmp_path / "in", "coords", "coords/s.h5"), (slides, "one.h5", "one.h5")):
+        (tmp_path / file).touch()
+        with pytest.raises(InputError, match=f"{file} would be taken for .* and for "):
+            find_slides([str(source)], SlideOptions(coords=str(tmp_path / given)))
+
+
 def test_a_table_keeps_one_rule_for_tiles(slides, table, tmp_path):
     for other in (TileRule(224, 1.0), TileRule(256, 0.5), TileRule(256, 1.0, tissue=0.5), None):
         with pytest.raises(InputError, match=r"--tile 256 --mpp 1 --tissue 0\.25 --saturation 15"):

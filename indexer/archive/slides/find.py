@@ -55,6 +55,7 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
     given = SlideRows(_existing(options.mpp_of, "--mpp-of")) if options.mpp_of else None
     coords = _existing(options.coords, "--coords") if options.coords else None
     shards: dict[str, Shard] = {}
+    served: dict[Path, str] = {}  # file of coordinates → its slide
     tables: dict[Path, SlideRows] = {}  # each slides.csv, which many named slides may lie beside
     for root in (root for source in sources for root in _roots(source)):
         csv = (root if root.is_dir() else root.parent) / BESIDE
@@ -67,6 +68,11 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
             if coords and found is None:
                 notes.append(f"{file.key} has no file of coordinates in {coords} and is not read")
                 continue
+            if found and served.setdefault(found, path) != path:
+                raise InputError(
+                    f"--coords: {found} would be taken for {served[found]} and for {path}. Name a folder with a file "
+                    "for each slide; index slides of the same name apart."
+                )
             source = SlideSource(
                 file.key,
                 resolution_of(given, file.key) if given else None,
@@ -78,8 +84,6 @@ def find_slides(sources: Sequence[str], options: SlideOptions, *, hash_content: 
                 notes.append(f"{file.key} was named twice; it is read once")
     for table in (*tables.values(), *([given] if given else [])):
         notes.extend([*table.notes, *table.unused()])
-    if coords and not coords.is_dir() and len(shards) > 1:
-        raise InputError(f"--coords {coords} is one file, for one slide, and {len(shards)} are named. Name its folder.")
     if not shards:
         left_out = f" Passed over: {'; '.join(notes)}." if notes else ""
         raise ShardNotFound(f"no slide under {', '.join(sources)}.{left_out} Name a folder of slides.")
