@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
@@ -176,6 +177,29 @@ def test_a_file_of_pairs_is_shown_with_its_own_table_alone(client: TestClient, r
     for name in ("fitted/predictions.parquet", "../x.parquet", "predictions.parquet"):
         assert client.get(f"{API}/duplicates", params={"file": name}).status_code == 404
     assert client.get(f"{API}/duplicates", params={"threshold": LEAST, "across": "groups"}).status_code == 400
+
+
+def test_a_file_of_pairs_that_holds_something_else_is_refused(client: TestClient, root: Path) -> None:
+    table = pq.read_table(root / "near.parquet")
+    file, n = root / "odd.parquet", table.num_rows
+    asked = {"file": file.name, "across": "groups"}
+    try:
+        for name, values in (
+            ("key_a", [[1]] * n), ("key_b", [None] * n), ("score", [float("nan")] * n), ("cluster", [None] * n),
+            ("cluster_pairs", ["x"] * n), ("same_bytes", [None] * n), ("patient_a", [[1]] * n),
+        ):  # fmt: skip
+            place = table.schema.get_field_index(name)
+            odd = table.set_column(place, name, pa.array(values)).replace_schema_metadata(table.schema.metadata)
+            pq.write_table(odd, file)
+            answer = client.get(f"{API}/duplicates", params=asked)
+            assert (answer.status_code, "cannot be read" in answer.text) == (400, True), (name, answer.text)
+            page = client.get("/t/t/duplicates", params=asked)
+            assert (page.status_code, "cannot be read" in page.text) == (200, True), name
+        for whole in (table, table.slice(0, 0)):
+            pq.write_table(whole, file)
+            assert client.get(f"{API}/duplicates", params=asked).json()["in_file"] == whole.num_rows
+    finally:
+        file.unlink()
 
 
 def test_the_links_of_computed_pairs_have_the_whole_threshold(client: TestClient) -> None:

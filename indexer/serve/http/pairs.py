@@ -26,7 +26,8 @@ MOST_BYTES = 1 << 30  # of a file
 MOST_COMPUTED = 20_000  # rows of a table in which a request may look for pairs
 BATCH_ROWS = 16_384
 ANY, GROUPS, SPLITS = "any", "groups", "splits"  # which pairs
-TEXTS = ("key_a", "key_b")
+_KEY = pa.dictionary(pa.int32(), pa.string())
+KINDS = dict(zip(COLUMNS, (_KEY, _KEY, pa.float64(), pa.int64(), pa.int64(), pa.bool_()), strict=True))
 
 _computing = threading.Lock()  # one search for pairs at a time takes all cores
 
@@ -165,7 +166,7 @@ def _read(path: Path, facts: PairsFacts) -> Pairs:
     extra = [f"{name}_{side}" for name in (facts.group, facts.split) if name is not None for side in "ab"]
     names = list(dict.fromkeys([*COLUMNS, *extra]))
     try:
-        with pq.ParquetFile(path, read_dictionary=list(TEXTS)) as file:
+        with pq.ParquetFile(path, read_dictionary=[name for name, kind in KINDS.items() if kind == _KEY]) as file:
             total, held, parts = file.metadata.num_rows, 0, []
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 parts.append(batch.slice(0, MOST_PAIRS - held))
@@ -173,8 +174,20 @@ def _read(path: Path, facts: PairsFacts) -> Pairs:
                 if held >= MOST_PAIRS:
                     break
             table = pa.Table.from_batches(parts) if parts else file.schema_arrow.empty_table().select(names)
-        table = table.set_column(2, "score", table.column("score").cast(pa.float64()))
-        table = table.set_column(3, "cluster", table.column("cluster").cast(pa.int64()))
-    except (OSError, pa.ArrowException, ValueError) as error:
+        table = _checked(table, facts)
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:  # KeyError: of a nested column
         raise InputError(f"{path.name} cannot be read ({str(error).splitlines()[0][:200]}). Make it again.") from error
     return Pairs(path.name, facts, table, total)
+
+
+def _checked(table: pa.Table, facts: PairsFacts) -> pa.Table:
+    """Raises ValueError or ArrowException where a column holds what `indexer near-duplicates` does not write."""
+    for name, kind in KINDS.items():
+        column = table.column(name).cast(kind)
+        if column.null_count or (kind == pa.float64() and not pc.all(pc.is_finite(column), min_count=0).as_py()):
+            raise ValueError(f"column {name} lacks values")
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    for name in (facts.group, facts.split):
+        if name is not None:
+            pc.not_equal(table.column(f"{name}_a"), table.column(f"{name}_b"))
+    return table
