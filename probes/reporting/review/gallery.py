@@ -20,7 +20,7 @@ TITLES = {
     "outlier": "Outliers of each class",
 }
 OF_CLASSES = ("prototype", "outlier")  # five of each class: all are shown
-TERMS = {"suspect": "suspect", "doubtful": "doubtful", "prototype": "prototype", "outlier": "outlier"}
+TERMS = ("suspect", "doubtful", "prototype", "outlier")  # kinds with a definition
 
 
 def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
@@ -37,7 +37,7 @@ def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
         own = [e for e in found.shown if e.kind == kind]
         if not own:
             continue
-        linked = f" ({term(TERMS[kind])})" if kind in TERMS else ""
+        linked = f" ({term(kind)})" if kind in TERMS else ""
         parts.append(f"<h3>{escape(title)}{linked}</h3>")
         if pictures is None:
             parts.append(html_table(_lines(own if kind in OF_CLASSES else own[:SHOWN]), "words"))

@@ -204,8 +204,8 @@ def _trust(result: ProbeResult, review: Review) -> str:
 def _own(result: ProbeResult, metric: str) -> str:
     """The interval that is spoken of."""
     value: Interval | None = result.test.metrics.get(metric)
-    if value is None and result.operating:
-        value = result.operating[-1].rates.get(metric)
+    if value is None and len(result.operating) == 1:
+        value = result.operating[0].rates.get(metric)
     return "–" if value is None else f"{number(value.low)} to {number(value.high)}"
 
 

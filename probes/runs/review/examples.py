@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -40,12 +40,12 @@ def examples(outcome: Outcome) -> Examples | None:
     suspects = suspects[np.argsort(margin[suspects], kind="stable")]
     gap = np.full(len(rows), np.nan)
     gap[tested] = doubt
-    shown = [
-        *_scored(outcome, "error", (rows, p, margin), errors[:LISTED]),
-        *_scored(outcome, "doubtful", (rows, p, gap), doubtful[:LISTED]),
-        *_scored(outcome, "suspect", (rows, p, margin), suspects[:LISTED]),
-        *_of_classes(outcome),
-    ]
+    listed = (
+        *(("error", at, margin) for at in errors[:LISTED].tolist()),
+        *(("doubtful", at, gap) for at in doubtful[:LISTED].tolist()),
+        *(("suspect", at, margin) for at in suspects[:LISTED].tolist()),
+    )
+    shown = [*_scored(outcome, (rows, p), listed), *_of_classes(outcome)]
     return Examples(tuple(shown), len(errors), len(suspects), len(rows))
 
 
@@ -57,13 +57,17 @@ def _out_of_sample(outcome: Outcome) -> tuple[Int64, Float64]:
     return np.concatenate([experiment.split.test, trained.held_rows]), np.concatenate([outcome.p, held])
 
 
-def _scored(outcome: Outcome, kind: str, scored: tuple[Int64, Float64, Float64], chosen: Int64) -> Iterable[Example]:
-    """Examples at positions `chosen` of the scored rows (rows, p, what they are ranked by), with fitted neighbours."""
-    rows, p, ranked = scored
+def _scored(
+    outcome: Outcome, scored: tuple[Int64, Float64], listed: Sequence[tuple[str, int, Float64]]
+) -> Iterable[Example]:
+    """Examples of the scored rows (rows, p), with fitted neighbours from one search. `listed`: kind, place among the
+    scored rows, and what the kind is ranked by.
+    """
+    rows, p = scored
     data = outcome.experiment.data
-    near = _nearest(outcome, rows[chosen])
+    near = _nearest(outcome, rows[[at for _, at, _ in listed]])
     part = outcome.experiment.split.part_of(data.truth.n)
-    for at, neighbours in zip(chosen.tolist(), near, strict=True):
+    for (kind, at, ranked), neighbours in zip(listed, near, strict=True):
         row, called = int(rows[at]), int(p[at].argmax())
         label = _code(data.truth, row)
         yield Example(

@@ -26,7 +26,7 @@ def run_reviewed(request: ProbeRequest, progress: Stages | None = None) -> Outco
     if not request.reviewed:
         return outcome
     review = _review(outcome, progress)
-    warnings = (*outcome.result.warnings, *_warnings(review))
+    warnings = (*outcome.result.warnings, *_warnings(outcome, review))
     return replace(outcome, result=replace(outcome.result, review=review, warnings=warnings))
 
 
@@ -68,7 +68,7 @@ def _review(outcome: Outcome, progress: Stages) -> Review:
     return review
 
 
-def _warnings(review: Review) -> tuple[str, ...]:
+def _warnings(outcome: Outcome, review: Review) -> tuple[str, ...]:
     out = []
     found = review.external
     if found is not None and found.audit.flagged:
@@ -76,6 +76,14 @@ def _warnings(review: Review) -> tuple[str, ...]:
             f"{found.audit.flagged} of {found.audit.test_rows} external rows have a near-twin (cosine ≥ "
             f"{found.audit.tau:g}) among the fitted rows: are they external?"
         )
+    if found is not None:
+        classes, here, there = outcome.experiment.data.truth.classes, outcome.result.test.excluded, found.test.excluded
+        only = [name for name in classes if (name in here) != (name in there)]
+        if only and set(here) | set(there) != set(classes):  # of which both have a mean
+            out.append(
+                f"the macro metrics here and of the external rows are of different classes: {', '.join(only)} can be "
+                "scored in one of the two alone, so that their drops compare unlike means"
+            )
     if found is not None and found.shared_rows:
         out.append(f"{found.shared_rows} external rows left out: the split has rows of their group")
     return tuple(out)

@@ -76,7 +76,7 @@ def _trust(outcome: Outcome, scored: tuple[Float64, Truth, Int64]) -> tuple[Trus
     j = len(truth.classes) - 1 if len(truth.classes) == 2 and not truth.multilabel else j
     rows = np.flatnonzero(truth.known[:, j])
     at = place(truth.positive[rows, j], p[rows, j], groups[rows], result.test.classes[j].auc.value)
-    named = dict.fromkeys((*result.test.metrics, *(RATES if result.operating else ())))
+    named = dict.fromkeys((*result.test.metrics, *(RATES if len(result.operating) == 1 else ())))
     return trusted(named, at)
 
 

@@ -12,6 +12,7 @@ from probes.evaluation.external.drop import drop
 from probes.evaluation.external.recalibration import recalibration
 from tests.commands import call
 from tests.probes.cohort import make_cohort, make_rows, rows_of
+from tests.probes.test_results import FINDING
 from tests.probes.test_rows import ILL, probe, refusal
 
 
@@ -108,6 +109,14 @@ def test_rows_that_are_kept_for_the_external_test_are_in_no_part_of_the_split(he
     assert sum(part["rows"] for part in found["split"]["parts"].values()) == sites.count("A")
     keys = pq.read_table(tmp_path / "predictions.parquet").column("key").to_pylist()
     assert {sites[int(key[1:])] for key in keys} == {"A"}
+
+
+def test_a_class_without_external_rows_is_named_since_the_macro_drop_compares_other_means(here):
+    kept = "site = 'B'", "site = 'B' AND finding <> 'mass'"
+    whole, without = (probe("prototype", here, *FINDING, "--test-where", where) for where in kept)
+    assert not any("different classes" in line for line in whole["warnings"])
+    line = next(line for line in without["warnings"] if "different classes" in line)
+    assert "mass can be scored in one of the two alone" in line
 
 
 def test_a_site_left_out_is_scored_by_a_probe_of_the_others(tmp_path):

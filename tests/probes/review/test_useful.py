@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -184,6 +185,8 @@ def test_a_reviewed_result_has_every_part_on_its_page_and_in_its_text(reviewed):
     assert sum(review["conformal"]["sizes"]) == review["conformal"]["rows"]
     assert {row["ratio"] for row in review["costs"][0]["rows"]} == {3.0}
     assert {t["metric"] for t in review["trust"]} >= {"auc_macro", "accuracy", "sensitivity"}
+    several = json.loads((folder / "three" / "result.json").read_text())  # no one column has the rates
+    assert "sensitivity" not in {t["metric"] for t in several["review"]["trust"]}
     for name in ("two", "three"):
         page = (folder / name / "report.html").read_text()
         for heading in ("Usefulness", "Certainty", "Images to look at", "May these intervals be trusted?"):
