@@ -19,7 +19,7 @@ from indexer.groups.pooling import pool_rows
 from indexer.store.rows import vector_block
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float16, Float32, Float64, Int64
-from probes.cohort.labels import word
+from probes.cohort.labels import coded, word
 from probes.cohort.scaling import scale
 from probes.cohort.truth import probabilities
 from probes.fitting.knn import group_ids
@@ -69,7 +69,7 @@ def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> I
     """Keys and probabilities of the table's rows, batch by batch. Raises EncoderMismatch, BadFilter."""
     check_encoder(bundle, store)
     if bundle.facts.request.level != IMAGE:
-        yield _predict_cases(bundle, store, where)
+        yield from _predict_cases(bundle, store, where)
         return
     group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
     grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
@@ -83,8 +83,8 @@ def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> I
         yield batch.column("key").to_pylist(), score_rows(bundle, vector_block(batch), norms, groups)
 
 
-def _predict_cases(bundle: Bundle, store: EmbeddingStore, where: str | None) -> tuple[list[str], Float64]:
-    """Names and probabilities of the series, slides or patients of which the probe was fitted (D19).
+def _predict_cases(bundle: Bundle, store: EmbeddingStore, where: str | None) -> Iterator[tuple[list[str], Float64]]:
+    """Names and probabilities of the series, slides or patients of which the probe was fitted (D19); nothing without.
 
     Rows without one are no case. Reads all vectors at once.
     """
@@ -96,13 +96,16 @@ def _predict_cases(bundle: Bundle, store: EmbeddingStore, where: str | None) -> 
     group = bundle.facts.request.group
     by = group if group in store.columns() else level
     cased = f"`{level}` IS NOT NULL"
-    read = store.vectors(cased if where is None else f"({where}) AND ({cased})", [level, by])
-    values = [word(value) for value in read.columns.column(level).to_pylist()]
-    names, first, cases = np.unique(np.array(values, str), return_index=True, return_inverse=True)
-    units, _ = pool_rows(read.vectors, cases.astype(np.int64), len(names), bundle.facts.request.pool)
+    read = store.vectors(cased if where is None else f"({where}) AND ({cased})", list(dict.fromkeys([level, by])))
+    cases, names = coded(read.columns.column(level), ordered=True)
+    kept = np.flatnonzero(cases >= 0)  # NaN is no case either
+    if not len(kept):
+        return
+    units, _ = pool_rows(read.vectors[kept], cases[kept], len(names), bundle.facts.request.pool)
+    first = kept[np.unique(cases[kept], return_index=True)[1]]
     owners = read.columns.column(by).take(pa.array(first)).to_pylist()
     groups = group_ids(tuple("" if owner is None else word(owner) for owner in owners))
-    return names.tolist(), score_rows(bundle, units, None, groups if bundle.model.kind == "knn" else None)
+    yield list(names), score_rows(bundle, units, None, groups if bundle.model.kind == "knn" else None)
 
 
 def refuse_images_of_cases(bundle: Bundle) -> None:

@@ -95,10 +95,31 @@ def test_a_stored_probe_of_series_predicts_series(store, tmp_path) -> None:
     found = call("probes", "predict", tmp_path / "r", store.uri, "--where", "patient < 'p2'", "--json").json
     names = {f["series"] for f in rows() if f["patient"] < "p2"}
     assert {row["key"] for row in found["rows"]} == names
+    none = call("probes", "predict", tmp_path / "r", store.uri, "--where", "patient = 'nix'", "--json")
+    assert none.json["rows"] == []
     for wrong in (("--images", tmp_path / "r" / "probe.json"), ("--write", "x")):
         refused = call("probes", "predict", tmp_path / "r", store.uri, *wrong)
         assert refused.code == 1
         assert "of each series" in refused.err
+
+
+def test_a_stored_probe_of_patients_whose_group_is_the_case_predicts_patients(store, tmp_path) -> None:
+    words = (
+        "--label",
+        "ill",
+        "--group",
+        "patient",
+        "--level",
+        "patient",
+        "--split",
+        "stratified",
+        "--replicates",
+        "20",
+    )
+    assert call("probes", "linear", store.uri, *words, "--out", tmp_path / "r").code == 0
+    found = call("probes", "predict", tmp_path / "r", store.uri, "--json")
+    assert found.code == 0, found.err
+    assert {row["key"] for row in found.json["rows"]} == {f"p{p}" for p in range(PATIENTS)}
 
 
 @pytest.mark.parametrize(
