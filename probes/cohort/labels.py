@@ -116,4 +116,5 @@ def word(value: Any) -> str:
 
 
 def texts(column: pa.ChunkedArray) -> list[str | None]:
-    return [None if v is None else word(v) for v in column.to_pylist()]
+    """The values as text; None for null and NaN."""
+    return [None if v is None or v != v else word(v) for v in column.to_pylist()]

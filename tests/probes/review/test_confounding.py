@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -29,7 +31,14 @@ def planted(folder, share, seed=0, patients=240):
         own = 0.5 * rng.standard_normal(DIM)
         for _ in range(3):
             vectors.append(0.3 * ill * finding + (scanner == "X") * mark + own + rng.standard_normal(DIM))
-            metadata.append({"patient": f"p{number}", "ill": ill, "scanner": scanner, "age": 30 + number % 50})
+            metadata.append(
+                {
+                    "patient": f"p{number}",
+                    "ill": ill,
+                    "scanner": scanner,
+                    "age": 30.0 + number % 50 if number % 9 else math.nan,
+                }
+            )
     make_rows(folder, np.array(vectors), metadata)
     return str(folder)
 
@@ -46,6 +55,7 @@ def test_a_planted_scanner_is_found_and_a_clean_one_is_not(tmp_path):
     assert scanner["adjusted"]["balanced"]["value"] < scanner["adjusted"]["plain"]["value"]
     assert age["adjusted"]["fall"]["low"] < 0 < age["adjusted"]["fall"]["high"]
     assert age["values"] == 4  # quarters
+    assert age["missing"] > 0  # NaN is no number
     other = clean["columns"][0]
     assert other["readable"]["low"] > 0.8
     assert other["alone"]["low"] < 0.5 < other["alone"]["high"]
