@@ -77,7 +77,11 @@ def main() -> None:
 def run(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.database is None:
         build_index(fill(path, "overlapping", args.rows, args.dim), Goal())
-    index = Searcher(EmbeddingStore.open(str(path))).snapshot.index
+    store = EmbeddingStore.open(str(path))
+    made = store.count(f"NOT starts_with(key, '{NEW}')")
+    if (made, store.dim) != (args.rows, args.dim):
+        raise SystemExit(f"{path} has {made} rows of {store.dim}: give --rows and --dim so.")
+    index = Searcher(store).snapshot.index
     if index is None:
         raise SystemExit(f"{path} has no index")
     kind, index_bytes = index.manifest.kind, sum(fact.nbytes for fact in index.manifest.files.values())

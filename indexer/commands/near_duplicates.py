@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,7 @@ def command(
         pairs_file(out) if out else nullcontext() as write,
         pairs_file(members) if members else nullcontext() as write_members,
     ):
-
-        def take(block: Any) -> None:
-            first.extend(block.slice(0, FIRST - len(first)).to_pylist())
-            if write:
-                write(block)
-
+        take = _taking(first, write)
         report = stream_near_duplicates(store, options, take, members=write_members, progress=Terminal())
     if out:
         say(f"wrote {report.listed_pairs} pairs to {out}", err=True)
@@ -148,18 +143,23 @@ def _groups(database: str, table: str | None, options: GroupOptions, out: Path |
     store = EmbeddingStore.open(database, table)
     first: list[dict[str, Any]] = []
     with pairs_file(out) if out else nullcontext() as write:
-
-        def take(block: Any) -> None:
-            first.extend(block.slice(0, FIRST - len(first)).to_pylist())
-            if write:
-                write(block)
-
-        report = stream_near_groups(store, options, take, progress=Terminal())
+        report = stream_near_groups(store, options, _taking(first, write), progress=Terminal())
     if out:
         say(f"wrote {report.listed_pairs} pairs to {out}", err=True)
     if report.listed_pairs < report.pairs:
         say(f"{report.pairs:,} pairs, of which the nearest {report.listed_pairs:,} are listed.", err=True)
     emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
+
+
+def _taking(first: list[dict[str, Any]], write: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    """Takes blocks of pairs: the FIRST pairs go to `first`, all to the file that `write` writes."""
+
+    def take(block: Any) -> None:
+        first.extend(block.slice(0, FIRST - len(first)).to_pylist())
+        if write:
+            write(block)
+
+    return take
 
 
 def _text(facts: dict[str, Any]) -> str:

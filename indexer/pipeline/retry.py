@@ -109,8 +109,8 @@ def _found(
     by_name: dict[str, Shard] = {}
     given: set[str] = set()
     for hash_content in (False, True):
-        for shard in find_shards(sources, hash_content=hash_content).shards if sources else ():
-            (named_so,) = under_stored_names([shard], ledger)
+        shards = find_shards(sources, hash_content=hash_content).shards if sources else ()
+        for named_so in under_stored_names(shards, ledger):
             if named_so.name in failed:
                 given.add(named_so.name)
                 if named_so.identity == ledger[named_so.name]["identity"]:

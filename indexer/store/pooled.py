@@ -19,6 +19,7 @@ import pyarrow as pa
 from indexer.addresses import is_remote, join
 from indexer.disk import DiskSync, make_directory
 from indexer.errors import StoreError
+from indexer.remote import objects
 from indexer.store.filters import quoted
 from indexer.store.formats.format import facts_of
 from indexer.store.holding.commits import committing
@@ -164,9 +165,15 @@ def write_pooled(store: EmbeddingStore, facts: PooledFacts, rows: Iterable[pa.Re
 
 
 def pooled_of(store: EmbeddingStore) -> list[tuple[str, str]]:
-    """(column, method) of all pooled vectors beside a local table."""
+    """(column, method) of all pooled vectors beside a table. Raises StoreError where they cannot be listed."""
     folder = _folder(store)
-    names = sorted(path.name for path in folder.glob("*.lance")) if folder is not None and folder.is_dir() else []
+    if folder is None:
+        address = join(store.uri, f"{store.name}.pooled/")
+        with reading(None, f"{store.name}.pooled"):
+            found = {listed.path.partition("/")[0] for listed in objects.listed(address)}
+    else:
+        found = {path.name for path in folder.glob("*.lance")} if folder.is_dir() else set()
+    names = sorted(name for name in found if name.endswith(".lance"))
     return [(by, method) for name in names for by, _, method in [name.removesuffix(".lance").rpartition(".")]]
 
 

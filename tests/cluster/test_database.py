@@ -11,9 +11,11 @@ import pytest
 
 from indexer.ann.goal import Goal
 from indexer.errors import IndexFileError, StoreError, StoreLocked
+from indexer.groups.make import pool
 from indexer.search.index_build import build_index, refresh_index
 from indexer.search.indexes.place import index_place
 from indexer.search.searcher import Searcher
+from indexer.store.pooled import require_pooled
 from indexer.store.table import EmbeddingStore
 from indexer.store.text import read_text
 from tests.commands import call
@@ -104,6 +106,17 @@ def test_labels_filters_failures_and_a_probe_work_in_the_bucket(server, store, t
         assert done.code == 0, (command, done.err)
     probe = call("probes", "knn", store.uri, "--label", "grade", "--group", "n", "--out", tmp_path / "knn")
     assert probe.code == 0, probe.err
+
+
+def test_a_purge_keeps_nothing_old_of_pooled_vectors_in_a_bucket(store) -> None:
+    pool(store, "n")
+    add_shard(store, "more", ["a"], unit_rows(1, DIM, 5), [{"n": 3}])
+    pool(store, "n")
+    add_shard(store, "still more", ["b"], unit_rows(1, DIM, 6), [{"n": 4}])
+    assert call("indexer", "optimize", store.uri, "--purge").code == 0
+    store.refresh()
+    found = require_pooled(store, "n", "mean")
+    assert (store.versions(), len(found.dataset.versions())) == (1, 1)
 
 
 def test_missing_text_vectors_are_named_with_the_way_out(store) -> None:

@@ -201,5 +201,7 @@ def test_the_command_reads_a_folder_as_streaming_and_lmdb_write_it(tmp_path):
         (tmp_path / "m" / split / "index.json").write_text(json.dumps({"version": 2, "shards": []}))
     done = call("indexer", "index", tmp_path / "l" / "train", tmp_path / "db", "--json")
     assert (done.json["embedded"], done.json["failed"]) == (3, 0), done.err
+    mds_file(tmp_path / "m" / "text" / "shard.00000.mds", [{"text": ("str", "no picture")}])
     done = call("indexer", "index", tmp_path / "m", tmp_path / "db2", "--json")
     assert (done.json["embedded"], done.json["failed"]) == (6, 0), done.err
+    assert "MDS file without images, 1: text/shard.00000.mds" in done.err

@@ -52,8 +52,16 @@ class Mds:
             return remote_suffix(address) == ".mds"
         return address.lower().endswith(self.suffixes)
 
-    def left_out(self, path: Path, tables: TableOptions) -> str:  # noqa: ARG002 - the name is enough
-        return ""
+    def left_out(self, path: Path, tables: TableOptions) -> str:
+        try:
+            with open_stream(str(path)) as stream:
+                header = _header(stream, str(path))
+        except (*DAMAGE, ReadError):
+            return ""  # reading the shard reports it
+        found = (
+            tables.image in header.names if tables.image else not {*map(_plain, header.encodings)}.isdisjoint(IMAGES)
+        )
+        return "" if found else "MDS file without images"
 
     def shards(self, address: str, *, hash_content: bool, tables: TableOptions, notes: list[str]) -> Iterator[Shard]:
         path = local_file(address, "MDS file")

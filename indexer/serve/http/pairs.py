@@ -187,7 +187,7 @@ def _checked(table: pa.Table, facts: PairsFacts) -> pa.Table:
         if column.null_count or (kind == pa.float64() and not pc.all(pc.is_finite(column), min_count=0).as_py()):
             raise ValueError(f"column {name} lacks values")
         table = table.set_column(table.schema.get_field_index(name), name, column)
-    for name in (facts.group, facts.split):
-        if name is not None:
-            pc.not_equal(table.column(f"{name}_a"), table.column(f"{name}_b"))
+    for own in (facts.group, facts.split):
+        if own is not None:
+            pc.not_equal(table.column(f"{own}_a"), table.column(f"{own}_b"))
     return table

@@ -68,7 +68,8 @@ def read_table(view: EmbeddingStore, columns: list[str]) -> pa.Table:
 def label_rows(table: pa.Table, group: str | None) -> LabelRows:
     """The rows of `read_table`. Raises InputError for a group column that it lacks."""
     keys = table.column("key").combine_chunks().cast(pa.large_string())
-    drawn = _hashes(keys.to_pylist(), "row")
+    parts = (keys.slice(start, SCANNED_ROWS) for start in range(0, len(keys), SCANNED_ROWS))
+    drawn = np.concatenate([np.empty(0, np.uint64), *(_hashes(part.to_pylist(), "row") for part in parts)])
     groups, of_group = _groups(table, group, drawn)
     count = len(of_group)
     kept = min(max(int(np.ceil(RESERVED * count)), min(FEWEST_GROUPS, count // 4)), count)
