@@ -70,21 +70,22 @@ Descents = Generator[_Ask, Value | Moments, _End]
 
 
 def minimise_all(
-    tasks: Sequence[Task], starts: Sequence[Point | None], *, tol: float, iterations: int
+    tasks: Sequence[Task], starts: Sequence[Point | None], *, tol: float, iterations: int, proved: bool = True
 ) -> list[Minimum]:
     """The minimum of each task to within `tol` (see the module), from its start (W, b) or from W = 0.
 
     All tasks must have the same rows `x`; the weights say which of them are a task's own. A point is accepted as the
     minimum only in coordinates computed at that point: a Hessian at another point, with other probabilities, may be
     wrong by orders of magnitude. Where the descent stops before it reaches the tolerance, scikit-learn's solver
-    continues from there.
+    continues from there. Without `proved` the end of the first descent that reaches the tolerance in its own
+    coordinates is taken: for a probe that orders what is shown next, in half the time.
     """
     out: list[Minimum] = []
     with block_threads() as run:
         for part in _by_outputs(tasks):
             own = tasks[part]
             ends = _in_step(
-                own, [_descents(t, s, tol, iterations) for t, s in zip(own, starts[part], strict=True)], run
+                own, [_descents(t, s, tol, iterations, proved) for t, s in zip(own, starts[part], strict=True)], run
             )
             out += [_centred(t, _rescued(t, end, tol, iterations, run)) for t, end in zip(own, ends, strict=True)]
     return out
@@ -135,7 +136,7 @@ def _answers(tasks: Sequence[Task], asked: dict[int, _Ask], run: Run) -> dict[in
     return answers
 
 
-def _descents(task: Task, start: Point | None, tol: float, iterations: int) -> Descents:
+def _descents(task: Task, start: Point | None, tol: float, iterations: int, proved: bool = True) -> Descents:
     """Descents until one starts at the minimum, or one in float64 makes no progress."""
     point, before, passes, double = start or priors(task), math.inf, 0, is_double(task.x)
     for _ in range(ATTEMPTS):
@@ -148,6 +149,8 @@ def _descents(task: Task, start: Point | None, tol: float, iterations: int) -> D
             return _End(point, first.value, converged=True, passes=passes)
         last = yield from descent.follow(lbfgs(first, tol**2, iterations, DOUBLE if double else SINGLE))
         point, passes = descent.coordinates.outside(last.flat), passes + descent.passes
+        if last.excess <= tol**2 and not proved:
+            return _End(point, last.value, converged=True, passes=passes)
         if last.excess > tol**2:
             if double and not last.value < before * (1 - STALLED):
                 break
