@@ -14,7 +14,7 @@ from indexer.pixels.fit import square
 from indexer.pixels.kinds import open_kind
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.parts import Reader, Rendering, wanted
-from indexer.pixels.sniff import sniff
+from indexer.pixels.sniff import other_format, sniff
 from indexer.types import Part, Picture, PixelSpec
 
 # First bytes of what is often named in place of an image
@@ -91,6 +91,9 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     archive = next((words for magic, words in _ARCHIVES.items() if data.startswith(magic)), "")
     if archive:
         raise PixelError("archive, not an image", archive)
+    unread = other_format(data)
+    if unread:
+        raise PixelError("unsupported image format", f"{unread}: convert it, e.g. to PNG or TIFF")
     raise PixelError("not an image", f"no image format begins with {data[:8].hex(' ')}")
 
 

@@ -103,12 +103,15 @@ def _loaded(image: ImageFile, index: int, kind: str) -> tuple[Any, tuple[str, ..
 def _flat(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tuple[UInt8, tuple[str, ...]]:
     """Any Pillow mode → (h, w) or (h, w, 3) uint8: depth windowed, palette expanded, alpha composited on black."""
     if image.mode in _DEEP_GREY:
-        values = np.asarray(image)
+        values, clear = np.asarray(image), image.info.get("transparency")  # of PNG: the grey value that is transparent
         whole = np.issubdtype(values.dtype, np.integer)
         if image.mode == "I" and values.size and values.min() >= 0 and values.max() <= 0xFFFF:
             values = values.astype(np.uint16)  # Pillow gives a 16-bit PGM or PNG as 32-bit integers
         full = (0.0, 65535.0) if whole and values.dtype.itemsize == 2 else None
-        return render(values, GreyScale(full=full), rules)
+        pixels, flags = render(values, GreyScale(full=full), rules)
+        return (
+            (pixels, flags) if clear is None else (over_black(pixels, 255 * (values != clear).astype(np.uint8)), flags)
+        )
     try:
         if image.has_transparency_data:
             red_green_blue_alpha = np.asarray(image.convert("RGBA"))
@@ -139,5 +142,6 @@ def _grey_on_black(image: Any, kind: str, rules: tuple[WindowRule, ...]) -> tupl
 
 def over_black(colour: UInt8, alpha: UInt8) -> UInt8:
     """Composite straight alpha on black: colour · alpha / 255, rounded."""
-    product = colour.astype(np.uint16) * alpha.astype(np.uint16)[..., None] + 127
+    opacity = alpha.astype(np.uint16)
+    product = colour.astype(np.uint16) * (opacity if colour.ndim == 2 else opacity[..., None]) + 127
     return (product // 255).astype(np.uint8)

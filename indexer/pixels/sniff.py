@@ -51,6 +51,39 @@ _MAGIC = (
 )
 
 
+_OTHERS = (  # image formats that are not read: (offset, magic bytes, name)
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmi", "HEIC"),
+    (4, b"ftypms", "HEIC"),
+    (4, b"ftyp", "MP4 or another film"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"NRRD", "NRRD"),
+    (0, b"ObjectType", "MetaImage"),
+    (344, b"ni1\0", "NIfTI in two files (.hdr and .img)"),
+    (0, b"Pf\n", "PFM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"P7\n", "PAM"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"<svg", "SVG"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"%PDF", "PDF"),
+)
+
+
+def other_format(data: bytes) -> str:
+    """The name of an image format that is known here but not read; "" for other bytes."""
+    return next((name for at, magic, name in _OTHERS if data[at : at + len(magic)] == magic), "")
+
+
 def looks_like_bare_dicom(data: bytes) -> bool:
     """Whether these bytes are a data set without preamble and DICM, which begins with group 0002 or 0008."""
     if len(data) < 12:

@@ -360,3 +360,85 @@ def test_a_codestream_with_more_bits_than_the_header_says_is_flagged():
     file = io.BytesIO()
     dataset.save_as(file)
     assert seen(file.getvalue()).flags == ("values beyond BitsStored",)
+
+
+def indexed(bits: int, data: np.ndarray, syntax=ExplicitVRLittleEndian, first: int = 0) -> bytes:
+    """0, 1, … through a palette of `data`, stored as it is, with the descriptor's number of bits."""
+    indices = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE)
+    dataset = pydicom.dcmread(io.BytesIO(dicom(indices)))
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    dataset["PixelData"].VR = "OB"  # no words, whose bytes would be swapped
+    for colour in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, first, bits])
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", data.tobytes())
+    dataset.file_meta.TransferSyntaxUID = syntax
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, implicit_vr=False, little_endian=syntax.is_little_endian, force_encoding=True)
+    return file.getvalue()
+
+
+@pytest.mark.case("P2")
+@pytest.mark.parametrize(("bits", "entries", "factor"), [
+    (16, "u2", 257), (16, "u2", 256), (16, "u2", 1), (12, "u2", 16), (8, "u2", 1), (8, "u2", 257), (8, "u2", 256),
+    (8, "u1", 1), (16, "u1", 1),
+])  # fmt: skip
+@pytest.mark.parametrize("order", "<>")
+def test_a_palette_shows_the_same_colours_however_its_entries_are_stored(bits, entries, factor, order):
+    table = (255 - np.arange(256)) * factor
+    data = table.astype(entries)
+    if entries == "u1" and order == ">":  # two to a word, whose bytes are swapped
+        data = data.reshape(-1, 2)[:, ::-1]
+    data = data.astype(f"{order}{entries}")
+    picture = seen(indexed(bits, data, ExplicitVRLittleEndian if order == "<" else ExplicitVRBigEndian))
+    truth = 255 - np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 256
+    assert np.abs(picture.pixels - truth[..., None]).max() <= 1
+    assert bool(picture.flags) == ((bits, entries, factor) == (16, "u2", 1))  # where the header says otherwise
+
+
+@pytest.mark.case("P4")
+@pytest.mark.parametrize(("vr", "value"), [("SS", -2000), ("US", 63536), ("US", 2096), ("DS", "-2000"), ("UL", 63536)])
+def test_padding_of_signed_pixels_is_found_in_whatever_way_it_is_written(vr, value):
+    values = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 900).astype(np.int16)
+    without = dicom(values)
+    values[:4] = -2000
+    dataset = pydicom.dcmread(io.BytesIO(dicom(values)))
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.add_new("PixelPaddingValue", vr, value)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert (grey(file.getvalue())[:4] == 0).all()
+    assert np.abs(grey(file.getvalue())[4:] - grey(without)[4:]).max() <= 2  # the percentiles of other rows
+
+
+@pytest.mark.case("P5")
+@pytest.mark.parametrize(("elements", "words"), [
+    ({"PhotometricInterpretation": "YBR_RCT"}, "YBR_RCT without JPEG 2000"), ({"HighBit": 20}, "HighBit 20"),
+    ({"HighBit": 3}, "HighBit 3"), ({"HighBit": None}, None),
+])  # fmt: skip
+def test_a_header_that_contradicts_its_pixels_is_shown_with_a_flag(elements, words):
+    colour = "PhotometricInterpretation" in elements
+    dataset = pydicom.dcmread(io.BytesIO(dicom(scene(SIDE, SIDE) if colour else np.full((SIDE, SIDE), 9, np.uint8))))
+    for word, value in elements.items():
+        setattr(dataset, word, value)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    flags = seen(file.getvalue()).flags
+    assert any(words in flag for flag in flags) if words else not any("HighBit" in flag for flag in flags)
+
+
+@pytest.mark.case("P5")
+@pytest.mark.parametrize(("elements", "reason"), [
+    ({"PhotometricInterpretation": "YBR_FULL", "BitsAllocated": 16}, "unsupported photometric interpretation"),
+    ({"PhotometricInterpretation": "MONOCHROME2"}, "MONOCHROME2 with 3 samples"),
+    ({"BitsStored": None}, "no BitsStored"), ({"SamplesPerPixel": None}, "no SamplesPerPixel"),
+])  # fmt: skip
+def test_a_header_that_cannot_be_followed_is_refused_by_the_name_of_its_element(elements, reason):
+    dataset = pydicom.dcmread(io.BytesIO(dicom(scene(SIDE, SIDE))))
+    if "BitsAllocated" in elements:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, np.uint8).astype("<u2").tobytes()
+    for word, value in elements.items():
+        setattr(dataset, word, value)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    with pytest.raises(PixelError, match=reason):
+        seen(file.getvalue())

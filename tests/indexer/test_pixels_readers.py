@@ -16,9 +16,11 @@ from PIL import Image
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from indexer.errors import PixelError
+from indexer.pixels import decode
 from indexer.pixels.decoder_errors import quiet
 from indexer.pixels.kinds import open_kind
 from indexer.pixels.parts import Rendering
+from indexer.types import PixelSpec
 from tests.fuzz.dicom_files import dicom_files
 from tests.fuzz.tiff_files import RENDERING, tiff_truth
 from tests.fuzz.verdict import agree
@@ -211,3 +213,25 @@ def test_a_file_that_dcmtk_cannot_show_is_not_shown_without_a_flag(tmp_path):
         shown += 1
         assert truth.shape[:2] == found[0][1].pixels.shape[:2]
     assert shown > 20
+
+
+@pytest.mark.case("P5")
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_transparent_grey_of_a_png_is_black_at_either_depth(depth):
+    values = np.arange(256).reshape(16, 16) * (1 if depth == 8 else 257)
+    image = Image.fromarray(values.astype(np.uint8 if depth == 8 else np.uint16))
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=int(values.max()))
+    (picture,) = decode(file.getvalue(), "png", PixelSpec(16, 16))
+    truth = np.arange(256).reshape(16, 16)
+    truth[-1, -1] = 0
+    assert np.abs(picture.pixels - truth[..., None]).max() <= 2  # the percentiles
+
+
+@pytest.mark.case("P5")
+@pytest.mark.parametrize("form", ["JPEG2000", "ICO", "QOI", "PDF", "EPS"])
+def test_a_format_that_is_known_and_not_read_is_called_unsupported(form):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(file, form)
+    with pytest.raises(PixelError, match=r"unsupported image format: .*convert it"):
+        next(decode(file.getvalue(), "png", PixelSpec(16, 16)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from indexer.pixels.grey import GreyScale
 from indexer.pixels.window import Window
 from indexer.types import Float64
 
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.3
 _HOUNSFIELD = ("CT", "")  # CT presets apply to these modalities, also where none is given
 
@@ -26,7 +26,7 @@ def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
     """
     signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1
     bits = int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
-    order = ">" if str(dataset.file_meta.TransferSyntaxUID) == _BIG_ENDIAN else "<"
+    order = ">" if str(dataset.file_meta.TransferSyntaxUID) == BIG_ENDIAN else "<"
     pixel_value = group(dataset, index, "PixelValueTransformationSequence")
     voi = group(dataset, index, "FrameVOILUTSequence")
     rescaled = any(word in pixel_value for word in ("RescaleSlope", "ModalityLUTSequence"))
@@ -43,7 +43,7 @@ def grey_scale(dataset: Any, index: int, dtype: npt.DTypeLike) -> GreyScale:
         expects_window=True,
         plain=whole and bits <= 8 and not rescaled,
         invert=str(dataset.PhotometricInterpretation) == "MONOCHROME1",
-        padding=_padding(dataset, signed, flags) if whole else _float_padding(dataset, flags),
+        padding=_padding(dataset, signed, bits, flags) if whole else _float_padding(dataset, flags),
         hounsfield=modality in _HOUNSFIELD,
         modality=modality,
         flags=tuple(flags),
@@ -86,15 +86,14 @@ def _voi(source: Any, negative: bool, order: str, flags: list[str]) -> Window | 
     return None
 
 
-def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
-    """(entries, first value mapped, bits of an entry) of a LUT item, PS3.3 C.11.1.1.1 and C.11.2.1.1.
+def lookup_table(descriptor: Sequence[Any], data: Any, *, signed: bool, order: str) -> tuple[Float64, int, int]:
+    """(entries, first value mapped, bits of an entry), PS3.3 C.11.1.1.1 and C.11.2.1.1.
 
     The first value mapped is signed as the input values of the table are, whatever its VR. The entries are unsigned;
     8-bit entries may be packed two to a word, the lower byte first.
     """
-    entries, first, bits = (int(value) for value in item.LUTDescriptor)
+    entries, first, bits = (int(value) for value in descriptor)
     entries, first = (entries & 0xFFFF) or 65536, _sixteen_bits(first, signed)
-    data = item.LUTData
     if isinstance(data, (bytes, bytearray)):
         words = np.frombuffer(data, f"{order}u2") if len(data) % 2 == 0 else np.frombuffer(data, "u1").astype("u2")
     else:
@@ -104,6 +103,10 @@ def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
     if len(table) < entries or not 8 <= bits <= 16:
         raise PixelError("corrupt image", f"DICOM: a LUT of {len(table)} entries, {entries} announced, {bits} bits")
     return table[:entries], first, bits
+
+
+def _table(item: Any, signed: bool, order: str) -> tuple[Float64, int, int]:
+    return lookup_table(item.LUTDescriptor, item.LUTData, signed=signed, order=order)
 
 
 def _sixteen_bits(value: float, signed: bool) -> int:
@@ -118,23 +121,25 @@ def _look_up(values: Float64, table: Float64, first: int) -> Float64:
     return found
 
 
-def _padding(dataset: Any, signed: bool, flags: list[str]) -> tuple[float, float] | None:
+def _padding(dataset: Any, signed: bool, bits: int, flags: list[str]) -> tuple[float, float] | None:
     """PS3.3 C.7.5.1.1.2: one stored value, or a range with its other end; signed as the pixels are."""
     value = number(dataset, "PixelPaddingValue", flags)
     if value is None:
         return None
     limit = number(dataset, "PixelPaddingRangeLimit", flags)
     ends = [_sixteen_bits(end, signed) for end in (value, value if limit is None else limit)]
+    if signed and bits < 16:  # written as the bits of a pixel, not of a 16-bit number
+        ends = [end - 2**bits if 2 ** (bits - 1) <= end < 2**bits else end for end in ends]
     return float(min(ends)), float(max(ends))
 
 
 def _float_padding(dataset: Any, flags: list[str]) -> tuple[float, float] | None:
     """As `_padding`, for floating-point pixels."""
-    for words in ("FloatPixelPadding", "DoubleFloatPixelPadding"):
+    for words, kind in (("FloatPixelPadding", np.float32), ("DoubleFloatPixelPadding", np.float64)):
         value = number(dataset, f"{words}Value", flags)
         if value is not None:
             limit = number(dataset, f"{words}RangeLimit", flags)
-            ends = value, value if limit is None else limit
+            ends = [float(kind(end)) for end in (value, value if limit is None else limit)]  # rounded as the pixels
             return min(ends), max(ends)
     return None
 

@@ -20,7 +20,7 @@ from indexer.pixels.dicom.encapsulated import add_offset_table
 from indexer.pixels.dicom.facts import FrameFacts
 from indexer.pixels.dicom.grey import grey_scale, pixel_aspect
 from indexer.pixels.dicom.parse import parsed
-from indexer.pixels.dicom.stored import RISKY, beyond_bits, stored_frames
+from indexer.pixels.dicom.stored import RISKY, beyond_bits, contradictory_bits, stored_frames
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.isolated import IsolatedReader
 from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
@@ -38,6 +38,7 @@ _MAMMOGRAM_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 _FULL = parse_window("full")
+_NEEDED_OF_INTEGERS = ("SamplesPerPixel", "BitsStored", "PixelRepresentation")
 
 
 class DicomReader:
@@ -49,14 +50,15 @@ class DicomReader:
         try:
             refuse(self._dataset)
             count = int(getattr(self._dataset, "NumberOfFrames", None) or 1)
-            self._dataset.PhotometricInterpretation = colour_model(self._dataset)
+            self._dataset.PhotometricInterpretation, colour = colour_model(self._dataset)
             add_offset_table(self._dataset, count)
             burned_in = str(getattr(self._dataset, "BurnedInAnnotation", "")) == "YES"
         except dicom_errors() as error:
             raise named(error, "DICOM") from error
         if count > len(data):
             raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
-        self._flags = ("burned-in annotation",) if burned_in else ()
+        burned = ("burned-in annotation",) if burned_in else ()
+        self._flags = (*burned, *colour, *contradictory_bits(self._dataset))
         self.parts = Numbered(count, FrameFacts(self._dataset, count))
         self._isolated: IsolatedReader | None = None
 
@@ -119,7 +121,8 @@ def refuse(dataset: Any) -> None:
     mammogram = str(getattr(dataset, "Modality", "")) == "MG" or "1.1.1.2" in sop_class
     if sop_class == _MAMMOGRAM_FOR_PROCESSING or (processing and mammogram):
         raise PixelError("mammogram for processing", "raw detector values, not meant to be looked at")
-    missing = [word for word in ("Rows", "Columns", "BitsAllocated") if getattr(dataset, word, None) is None]
+    needed = ("Rows", "Columns", "BitsAllocated", *(_NEEDED_OF_INTEGERS if "PixelData" in dataset else ()))
+    missing = [word for word in needed if getattr(dataset, word, None) is None]
     if missing:
         raise PixelError("corrupt image", f"DICOM: no {', '.join(missing)}")
     check_size(int(dataset.Rows), int(dataset.Columns))
@@ -132,12 +135,14 @@ def _picture(
     dataset: Any, index: int, stored: npt.NDArray[Any], rules: tuple[WindowRule, ...]
 ) -> tuple[UInt8, tuple[str, ...]]:
     photometric = str(dataset.PhotometricInterpretation)
+    if stored.ndim == 3 and photometric in _GREY:
+        raise PixelError("corrupt image", f"DICOM: {photometric} with {stored.shape[-1]} samples a pixel")
     if stored.ndim == 3 and photometric != "PALETTE COLOR":
         pixels = _colour(stored, int(getattr(dataset, "BitsStored", 8)))
         return pixels, () if stored.dtype == np.uint8 else ("16-bit colour reduced to 8 bits",)
     if photometric == "PALETTE COLOR":
-        red_green_blue = palette_colours(stored, dataset)
-        return _colour(red_green_blue, 8 * red_green_blue.dtype.itemsize), ()
+        red_green_blue, bits, flags = palette_colours(stored, dataset)
+        return _colour(red_green_blue, bits), flags
     if photometric not in _GREY:
         raise PixelError("corrupt image", f"DICOM: {photometric} with one sample a pixel")
     return render(stored, grey_scale(dataset, index, stored.dtype), rules)

@@ -113,11 +113,23 @@ def _bits_below(dataset: Any) -> int:
 
     Applies to native pixel cells only; a codestream has its own precision.
     """
-    if str(dataset.file_meta.TransferSyntaxUID) not in (*UNCOMPRESSED, RUN_LENGTH) or "PixelData" not in dataset:
-        return 0
-    allocated, stored = int(dataset.BitsAllocated), int(getattr(dataset, "BitsStored", dataset.BitsAllocated))
-    high = int(getattr(dataset, "HighBit", stored - 1))
+    allocated, stored, high = _native_bits(dataset) or (0, 1, 0)
     return high + 1 - stored if stored <= high < allocated else 0
+
+
+def _native_bits(dataset: Any) -> tuple[int, int, int] | None:
+    """BitsAllocated, BitsStored and HighBit of native pixel cells; None of other data."""
+    if str(dataset.file_meta.TransferSyntaxUID) not in (*UNCOMPRESSED, RUN_LENGTH) or "PixelData" not in dataset:
+        return None
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = getattr(dataset, "HighBit", None)
+    return allocated, stored, stored - 1 if high is None else int(high)
+
+
+def contradictory_bits(dataset: Any) -> tuple[str, ...]:
+    """A flag where HighBit has no room for BitsStored below it, or lies outside the cell; it is then passed over."""
+    allocated, stored, high = _native_bits(dataset) or (1, 1, 0)
+    return () if stored - 1 <= high < allocated else (f"HighBit {high} contradicts BitsStored {stored}",)
 
 
 def beyond_bits(dataset: Any, stored: npt.NDArray[Any]) -> tuple[str, ...]:
