@@ -128,8 +128,8 @@ def _padding(dataset: Any, signed: bool, bits: int, flags: list[str]) -> tuple[f
         return None
     limit = number(dataset, "PixelPaddingRangeLimit", flags)
     ends = [_sixteen_bits(end, signed) for end in (value, value if limit is None else limit)]
-    if signed and bits < 16:  # written as the bits of a pixel, not of a 16-bit number
-        ends = [end - 2**bits if 2 ** (bits - 1) <= end < 2**bits else end for end in ends]
+    if limit is None and signed and 2 ** (bits - 1) <= ends[0] < 2**bits:  # as the bits of a pixel, not of a word
+        ends = [ends[0] - 2**bits]
     return float(min(ends)), float(max(ends))
 
 
