@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -255,7 +256,7 @@ def loose_sample(
 
 def _json(data: bytes) -> Any:
     """Parsed JSON as a table can hold it: NaN and infinity become null, an unpaired surrogate a question mark."""
-    fields = json.loads(data, parse_constant=lambda _: None)
+    fields = json.loads(data, parse_constant=lambda _: None, parse_float=_finite)
     if data.isascii() and b"\\u" not in data:
         return fields
     text = json.dumps(fields, ensure_ascii=False)
@@ -264,6 +265,11 @@ def _json(data: bytes) -> Any:
     except UnicodeEncodeError:
         return json.loads(text.encode("utf-8", "replace"))
     return fields
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None  # 1e999
 
 
 def lasting_name(path: Path) -> str:

@@ -31,6 +31,7 @@ UNVERIFIED = "unverified"  # the identity of a shard of which nothing can be ask
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".tzst")
 TOO_LARGE = "member too large"
 MAX_HEADER = 4 << 20  # bytes of one member's headers, its name included
+MAX_PADDING = 1 << 20  # bytes of zeros after an archive, behind which another one is looked for
 LONGEST_NAME = 4096  # characters, as of a path
 
 
@@ -142,10 +143,27 @@ def _members(stream: IO[bytes], url: str, room: Callable[[int], None]) -> Iterat
             if not header.isdir():
                 yield _member(archive, header, links, url, room)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+        second = _second_archive(archive) if "EOFHeaderError" in end else ""
     except DAMAGE as error:
         raise _read_error(error, url, CutShard(f"{stored_address(url)} breaks off: {error}")) from error
     if "EOFHeaderError" not in end:
         raise CutShard(f"{stored_address(url)} breaks off: no end-of-archive mark")
+    if second:
+        detail = f"{second} and what follows: join archives by `tar --concatenate`, or name each of them"
+        yield _Member(second, -1, None, "after the end of the archive", detail)
+
+
+def _second_archive(archive: tarfile.TarFile) -> str:
+    """The name of the first member of an archive appended to this one, as by `cat`; "" where there is none."""
+    stream: Any = archive.fileobj
+    for _ in range(MAX_PADDING // tarfile.BLOCKSIZE):
+        block = stream.read(tarfile.BLOCKSIZE)
+        if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
+            try:
+                return tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape").name
+            except tarfile.HeaderError:
+                return ""
+    return ""
 
 
 def _member(

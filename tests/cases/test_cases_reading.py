@@ -229,3 +229,17 @@ def test_the_choices_of_the_command_lines_are_the_rules(tmp_path):
         command = group.get_command(None, name)
         (option,) = [p for p in command.params if p.name == "split"]
         assert tuple(option.type.choices) == SPLITS
+
+
+@pytest.mark.case("R2")
+@pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz"), ("tar.xz", "w:xz")])
+def test_archives_joined_by_cat_are_not_taken_for_the_first_of_them(tmp_path, ending, mode):
+    parts = [write_tar(tmp_path / f"{i}", [(f"a{i}.png", png(i)), (f"b{i}.png", png(i + 5))], mode) for i in (0, 1)]
+    (tmp_path / f"both.{ending}").write_bytes(b"".join(part.read_bytes() for part in parts))
+    (shard,) = find_shards([str(tmp_path / f"both.{ending}")]).shards
+    *read, last = read_shard(shard)
+    assert [sample.key for sample in read if isinstance(sample, Sample)] == ["a0", "b0"]
+    assert (last.key, last.reason) == ("a1", "after the end of the archive")
+    write_tar(tmp_path / f"alone.{ending}", [("a.png", png(0))], mode)  # with its padding
+    (alone,) = find_shards([str(tmp_path / f"alone.{ending}")]).shards
+    assert [type(sample) for sample in read_shard(alone)] == [Sample]

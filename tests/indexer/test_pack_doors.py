@@ -105,10 +105,10 @@ def test_an_image_with_damaged_json_beside_it_is_refused_by_index_and_by_pack(tm
 @pytest.mark.case("R9")
 def test_numbers_that_json_does_not_know_are_missing_for_index_and_for_pack(tmp_path):
     source(tmp_path / "in", ["a.png"])
-    (tmp_path / "in" / "a.json").write_text('{"x": NaN, "y": [Infinity, 1], "z": 2}')
+    (tmp_path / "in" / "a.json").write_text('{"x": NaN, "y": [Infinity, 1], "w": [1e999, -1e400], "z": 2}')
     packed(tmp_path)
     (read,) = [s for shard in find_shards([str(tmp_path / "in")]).shards for s in read_shard(shard)]
-    assert samples(tmp_path / "out")["a"] == read.metadata == {"x": None, "y": [None, 1], "z": 2}
+    assert samples(tmp_path / "out")["a"] == read.metadata == {"x": None, "y": [None, 1], "w": [None, None], "z": 2}
 
 
 @pytest.mark.case("R5")
