@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import math
 import re
 import signal
 import sys
@@ -25,6 +26,15 @@ SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line w
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
     errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE, errno.ETIMEDOUT,
 )  # fmt: skip
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, never NaN (for which every comparison is false) or infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 table_option = click.option("--table", metavar="T", help="Table in the database. Default: its only one.")
@@ -109,11 +119,11 @@ def slide_options(command: Any) -> Any:
         ),
         click.option(
             "--tissue",
-            type=click.FloatRange(0, 1),
+            type=FiniteRange(0, 1),
             metavar="SHARE",
             help="Leave out tiles with a smaller share of tissue; 0 takes every tile. Default: 0.25.",
         ),
-        click.option("--mpp", type=click.FloatRange(0.02, 100), metavar="F", help="Micrometres a pixel of a tile."),
+        click.option("--mpp", type=FiniteRange(0.02, 100), metavar="F", help="Micrometres a pixel of a tile."),
         click.option(
             "--tile",
             type=click.IntRange(16, 4096),

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from indexer.options import json_option, table_option, where_option
+from indexer.options import FiniteRange, json_option, table_option, where_option
 from probes.presets import PRESETS, SCALING
 from probes.request import ProbeRequest
 
@@ -61,11 +61,11 @@ _SPLIT = [
 ]
 _SCORE = [
     click.option("--subgroup", metavar="A,B", help="Columns whose values are reported as subgroups."),
-    click.option("--tau", type=click.FloatRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}"),
+    click.option("--tau", type=FiniteRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}"),
     click.option(
-        "--specificity", type=click.FloatRange(0, 1), help=f"Target of the operating point. {default_of('specificity')}"
+        "--specificity", type=FiniteRange(0, 1), help=f"Target of the operating point. {default_of('specificity')}"
     ),
-    click.option("--prevalence", type=click.FloatRange(0, 1), help="Also the PPV at this prevalence."),
+    click.option("--prevalence", type=FiniteRange(0, 1), help="Also the PPV at this prevalence."),
     click.option(
         "--pooling", type=click.Choice(["mean", "max"]), help=f"Pooling of a patient's rows. {default_of('pooling')}"
     ),
@@ -77,7 +77,7 @@ _SCORE = [
 _REVIEW = [
     click.option("--review", is_flag=True,
                  help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
-    click.option("--coverage", type=click.FloatRange(0.5, 0.99), help=f"Of the sets. {default_of('coverage')}"),
+    click.option("--coverage", type=FiniteRange(0.5, 0.99), help=f"Of the sets. {default_of('coverage')}"),
     click.option("--costs", metavar="R,R",
                  help="With --review: false alarms that a missed positive is worth, else 1,5,20."),
     click.option("--confounder", "confounders", metavar="A,B",

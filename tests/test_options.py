@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import math
 from dataclasses import dataclass
 
+import click
 import numpy as np
 import pytest
 
@@ -47,3 +49,18 @@ def test_version_names_the_package_and_the_table_format(program):
     done = call(program, "--version")
     version = importlib.metadata.version("embedding-indexer")
     assert (done.code, done.out) == (0, f"embedding-indexer {version}, table format {FORMAT}\n")
+
+
+@pytest.mark.case("T8", "N2")
+@pytest.mark.parametrize("program", ["indexer", "probes"])
+def test_no_option_of_a_number_takes_nan(program):
+    """NaN lies in every range, since all comparisons with it are false."""
+    group = importlib.import_module(f"{program}.cli").group
+    found = 0
+    for name in group.list_commands(None):
+        for option in group.get_command(None, name).params:
+            if isinstance(option.type, click.types.FloatParamType):
+                found += 1
+                with pytest.raises(click.BadParameter):
+                    option.type.convert("nan", option, None)
+    assert found > 5

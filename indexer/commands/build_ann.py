@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.ann.goal import Goal, GoalChange
-from indexer.options import emit, json_option, table_option
+from indexer.options import FiniteRange, emit, json_option, table_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,12 +27,12 @@ FEWEST_QUERIES = 20
 @table_option
 @click.option(
     "--recall",
-    type=click.FloatRange(0.5, 1),
+    type=FiniteRange(0.5, 1),
     help=f"Share of the true 10 nearest. Default: {Goal.recall}; with --refresh, what it was built for.",
 )
 @click.option(
     "--latency-ms",
-    type=click.FloatRange(min=0.01),
+    type=FiniteRange(min=0.01),
     help=f"Time of one query alone. Default: {Goal.latency_ms}; with --refresh, what it was built for.",
 )
 @click.option(
@@ -40,7 +40,7 @@ FEWEST_QUERIES = 20
     "memory_gib",
     default=Goal.memory_bytes / 2**30,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="GiB to build in and to search with.",
 )
 @click.option(

@@ -22,6 +22,7 @@ from indexer.commands.cluster.ways import (
 )  # fmt: skip
 from indexer.commands.index_report import command_line, exit_code, print_report
 from indexer.options import (
+    FiniteRange,
     device_option,
     frames_option,
     json_option,
@@ -117,7 +118,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 )
 @click.option(
     "--max-failures",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=RunOptions.max_failures,
     show_default=True,
     help="Stop early when a larger share of the images fails.",

@@ -11,14 +11,16 @@ import click
 
 from indexer.duplicates.options import GroupOptions, NearOptions
 from indexer.errors import InputError
-from indexer.options import counted, emit, json_option, plain, say, table_option, where_option
+from indexer.options import FiniteRange, counted, emit, json_option, plain, say, table_option, where_option
 
 FIRST = 10  # pairs listed on stdout
 
 
 @click.command("near-duplicates", short_help="Pairs and clusters of near-duplicate images, across groups and splits.")
 @click.argument("database", metavar="DB")
-@click.option("--threshold", default=NearOptions.threshold, show_default=True, help="Lowest cosine of a pair.")
+@click.option(
+    "--threshold", type=FiniteRange(), default=NearOptions.threshold, show_default=True, help="Lowest cosine of a pair."
+)
 @click.option("--group", metavar="COLUMN", help="Rows that belong together, e.g. the patient: counts pairs across.")
 @click.option("--split", metavar="COLUMN", help="Names training and test rows: counts rows that leak.")
 @click.option(
@@ -37,9 +39,13 @@ FIRST = 10  # pairs listed on stdout
 )
 @click.option("--by", metavar="COLUMN", help="Pairs of groups (series, slides, studies) in place of images.")
 @click.option(
-    "--share", type=float, help=f"With --by: lowest share of near rows of a group. Default: {GroupOptions.share:g}."
+    "--share",
+    type=FiniteRange(),
+    help=f"With --by: lowest share of near rows of a group. Default: {GroupOptions.share:g}.",
 )
-@click.option("--candidates", type=float, help="With --by: lowest cosine of pooled vectors. Default: --threshold.")
+@click.option(
+    "--candidates", type=FiniteRange(), help="With --by: lowest cosine of pooled vectors. Default: --threshold."
+)
 @where_option
 @table_option
 @json_option

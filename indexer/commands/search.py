@@ -12,6 +12,7 @@ import click
 
 from indexer.jsonable import printable
 from indexer.options import (
+    FiniteRange,
     device_option,
     download_option,
     emit,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 @click.option("--one-per", metavar="COLUMN", help="One hit for each value, its best; a row without a value is a hit.")
 @click.option("--by", metavar="COLUMN", help="One hit for each value (series, slide, study), after `indexer pool`.")
 @click.option("--group", "groups", multiple=True, metavar="VALUE", help="With --by: a stored value as the query.")
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine.")
+@click.option("--min-score", type=FiniteRange(-1, 1), help="Lowest cosine.")
 @click.option(
     "--offset",
     default=SearchOptions.offset,

@@ -111,7 +111,7 @@ def _members_of(view: EmbeddingStore, column: str, stored: pa.Array, codes: Int6
     wanted = stored.take(pa.array(list(first.values())))
     members = [_Members() for _ in first]
     for batch, ids in rows_with(view, column, wanted):
-        places = pc.index_in(batch.column(column), value_set=wanted).to_numpy(zero_copy_only=False)
+        places = places_in(batch.column(column), wanted)
         for place in np.unique(places).astype(int).tolist():
             members[place].add(ids[places == place])
     return {code: m.excluded() for code, m in zip(first, members, strict=True)}
@@ -159,9 +159,22 @@ def rows_with(
     """Blocks of the rows that have one of the values: the column, with the vectors where requested, and row ids."""
     for where in _filters(column, values):
         for batch in view.scan([column], where, vectors=vectors):
-            found = batch if where is not None else batch.filter(pc.is_in(batch.column(column), value_set=values))
+            known = None if where is not None else pc.is_in(_comparable(batch.column(column)), _comparable(values))
+            found = batch if known is None else batch.filter(known)
             if found.num_rows:
                 yield found, row_ids_of(found)
+
+
+def places_in(column: pa.Array, values: pa.Array) -> Int64:
+    """For each value of the column, all of which are among `values`, its place there."""
+    found = pc.index_in(_comparable(column), _comparable(values))
+    places: Int64 = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return places
+
+
+def _comparable(values: pa.Array) -> pa.Array:
+    """The values in a type that Arrow can look up: it has no such function for half-precision numbers."""
+    return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
 
 
 def _filters(column: str, values: pa.Array) -> Iterable[str | None]:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer.ann.exact import Found, best, cosines, no_hits
 from indexer.ann.rowset import RowSet
 from indexer.errors import RowNotFound
 from indexer.groups.values import column_kind
-from indexer.search.exclude import Excluded, is_nan, row_set, rows_of_values, rows_with
+from indexer.search.exclude import Excluded, is_nan, places_in, row_set, rows_of_values, rows_with
 from indexer.search.options import SearchOptions
 from indexer.search.snapshot import Snapshot
 from indexer.store.rows import vector_block
@@ -146,7 +145,7 @@ def further_rows(
     wanted = pa.array(list(spots), column_kind(snapshot.view, column, OPTION))
     for batch, ids in rows_with(snapshot.view, column, wanted, vectors=min_score is not None):
         keep = np.ones(len(ids), bool) if allowed is None else allowed.has(ids)
-        places = pc.index_in(batch.column(column), value_set=wanted).to_numpy(zero_copy_only=False)
+        places = places_in(batch.column(column), wanted)
         vectors = None if min_score is None else vector_block(batch)
         for place in np.unique(places[keep]).astype(int).tolist():
             rows = np.flatnonzero(keep & (places == place))

@@ -6,7 +6,8 @@ import re
 
 from indexer.errors import BadFilter
 
-VOLATILE = re.compile(r"\b(random|rand|uuid)\s*\(", re.IGNORECASE)  # two reads of one version would differ
+# Two reads of one version would differ
+VOLATILE = re.compile(r"\b(random|rand|uuid|now|today)\s*\(|\bcurrent_(date|time|timestamp)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
@@ -53,7 +54,7 @@ def _fault(bare: str) -> str | None:
             return "a bracket closes that was not opened"
     if depth:
         return "a bracket is not closed"
-    return "a random function gives no lasting answer" if VOLATILE.search(bare) else None
+    return "chance and the clock give no lasting answer" if VOLATILE.search(bare) else None
 
 
 def quoted(text: str) -> str:

@@ -172,14 +172,19 @@ def _typed_columns(
     return extra, arrays
 
 
+_SQL_VALUES = ("true", "false", "null", "current_date", "current_time", "current_timestamp")
+
+
 def refused_name(name: str) -> str | None:
     """The reason why metadata and labels may not have a column of this name; None where they may.
 
-    Reserved are the table's own columns, `part_…` for the facts of an image's parts, and `_row…` in any letter case,
-    which is Lance's prefix.
+    Reserved are the table's own columns, `part_…` for the facts of an image's parts, and in any letter case `_row…`,
+    which is Lance's prefix, and the words that a filter would read as values: `null < 5` holds for no row.
     """
     if name in SYSTEM_COLUMNS or name.startswith(PART_COLUMN) or name.lower().startswith("_row"):
         return "name is taken by the table"
+    if name.lower() in _SQL_VALUES:
+        return "SQL reads it as a value"
     return None if COLUMN_NAME.fullmatch(name) else "not a plain column name"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from indexer.options import FiniteRange
 from probes.options import default_of, make_request, probe_options, review_options, shuffle_option
 
 
@@ -18,7 +19,7 @@ from probes.options import default_of, make_request, probe_options, review_optio
 @click.option("--vote", type=click.Choice(["softmax", "uniform"]), help=default_of("vote"))
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help=f"Temperature of the softmax vote. {default_of('temperature')}",
 )
 @shuffle_option

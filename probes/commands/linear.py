@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from indexer.options import FiniteRange
 from probes.options import class_weight_option, fit_options, make_request, probe_options, review_options
 
 
@@ -15,7 +16,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @review_options
 @fit_options
 @class_weight_option
-@click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
+@click.option("--penalty", "--c", type=FiniteRange(0, min_open=True), help="Fix C instead of choosing it.")
 @click.option("--few-shot", is_flag=True, help="Also the label-efficiency curve: 1, 2, 4, … patients a class.")
 @click.option(
     "--link", type=click.Choice(["softmax", "cumulative"]), default="softmax", show_default=True,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import click
 
-from indexer.options import emit, json_option
+from indexer.options import FiniteRange, emit, json_option
 
-OPEN = click.FloatRange(0, 1, min_open=True, max_open=True)
+OPEN = FiniteRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("plan", short_help="Patients that an interval of a wished width takes.")
 @click.option("--prevalence", type=OPEN, required=True, help="Share of positive patients.")
 @click.option("--width", type=OPEN, default=0.1, show_default=True, help="Wished width of the 95 % interval.")
-@click.option("--auc", type=click.FloatRange(0.5, 1, max_open=True), help="The AUC that is expected.")
+@click.option("--auc", type=FiniteRange(0.5, 1, max_open=True), help="The AUC that is expected.")
 @click.option("--sensitivity", type=OPEN, help="The sensitivity that is expected.")
 @click.option("--specificity", type=OPEN, help="The specificity that is expected.")
-@click.option("--images", type=click.FloatRange(1, 10_000), default=1.0, show_default=True,
+@click.option("--images", type=FiniteRange(1, 10_000), default=1.0, show_default=True,
               help="Mean images a patient.")  # fmt: skip
-@click.option("--likeness", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+@click.option("--likeness", type=FiniteRange(0, 1), default=0.5, show_default=True,
               help="How alike images of a patient score: share of the variance.")  # fmt: skip
 @json_option
 def command(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from indexer.options import FiniteRange
 from probes.options import class_weight_option, fit_options, make_request, probe_options, review_options
 
 
@@ -22,7 +23,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     type=click.Choice(["linear", "rbf"]),
     help="Linear, or Gaussian (at most 20,000 rows).",
 )
-@click.option("--penalty", "--c", type=click.FloatRange(0, min_open=True), help="Fix C instead of choosing it.")
+@click.option("--penalty", "--c", type=FiniteRange(0, min_open=True), help="Fix C instead of choosing it.")
 def command(*, kernel: str, out: Path | None, replace: bool, as_json: bool, **options: Any) -> None:
     """Fit one support vector machine for each class, with C chosen by inner validation.
 

@@ -93,4 +93,3 @@ STORES = {
 }
 CASES = PIXELS | ARCHIVES | IN_USE | TABLES | PROBES | SECURITY | NEW_DATA | STORES
 OTHERS = re.compile(r"[SD]\d+")  # of sections that are not listed here: structure, doors
-WITHOUT_A_TEST = {"T9"}  # yet

@@ -186,6 +186,7 @@ def test_counts_clusters_and_listed_pairs_are_those_of_every_pair_scored(tmp_pat
     assert report.clusters_listed_in_part == sum(len({p for p in true if p[0] in part}) > most for part in parts)
 
 
+@pytest.mark.case("T9")
 def test_thousands_of_copies_of_one_image_are_one_cluster_in_little_memory(tmp_path: Path) -> None:
     """20,000 copies are 200 million pairs."""
     blank, others = unit_rows(1, 16), unit_rows(50, 16, seed=2, clusters=1, spread=9)

@@ -290,6 +290,7 @@ TYPES = {
     "zoned": (pa.timestamp("us", tz="UTC"), _zoned),
     "decimal": (pa.decimal128(10, 3), lambda g: decimal.Decimal(g) / 8),
     "float": (pa.float64(), lambda g: g / 3),
+    "half": (pa.float16(), lambda g: np.float16(g / 3)),
     "bool": (pa.bool_(), lambda g: bool(g % 2)),
     "int": (pa.int64(), lambda g: g - 4),
     "text": (pa.string(), lambda g: f"it's {g}"),

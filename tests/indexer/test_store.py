@@ -197,6 +197,16 @@ def test_no_label_and_no_metadata_field_makes_a_column_of_a_taken_name(store, na
     assert store.count() == 55
 
 
+@pytest.mark.case("T4")
+@pytest.mark.parametrize("name", ["null", "True", "FALSE", "current_date", "Current_Timestamp"])
+def test_no_column_has_a_name_that_a_filter_reads_as_a_value(store, name):
+    with pytest.raises(InputError, match="SQL reads it as a value"):
+        add_columns(store, pa.table({"key": ["k1"], name: [1]}))
+    with StoreWriter(store) as writer:
+        told = writer.commit([result("c", 50, 5, **{name: 7})])
+    assert told.columns_skipped == {f"{name}: SQL reads it as a value": 5}
+
+
 @pytest.mark.case("T1")
 @pytest.mark.parametrize("name", TAKEN[:5])
 def test_a_table_with_a_column_by_a_name_of_lances_is_reported_and_mended(store, name):

@@ -13,7 +13,7 @@ import click
 from indexer.commands.cluster.commit import commit_text
 from indexer.commands.index_report import report_text
 from indexer.errors import StoreLocked
-from indexer.options import counted, emit, say
+from indexer.options import FiniteRange, counted, emit, say
 
 if TYPE_CHECKING:
     from indexer.encoders.encoder import LoadedEncoder
@@ -41,7 +41,7 @@ def way_options(command: Any) -> Any:
     """The options --part, --no-commit, --engine, --address and --gpus-per-worker."""
     for option in (
         click.option(
-            "--gpus-per-worker", "gpus", type=click.FloatRange(0), default=0.0, metavar="G",
+            "--gpus-per-worker", "gpus", type=FiniteRange(0), default=0.0, metavar="G",
             help="GPUs of each actor of --engine ray, 0.5 for two on one.",
         ),
         click.option(

@@ -103,7 +103,7 @@ class LabelIndex:
             same = [_named(texts, self._kind, self._on).to_pylist() for texts in (left, right)]
             for a, b, first, second in zip(left.to_pylist(), right.to_pylist(), *same, strict=True):
                 if first is not None and first == second:
-                    repeated[f"{a!r}" if a == b else f"{a!r}, also written {b!r},"] = None
+                    repeated[f"{a!r}" if a == b else f"{a!r} (also written {b!r})"] = None
             if len(repeated) > SHOWN:
                 break
         if repeated:
@@ -115,8 +115,13 @@ class LabelIndex:
 
 
 def plain_values(column: Any) -> Any:
-    """Dictionaries and views as the plain values they stand for; NaN as missing, as in CSV."""
+    """Dictionaries and views as the plain values they stand for; NaN as missing, as in CSV.
+
+    Half-precision numbers become single-precision ones, since Arrow cannot look half-precision values up.
+    """
     kind = column.type
+    if pa.types.is_float16(kind):
+        return plain_values(column.cast(pa.float32()))
     if pa.types.is_dictionary(kind):
         return plain_values(column.cast(kind.value_type))
     if _is_text(kind):
