@@ -21,6 +21,7 @@ from indexer.errors import IndexerError
 from indexer.jsonable import jsonable, printable
 from indexer.malloc import share_one_heap_with_arrow
 from indexer.redact import redacted
+from indexer.streams import SURROGATES, is_utf8, take_any_text
 
 SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line without traceback
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -205,6 +206,7 @@ def run(command: click.Command) -> None:
 
     Any other exception is a bug and keeps its traceback.
     """
+    take_any_text()
     try:
         with _ctrl_c_stays_itself():
             code = command.main(standalone_mode=False)
@@ -219,6 +221,12 @@ def run(command: click.Command) -> None:
         sys.exit(1)
     except BrokenPipeError:  # the reader of `indexer … | head` has exited; avoids Python's message at exit
         sys.stderr.close()
+        sys.exit(1)
+    except UnicodeEncodeError:
+        odd = next((text for text in sys.argv[1:] if SURROGATES.search(text)), None)
+        if odd is None:
+            raise
+        click.echo(f"error: {printable(odd)} is not UTF-8 text, as keys, names and filters are.", err=True)
         sys.exit(1)
     except OSError as error:
         if error.errno not in SYSTEM_ERRORS:
@@ -279,7 +287,7 @@ def counted(number: int, noun: str) -> str:
 def emit(value: Any, *, as_json: bool, text: Callable[[Any], str] | None = None) -> None:
     """Print a result on stdout, as JSON or as `text` formats it (default: `plain`)."""
     if as_json:
-        say(json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False))
+        say(json.dumps(jsonable(value), ensure_ascii=not is_utf8(sys.stdout), allow_nan=False))
     else:
         say((text or plain)(value))
 

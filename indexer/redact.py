@@ -18,6 +18,7 @@ HASH_BYTES = 8
 
 _URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://[^\s<>]+")
 _STORED_PIPE = re.compile(r"pipe:[\w.+-]+#[0-9a-f]{16}(?![\w.+-])")
+_QUERY_MARK = re.compile(r"[?#]|;[\w.-]+=")  # also of a parameter in the path, as ;jsessionid=
 _STORED_QUERY = re.compile(r"\?query-[0-9a-f]{16}")
 _PIPE = re.compile(r"\bpipe:(?![\w.+-]+(?:#[0-9a-f]{16}| …))(?=\s*[\w./(\"'$])[^\n]*")
 _PROGRAM = re.compile(r"[A-Za-z_][\w.+-]{0,31}")
@@ -86,10 +87,11 @@ def _program(command: str) -> str:
 
 
 def _cut_url(url: str) -> str:
-    """Scheme, host, port and path of a URL, and a hash of its query and fragment where there is one."""
+    """Scheme, host, port and path of a URL, and a hash of its parameters, query and fragment where there are some."""
     scheme, _, rest = url.partition("://")
     rest = _without_login(rest)
-    end = min((rest.find(mark) for mark in "?#" if mark in rest), default=len(rest))
+    query_mark = _QUERY_MARK.search(rest)
+    end = query_mark.start() if query_mark else len(rest)
     place, query = rest[:end], rest[end:]
     place = _URL.sub(lambda match: _cut_url(match[0]), place)  # of a proxy, which has the whole address in its path
     if _STORED_QUERY.fullmatch(query) or not query:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.disk import fsync, replace_file
+from indexer.disk import fsync
 from indexer.errors import ProbeError
 from indexer.options import emit
-from indexer.output_file import written_whole
+from indexer.output_file import require_writable, written_whole
 from probes.progress import Stages
 from probes.reporting.comparison import PAGE
 from probes.reporting.text import result_text
@@ -106,14 +106,10 @@ def write_comparison(found: Comparison, out: Path) -> None:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write one file, completely or not at all. Raises ProbeError where it cannot be written."""
-    if not path.parent.is_dir():
-        raise ProbeError(f"there is no folder {path.parent}. Make it, or name another place with --html.")
-    try:
-        replace_file(path, page)
-    except OSError as error:
-        path.with_name(f".{path.name}.{os.getpid()}").unlink(missing_ok=True)
-        raise ProbeError(f"{path}: {error.strerror}. Nothing was written; name another place with --html.") from error
+    """Write one file, completely or not at all. Raises InputError where it cannot be written."""
+    require_writable(path, "--html")
+    with written_whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _write_result_files(result: ProbeResult, folder: Path) -> None:

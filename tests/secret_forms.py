@@ -14,6 +14,7 @@ _URLS = (
     "https://{a}@h/a.tar", "https://ann:{a}@h/a.tar", "https://ann:{a}@{b}@h/a.tar", "https://{a}:{b}@h:8443/a.tar",
     "https://ann:{a}/{b}@h/a.tar", "https://ann:{a}?{b}@h/a.tar", "https://ann:{a}#{b}@h/a.tar",
     "https://h/a.tar#{a}", "https://h/a.tar#access_token={a}", "https://h/a.tar?{a}", "https://h/a.tar?x=1;pass={a}",
+    "https://h/a.tar;jsessionid={a}", "https://h/x;v=1;token={a}/a.tar?p={b}",
     "s3://{a}:{b}@bucket/a.tar", "ftps://ann:{a}@h/a.tar", "https://proxy/https://ann:{a}@h/a.tar?p={b}",
     "HTTPS://ann:{a}@h/a.tar", "https://ann:%40{a}@h/a.tar",
 )  # fmt: skip

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 # The floors of the house, from the ground up. A room imports from lower floors and from itself, never upwards.
 FLOORS = (
     {"indexer", "indexer.children", "indexer.cores", "indexer.decompression", "indexer.design", "indexer.disk",
-     "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.memory", "indexer.redact", "indexer.types",
-     "probes", "probes.presets", "probes.request"},
+     "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.memory", "indexer.redact", "indexer.streams",
+     "indexer.types", "probes", "probes.presets", "probes.request"},
     {"indexer.isolation", "indexer.remote"},
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},

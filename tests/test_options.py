@@ -6,6 +6,9 @@ import importlib
 import importlib.metadata
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import click
@@ -14,7 +17,9 @@ import pytest
 
 from indexer.options import emit
 from indexer.store.formats.format import FORMAT
+from indexer.store.table import EmbeddingStore
 from tests.commands import call
+from tests.tables import add_shard, spec_for, unit_rows
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,44 @@ def test_no_option_of_a_number_takes_nan(program):
                 with pytest.raises(click.BadParameter):
                     option.type.convert("nan", option, None)
     assert found > 5
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("db")
+    store = EmbeddingStore.create(str(folder), "t", spec_for(8))
+    add_shard(store, "s", ["k0", "größe ≥ 1 😀"], unit_rows(2, 8))
+    return folder
+
+
+def run(*arguments, environment=None, **streams):
+    command = [sys.executable, "-m", "indexer", *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | (environment or {}), stderr=subprocess.PIPE, timeout=120, **streams)
+
+
+@pytest.mark.case("U4", "U12")
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16-le"])
+def test_an_output_in_any_encoding_is_written_and_json_stays_json(db, encoding):
+    environment = {"PYTHONIOENCODING": encoding}
+    for form in ([], ["--json"]):
+        done = run("search", db, "--key", "k0", *form, environment=environment, stdout=subprocess.PIPE)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    (hit,) = json.loads(done.stdout.decode(encoding))["queries"][0]["hits"]
+    assert hit["key"] == "größe ≥ 1 😀"
+
+
+@pytest.mark.case("U4")
+def test_a_command_with_a_closed_output_ends_without_a_traceback(db):
+    shell = f'"{sys.executable}" -m indexer info "{db}" >&-'
+    done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.case("U4")
+@pytest.mark.parametrize("arguments", [("search", "--key"), ("delete", "--where"), ("labels", "--on")])
+def test_an_argument_that_is_not_utf8_is_one_line(db, tmp_path, arguments):
+    (tmp_path / "l.csv").write_text("key,a\nk0,1\n")
+    command, option = arguments
+    more = [tmp_path / "l.csv"] if command == "labels" else []
+    done = call("indexer", command, db, *more, option, "k\udcff = '\udcff'")
+    assert (done.code, done.err.count("\n")) == (1, 1)

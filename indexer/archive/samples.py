@@ -11,6 +11,7 @@ from typing import Any
 
 from indexer.errors import InputError
 from indexer.memory.budget import MAX_SIDECAR
+from indexer.streams import SURROGATES
 from indexer.types import IMAGE_SUFFIXES, Failure, Sample
 from indexer.user_tables.joining import image_suffix
 
@@ -28,7 +29,6 @@ NOT_USED = "passed over, neither image nor metadata"
 BY_PLACE = "image of its sample as its first one, none being .jpg, .png, … alone"
 # Surrogateescape: how Python represents the bytes of a name that is not UTF-8
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def plain_name(name: str) -> str:

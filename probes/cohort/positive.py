@@ -10,8 +10,9 @@ from indexer.errors import ProbeError
 
 ABSENCE = frozenset(
     {
-        "0", "absent", "benign", "clear", "control", "false", "good", "healthy", "intact", "neg", "negative", "no",
-        "no finding", "no findings", "none", "normal", "ok", "unaffected", "unremarkable", "without",
+        "0", "absent", "benign", "clear", "control", "controls", "false", "good", "healthy", "intact", "neg",
+        "negative", "no", "no finding", "no findings", "none", "normal", "ok", "pass", "passed", "unaffected",
+        "uninfected", "unremarkable", "without",
     }
 )  # fmt: skip
 NEGATION = re.compile(r"(?:no|non|not|without)[\W_]+\S")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import threading
 import unicodedata
 
 import lance
@@ -399,3 +402,18 @@ def test_so_many_labels_without_a_row_that_their_spellings_are_not_tried_is_said
     done = labels(db, "key,a\nk0,1\nK1,2\nK2,3\n", "--json")
     assert (done.json["rows_labelled"], done.json["labels_without_row"]) == (1, 2)
     assert "of more than 1 such labels other spellings are not looked for" in done.json["notes"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_may_come_through_a_pipe(db, tmp_path, packed):
+    text = "key,said\n" + "".join(f"k{i},{'long ' * 500}{i}\n" for i in range(60))  # more than is read at once
+    pipe = tmp_path / "labels"
+    os.mkfifo(pipe)
+    writer = threading.Thread(
+        target=lambda: pipe.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    )
+    writer.start()
+    done = call("indexer", "labels", db, pipe, "--json")
+    writer.join(60)
+    assert done.code == 0, done.err
+    assert column(db, "said") == {f"k{i}": f"{'long ' * 500}{i}" for i in range(6)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import pytest
 
-from probes import outputs
+from indexer import output_file
 from tests.commands import call
 from tests.probes.cohort import make_cohort
 from tests.probes.test_results import FINDING
@@ -114,15 +115,29 @@ def test_a_page_on_a_full_disk_leaves_the_old_one_and_nothing_beside_it(db, tmp_
     probe("prototype", db, *ILL, "--out", out)
     before = state(out)
 
-    def fail(path, text):
-        path.with_name(f".{path.name}.{os.getpid()}").write_text(text[:10])
+    def fail(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outputs, "replace_file", fail)
+    monkeypatch.setattr(output_file, "fsync", fail)
     done = call("probes", "report", out)
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "Nothing was written" in done.err
+    assert "cannot be written: No space left on device" in done.err
     assert state(out) == before
+
+
+@pytest.mark.case("U3", "X5")
+def test_a_page_goes_into_a_pipe_or_a_device_and_does_not_take_its_place(db, tmp_path):
+    """As root, `--html /dev/null` would else leave a file where every program expects the device."""
+    out, pipe = tmp_path / "out", tmp_path / "pipe"
+    probe("prototype", db, *ILL, "--out", out)
+    os.mkfifo(pipe)
+    pages: list[str] = []
+    reader = threading.Thread(target=lambda: pages.append(pipe.read_text()))
+    reader.start()
+    assert call("probes", "report", out, "--html", pipe).code == 0
+    reader.join(60)
+    assert pipe.is_fifo()
+    assert pages == [(out / "report.html").read_text()]
 
 
 def test_an_out_that_is_no_folder_is_refused_before_the_work(db, tmp_path):

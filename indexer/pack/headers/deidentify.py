@@ -21,7 +21,7 @@ from typing import Any
 from indexer.errors import PixelError
 from indexer.pack.headers.coded_images import Encapsulated, stripped
 from indexer.pack.headers.secret import KeyedHash
-from indexer.pack.headers.vocabulary import is_known
+from indexer.pack.headers.vocabulary import STANDARD_UID, is_known
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 from indexer.pixels.dicom.parse import DEFLATED, parsed
 from indexer.pixels.dicom.stored import UNCOMPRESSED
@@ -95,7 +95,6 @@ _TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "
 _LONG_VRS = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")  # with a length of 4 bytes
 _WIDTHS = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4, "UV": 8, "SV": 8}
 _NUMBERS = re.compile(rb"[0-9+\-.,eE\\ \0]*")
-_STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,50}")
 _STACK = re.compile(rb"[A-Za-z]?[0-9]{0,10}[ \0]*")
 
 
@@ -241,7 +240,7 @@ def _fits(value: bytes, vr: str, multiplicity: str) -> bool:
 def _uid(dataset: Any, word: str, keyed: KeyedHash) -> str:
     """The UID as it is where it is the standard's, else derived from its keyed hash (PS3.5 annex B.2); "" for none."""
     text = str(dataset.get(word, "") or "").strip(" \0")
-    if not text or (word == "SOPClassUID" and _STANDARD_UID.fullmatch(text)):
+    if not text or (word == "SOPClassUID" and STANDARD_UID.fullmatch(text)):
         return text
     return f"2.25.{int(keyed(_HASHED.get(word, word), text), 16)}"
 

@@ -13,14 +13,13 @@ import numpy as np
 
 from indexer.errors import InputError
 from indexer.pack.headers.secret import KeyedHash
-from indexer.pack.headers.vocabulary import stored_term
+from indexer.pack.headers.vocabulary import STANDARD_UID, stored_term
 from indexer.pixels.decoder_errors import dicom_errors, quiet
 from indexer.pixels.dicom.parse import parsed
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 OLDEST = 90  # years; greater ages are stored as this one (HIPAA, 45 CFR 164.514(b)(2)(i)(C))
 HEADER_BYTES = 64 << 20  # of a deflated file; the elements before the pixels lie in these
-_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,50}")  # of the standard
 _AGE = re.compile(r"(\d{3})([DWMY])")
 # Words of SeriesDescription that tell masks and crops from the images they were made of, as in CBIS-DDSM
 _SERIES_KINDS = (
@@ -112,7 +111,7 @@ def dicom_fields(header: Any, keyed: KeyedHash, patients: PatientIds) -> dict[st
     for field, word in (("rows", "Rows"), ("columns", "Columns"), ("frames", "NumberOfFrames")):
         found[field] = _whole(header, word)
     syntax = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", ""))
-    found["transfer_syntax"] = syntax if _UID.fullmatch(syntax) else None
+    found["transfer_syntax"] = syntax if STANDARD_UID.fullmatch(syntax) else None
     burned = _text(header, "BurnedInAnnotation")
     found["burned_in"] = {"YES": True, "NO": False}.get(burned)
     found.update(_geometry(header))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from indexer.pack.headers.secret import KeyedHash
 
+STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,50}")  # assigned by the standard itself, not by a site
+
 
 def _terms(text: str) -> frozenset[str]:
     return frozenset(text.split())

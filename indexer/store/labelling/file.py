@@ -91,7 +91,17 @@ def read_labels(file: Path, choice: Choice, stored: Mapping[str, pa.DataType]) -
 
 @contextmanager
 def unpacked(file: Path) -> Iterator[Path]:
-    """The file, or for a compressed one its content under its name without the ending. Raises OSError, InputError."""
+    """The file, or for a compressed one its content under its name without the ending. Raises OSError, InputError.
+
+    What comes through a pipe (`<(program)`, /dev/stdin) is read once into a temporary file.
+    """
+    if file.is_fifo():
+        with tempfile.TemporaryDirectory(prefix="labels-") as folder, file.open("rb") as pipe:
+            content = Path(folder) / file.name
+            _copied(pipe, content, file)
+            with unpacked(content) as source:
+                yield source
+        return
     with file.open("rb") as raw:
         if not is_compressed(raw.read(HEAD_BYTES)):
             yield file
