@@ -30,7 +30,7 @@ from indexer.types import EmbeddingBatch, EmbeddingRow, Place, Shard, ShardResul
 from tests.archives import archive, png
 from tests.fakes import FakeEncoder
 from tests.fuzz.targets import TARGETS
-from tests.tables import unit_rows
+from tests.tables import make_table, unit_rows
 
 EXAMPLES = 25  # requests of each operation; `make test-slow` sends more
 PICTURES = ("jpeg", "png", "dicom", "tiff", "headers")
@@ -206,3 +206,27 @@ def test_twenty_users_at_once_get_what_each_would_get_alone(client: TestClient) 
     assert together == alone
     assert all(codes == [200] * 4 for codes, *_ in alone)
     assert [first for _, _, first, *_ in alone] == [f"im{user}" for user in range(20)]
+
+
+ODD = [None, True, -1.5, "", "<script>", [], [None], {"a": {}}, 10**400, float("nan")]
+
+
+@pytest.mark.parametrize("place", [(), ("name",), ("status",), ("seconds",), ("report",), ("report", "images")])
+def test_a_run_record_may_hold_anything(tmp_path: Path, place: tuple[str, ...]) -> None:
+    make_table(tmp_path, unit_rows(4, 8))
+    asking = served(tmp_path)
+    record = tmp_path / "t.runs" / "20260102T030405Z-x" / "manifest.json"
+    record.parent.mkdir(parents=True)
+    for odd in ODD:
+        facts: dict = {"name": "x", "status": "done", "seconds": 2.0, "report": {"images": 3, "failed": 1}}
+        target = facts
+        for name in place[:-1]:
+            target = target[name]
+        if place:
+            target[place[-1]] = odd
+        record.write_text(json.dumps(facts if place else {"else": odd}))
+        page = asking.get("/t/t/runs")
+        assert page.status_code == 200, (place, odd)
+        assert "2026-01-02 03:04:05 UTC" in page.text
+        assert "<script>" not in page.text.partition("Newest first")[2].partition("</table>")[0]
+        assert asking.get("/api/v1/tables/t/runs").status_code == 200

@@ -37,10 +37,10 @@ def run_records(store: EmbeddingStore) -> list[dict[str, Any]]:
     if store.path is None:
         files = InBucket(join(store.uri, f"{store.name}.runs"))
         newest = files.names()[::-1][:MOST_FILES]
-        return [{"name": name, **facts} for name in newest if (facts := files.read(name))]
+        return [{**facts, "name": name} for name in newest if (facts := files.read(name))]
     folder = Path(store.uri) / f"{store.name}.runs"
     found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.parent.name, reverse=True)
-    return [{"name": path.parent.name, **facts} for path in found[:MOST_FILES] if (facts := _read(path))]
+    return [{**facts, "name": path.parent.name} for path in found[:MOST_FILES] if (facts := _read(path))]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -73,8 +75,8 @@ def _records(router: APIRouter, tables: Tables) -> None:
 
     @router.get("/t/{table}/runs")
     def runs(table: str) -> HTMLResponse:
-        found = run_records(tables.get(table).store)
-        return page("runs.html", **shared(tables, table, "/runs"), found=found, begun=_begun)
+        found = [_run_line(record) for record in run_records(tables.get(table).store)]
+        return page("runs.html", **shared(tables, table, "/runs"), found=found)
 
     @router.get("/t/{table}/health")
     def not_checked(table: str) -> HTMLResponse:
@@ -104,6 +106,26 @@ def _login(router: APIRouter, settings: Settings) -> None:
             COOKIE, quote(given, safe=""), max_age=SESSION, httponly=True, samesite="strict", secure=secure
         )
         return answer
+
+
+def _run_line(record: Mapping[str, Any]) -> dict[str, str]:
+    """What the page shows of a run's record, in which anything may stand: "" for what is not of its type."""
+    report = record.get("report")
+    report = report if isinstance(report, dict) else {}
+    seconds, images, failed = map(_number, (record.get("seconds"), report.get("images"), report.get("failed")))
+    return {
+        "begun": _begun(record["name"]),
+        "status": record["status"] if isinstance(record.get("status"), str) else "",
+        "seconds": "" if seconds is None else f"{seconds:,.1f}",
+        "images": "" if images is None else f"{images:.0f}",
+        "failed": "" if failed is None else f"{failed:.0f}",
+        "rate": f"{images / seconds:.1f}" if images is not None and seconds else "",
+    }
+
+
+def _number(value: object) -> float | None:
+    """A number of a size that a run can have."""
+    return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
 
 
 def _begun(name: str) -> str:
