@@ -10,6 +10,7 @@ import stat
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -337,3 +338,18 @@ def test_encapsulated_pixels_of_many_fragments_stay_byte_for_byte(tmp_path, secr
         (image,) = images(tmp_path / f"out{table}").values()
         assert pixel_bytes(image) == pixel_bytes(file.getvalue())
         assert squares(image) == squares(file.getvalue())
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_what_stands_behind_the_last_pixel_is_left_out(tmp_path, secret, frames):
+    dataset = pydicom.dcmread(io.BytesIO(dicom(np.zeros((15, 15), np.uint8))))
+    pixels = bytes(range(225)) * frames
+    dataset.NumberOfFrames = frames
+    dataset.PixelData = pixels + b"CANARY MARIA" * 20 + b"\0" * (len(pixels) % 2)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    packed(folder_of(tmp_path / "in", {"a.dcm": file.getvalue()}), tmp_path / "out", secret)
+    (image,) = images(tmp_path / "out").values()
+    assert pixel_bytes(image)[1] == pixels + b"\0" * (len(pixels) % 2)
+    assert b"MARIA" not in image
+    assert squares(image) == squares(file.getvalue())

@@ -3,7 +3,7 @@
 The idea of PS3.15 Annex E (basic profile), as an allow-list: an element that is not in it (names, dates, free text,
 overlays, private elements) is left out, whatever a vendor put there. UIDs and the patient's ID become keyed hashes.
 Values of the pixel data and the transfer syntax stay as they are, byte for byte, but for metadata inside coded images
-(`coded_images`). Text burned into the pixels stays too.
+(`coded_images`) and bytes behind the last pixel. Text burned into the pixels stays too.
 
 This is our own writer on purpose: kept libraries (deid, dicognito) remove what they know to be identifying and keep
 the rest, and pydicom's writer converts elements that are not valid, where the bytes must stay as they were.
@@ -181,7 +181,7 @@ def _element(
         if raw.is_empty:
             return _encoded(tag, _vr(tag), b"", encoding)
         raise PixelError(CANNOT, f"{word} is not what it must be")
-    vr, value = str(raw.VR or _vr(tag))[:2], raw.value or b""
+    vr, value = str(raw.VR or _vr(tag))[:2], _value(dataset, word, raw)
     if word.endswith("UID"):
         return _encoded(tag, "UI", _padded(_uid(dataset, word, keyed).encode(), b"\0"), encoding)
     if word in _DATA and raw.length == _UNDEFINED:
@@ -195,6 +195,22 @@ def _element(
             raise PixelError(CANNOT, f"{word} is not what it must be")
         return b""
     return _encoded(tag, vr, value, encoding)
+
+
+def _value(dataset: Any, word: str, raw: Any) -> bytes:
+    """The value's bytes; of native pixel data the pixels alone, since anything may stand behind them."""
+    value: bytes = raw.value or b""
+    if word not in _DATA or raw.length == _UNDEFINED:
+        return value
+    if str(getattr(dataset, "PhotometricInterpretation", "")).endswith(("_422", "_420")):
+        return value  # often a name that stayed when the data were converted, so that their length is not known
+    from pydicom.pixels.utils import get_expected_length
+
+    try:
+        needed = get_expected_length(dataset)
+    except dicom_errors():
+        return value
+    return _padded(value[:needed], b"\0") if 0 < needed < len(value) else value
 
 
 def _sequence(dataset: Any, tag: int, inner: Mapping[str, Any], encoding: _Encoding, keyed: KeyedHash) -> bytes:
