@@ -210,7 +210,7 @@ def _value(dataset: Any, word: str, raw: Any) -> bytes:
         needed = get_expected_length(dataset)
     except dicom_errors():
         return value
-    return _padded(value[:needed], b"\0") if 0 < needed < len(value) else value
+    return value[: needed + needed % 2] if needed > 0 else value
 
 
 def _sequence(dataset: Any, tag: int, inner: Mapping[str, Any], encoding: _Encoding, keyed: KeyedHash) -> bytes:

@@ -125,7 +125,9 @@ def _run_line(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _number(value: object) -> float | None:
     """A number of a size that a run can have."""
-    return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < 1e15 else None
 
 
 def _begun(name: str) -> str:
