@@ -25,7 +25,7 @@ from indexer.streams import SURROGATES, is_utf8, take_any_text
 
 SYSTEM_ERRORS = (  # caused by the machine, not by a bug: reported in one line without traceback
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
-    errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE, errno.ETIMEDOUT,
+    errno.ENFILE, errno.ENAMETOOLONG, errno.ESTALE, errno.ETIMEDOUT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
 )  # fmt: skip
 
 

@@ -237,7 +237,8 @@ class EmbeddingStore:
 
     def versions(self) -> int:
         """The number of versions kept on disk."""
-        return len(self._opened.dataset.versions())
+        with reading(None, self.name):
+            return len(self._opened.dataset.versions())
 
     def scan(
         self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192

@@ -15,6 +15,7 @@ from indexer.ann.goal import Goal
 from indexer.ann.manifest import read_manifest
 from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher
+from indexer.store.labelling.join import add_columns
 from indexer.store.table import EmbeddingStore
 from indexer.upkeep.health import HealthReport, health
 from tests import tables
@@ -173,3 +174,31 @@ def test_a_shard_of_which_a_stopped_run_stored_a_part_is_told(tmp_path):
         writer.commit([ShardResult(Shard("s", "s", "1"), (), (), 0, more=True)])
     store.refresh()
     assert [problem for problem in health(store).problems if "1 shards are stored in part" in problem]
+
+
+@pytest.mark.case("X6")
+def test_a_damaged_older_version_is_reported_and_optimize_drops_it(tmp_path: Path) -> None:
+    store = make_table(tmp_path, unit_rows(40, 8))
+    for value in (1, 2):
+        add_columns(store, pa.table({"key": ["k1"], "a": [value]}))
+    newest, older = sorted((tmp_path / "t.lance" / "_versions").glob("*.manifest"))[:2]
+    older.write_bytes(b"")
+    done = call("indexer", "health", tmp_path)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert call("indexer", "search", tmp_path, "--key", "k1").code == 0
+    assert call("indexer", "optimize", tmp_path).code == 0
+    assert not older.exists()
+    assert call("indexer", "health", tmp_path).code == 0
+    assert newest.exists()
+
+
+@pytest.mark.case("X6")
+@pytest.mark.parametrize("name", ["t.faiss/manifest.json", "t.lance/_refs/tags/*.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    build_index(make_table(tmp_path, unit_rows(60, 8)), Goal(kind="exact"))
+    (file,) = tmp_path.glob(name)
+    file.unlink()
+    file.mkdir()
+    done = call("indexer", "search", tmp_path, "--key", "k1")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "s a directory" in done.err

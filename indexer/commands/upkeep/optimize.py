@@ -40,8 +40,8 @@ def command(*, database: str, purge: bool, table: str | None, as_json: bool) -> 
     from indexer.store.writer import StoreWriter
 
     store = EmbeddingStore.open(database, table)
-    before = store.fragments(), store.versions()
     with StoreWriter(store) as writer:
+        before = store.fragments(), store.versions()  # damaged ones are dropped as the writer begins
         renamed = writer.renamed
         writer.optimize()
     if purge:
