@@ -256,17 +256,42 @@ def test_a_listing_changes_with_its_table_and_with_each_of_its_files(tmp_path, c
     assert (report.embedded, report.reused) == (4, 3 if change == "file" else 4)
 
 
-@pytest.mark.parametrize("cut", [0, 100, 3000, -9])
-def test_a_cut_or_spoilt_parquet_gives_what_it_can_and_says_that_it_is_damaged(tmp_path, cut):
-    path = as_parquet(tmp_path / "s.parquet", N, compression=None, use_dictionary=False)
+@pytest.mark.parametrize("cut", [0, -9])
+def test_a_cut_parquet_has_lost_its_list_of_rows_and_is_no_parquet_file(tmp_path, cut):
+    path = as_parquet(tmp_path / "s.parquet", N)
+    path.write_bytes(path.read_bytes()[:cut])
+    assert run(path, tmp_path / "db").reasons == {"not a Parquet file": 1}
+
+
+@pytest.mark.parametrize("spoilt", ["page header", "values", "every page"])
+def test_of_a_spoilt_parquet_the_rows_that_pyarrow_reads_are_stored_and_the_others_are_told(tmp_path, spoilt):
+    path = as_parquet(tmp_path / "s.parquet", N, compression="zstd", use_dictionary=False)
     data = bytearray(path.read_bytes())
-    if cut > 0:
-        data[cut : cut + 60] = b"\xff" * 60
-    path.write_bytes(data[:cut] if cut <= 0 else data)
+    with pq.ParquetFile(path) as whole:
+        groups = [whole.metadata.row_group(i) for i in range(whole.num_row_groups)]
+        index = next(i for i in range(groups[0].num_columns) if groups[0].column(i).path_in_schema == "image.bytes")
+    for group in groups[1:2] if spoilt != "every page" else groups:
+        start = group.column(index).data_page_offset + (200 if spoilt == "values" else 0)
+        data[start : start + 60] = b"\xff" * 60
+    path.write_bytes(data)
+    readable: dict[str, str] = {}
+    with pq.ParquetFile(path) as file:
+        row = 0
+        for number in range(file.num_row_groups):
+            count = file.metadata.row_group(number).num_rows
+            with suppress(OSError, pa.ArrowException):
+                images = file.read_row_group(number).column("image").to_pylist()
+                readable |= {f"s/{row + i}": hashlib.sha256(v["bytes"]).hexdigest() for i, v in enumerate(images)}
+            row += count
+    assert len(readable) == {"page header": N - 7, "values": N, "every page": 0}[spoilt]  # values have no checksum
     report = run(path, tmp_path / "db")
-    assert report.shards_partial == 1 or report.embedded + report.failed == N
-    if cut <= 0:
-        assert report.reasons == {"not a Parquet file": 1}
+    rows = EmbeddingStore.open(str(tmp_path / "db"), "t").vectors(columns=["key", "content"]).columns.to_pydict()
+    stored = dict(zip(rows["key"], rows["content"], strict=True))
+    assert stored.items() <= readable.items()
+    lost = spoilt != "values"
+    assert len(stored) + report.failed >= (7 if spoilt == "page header" else 1 if lost else N)  # all before the damage
+    assert report.shards_partial == int(lost)
+    assert list(report.reasons) == ["shard is cut or damaged"] * lost
 
 
 @pytest.mark.parametrize(
