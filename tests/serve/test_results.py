@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,4 +277,31 @@ def test_pairs_stand_side_by_side_and_a_cluster_opens_in_a_browser(browser, live
     page.click("text=Find pairs")
     until(page, "location.search.includes('compute=true')")
     assert "computed now" in page.inner_text("#status")
+    page.close()
+
+
+def test_a_comparison_is_shown_with_its_numbers_and_opens_in_a_browser(browser, live: Live, root: Path) -> None:
+    truth = json.loads((root / "both" / "comparison.json").read_text())
+    page = opened(browser, live, "/t/t/compare")
+    page.wait_for_selector("table.compared")
+    cells = page.eval_on_selector_all(
+        "table.compared tbody tr",
+        "all => all.map(row => [row.cells[0].innerText, row.cells[row.cells.length - 1].innerText])",
+    )
+    names = [name for name, _ in cells]
+    assert names == ["t", "u", "t − u"]
+    (difference,) = truth["differences"]
+    shown = [float(re.findall(r"-?\d+\.\d+", text.replace("−", "-"))[0]) for _, text in cells]
+    assert shown[0] - shown[1] == pytest.approx(shown[2], abs=0.002)  # each rounded
+    assert shown[2] == pytest.approx(difference["delta"]["value"], abs=0.001)
+    page.set_viewport_size({"width": 420, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= 420")
+    assert page.locator("table.compared a").count() == 1  # this server shows no other table
+    page.click("table.compared a")
+    page.wait_for_url("**/t/t")
+    page.go_back()
+    page.click("h2 a:has-text('both')")
+    page.wait_for_url("**/t/t/compare/both")
+    assert page.inner_text("h1")
+    assert page.evaluate("[...document.images].every(one => one.complete)")
     page.close()
