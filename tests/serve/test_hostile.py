@@ -208,7 +208,7 @@ def test_twenty_users_at_once_get_what_each_would_get_alone(client: TestClient) 
     assert [first for _, _, first, *_ in alone] == [f"im{user}" for user in range(20)]
 
 
-ODD = [None, True, -1.5, "", "<script>", [], [None], {"a": {}}, 10**400, float("nan")]
+ODD_FACTS = [None, True, -1.5, "", "<script>", [], [None], {"a": {}}, 10**400, float("nan")]
 
 
 @pytest.mark.parametrize("place", [(), ("name",), ("status",), ("seconds",), ("report",), ("report", "images")])
@@ -217,7 +217,7 @@ def test_a_run_record_may_hold_anything(tmp_path: Path, place: tuple[str, ...]) 
     asking = served(tmp_path)
     record = tmp_path / "t.runs" / "20260102T030405Z-x" / "manifest.json"
     record.parent.mkdir(parents=True)
-    for odd in ODD:
+    for odd in ODD_FACTS:
         facts: dict = {"name": "x", "status": "done", "seconds": 2.0, "report": {"images": 3, "failed": 1}}
         target = facts
         for name in place[:-1]:

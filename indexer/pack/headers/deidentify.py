@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -78,6 +79,12 @@ _EMPTY = (  # type 2 elements: the standard wants them, empty where unknown
     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientBirthDate",
     "PatientSex", "StudyID", "SeriesNumber", "InstanceNumber",
 )  # fmt: skip
+_TEXTS = {  # elements with a value of ours
+    **dict.fromkeys(_EMPTY, ""),
+    "PatientIdentityRemoved": "YES",
+    "DeidentificationMethod": METHOD,
+    "LongitudinalTemporalInformationModified": "REMOVED",
+}
 _TERMS = {  # elements of text → the values that are copied
     "VOILUTFunction": ("LINEAR", "LINEAR_EXACT", "SIGMOID"),
     "PresentationIntentType": ("FOR PRESENTATION", "FOR PROCESSING"),
@@ -150,24 +157,22 @@ def _elements(
     dataset: Any, encoding: _Encoding, keyed: KeyedHash, patient: str, coded: Mapping[str, bytes]
 ) -> Iterator[bytes]:
     """The encoded elements in the order of their tags; `coded` are values that replace the data set's."""
-    from pydicom.datadict import tag_for_keyword
-
-    texts = {
-        **dict.fromkeys(_EMPTY, ""),
-        "PatientID": patient,
-        "PatientIdentityRemoved": "YES",
-        "DeidentificationMethod": METHOD,
-        "LongitudinalTemporalInformationModified": "REMOVED",
-    }
-    tags = {int(tag_for_keyword(word) or 0): word for word in (*_ALLOWED, *texts)}
-    for tag in sorted(tags):
-        word = tags[tag]
+    texts = {**_TEXTS, "PatientID": patient}
+    for tag, word in _in_order((*{**_ALLOWED, **texts},)):
         if word in texts:
             yield _encoded(tag, _vr(tag), _padded(texts[word].encode(), b" "), encoding)
         elif tag in dataset and word in coded:
             yield _encoded(tag, _vr(tag), coded[word], encoding, undefined=word == "PixelData")
         elif tag in dataset:
             yield _element(dataset, tag, word, _ALLOWED[word], encoding, keyed)
+
+
+@cache
+def _in_order(words: tuple[str, ...]) -> list[tuple[int, str]]:
+    """(tag, keyword) of these elements, in the order of their tags."""
+    from pydicom.datadict import tag_for_keyword
+
+    return sorted((int(tag_for_keyword(word) or 0), word) for word in words)
 
 
 def _element(
@@ -214,12 +219,10 @@ def _value(dataset: Any, word: str, raw: Any) -> bytes:
 
 
 def _sequence(dataset: Any, tag: int, inner: Mapping[str, Any], encoding: _Encoding, keyed: KeyedHash) -> bytes:
-    from pydicom.datadict import tag_for_keyword
-
     element = dataset[tag]
     if element.VR != "SQ":
         return b""
-    words = sorted((int(tag_for_keyword(word) or 0), word) for word in inner)
+    words = _in_order((*inner,))
     items = []
     for item in element.value:
         body = b"".join(
