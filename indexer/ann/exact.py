@@ -104,40 +104,18 @@ def cosines(vectors: Float16, positions: Int64, queries: Float64, which: Int64) 
     scores = np.empty(len(positions))
     for start in range(0, len(positions), PAIRS):
         part = slice(start, start + PAIRS)
-        rows = to_float32(vectors[positions[part]]).astype(np.float64)
-        with np.errstate(all="ignore"):
-            products = np.einsum("ij,ij->i", rows, queries[which[part]])
-            scores[part] = products / np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        scores[part] = cosines_of(to_float32(vectors[positions[part]]), queries[which[part]])
+    return scores
+
+
+def cosines_of(rows: Float32, queries: Float64) -> Float64:
+    """Cosine (m,) of each row (m, dim) with the unit query (m, dim) at its place; -inf for a row without one."""
+    doubles = rows.astype(np.float64)
+    with np.errstate(all="ignore"):
+        scores = np.einsum("ij,ij->i", doubles, queries) / np.sqrt(np.einsum("ij,ij->i", doubles, doubles))
     scores[~np.isfinite(scores)] = -np.inf
     rounded: Float64 = np.round(scores, DECIMALS)
     return rounded
-
-
-def rank(vectors: Float16, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
-    """The k best of each unit query's candidates, given as positions and row ids (q, r), -1 where there are fewer."""
-    scores = rescore(vectors, positions, queries)
-    if scores.shape[1] > k:
-        bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k] - 2 * rounding_of(vectors.shape[1])
-        positions = np.where(scores >= bar, positions, -1)
-    known = positions >= 0
-    which = np.nonzero(known)[0]
-    exact = np.full(scores.shape, -np.inf)
-    exact[known] = cosines(vectors, positions[known], queries, which)
-    return best(exact, row_ids, k)
-
-
-def rescore(vectors: Float16, positions: Int64, queries: Float64) -> Float32:
-    """Cosines in float32 of each unit query (q, dim) with the rows at its own positions (q, r); -inf at -1."""
-    q, r = positions.shape
-    dim, floats = vectors.shape[1], queries.astype(np.float32)
-    scores = np.empty((q, r), np.float32)
-    step = max(1, BLOCK_ROWS // max(r, 1))
-    for start in range(0, q, step):
-        part = positions[start : start + step]
-        rows = unit_floats(vectors[np.maximum(part, 0).reshape(-1)]).reshape(len(part), r, dim)
-        scores[start : start + step] = np.matmul(rows, floats[start : start + step, :, None])[:, :, 0]
-    scores[positions < 0] = -np.inf
-    return scores
 
 
 def unit_floats(vectors: Float16, without_direction: float = np.nan) -> Float32:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.engines import ENGINES, IndexEngine, K
-from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, rank, replaced, spare
+from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import WAY_OUT, Manifest, Settings, read_manifest
+from indexer.ann.rerank import rank
 from indexer.ann.rowset import RowSet
 from indexer.ann.sound import unsound
 from indexer.ann.vectors import Rows, VectorFile
@@ -180,7 +181,7 @@ def answer(over: Searchable, queries: Float64, k: int, settings: Settings, allow
     if over.stale:
         ids = _once(ids)
     positions = rows.positions(ids)
-    found = padded(rank(rows.vectors, positions, queries, np.where(positions >= 0, ids, -1), k), k)
+    found = padded(rank(rows, positions, queries, np.where(positions >= 0, ids, -1), k), k)
     if engine.error is None or fetch >= len(rows):
         return found
     left = (ids[:, -1] >= 0) & ~(scores[:, -1] + engine.error < kth_score(found, k))

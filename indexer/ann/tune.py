@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 
 from indexer.ann.engines import K, Neighbours, sure
-from indexer.ann.exact import best, cosines, exact_topk, padded, rescore, rounding_of, unit_floats
+from indexer.ann.exact import best, cosines, exact_topk, padded, rounding_of, unit_floats
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Measured, Settings
+from indexer.ann.rerank import rescore
 from indexer.ann.vectors import Rows
 from indexer.types import Bool, Float64, Int64
 
@@ -116,7 +117,7 @@ def _recalls(over: Searchable, truth: Truth, width: int, depths: list[int]) -> l
 
 def _hits(truth: Truth, rows: Rows, ids: Int64) -> Bool:
     positions = rows.positions(ids)
-    scores = rescore(rows.vectors, positions, truth.queries).astype(np.float64)
+    scores = rescore(rows, positions, truth.queries).astype(np.float64)
     # A row that ties with the 10th true neighbour is a hit too. Scores close to its own are recomputed in float64.
     close = (positions >= 0) & (np.abs(scores - truth.kth[:, None]) <= rounding_of(rows.dim))
     scores[close] = cosines(rows.vectors, positions[close], truth.queries, np.nonzero(close)[0])

@@ -53,6 +53,10 @@ class Rows:
     def dim(self) -> int:
         return int(self.vectors.shape[1])
 
+    def take(self, positions: Int64) -> Float16:
+        """The vectors at these positions (p,), copied."""
+        return self.vectors.take(positions, axis=0)
+
     def positions(self, row_ids: Int64) -> Int64:
         """Positions of these ids (any shape); -1 for an id that is not among the rows."""
         if not len(self):
