@@ -18,7 +18,9 @@ import numpy as np
 
 from benchmarks.throughput import machine
 from benchmarks.vectors import KINDS, blocks
-from indexer.ann.engines import ENGINES, Trained, float_blocks, lists_for, train_centroids
+from indexer.ann.engines.kinds import ENGINES
+from indexer.ann.engines.protocol import Trained
+from indexer.ann.engines.routing import float_blocks, lists_for, train_centroids
 from indexer.ann.index import Searchable
 from indexer.ann.sampling import draw, floats_of, queries_of
 from indexer.ann.tune import batch_seconds, truth_of, tune

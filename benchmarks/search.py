@@ -5,16 +5,23 @@ index we are compared with, in speed and in build time, is of those that reach t
 queries a second. Goals: 3 × its queries a second, half its build time, a single query under 2 ms; with a 2 % filter
 recall 1 in under 30 ms. The longest part are native builds (IVF_HNSW_SQ and IVF_PQ take minutes at 200,000 rows):
 `--build-limit` stops each after so many seconds, and says so in `not_built`.
+
+`--table DB` measures on the vectors of a table of yours, a copy without the rows that are drawn as queries;
+`python -m benchmarks.fashion DB` makes one of real images. `--memory 4G` bounds the build and the search, which then
+run in a process of their own whose peak memory is shown; exact and filtered searches are left out where the vectors
+are larger.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,19 +31,29 @@ import numpy as np
 from benchmarks import native as lance_native
 from benchmarks.native import K, Measured, Search, measured, native
 from benchmarks.throughput import machine
-from benchmarks.vectors import KINDS, blocks
+from benchmarks.vectors import BLOCK, KINDS, blocks
 from indexer.ann.goal import Goal
 from indexer.search.index_build import build_index
 from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
-from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, Float32, PixelSpec, Place, Shard, ShardResult
+from indexer.types import (
+    EmbeddingBatch,
+    EmbeddingRow,
+    EncoderSpec,
+    Float16,
+    Float32,
+    PixelSpec,
+    Place,
+    Shard,
+    ShardResult,
+)
 
 RECALL = 0.98
 SITES = 50  # a filter on one of them lets 2 % through
 FILTERED, EXACT = 64, 64  # queries for what is slow
-PACKAGES = ("faiss-cpu", "lancedb", "pylance", "numpy")
+PACKAGES = ("faiss-cpu", "rabitqlib", "lancedb", "pylance", "numpy")
 
 
 def main() -> None:
@@ -48,30 +65,41 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=2.0)
     parser.add_argument("--native", default=",".join(lance_native.KINDS), help='comma-separated; "" for none')
     parser.add_argument("--build-limit", type=float, help="stop a native build after so many seconds")
+    parser.add_argument("--table", help="a database: its vectors in place of made-up ones")
+    parser.add_argument("--name", help="of the table in that database, where it has several")
+    parser.add_argument("--memory", type=size, help="of the build and the search, as 400M or 4G")
     parser.add_argument("--folder", type=Path, help="where the tables are made; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    given = stored(args) if args.table else None
+    sources = [given] if given else [made(kind, args) for kind in (KINDS if args.data == "both" else [args.data])]
     runs = []
-    for kind in KINDS if args.data == "both" else [args.data]:
+    for data in sources:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            runs.append(run(Path(folder), kind, args))
+            runs.append(run(Path(folder), data, args))
     result = {
-        "rows": args.rows,
-        "dim": args.dim,
+        "rows": sources[0].rows,
+        "dim": sources[0].dim,
+        "memory_bytes": args.memory,
         "machine": machine("cpu"),
         "versions": {name: version(name) for name in PACKAGES},
         "build_limit": args.build_limit,
         **worst(runs),
         "runs": runs,
     }
-    out = Path(__file__).parent / "results" / f"search-{args.rows}-{args.data}.json"
+    words = [
+        str(sources[0].rows),
+        given.name if given else args.data,
+        *([f"{args.memory >> 20}M"] if args.memory else []),
+    ]
+    out = Path(__file__).parent / "results" / f"search-{'-'.join(words)}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1))
     if args.json:
         print(json.dumps(result))
     else:
-        for made in runs:
-            show(made)
+        for done in runs:
+            show(done)
         print({k: v for k, v in result.items() if k != "runs"})
 
 
@@ -89,45 +117,95 @@ def worst(runs: list[dict[str, Any]]) -> dict[str, float | None]:
         "build_over_native": over("build_over_native", max),
         "filtered_recall_at_10": over("filtered_recall_at_10", min),
         "filtered_p50_ms": over("filtered_p50_ms", max),
+        "peak_rss_bytes": over("peak_rss_bytes", max),
     }
 
 
-def run(folder: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    store = fill(folder / "db", kind, args.rows, args.dim)
+@dataclass(frozen=True)
+class Data:
+    """What is searched, and with what."""
+
+    name: str
+    rows: int
+    dim: int
+    blocks: Callable[[], Iterator[Float16]]
+    queries: Float32  # (q, dim), no rows of the table
+
+
+def made(kind: str, args: argparse.Namespace) -> Data:
     queries = np.concatenate(list(blocks(kind, args.queries, args.dim, seed=1))).astype(np.float32)
-    exact = Searcher(store, exact=True)
+    return Data(kind, args.rows, args.dim, lambda: blocks(kind, args.rows, args.dim, seed=0), queries)
+
+
+def stored(args: argparse.Namespace) -> Data:
+    """The vectors of a table, of which some are held out as queries."""
+    store = EmbeddingStore.open(args.table, args.name)
+    vectors = store.vectors().vectors
+    picked = np.random.default_rng(0).permutation(len(vectors))[: min(args.queries, len(vectors) // 4)]
+    rest = np.delete(vectors, picked, axis=0)
+
+    def parts() -> Iterator[Float16]:
+        for start in range(0, len(rest), BLOCK):
+            yield rest[start : start + BLOCK]
+
+    return Data(store.name, len(rest), store.dim, parts, vectors[picked].astype(np.float32))
+
+
+def size(text: str) -> int:
+    """Bytes of "400M" or "4G"."""
+    units = {"K": 10, "M": 20, "G": 30}
+    return int(float(text[:-1]) * 2 ** units[text[-1]]) if text[-1] in units else int(text)
+
+
+def run(folder: Path, data: Data, args: argparse.Namespace) -> dict[str, Any]:
+    store, queries = filled(folder / "db", data.name, data.blocks(), data.dim), data.queries
+    exact = Searcher(store, exact=True, memory_bytes=args.memory or Goal.memory_bytes)
     truth = keys_from(exact)(queries)
-    rows = [measured("exact (FAISS)", keys_from(exact), queries[:EXACT], truth[:EXACT])]
-    rows[0].nbytes = args.rows * args.dim * 2
-    ours, report = our_index(store, queries, truth, args)
-    filtered = filter_figures(store, exact, queries[:FILTERED])
+    rows, filtered, nbytes = [], {}, data.rows * data.dim * 2
+    fits = nbytes <= (args.memory or Goal.memory_bytes)
+    if fits:
+        rows = [measured("exact (FAISS)", keys_from(exact), queries[:EXACT], truth[:EXACT])]
+        rows[0].nbytes = nbytes
+    if args.memory:
+        ours, report, peak = bounded(folder, store, queries, truth, args)
+    else:
+        (ours, report), peak = our_index(store, queries, truth, args.latency_ms), None
+    if fits:
+        filtered = filter_figures(store, exact, queries[:FILTERED])
     del exact
     asked = [name for name in args.native.split(",") if name]
-    made = {name: native(folder / "db", name, queries, truth, recall=RECALL, limit=args.build_limit) for name in asked}
-    rows += [r for r in made.values() if r is not None]
-    fit = [r for r in rows[1:] if r.recall_at_10 >= RECALL]
+    built = {name: native(folder / "db", name, queries, truth, recall=RECALL, limit=args.build_limit) for name in asked}
+    others = [r for r in built.values() if r is not None]
+    fit = [r for r in others if r.recall_at_10 >= RECALL]
     best = max(fit, key=lambda r: r.queries_per_second) if fit else None
     return {
-        "data": kind,
+        "data": data.name,
         "recall_at_10": ours.recall_at_10,
         "p50_ms": ours.p50_ms,
         "qps_over_best_native": ours.queries_per_second / best.queries_per_second if best else None,
         "build_over_native": ours.build_seconds / best.build_seconds if best else None,
         "best_native": best.name if best else None,
-        "not_built": [name for name, r in made.items() if r is None],
-        **filtered,
-        "indexes": [asdict(r) for r in [ours, *rows]],
+        "not_built": [name for name, r in built.items() if r is None],
+        "peak_rss_bytes": peak,
+        "filtered_recall_at_10": filtered.get("filtered_recall_at_10"),
+        "filtered_p50_ms": filtered.get("filtered_p50_ms"),
+        "indexes": [asdict(r) for r in [ours, *rows, *others]],
         "candidates": report,
     }
 
 
 def fill(path: Path, kind: str, rows: int, dim: int) -> EmbeddingStore:
+    """A table of made-up vectors."""
+    return filled(path, kind, blocks(kind, rows, dim, seed=0), dim)
+
+
+def filled(path: Path, kind: str, vectors: Iterator[Float16], dim: int) -> EmbeddingStore:
     half = (0.5, 0.5, 0.5)
     spec = EncoderSpec(f"made-{kind}", "random:7", "pooled", dim, half, half, "fp32", PixelSpec(size=8, resize=8))
     store = EmbeddingStore.create(str(path), "vectors", spec)
     with StoreWriter(store) as writer:
         first = 0
-        for block in blocks(kind, rows, dim, seed=0):
+        for block in vectors:
             name = f"s{first}"
             place = Place(name, "", 0, 0, "png")
             numbers = range(first, first + len(block))
@@ -139,13 +217,29 @@ def fill(path: Path, kind: str, rows: int, dim: int) -> EmbeddingStore:
     return store
 
 
+def bounded(
+    folder: Path, store: EmbeddingStore, queries: Float32, truth: list[list[str]], args: argparse.Namespace
+) -> tuple[Measured, list[dict[str, Any]], int]:
+    """`our_index` in a process of its own, and the most memory that it had, pages of mapped files included."""
+    np.save(folder / "queries.npy", queries)
+    (folder / "truth.json").write_text(json.dumps(truth))
+    facts = [store.uri, str(folder / "queries.npy"), str(folder / "truth.json"), str(args.latency_ms), str(args.memory)]
+    command = [sys.executable, "-m", "benchmarks.bounded", *facts]
+    got = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return Measured(**got["ours"]), got["candidates"], got["peak_rss_bytes"]
+
+
 def our_index(
-    store: EmbeddingStore, queries: Float32, truth: list[list[str]], args: argparse.Namespace
+    store: EmbeddingStore,
+    queries: Float32,
+    truth: list[list[str]],
+    latency_ms: float,
+    memory_bytes: int = Goal.memory_bytes,
 ) -> tuple[Measured, list[dict[str, Any]]]:
     started = time.perf_counter()
-    report = build_index(store, Goal(recall=RECALL, latency_ms=args.latency_ms))
+    report = build_index(store, Goal(recall=RECALL, latency_ms=latency_ms, memory_bytes=memory_bytes))
     seconds = time.perf_counter() - started
-    searcher = Searcher(store)
+    searcher = Searcher(store, memory_bytes=memory_bytes)
     got = measured("ours", keys_from(searcher), queries, truth)
     got.build_seconds = seconds
     got.nbytes = sum(f.nbytes for f in report.manifest.files.values())
@@ -173,10 +267,10 @@ def filter_figures(store: EmbeddingStore, exact: Searcher, queries: Float32) -> 
     return {"filtered_recall_at_10": right / (K * len(queries)), "filtered_p50_ms": 1e3 * float(np.median(times))}
 
 
-def show(made: dict[str, Any]) -> None:
-    print(f"\n{made['data']}")
+def show(done: dict[str, Any]) -> None:
+    print(f"\n{done['data']}")
     print(f"{'index':<14}{'recall':>8}{'p50 ms':>9}{'p99 ms':>9}{'queries/s':>11}{'build s':>9}{'MiB':>8}  settings")
-    for r in made["indexes"]:
+    for r in done["indexes"]:
         print(
             f"{r['name']:<14}{r['recall_at_10']:>8.3f}{r['p50_ms']:>9.2f}{r['p99_ms']:>9.2f}"
             f"{r['queries_per_second']:>11.0f}{r['build_seconds']:>9.1f}{r['nbytes'] / 2**20:>8.0f}  {r['settings']}"

@@ -47,6 +47,7 @@ OWNERS = {  # a heavy library has one owner room
     "lancedb": {"store"},
     "lance": {"store"},
     "faiss": {"ann"},
+    "rabitqlib": {"ann"},
     "pydicom": {"pixels", "pack", "demo", "doctor"},
     "open_clip": {"encoders"},
     "timm": {"encoders"},

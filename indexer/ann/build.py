@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from indexer.ann.choose import Choice, block_rows
-from indexer.ann.engines import ENGINES, IndexEngine, float_blocks
+from indexer.ann.engines.kinds import ENGINES
+from indexer.ann.engines.protocol import IndexEngine
+from indexer.ann.engines.routing import float_blocks
 from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable
 from indexer.ann.manifest import Measured, Settings

@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from indexer.ann.engines import (
-    CANDIDATES,
-    EXACT,
+from indexer.ann.engines.kinds import CANDIDATES, EXACT
+from indexer.ann.engines.protocol import IndexEngine, K, Trained
+from indexer.ann.engines.routing import (
     KMEANS_ROUNDS,
     POINTS_PER_CENTROID,
-    IndexEngine,
-    K,
-    Trained,
     float_blocks,
     lists_for,
     train_centroids,
@@ -113,7 +110,7 @@ def choose(rows: Rows, goal: Goal, seed: int = 0, given: GivenQueries | None = N
     del training
     measured = [exact]
     for engine in CANDIDATES:
-        if goal.kind not in (None, engine.name):
+        if goal.kind not in (None, engine.name) or (engine.missing and goal.kind is None):
             continue
         if engine.routed:
             measured.append(_measure_lists(engine, len(rows), sample, truth, trained, goal))

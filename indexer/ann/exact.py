@@ -92,13 +92,6 @@ def spare(k: int) -> int:
     return 2 * k + 16
 
 
-def gather(row_ids: Int64, vectors: Float16, positions: Int64) -> Iterator[Block]:
-    """Blocks of the rows at these positions; `vectors` may be a memory map larger than memory."""
-    for start in range(0, len(positions), BLOCK_ROWS):
-        part = positions[start : start + BLOCK_ROWS]
-        yield row_ids[part], vectors[part]
-
-
 def cosines(vectors: Float16, positions: Int64, queries: Float64, which: Int64) -> Float64:
     """Cosine (p,) of each row at `positions` (p,) with its unit query `queries[which]`; -inf for a row without one."""
     scores = np.empty(len(positions))

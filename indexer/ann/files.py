@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from indexer.ann.engines.kinds import ENGINES
 from indexer.ann.manifest import FILES, NAME, WAY_OUT, FileFact, Manifest
 from indexer.ann.vectors import VectorPaths
 from indexer.ann.verified import NOTES, Verified, state_of
@@ -62,7 +63,8 @@ def sweep(directory: Path, keep: str) -> None:
 def verify(directory: Path, manifest: Manifest, *, whole: bool = False) -> None:
     """Raise IndexFileError unless every file has the size and hash of the manifest.
 
-    A file that was hashed before and has not changed since is not read again, unless `whole`.
+    A file that was hashed before and has not changed since is not read again, unless `whole`. Of an index that is read,
+    the engine then proves the content.
     """
     verified = Verified(directory, manifest.generation)
     for role, fact in manifest.files.items():
@@ -78,5 +80,7 @@ def verify(directory: Path, manifest: Manifest, *, whole: bool = False) -> None:
             continue
         if FileFact.of(path) != fact:
             raise IndexFileError(f"{path} ({role}) was altered: its sha256 is not the manifest's. {WAY_OUT}")
+        if role == "index":
+            ENGINES[manifest.kind].prove(path)
         verified.note(path, state, fact.sha256)
     verified.save()

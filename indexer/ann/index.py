@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from indexer.ann.engines import ENGINES, IndexEngine, K
-from indexer.ann.exact import Block, Found, exact_topk, gather, kth_score, no_hits, padded, replaced, spare
+from indexer.ann.engines.kinds import ENGINES
+from indexer.ann.engines.protocol import IndexEngine, K
+from indexer.ann.exact import BLOCK_ROWS, Block, Found, exact_topk, kth_score, no_hits, padded, replaced, spare
 from indexer.ann.files import index_path, vector_paths, verify
 from indexer.ann.manifest import WAY_OUT, Manifest, Settings, read_manifest
 from indexer.ann.rerank import rank
@@ -156,7 +157,7 @@ class VectorIndex:
 
 def scan(rows: Rows, queries: Float64, k: int, allowed: Allowed | None = None) -> Found:
     """Exact search over the allowed rows."""
-    blocks = iter([(rows.row_ids, rows.vectors)]) if allowed is None else blocks_of(rows, allowed.rows)
+    blocks = rows.scan() if allowed is None else blocks_of(rows, allowed.rows)
     return exact_topk(blocks, queries, k, rows.slack)
 
 
@@ -164,7 +165,14 @@ def blocks_of(rows: Rows, chosen: RowSet) -> Iterator[Block]:
     """Blocks of the chosen rows, in bounded memory."""
     for ids in chosen.ids():
         positions = rows.positions(ids)
-        yield from gather(rows.row_ids, rows.vectors, positions[positions >= 0])
+        yield from gather(rows, positions[positions >= 0])
+
+
+def gather(rows: Rows, positions: Int64) -> Iterator[Block]:
+    """Blocks of the rows at these positions; they may lie in a memory map larger than memory."""
+    for start in range(0, len(positions), BLOCK_ROWS):
+        part = positions[start : start + BLOCK_ROWS]
+        yield rows.row_ids[part], rows.take(part)
 
 
 def answer(over: Searchable, queries: Float64, k: int, settings: Settings, allowed: Allowed | None = None) -> Found:
@@ -208,10 +216,11 @@ def load(directory: Path, *, whole: bool = False) -> VectorIndex | None:
 def _load(directory: Path, manifest: Manifest, *, whole: bool) -> VectorIndex:
     if manifest.kind not in ENGINES:
         raise IndexFileError(f"{directory}: index kind {manifest.kind!r} is not known here. Upgrade embedding-indexer.")
+    engine = ENGINES[manifest.kind]
     verify(directory, manifest, whole=whole)
     rows = VectorFile(vector_paths(directory, manifest.generation), manifest.dim, manifest.slack)
     path = index_path(directory, manifest.generation)
-    index = ENGINES[manifest.kind].load(path)
+    index = engine.load(path)
     if cause := unsound(index, manifest):
         raise IndexFileError(f"{path} is not the index that its manifest describes: {cause}. {WAY_OUT}")
     return VectorIndex(manifest, index, rows)

@@ -79,5 +79,6 @@ def _rank_unbounded(rows: Rows, positions: Int64, queries: Float64, row_ids: Int
         positions = np.where(scores >= bar, positions, -1)
     known: Bool = positions >= 0
     exact = np.full(scores.shape, -np.inf)
-    exact[known] = cosines(rows.vectors, positions[known], queries, np.nonzero(known)[0])
+    vectors = rows.take(positions[known])
+    exact[known] = cosines(vectors, np.arange(len(vectors)), queries, np.nonzero(known)[0])
     return best(exact, row_ids, k)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.ann.engines import POINTS_PER_CENTROID, lists_for
+from indexer.ann.engines.routing import POINTS_PER_CENTROID, lists_for
 from indexer.ann.exact import to_float32, unit_floats
 from indexer.ann.vectors import Rows
 from indexer.types import Float32, Float64, Int64
@@ -52,17 +52,17 @@ class GivenQueries:
 
 def part_of(rows: Rows, positions: Int64) -> Rows:
     """The rows at these positions, in memory."""
-    return Rows(rows.row_ids[positions], rows.vectors[positions], rows.slack)
+    return Rows(rows.row_ids[positions], rows.take(positions), rows.slack)
 
 
 def floats_of(rows: Rows, positions: Int64) -> Float32:
     """Unit vectors (p, dim) of the rows at these positions; zero for a row without direction."""
-    return unit_floats(rows.vectors[positions], 0.0)
+    return unit_floats(rows.take(positions), 0.0)
 
 
 def queries_of(rows: Rows, positions: Int64) -> tuple[Int64, Float64]:
     """Row ids (p,) and unit vectors (p, dim) of the rows at these positions, without rows of no direction."""
-    vectors = to_float32(rows.vectors[positions]).astype(np.float64)
+    vectors = to_float32(rows.take(positions)).astype(np.float64)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(vectors, axis=1)
     good = np.isfinite(lengths) & (lengths > 0)

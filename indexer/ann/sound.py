@@ -6,7 +6,9 @@ from typing import Any
 
 import faiss
 
-from indexer.ann.engines import ENGINES, lists_of
+from indexer.ann.engines.faiss_kinds import lists_of
+from indexer.ann.engines.kinds import ENGINES
+from indexer.ann.engines.rabitq import RabitqIndex
 from indexer.ann.manifest import Manifest
 
 METRIC = faiss.METRIC_INNER_PRODUCT
@@ -20,6 +22,10 @@ def unsound(index: Any, manifest: Manifest) -> str:
     disk), or answer with numbers from outside its arrays. An engine of another library checks its own file as it
     loads it.
     """
+    if isinstance(index, RabitqIndex):  # its engine checked the parts against one another
+        facts = f"{len(index):,} entries of {index.dim} numbers in {index.nlist} lists"
+        wanted = f"{manifest.rows:,} entries of {manifest.dim} numbers in {manifest.nlist} lists"
+        return "" if facts == wanted else f"it has {facts}, not {wanted}"
     if not isinstance(index, faiss.Index):
         return ""
     empty = faiss.index_factory(manifest.dim, ENGINES[manifest.kind].factory(lists_of(index)), METRIC)

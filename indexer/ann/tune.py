@@ -9,8 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from indexer.ann.engines import K, Neighbours, sure
-from indexer.ann.exact import best, cosines, exact_topk, padded, rounding_of, unit_floats
+from indexer.ann.engines.protocol import K, Neighbours
+from indexer.ann.engines.routing import sure
+from indexer.ann.exact import best, cosines_of, exact_topk, padded, rounding_of, to_float32, unit_floats
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Measured, Settings
 from indexer.ann.rerank import rescore
@@ -38,7 +39,7 @@ class Truth:
 
 def truth_of(rows: Rows, queries: Float64, own: Int64, near: int = K) -> Truth:
     """Exact nearest rows, by one pass over all rows; `near` (at least 10) is how many."""
-    scores, ids = exact_topk([(rows.row_ids, rows.vectors)] if len(queries) else [], queries, near + 1, rows.slack)
+    scores, ids = exact_topk(rows.scan() if len(queries) else [], queries, near + 1, rows.slack)
     neighbours = min(K, len(rows) - int((own >= 0).any()))
     scores, ids = padded(best(scores, np.where(ids == own[:, None], -1, ids), near), near)
     return Truth(queries, own, ids, scores[:, max(neighbours, 1) - 1], neighbours)
@@ -75,7 +76,7 @@ def neighbours_of(rows: Rows, truth: Truth) -> Neighbours:
     positions = rows.positions(truth.ids[:, :K])
     if not len(rows):
         return Neighbours(truth.queries, np.zeros((*positions.shape, rows.dim), np.float32), positions >= 0)
-    vectors = unit_floats(rows.vectors[np.maximum(positions, 0).reshape(-1)], 0.0)
+    vectors = unit_floats(rows.take(np.maximum(positions, 0).reshape(-1)), 0.0)
     return Neighbours(truth.queries, vectors.reshape(*positions.shape, rows.dim), positions >= 0)
 
 
@@ -120,7 +121,7 @@ def _hits(truth: Truth, rows: Rows, ids: Int64) -> Bool:
     scores = rescore(rows, positions, truth.queries).astype(np.float64)
     # A row that ties with the 10th true neighbour is a hit too. Scores close to its own are recomputed in float64.
     close = (positions >= 0) & (np.abs(scores - truth.kth[:, None]) <= rounding_of(rows.dim))
-    scores[close] = cosines(rows.vectors, positions[close], truth.queries, np.nonzero(close)[0])
+    scores[close] = cosines_of(to_float32(rows.take(positions[close])), truth.queries[np.nonzero(close)[0]])
     hits: Bool = (scores >= truth.kth[:, None]) & (positions >= 0) & (ids != truth.own[:, None])
     return hits
 

@@ -6,7 +6,10 @@ takes the same memory for any number of rows.
 
 from __future__ import annotations
 
+import mmap
+import os
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.ann.exact import ROUNDING, Resident, slack_of
+from indexer.ann.exact import ROUNDING, Block, Resident, slack_of
 from indexer.errors import IndexFileError
 from indexer.types import Float16, Int64
 
@@ -57,13 +60,27 @@ class Rows:
         """The vectors at these positions (p,), copied."""
         return self.vectors.take(positions, axis=0)
 
+    def scan(self, step: int = COPY_ROWS) -> Iterator[Block]:
+        """All rows, `step` at a time: row ids and vectors, which the caller must not keep."""
+        for start in range(0, len(self), step):
+            yield self.row_ids[start : start + step], self.vectors[start : start + step]
+
     def positions(self, row_ids: Int64) -> Int64:
         """Positions of these ids (any shape); -1 for an id that is not among the rows."""
         if not len(self):
             return np.full(row_ids.shape, -1, np.int64)
+        if self._first is not None:
+            spots = row_ids - self._first
+            return np.where((spots >= 0) & (spots < len(self)), spots, -1)
         spots = np.minimum(np.searchsorted(self.row_ids, row_ids, sorter=self._order), len(self) - 1)
         at = spots if self._order is None else self._order[spots]
         return np.where(self.row_ids[at] == row_ids, at, -1).astype(np.int64)
+
+    @cached_property
+    def _first(self) -> int | None:
+        """The first id where the ids follow one another, as in a table that lost no rows; else None."""
+        first, last = int(self.row_ids[0]), int(self.row_ids[-1])
+        return first if self._order is None and last - first == len(self) - 1 else None
 
     @cached_property
     def _order(self) -> Int64 | None:
@@ -106,12 +123,19 @@ class HeldRows(KeyedRows):
 
 
 class VectorFile(KeyedRows):
-    """Rows of one table version, mapped read-only, with their keys."""
+    """Rows of one table version, mapped read-only, with their keys.
+
+    Pages that were read stay in memory for later searches, unless `keep_within` was called.
+    """
 
     def __init__(self, paths: VectorPaths, dim: int, slack: float | None = ROUNDING) -> None:
-        row_ids: Int64 = _mapped(paths.row_ids, np.int64, (-1,))
-        vectors: Float16 = _mapped(paths.vectors, np.float16, (-1, dim))
-        super().__init__(row_ids, vectors, slack)
+        row_ids: Int64 = _mapped(paths.row_ids, np.int64)[0]
+        self._number = os.open(paths.vectors, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._number)
+        vectors, self._map = _mapped(paths.vectors, np.float16)
+        super().__init__(row_ids, vectors.reshape(-1, dim), slack)
+        self._limit: int | None = None  # bytes of pages to keep; None where all may stay
+        self._scanned = 0  # bytes of pages mapped since they were given back
         self._path = paths.keys
         try:
             with pa.memory_map(str(paths.keys)) as source:
@@ -125,6 +149,34 @@ class VectorFile(KeyedRows):
         self._checked: set[int] = set()
         if self._starts[-1] != len(row_ids):
             raise IndexFileError(f"{paths.keys} holds {self._starts[-1]} keys for {len(row_ids)} rows.")
+
+    def keep_within(self, memory_bytes: int) -> None:
+        """Where the vectors are larger than half of the memory: single rows are read, not mapped, since the kernel maps
+        up to 2 MiB around each, and the pages of a scan are given back before they take a quarter of it.
+        """
+        self._limit = memory_bytes // 4 if self.vectors.nbytes > memory_bytes // 2 else None
+        self._give_back()
+
+    def take(self, positions: Int64) -> Float16:
+        if self._limit is None:
+            return super().take(positions)
+        taken = np.empty((len(positions), self.dim), np.float16)
+        width = 2 * self.dim
+        for row, position in zip(taken, positions.tolist(), strict=True):
+            if os.preadv(self._number, [row.data], position * width) != width:
+                raise IndexFileError(f"{self._path.parent} was cut while it was in use. Build the index again.")
+        return taken
+
+    def scan(self, step: int = COPY_ROWS) -> Iterator[Block]:
+        for block in super().scan(step):
+            yield block
+            self._scanned += block[1].nbytes  # threads may lose a count, and then map a block more
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._limit is not None and self._map is not None and self._scanned > self._limit:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._scanned = 0
 
     def sound_ids(self, step: int) -> Iterator[Int64]:
         """The row ids, `step` at a time. Raises IndexFileError for a negative one, and for one whose bitmap would take
@@ -208,8 +260,10 @@ def gathered(blocks: Iterable[KeyedBlock], dim: int, memory_bytes: int) -> Keyed
         return VectorFile(paths, dim, slack)  # mapped and unlinked: the disk space is freed with the last map
 
 
-def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> Any:
+def _mapped(path: Path, kind: type) -> tuple[Any, mmap.mmap | None]:
+    """A file's numbers as a read-only array, and its map; None where it is empty."""
     if not path.stat().st_size:
-        return np.empty(0, kind).reshape(0, *shape[1:])
-    # A memory map is an ndarray subclass; each slice of it takes microseconds longer than of a plain view.
-    return np.memmap(path, kind, "r").view(np.ndarray).reshape(shape)
+        return np.empty(0, kind), None
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(pages, kind), pages

@@ -46,7 +46,8 @@ FEWEST_QUERIES = 20
 @click.option(
     "--kind",
     metavar="KIND",
-    help="Build this kind: exact, ivf-fp16, ivf-sq8, ivf-rabitq, hnsw-fp16. Default: measured; --refresh: as before.",
+    help="Build this kind: exact, ivf-fp16, ivf-sq8, ivf-rabitq, ivf-rabitqlib (extra rabitq), hnsw-fp16. "
+    "Default: measured; --refresh: as before.",
 )
 @click.option("--refresh", is_flag=True, help="Bring the index up to date instead of rebuilding it.")
 @click.option(
@@ -83,7 +84,8 @@ def command(
     from rich.console import Console
     from rich.text import Text
 
-    from indexer.ann.engines import ENGINES
+    from indexer.ann.engines.kinds import ENGINES
+    from indexer.errors import InputError
     from indexer.jsonable import printable
     from indexer.progress.terminal import Terminal
     from indexer.search.index_build import build_index, refresh_index
@@ -91,6 +93,8 @@ def command(
 
     if kind is not None and kind not in ENGINES:
         raise click.BadParameter(f"{kind!r} is not one of {', '.join(ENGINES)}.", param_hint="--kind")
+    if kind is not None and ENGINES[kind].missing:
+        raise InputError(f"--kind {kind} needs an extra: {ENGINES[kind].missing}, or leave --kind out.")
     console = Console(stderr=True)
     store = EmbeddingStore.open(database, table)
     change, memory_bytes = GoalChange(recall, latency_ms, kind), int(memory_gib * 2**30)

@@ -14,7 +14,9 @@ import numpy as np
 
 from indexer.ann.build import build, retune
 from indexer.ann.choose import Candidate, choose, predicted_seconds
-from indexer.ann.engines import ENGINES, float_blocks, version
+from indexer.ann.engines.faiss_kinds import version
+from indexer.ann.engines.kinds import ENGINES
+from indexer.ann.engines.routing import float_blocks
 from indexer.ann.files import facts_of, index_path, vector_paths
 from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import Searchable, VectorIndex
@@ -155,6 +157,7 @@ def _build(
         predicted = predicted_seconds(view.count(), store.dim)
         progress.note(f"predicted build time: {predicted:.2g} s, if lists meet the goal")
         rows, slack = _held(view, vector_paths(place.directory, generation), progress)
+        rows.keep_within(goal.memory_bytes)
         with progress.stage("measuring candidates"):
             choice = choose(rows, goal, *drawn)
         progress.note(choice.verdict)

@@ -124,6 +124,7 @@ def first_snapshot(
     none = np.empty(0, np.int64)
     view.require_readable()
     if index is not None:
+        index.rows.keep_within(memory_bytes)
         delta = changes_since(index, view) if delta is None else delta
         no_rows = gathered([], view.dim, memory_bytes)
         return _changed_by(Snapshot(view, memory_bytes, index, no_rows, none, None), view, delta)

@@ -11,7 +11,9 @@ import pytest
 
 from indexer.ann import choose as choose_module
 from indexer.ann.choose import choose, predicted_seconds
-from indexer.ann.engines import CANDIDATES, ENGINES, Trained, float_blocks, lists_needed, train_centroids
+from indexer.ann.engines.kinds import CANDIDATES, ENGINES
+from indexer.ann.engines.protocol import Trained
+from indexer.ann.engines.routing import float_blocks, lists_needed, train_centroids
 from indexer.ann.goal import Goal
 from indexer.ann.sampling import draw
 from indexer.ann.tune import neighbours_of, truth_of
@@ -100,7 +102,7 @@ def test_a_hundred_times_the_rows_are_predicted_to_take_longer(monkeypatch) -> N
 class Signs:
     """An engine of another make: one sign bit a dimension, in numpy."""
 
-    name, routed, removes, error, depths = "signs", False, True, None, (40, 80)
+    name, missing, routed, removes, error, depths = "signs", "", False, True, None, (40, 80)
 
     def factory(self, nlist):
         return f"signs of {nlist} lists"
@@ -137,6 +139,10 @@ class Signs:
     def save(self, index, path):
         with path.open("wb") as file:
             np.savez(file, **index)
+
+    def prove(self, path):
+        with np.load(path, allow_pickle=False):
+            pass
 
     def load(self, path, *, writable=False):  # noqa: ARG002 - always in memory
         with np.load(path, allow_pickle=False) as file:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from indexer.ann import files
-from indexer.ann.engines import ENGINES
+from indexer.ann.engines.kinds import ENGINES
 from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.ann.manifest import read_manifest

@@ -26,7 +26,7 @@ DRAWN = np.random.default_rng(0).permutation(N)
 FILTERS = {"near": "rank < {}", "far": "far < {}", "random": "drawn < {}"}
 
 
-@pytest.fixture(scope="module", params=["ivf-fp16", "ivf-rabitq"])
+@pytest.fixture(scope="module", params=["ivf-fp16", "ivf-rabitq", "ivf-rabitqlib"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
     facts = [{"rank": int(r), "far": N - 1 - int(r), "drawn": int(d)} for r, d in zip(RANK, DRAWN, strict=True)]
     store = make_table(tmp_path_factory.mktemp(request.param), VECTORS, facts)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from indexer.ann.engines import CANDIDATES, EXACT
+from indexer.ann.engines.kinds import CANDIDATES, EXACT
 from indexer.ann.goal import Goal, GoalChange
 from indexer.ann.index import load
 from indexer.search.index_build import build_index, refresh_index

@@ -260,7 +260,7 @@ def test_a_number_beyond_all_tables_is_wrong_usage(tmp_path: Path, option: str) 
 
 
 @pytest.mark.case("T8")
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw-fp16", "ivf-sq8"])
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-rabitqlib", "hnsw-fp16", "ivf-sq8"])
 @pytest.mark.parametrize("size", [5, 10])
 def test_no_row_stands_on_two_pages(tmp_path: Path, kind: str, size: int) -> None:
     vectors = unit_rows(3000, 32, clusters=1, spread=4)
@@ -515,3 +515,33 @@ def test_a_key_with_a_line_break_is_not_exported_to_a_list_of_lines(tmp_path: Pa
 def test_a_change_of_goal_names_only_what_changes() -> None:
     goal, words = GoalChange(recall=0.98, kind="ivf-fp16").of(Goal())
     assert (goal, words) == (Goal(kind="ivf-fp16"), ["kind measured → ivf-fp16"])
+
+
+# --- memory
+
+
+def test_vectors_larger_than_the_memory_are_given_back_while_they_are_read(tmp_path: Path) -> None:
+    n, limit = 40_000, 16 << 20
+    vectors = np.repeat(unit_rows(n // 100, 512), 100, axis=0)  # 41 MB
+    paths = VectorPaths(*(tmp_path / name for name in ("vectors", "row_ids", "keys")))
+    slack = write_vectors(paths, [(np.arange(n), vectors, pa.array([str(i) for i in range(n)]))])
+    rows = VectorFile(paths, 512, slack)
+
+    def resident() -> int:
+        after = Path("/proc/self/smaps").read_text().split(f"{paths.vectors}\n")[1]
+        return 1024 * int(next(line for line in after.splitlines() if line.startswith("Rss")).split()[1])
+
+    for _ in rows.scan(2_000):
+        pass
+    rows.take(np.arange(0, n, 7))
+    assert resident() <= vectors.nbytes
+    rows.keep_within(limit)
+    most = 0
+    for ids, block in rows.scan(2_000):
+        assert (block == vectors[ids]).all()
+        most = max(most, resident())
+    for start in range(0, n, 64):
+        spots = np.random.default_rng(start).integers(0, n, 64)
+        assert (rows.take(spots) == vectors[spots]).all()
+        most = max(most, resident()) if start % 6_400 == 0 else most
+    assert most <= limit

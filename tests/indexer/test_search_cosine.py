@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.ann import exact
+from indexer.ann import exact, rerank
 from indexer.ann.goal import Goal
+from indexer.ann.vectors import Rows
 from indexer.duplicates.find import find_near_duplicates
 from indexer.duplicates.options import NearOptions
 from indexer.search.index_build import build_index
@@ -18,7 +19,7 @@ from indexer.search.options import SearchOptions
 from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
-from tests.tables import add_shard, cosines, keys_of, make_table, unit_rows
+from tests.tables import add_shard, cosines, keys_of, make_table, unit, unit_rows
 
 N, DIM = 3000, 64
 
@@ -104,7 +105,7 @@ def test_pairs_of_a_collapsed_encoder_are_those_of_the_cosine(tmp_path: Path) ->
 
 
 @pytest.mark.case("M1")
-@pytest.mark.parametrize("kind", ["ivf-fp16", "ivf-sq8", "ivf-rabitq", "hnsw-fp16"])
+@pytest.mark.parametrize("kind", ["ivf-fp16", "ivf-sq8", "ivf-rabitq", "ivf-rabitqlib", "hnsw-fp16"])
 def test_an_index_of_any_kind_measures_itself_by_the_cosine(tmp_path: Path, kind: str) -> None:
     store = make_table(tmp_path, collapsed())
     report = build_index(store, Goal(kind=kind))
@@ -154,3 +155,25 @@ def test_exact_search_ranks_any_rows_as_float64_does(n, q, k, seed, spread, odd,
         best = sound[np.lexsort((sound, -truth[i]))[:k]]
         assert ids[i][ids[i] >= 0].tolist() == best.tolist()
         np.testing.assert_allclose(scores[i][ids[i] >= 0], -np.sort(-truth[i])[:k], atol=2e-12)
+
+
+def test_rows_are_re_ranked_as_float64_does_whatever_stands_between_them() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert (rerank.shifted(finite).view(np.uint32) == finite.astype(np.float32).view(np.uint32)).all()
+
+    vectors = unit_rows(400, 64)
+    queries = unit(unit_rows(30, 64, seed=3))
+    for odd in (np.nan, np.inf, -np.inf, 0):
+        changed = vectors.copy()
+        changed[::9] = odd
+        with np.errstate(all="ignore"):
+            rows = Rows(np.arange(400) * 2, changed, exact.slack_of(changed))
+        positions = np.tile(np.arange(400), (30, 1))
+        positions[:, 390:] = -1
+        found = rerank.rank(rows, positions, queries, np.where(positions >= 0, positions * 2, -1), 7)
+        scores = queries @ unit(vectors).T
+        scores[:, ::9], scores[:, 390:] = -2, -2
+        best = np.argsort(-scores, axis=1)[:, :7]
+        assert (found[1] == best * 2).all()
+        np.testing.assert_allclose(found[0], np.take_along_axis(scores, best, 1), atol=1e-11)
