@@ -43,7 +43,7 @@ group = LazyGroup(
         **{name: f"indexer.commands.cluster.{name}" for name in ("commit", "merge")},
         "serve": "indexer.serve.command",  # an application, which stands above the commands
     },
-    many_heaps=("pack", "index", "search", "serve", "failures", "embed", "doctor"),
+    many_heaps=("pack", "index", "serve", "failures", "embed", "doctor"),
     epilog="Data on stdout, progress on stderr; --json on every command. Exit 0 done, 1 error, 2 usage.",
 )
 

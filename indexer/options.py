@@ -141,7 +141,7 @@ class LazyGroup(click.Group):
 
     `commands_help` maps command name → one line of help; the command is `command` in the module `<package>.<name>`,
     or in the one that `elsewhere` gives. Its threads share one heap, except for those of `many_heaps`, which decode
-    images in parallel.
+    many images in parallel.
     """
 
     def __init__(

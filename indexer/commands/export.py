@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from indexer.errors import InputError
+from indexer.malloc import release_freed_memory
 from indexer.options import emit, json_option, table_option, where_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from indexer.store.table import EmbeddingStore
 
-GROUP_BYTES = 32 << 20  # of a Parquet file's row groups
+GROUP_BYTES = 8 << 20  # of a Parquet file's row groups
+EXPORTED_ROWS = 2048  # of a batch that is read for them
 
 
 @click.command("export", short_help="Write the vectors as .npy, Parquet or a Hugging Face data set.")
@@ -123,9 +125,11 @@ def _parquet(view: EmbeddingStore, dest: Path, where: str | None) -> int:
     with written_whole(dest) as partial:
         writer: pq.ParquetWriter | None = None
         try:
-            for block in _row_groups(batch.select(names) for batch in view.scan(names, where, vectors=True)):
+            scanned = view.scan(names, where, vectors=True, batch_rows=EXPORTED_ROWS, once=True)
+            for block in _row_groups(batch.select(names) for batch in scanned):
                 writer = writer or pq.ParquetWriter(partial, block.schema)
                 writer.write_table(block, row_group_size=block.num_rows)
+                release_freed_memory()  # it is fragmented: beside the next blocks it grew by 20 MB
         finally:
             if writer is not None:
                 writer.close()

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.errors import StoreError
+from indexer.malloc import release_freed_memory
 from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
 from indexer.store.lance_errors import MENDED_BY, first_line
 from indexer.store.mend import CHECK_CACHE_BYTES, manifest_path, unreadable
@@ -29,7 +30,7 @@ from indexer.store.names import network_folder
 from indexer.store.schema import UNREADABLE
 from indexer.types import EncoderSpec, KeyRule, TileRule
 
-CHECKED_AT_ONCE = 8  # data files; one takes 0.7 ms of a local disk, and some requests of an object store
+CHECKED_AT_ONCE = 2  # data files; one takes 0.7 ms of a local disk, and some requests of an object store
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,19 @@ class OpenedTable:
         return [name for name in self.dataset.schema.names if name in UNREADABLE]
 
     def require_whole(self, table: str) -> None:
-        """Raises StoreError where a data file is damaged: a scan of it would end the process. Each is read once.
-
-        They are read through a handle of their own, which is then dropped: `dataset` would keep the metadata of every
-        column, some 4 bytes a row of the table.
-        """
+        """Raises StoreError where a data file is damaged: a scan of it would end the process. Each is read once."""
         if self.state.commit not in self.whole:
-            version = self.state.version
-            own = lance.dataset(self.dataset.uri, version=version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
-            _require_whole(own, table, self.whole)
+            if _require_whole(self.read_once(), table, self.whole):
+                release_freed_memory()  # some MB a data file, which the heaps of Lance's threads would keep
             self.whole.add(self.state.commit)
+
+    def read_once(self) -> Any:
+        """A handle for one read of all rows, to be dropped after it: `dataset` would keep what Lance needs to know of
+        each page read, some 9 bytes a row of all columns together.
+        """
+        return lance.dataset(
+            self.dataset.uri, version=self.state.version, metadata_cache_size_bytes=CHECK_CACHE_BYTES
+        )
 
     def stored(self, names: Sequence[str]) -> list[str]:
         """The stored columns to read for `names`: in a table of format 1, `frame` for `part`."""
@@ -130,8 +134,11 @@ def open_side(main: OpenedTable, path: str, name: str) -> Any:
     return dataset
 
 
-def _require_whole(dataset: Any, name: str, whole: set[str]) -> None:
-    """Raises StoreError where a data file that is not in `whole` cannot be read; the others are added to it."""
+def _require_whole(dataset: Any, name: str, whole: set[str]) -> int:
+    """Raises StoreError where a data file that is not in `whole` cannot be read; the others are added to it.
+
+    Returns how many fragments were read.
+    """
     found = [(fragment, {file.path for file in fragment.data_files()}) for fragment in dataset.get_fragments()]
     unknown = [(fragment, files) for fragment, files in found if not files <= whole]
     with ThreadPoolExecutor(CHECKED_AT_ONCE) as threads:
@@ -140,6 +147,7 @@ def _require_whole(dataset: Any, name: str, whole: set[str]) -> None:
             if cause is not None:
                 raise StoreError(f"table {name}: {cause}. {MENDED_BY}")
             whole |= files
+    return len(unknown)
 
 
 def commit_of(dataset: Any) -> str:

@@ -241,15 +241,26 @@ class EmbeddingStore:
             return len(self._opened.dataset.versions())
 
     def scan(
-        self, columns: Sequence[str], where: str | None = None, *, vectors: bool = False, batch_rows: int = 8192
+        self,
+        columns: Sequence[str],
+        where: str | None = None,
+        *,
+        vectors: bool = False,
+        batch_rows: int = 8192,
+        once: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError (unknown column)."""
+        """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError (unknown column).
+
+        With `once`, or without a filter, what Lance learns of the files is dropped after the scan; otherwise it is
+        kept for the next filter.
+        """
         held = self.require_readable()
         names = self._columns_with(held, columns, vectors=vectors)
         condition = expression(where, self.name)
         with reading(where, self.name):
+            source = held.read_once() if once or condition is None else held.dataset
             found = batches(
-                held.dataset, held.stored(names), condition, with_row_id=True, prefilter=True, batch_size=batch_rows
+                source, held.stored(names), condition, with_row_id=True, prefilter=True, batch_size=batch_rows
             )
             yield from (part_of(batch, ["_rowid", *names]) for batch in found)
 

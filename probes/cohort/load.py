@@ -73,6 +73,10 @@ class ProbeData:
     confounders: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
 
 
+# Of a batch of rows with a label. To fill it where 1 % have one, Lance reads a hundred times as many rows.
+FILTERED_ROWS = 2048
+
+
 def open_store(request: ProbeRequest) -> EmbeddingStore:
     """The table, at the request's version. Raises StoreError."""
     store = EmbeddingStore.open(request.db, request.table)
@@ -163,7 +167,7 @@ def _columns(store: EmbeddingStore, request: ProbeRequest) -> tuple[pa.Table, In
     if not matched:
         where = request.own_where
         raise ProbeError(f"no rows in table {store.name}" + (f" match --where {where!r}." if where else "."))
-    batches = list(store.scan(names, _with_label(request)))
+    batches = list(store.scan(names, _with_label(request), batch_rows=FILTERED_ROWS, once=True))
     if not batches:
         return store.empty(names), np.empty(0, np.int64), matched
     table = pa.Table.from_batches(batches)

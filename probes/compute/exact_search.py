@@ -170,7 +170,10 @@ def _leading(base: Float32) -> Float32:
 def _shorten(rows: Float32, directions: Float32) -> Float32:
     """(n, p + 1): the rows in the leading directions, and the length of the remainder."""
     out = np.empty((len(rows), directions.shape[1] + 1), np.float32)
-    out[:, :-1] = rows @ directions
-    left = 1.0 - np.einsum("ij,ij->i", out[:, :-1].astype(np.float64), out[:, :-1].astype(np.float64))
-    out[:, -1] = np.sqrt(np.maximum(left, 0.0) + 1e-6)  # margin for rounding
+    for start in range(0, len(rows), BASE):
+        part = out[start : start + BASE]
+        part[:, :-1] = rows[start : start + BASE] @ directions
+        short = part[:, :-1].astype(np.float64)
+        left = 1.0 - np.einsum("ij,ij->i", short, short)
+        part[:, -1] = np.sqrt(np.maximum(left, 0.0) + 1e-6)  # margin for rounding
     return out
