@@ -72,9 +72,7 @@ class OpenedTable:
         """A handle for one read of all rows, to be dropped after it: `dataset` would keep what Lance needs to know of
         each page read, some 9 bytes a row of all columns together.
         """
-        return lance.dataset(
-            self.dataset.uri, version=self.state.version, metadata_cache_size_bytes=CHECK_CACHE_BYTES
-        )
+        return lance.dataset(self.dataset.uri, version=self.state.version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
 
     def stored(self, names: Sequence[str]) -> list[str]:
         """The stored columns to read for `names`: in a table of format 1, `frame` for `part`."""
