@@ -22,10 +22,12 @@ _PATH = click.Path(path_type=Path)
     epilog="SRC may be a DICOM tree (names and depth do not matter, DICOMDIR is ignored), a folder of images, "
     "a folder per class, or dicomweb+http://host:port/dicom-web?Modality=MR. Pixels are stored as they are; of DICOM "
     "headers only what decoding needs, without names, dates, free text and private elements (--keep-headers: all). "
-    "A run that was stopped goes on where it was; the same source gives the same shards byte for byte.",
+    "A run that was stopped goes on where it was; the same source gives the same shards byte for byte. DEST may be a "
+    "bucket's prefix (s3://bucket/shards, gs://, az://): each shard is made in the folder for temporary files and "
+    "uploaded whole, and what a resumed run needs lies beside it in .pack.",
 )
 @click.argument("source", metavar="SRC")
-@click.argument("destination", metavar="DEST", type=_PATH)
+@click.argument("destination", metavar="DEST")
 @click.option("--csv", type=_PATH, help="A CSV or Parquet file whose columns become metadata, one row per file.")
 @click.option("--on", metavar="COLUMN", help="Its column of paths below SRC. Default: path, file, filename or image.")
 @click.option("--encoding", metavar="NAME", help="Its encoding, e.g. cp1252. Default: UTF-8, or by its first bytes.")
@@ -58,7 +60,7 @@ _PATH = click.Path(path_type=Path)
 @json_option
 def command(
     source: str,
-    destination: Path,
+    destination: str,
     csv: Path | None,
     on: str | None,
     encoding: str | None,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from indexer.archive.walk import PACK_LIST, PACK_STATE
 from indexer.pack.catalogue import Catalogue
-from indexer.pack.headers.secret import private_file
+from indexer.pack.destination import Destination
 from indexer.pack.plan import ShardPlan
 
 KEPT, REMOVED = "kept", "de-identified"  # what became of DICOM headers
@@ -39,16 +37,14 @@ class PackReport:
     rows_without_file: int
     secret: str  # path; "" where none was needed
     secret_made: bool
-    list_of_files: str  # path of a CSV with every file, its key and its outcome; "" in a dry run
+    list_of_files: str  # path or address of a CSV with every file, its key and its outcome; "" in a dry run
     seconds: float
     notes: tuple[str, ...] = ()
 
 
-def list_files(destination: Path, catalogue: Catalogue, plans: Sequence[ShardPlan]) -> Path:
-    """Write the list of files in path order, readable by its owner only: it holds the archive's paths."""
-    target = destination / PACK_STATE / PACK_LIST
-    partial = target.with_suffix(".partial")
-    with private_file(partial) as file:
+def list_files(destination: Destination, catalogue: Catalogue, plans: Sequence[ShardPlan]) -> None:
+    """Write the list of files in path order."""
+    with destination.listing() as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "shard", "key", "bytes", "left_out", "same_instance_as", "same_bytes_as", "note"))
         at = 0
@@ -58,5 +54,3 @@ def list_files(destination: Path, catalogue: Catalogue, plans: Sequence[ShardPla
             shard, key = ("", "") if left_out else (plans[at].name, key)
             counted = "" if nbytes is None else str(nbytes)
             writer.writerow((path, shard, key, counted, left_out, same_instance, same_bytes, note))
-    partial.replace(target)
-    return target

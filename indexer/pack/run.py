@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from indexer.archive.walk import PACK_STATE, ListedFile
-from indexer.errors import InputError, ReadError
+from indexer.archive.walk import ListedFile
+from indexer.errors import InputError, ReadError, sentence
 from indexer.pack.catalogue import IS_DICOM, Catalogue, paged
 from indexer.pack.columns import Columns, read_columns
+from indexer.pack.destination import Destination, destination_of
 from indexer.pack.folder import Folder
 from indexer.pack.headers.deidentify import CANNOT
 from indexer.pack.headers.dicom_fields import FIELDS, PatientIds
-from indexer.pack.headers.secret import KeyedHash, default_secret, load_secret, private_file
+from indexer.pack.headers.secret import KeyedHash, default_secret, load_secret
 from indexer.pack.join import Joined, join
 from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
 from indexer.pack.report import KEPT, REMOVED, PackReport, list_files
@@ -39,7 +39,7 @@ class PackOptions:
     """The options of `indexer pack`."""
 
     source: str
-    destination: Path
+    destination: Path | str  # a folder, or the address of a prefix in a bucket
     secret: Path | None = None  # None: the default path, created on first use
     new_secret: bool = False  # create `secret` where it is missing
     csv: Path | None = None
@@ -80,10 +80,11 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
     `progress.note` is called at once with what the user must know even if the run fails later: that a secret was made.
     """
     started = time.monotonic()
-    _check_local(options.destination)
+    destination = destination_of(options.destination)
     source = open_source(options.source, follow_links=options.follow_links)
-    if isinstance(source, Folder) and options.destination.resolve().is_relative_to(source.root.resolve()):
-        raise InputError(f"{options.destination} lies inside {source.root}: the next run would find its shards there.")
+    inside = destination.folder
+    if isinstance(source, Folder) and inside is not None and inside.resolve().is_relative_to(source.root.resolve()):
+        raise InputError(f"{inside} lies inside {source.root}: the next run would find its shards there.")
     with Catalogue() as catalogue:
         with progress.stage("listing files"):
             files = catalogue.add(source.list())
@@ -91,7 +92,7 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
             raise InputError(f"{options.source} holds no file to pack. Name the folder of the images.")
         with workers(options.processes, files) as executor:
             labelled = _scan(options, source, catalogue, executor, progress)
-            plan = _planned(options, catalogue, files, labelled=labelled)
+            plan = _planned(options, destination, catalogue, files, labelled=labelled)
             if plan.secret_made:
                 progress.note(
                     f"A new secret was made: {plan.secret}. Keep it, and keep it private: without it the hashes of a "
@@ -99,25 +100,16 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
                 )
             kept_shards, listing = 0, ""
             if not options.dry_run:
-                with _alone(options.destination), _written_to(options.destination):
+                with destination.alone(), _written_to(destination):
                     writer = ShardWriter(
-                        source, options.destination, plan.keyed,
+                        source, destination, plan.keyed,
                         PatientIds(options.site, options.patient_pattern), options.refuse_burned_in,
                         not options.keep_headers, plan.folder_label,
                     )  # fmt: skip
                     kept_shards = _write(writer, plan, catalogue, options, executor, progress)
-                    listing = str(list_files(options.destination, catalogue, plan.shards))
-        return _report(options, plan, catalogue, kept_shards, listing, time.monotonic() - started)
-
-
-def _check_local(destination: Path) -> None:
-    """Raise InputError for a URL, which as a path would become a local folder named s3:."""
-    scheme = destination.parts[0] if destination.parts else ""
-    if len(scheme) > 2 and scheme.endswith(":") and not destination.exists():
-        raise InputError(
-            f"{scheme}//{'/'.join(destination.parts[1:])} is not a local folder, and shards are written to local "
-            "folders only. Name one, and copy the shards afterwards."
-        )
+                    list_files(destination, catalogue, plan.shards)
+                    listing = destination.list_name
+        return _report(options, destination, plan, catalogue, kept_shards, listing, time.monotonic() - started)
 
 
 def _scan(
@@ -148,12 +140,14 @@ def _scan_chunk(source: Source, found: Sequence[ListedFile]) -> list[Scanned]:
     return [source.scan(item) for item in found]
 
 
-def _planned(options: PackOptions, catalogue: Catalogue, files: int, *, labelled: bool) -> _Plan:
+def _planned(
+    options: PackOptions, destination: Destination, catalogue: Catalogue, files: int, *, labelled: bool
+) -> _Plan:
     """`labelled`: whether JSON beside an image holds a label. Labels come from folder names only where nothing else
     gives any: else images without a label would form further classes.
     """
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
-    keyed, secret, made = _keyed(options, needed=dicom or bool(options.hashed))
+    keyed, secret, made = _keyed(options, destination, needed=dicom or bool(options.hashed))
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
     set_keys(catalogue, keyed, split=options.split)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
@@ -171,7 +165,7 @@ def _planned(options: PackOptions, catalogue: Catalogue, files: int, *, labelled
     return _Plan(files, rows, shards, keyed, secret, made, joined, notes, folder_label)
 
 
-def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]:
+def _keyed(options: PackOptions, destination: Destination, *, needed: bool) -> tuple[KeyedHash, str, bool]:
     """The keyed hash, the path of its secret, and whether that was just created. No secret is used unless needed."""
     if not needed:
         return KeyedHash(b""), "", False
@@ -179,7 +173,7 @@ def _keyed(options: PackOptions, *, needed: bool) -> tuple[KeyedHash, str, bool]
     make = options.new_secret or options.secret is None
     if options.dry_run and make and not path.exists():
         return KeyedHash(secrets.token_bytes(32)), str(path), False
-    keyed, made = load_secret(path, outside=options.destination, make=make)
+    keyed, made = load_secret(path, outside=destination.folder, make=make)
     return keyed, str(path), made
 
 
@@ -206,30 +200,12 @@ def _rows(
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """Locks the destination, since two runs would write the same names."""
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        (destination / PACK_STATE).mkdir(mode=0o700, exist_ok=True)
-        (destination / PACK_STATE).chmod(0o700)  # also where it existed: its files hold the archive's paths
-        opened = private_file(destination / PACK_STATE / "lock")
-    except OSError as error:
-        raise InputError(f"{destination} cannot be written to: {error.strerror}. Name another folder.") from error
-    with opened as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run packs into {destination}. Wait for it, or name another folder.") from error
-        yield
-
-
-@contextmanager
-def _written_to(destination: Path) -> Iterator[None]:
+def _written_to(destination: Destination) -> Iterator[None]:
     """Raises InputError for errors of the destination; an unreadable source file is an outcome, not an error."""
     try:
         yield
     except OSError as error:
-        where = f"{error.filename or destination} cannot be written: {error.strerror}"
+        where = f"{error.filename or destination.name} cannot be written: {error.strerror or sentence(error)}"
         raise InputError(f"{where}. Fix that and run again: complete shards are kept.") from error
 
 
@@ -243,14 +219,8 @@ def _write(
 ) -> int:
     """Write the missing shards and store each file's outcome in the catalogue; returns how many shards were kept."""
     plans = plan.shards
-    writer.check_destination(plans, replace=options.replace)
-    todo: list[ShardPlan] = []
-    for shard in plans:
-        outcomes = writer.done(shard)
-        if outcomes is None:
-            todo.append(shard)
-        else:
-            catalogue.set_outcomes(outcomes)
+    there = writer.prepared(plans, catalogue.set_outcomes, replace=options.replace)
+    todo = [shard for shard in plans if shard.name not in there]
     done = kept = len(plans) - len(todo)
     work = ((shard, list(entries(catalogue, plan.rows, shard))) for shard in todo)
     try:
@@ -273,13 +243,19 @@ def _write_shard(writer: ShardWriter, work: tuple[ShardPlan, Sequence[Entry]]) -
 
 
 def _report(
-    options: PackOptions, plan: _Plan, catalogue: Catalogue, kept_shards: int, listing: str, seconds: float
+    options: PackOptions,
+    destination: Destination,
+    plan: _Plan,
+    catalogue: Catalogue,
+    kept_shards: int,
+    listing: str,
+    seconds: float,
 ) -> PackReport:
     reasons = catalogue.reasons()
     return PackReport(
         source=options.source,
         headers=_headers(catalogue, options.keep_headers),
-        destination=str(options.destination),
+        destination=destination.name,
         dry_run=options.dry_run,
         files=plan.files,
         packed=plan.files - sum(reasons.values()),

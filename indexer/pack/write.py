@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from indexer.archive.samples import sidecar_fields
-from indexer.archive.walk import PACK_STATE
 from indexer.errors import InputError, PixelError
+from indexer.pack.destination import Destination
 from indexer.pack.headers.deidentify import CANNOT, deidentified
 from indexer.pack.headers.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
-from indexer.pack.headers.secret import KeyedHash, private_file
+from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.source import Source
-from indexer.pack.tarball import write_shard
 
 NO_MATCH = "PatientID does not match --patient-pattern"
 BURNED_IN = "burned-in annotation"
@@ -42,7 +40,7 @@ class ShardWriter:
     """Writes shards with the settings of one run. Picklable."""
 
     source: Source
-    destination: Path
+    destination: Destination
     keyed: KeyedHash
     patients: PatientIds
     refuse_burned_in: bool
@@ -52,49 +50,44 @@ class ShardWriter:
     def write(self, plan: ShardPlan, entries: Sequence[Entry]) -> list[FileOutcome]:
         """Write the shard, then its record; a shard without a record is written again by the next run."""
         outcomes: list[FileOutcome] = []
-        record = self._record(plan)
-        record.unlink(missing_ok=True)
-        nbytes = write_shard(self.destination / plan.name, self._samples(entries, outcomes))
+        self.destination.forget(plan.name)
+        nbytes = self.destination.write_shard(plan.name, self._samples(entries, outcomes))
         facts = {
             "plan": plan.digest,
             "secret": self.keyed.fingerprint,
             "bytes": nbytes,
             "deidentified": self.deidentify,
         }
-        text = json.dumps(facts | {"files": [asdict(o) for o in outcomes]})
-        partial = record.with_suffix(".partial")
-        with private_file(partial) as file:
-            file.write(text)
-        partial.replace(record)
+        self.destination.write_record(plan.name, json.dumps(facts | {"files": [asdict(o) for o in outcomes]}))
         return outcomes
 
-    def done(self, plan: ShardPlan) -> list[FileOutcome] | None:
-        """The outcomes of an existing shard of the same plan; None where it must be written."""
-        shard, record = self.destination / plan.name, self._record(plan)
-        try:
-            found = json.loads(record.read_text())
-            if found["plan"] == plan.digest and found["bytes"] == shard.stat().st_size:
-                return [FileOutcome(**file) for file in found["files"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # no record, or a damaged one: the shard is written again
-        return None
+    def prepared(
+        self, plans: Sequence[ShardPlan], take: Callable[[list[FileOutcome]], object], *, replace: bool
+    ) -> set[str]:
+        """The names of the shards of these plans that are there already; `take` is given the outcomes of each.
 
-    def check_destination(self, plans: Sequence[ShardPlan], *, replace: bool) -> None:
-        """Raise InputError for shards of another run in the destination; with `replace` they are deleted."""
+        Raises InputError for shards of another run in the destination; with `replace` they are deleted.
+        """
+        stored, there, others = self.destination.shards(), set[str](), list[str]()
         planned = {plan.name for plan in plans}
-        surplus = [path for path in sorted(self.destination.glob("*.tar")) if path.name not in planned]
-        others = [plan.name for plan in plans if self._differs(plan)] + [path.name for path in surplus]
+        for plan in plans:
+            record = self.destination.record(plan.name) if plan.name in stored else None
+            if record is None:
+                continue
+            outcomes = _outcomes(record, plan, stored[plan.name])
+            if outcomes is None:
+                others.append(plan.name)
+            else:
+                there.add(plan.name)
+                take(outcomes)
+        surplus = [name for name in sorted(stored) if name not in planned]
+        others += surplus
         if others and not replace:
-            raise InputError(f"{self.destination} {self._difference(others)}")
-        for path in surplus:
-            path.unlink()
-            (self.destination / PACK_STATE / f"{path.name}.json").unlink(missing_ok=True)
-        for cut in self.destination.glob("*.tar.partial"):
-            cut.unlink()
-
-    def _differs(self, plan: ShardPlan) -> bool:
-        """Whether a complete shard of that name and of another plan exists."""
-        return self._record(plan).exists() and (self.destination / plan.name).exists() and self.done(plan) is None
+            raise InputError(f"{self.destination.name} {self._difference(others)}")
+        for name in surplus:
+            self.destination.remove(name)
+        self.destination.sweep()
+        return there
 
     def _difference(self, shards: Sequence[str]) -> str:
         """In what these shards differ from this run's, and the way out."""
@@ -121,14 +114,11 @@ class ShardWriter:
         """The records of these shards. Without one a shard is not of this program, and nothing is known of it."""
         for name in shards:
             try:
-                facts = json.loads((self.destination / PACK_STATE / f"{name}.json").read_text())
+                facts = json.loads(self.destination.record(name) or b"")
             except (OSError, ValueError, RecursionError):
                 continue
             if isinstance(facts, dict) and "secret" in facts:
                 yield facts
-
-    def _record(self, plan: ShardPlan) -> Path:
-        return self.destination / PACK_STATE / f"{plan.name}.json"
 
     def _samples(
         self, entries: Sequence[Entry], outcomes: list[FileOutcome]
@@ -177,6 +167,17 @@ class ShardWriter:
             if self.folder_label:
                 metadata.setdefault("label", folder.rpartition("/")[2])  # in a folder-per-class tree
         return {**metadata, **entry.row}, ""
+
+
+def _outcomes(record: bytes, plan: ShardPlan, nbytes: int) -> list[FileOutcome] | None:
+    """Of a stored shard of that size, from its record; None where it is of another plan, or the record is damaged."""
+    try:
+        found = json.loads(record)
+        if found["plan"] == plan.digest and found["bytes"] == nbytes:
+            return [FileOutcome(**file) for file in found["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None
 
 
 def _is_dicom(entry: Entry) -> bool:

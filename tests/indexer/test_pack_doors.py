@@ -123,13 +123,13 @@ def test_the_json_beside_an_image_is_packed_by_the_rule_of_shards(tmp_path, imag
     assert report.left_out == {"metadata beside an image": 1}
 
 
-@pytest.mark.parametrize("destination", ["s3://bucket/x", "gs://bucket", "https://host/x"])
-def test_a_url_as_destination_is_refused_and_no_folder_is_made_of_it(tmp_path, monkeypatch, destination):
+@pytest.mark.parametrize("destination", ["https://host/x", "sftp://host/x"])
+def test_a_url_that_is_no_bucket_is_refused_and_no_folder_is_made_of_it(tmp_path, monkeypatch, destination):
     source(tmp_path / "in", ["a.png"])
     monkeypatch.chdir(tmp_path)
     done = call("indexer", "pack", tmp_path / "in", destination)
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert f"{destination} is not a local folder" in done.err
+    assert f"{destination} is neither a local folder nor a bucket" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

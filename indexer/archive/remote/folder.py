@@ -15,6 +15,7 @@ from indexer.archive.roots import is_below
 from indexer.archive.samples import DICOM_HEAD, METADATA_SUFFIXES, is_dicom, loose_sample, plain_name, sidecar_of
 from indexer.archive.tables.named import TableOptions
 from indexer.archive.tar import Tar, remote_shard
+from indexer.archive.walk import PACK_STATE
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.memory.budget import MAX_IMAGE
 from indexer.redact import stored_address
@@ -70,6 +71,8 @@ class ObjectFolder:
         left_out, buckets, sidecars = LeftOut(), Buckets(), 0
         for found in objects.listed(address):
             kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
+            if f"/{PACK_STATE}/" in f"/{found.path}":
+                continue
             if any(part.startswith(".") for part in found.path.split("/")):
                 left_out.add("hidden file", found.path)
             elif kind is not None and kind.name == Tar.name:

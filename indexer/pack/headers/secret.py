@@ -42,13 +42,13 @@ def default_secret() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "embedding-indexer" / "secret"
 
 
-def load_secret(path: Path, *, outside: Path, make: bool) -> tuple[KeyedHash, bool]:
+def load_secret(path: Path, *, outside: Path | None, make: bool) -> tuple[KeyedHash, bool]:
     """The secret in `path`, created (mode 600) if it is missing and `make` is set; and whether it was created.
 
     Raises InputError where it is missing, lies below `outside` (it would be copied with the shards), is not a secret,
     or is readable by others.
     """
-    if path.resolve().is_relative_to(outside.resolve()):
+    if outside is not None and path.resolve().is_relative_to(outside.resolve()):
         raise InputError(f"the secret {path} lies inside {outside} and would be copied with the shards. Keep it apart.")
     if path.exists():
         return _read(path), False
