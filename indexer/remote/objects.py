@@ -227,6 +227,19 @@ def listed(prefix: str) -> Iterator[Listed]:
             time.sleep(pause)
 
 
+def remove_below(prefix: str) -> int:
+    """Delete every object below an address that ends with "/"; returns how many there were. Raises OSError."""
+    import obstore
+
+    root, key = _split(prefix)
+    names, removed = [f"{key}{found.path}" for found in listed(prefix)], 0
+    with _errors(prefix):
+        for some in (names[i : i + LISTED] for i in range(0, len(names), LISTED)):
+            obstore.delete(_shared(root), some)
+            removed += len(some)
+    return removed
+
+
 def is_prefix(address: str) -> bool:
     """Whether objects lie below an address. Raises OSError."""
     return next(listed(f"{address.rstrip('/')}/"), None) is not None

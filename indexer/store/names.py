@@ -8,6 +8,7 @@ from pathlib import Path
 
 from indexer.addresses import is_remote, join, plain
 from indexer.errors import InputError, StoreNotFound
+from indexer.remote.objects import is_object, is_prefix
 from indexer.store.lance_errors import first_line
 from indexer.store.mend import exists
 
@@ -33,17 +34,31 @@ def table_names(uri: str) -> list[str]:
     return [n for n in names if not any(n.endswith(f".{side}") for side in SIDE_TABLES)]
 
 
+def has_table(uri: str, table: str) -> bool:
+    """Whether a database has a table of this name. Raises StoreNotFound where the database cannot be read.
+
+    In an object store a table is there once it has a version: a process that is killed while it makes one leaves other
+    objects. Nor do all stores list prefixes that hold prefixes alone (s3rver), by which Lance finds tables.
+    """
+    if not is_object(uri):
+        return table in table_names(uri)
+    try:
+        return is_prefix(join(join(uri, f"{table}.lance"), "_versions"))
+    except OSError as error:
+        raise StoreNotFound(f"no database {uri} ({first_line(error)}). Name a folder, or s3://bucket/path.") from error
+
+
 def named_table(uri: str, table: str | None) -> str:
     """`table`, or the database's only one. Raises StoreNotFound where it is not there, or there are several."""
-    names = table_names(uri)
     if table is None:
+        names = table_names(uri)
         if len(names) != 1:
             listed = ", ".join(names) or "none"
             raise StoreNotFound(f"{uri} holds {len(names)} tables ({listed}): name one with --table.")
         return names[0]
-    if table not in names:
+    if not has_table(uri, table):
         raise StoreNotFound(
-            f"no table {table} in {uri}; it holds: {', '.join(names) or 'none'}. Name one with --table."
+            f"no table {table} in {uri}; it holds: {', '.join(table_names(uri)) or 'none'}. Name one with --table."
         )
     return table
 

@@ -186,8 +186,11 @@ def purge_pooled(store: EmbeddingStore, by: str, method: str) -> None:
 
 
 def remove_pooled(store: EmbeddingStore) -> None:
-    """Remove all pooled vectors beside a local table: they hold the row ids and the sums of deleted rows."""
+    """Remove all pooled vectors beside a table: they hold the row ids and the sums of deleted rows."""
     folder = _folder(store)
+    if folder is None:
+        with writing(f"the vectors pooled of table {store.name}"):
+            objects.remove_below(join(store.uri, f"{store.name}.pooled/"))
     if folder is not None and folder.is_dir() and not folder.is_symlink():
         with writing(f"the pooled vectors in {folder}"):
             shutil.rmtree(folder)

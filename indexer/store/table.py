@@ -20,7 +20,7 @@ from indexer.store.formats.create import ensure_table, make_table
 from indexer.store.holding.commits import TableLock
 from indexer.store.lance_errors import first_line, reading, writing
 from indexer.store.mend import read_tags
-from indexer.store.names import check_table_name, checked_uri, index_folder, named_table, table_names
+from indexer.store.names import check_table_name, checked_uri, has_table, index_folder, named_table
 from indexer.store.opened import OpenedTable, TableState, is_newest, open_side, open_version, part_of
 from indexer.store.rows import Delta, VectorRows, batches, row_ids_read, vector_block
 from indexer.store.schema import FAILURE_SCHEMA, LEDGER_SCHEMA, SYSTEM_COLUMNS, completed
@@ -61,9 +61,9 @@ class EmbeddingStore:
         uri = checked_uri(uri)
         check_table_name(table)
         if is_remote(uri):
-            if table not in table_names(uri):
+            if not has_table(uri, table):
                 with TableLock(uri, table):
-                    if table not in table_names(uri):
+                    if not has_table(uri, table):
                         make_table(uri, table, spec, keys, tiles)
         else:
             ensure_table(uri, table, spec, keys, tiles)

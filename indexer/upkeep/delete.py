@@ -13,15 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from indexer.errors import InputError, StoreError
+from indexer.errors import InputError
 from indexer.mapping.files import map_path
 from indexer.search.index_build import TAG
+from indexer.search.indexes.place import index_place
 from indexer.store.lance_errors import writing
 from indexer.store.lock import WriterLock
 from indexer.store.pooled import remove_pooled
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
-from indexer.store.writing.deleted import Doomed, folder_of, ids_of, key_hash, write_receipt
+from indexer.store.writing.deleted import Doomed, ids_of, key_hash, write_receipt
 from indexer.store.writing.keys import StoredSamples
 from indexer.types import Int64, sample_key
 
@@ -42,7 +43,7 @@ class DeleteReport:
     first_not_found: tuple[str, ...]
     index_removed: bool  # it held copies of the vectors
     copies_removed: bool  # of the probes
-    receipt: str  # path
+    receipt: str  # path or address
 
 
 def delete(
@@ -56,11 +57,8 @@ def delete(
     """Delete each image of which `where` holds for a row, or that `keys` names (its own key, or a part's).
 
     All parts of an image go. `confirm` is called with the number of images and rows before anything is written, and
-    may raise. Raises InputError where nothing is found, StoreError in an object store.
+    may raise. Raises InputError where nothing is found.
     """
-    folder = folder_of(store)
-    if folder is None:
-        raise StoreError(f"{store.uri}: images can be deleted from a local database only. Copy it to a disk first.")
     with StoreWriter(store) as writer:
         doomed = _find(store, writer, where, set(keys))
         known = {*doomed.keys}
@@ -69,18 +67,18 @@ def delete(
             shown = f", as {', '.join(missing[:NAMED])}" if missing else ""
             raise InputError(f"nothing to delete: no row of table {store.name} and no failure is named so{shown}.")
         confirm(len(doomed.keys), len(doomed.row_ids))
-        receipt = folder / f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.json"
+        name = f"{_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         facts = _facts(store, doomed, command)
-        write_receipt(receipt, facts | {"status": "begun"})
+        write_receipt(store, name, facts | {"status": "begun"})
         index, copies = _remove_index(store), _remove_copies(store)
         _remove_map(store)
         remove_pooled(store)
         writer.delete_images(doomed)  # the rows go last: a second call finds what is left by them
         done = {"status": "done", "index_removed": index, "copies_removed": copies}
-        write_receipt(receipt, facts | done)
+        receipt = write_receipt(store, name, facts | done)
     return DeleteReport(
         store.name, len(doomed.keys), len(doomed.row_ids), len(doomed.failures), len(missing), tuple(missing[:NAMED]),
-        index, copies, str(receipt),
+        index, copies, receipt,
     )  # fmt: skip
 
 
@@ -155,15 +153,16 @@ def _without_filter(command: Sequence[str]) -> list[str]:
 
 def _remove_index(store: EmbeddingStore) -> bool:
     """Remove the index, which holds the vectors and the keys of its rows; whether there was one."""
-    directory = store.index_directory
-    if not directory.is_dir():
-        return False
-    what = f"the index of table {store.name}"
-    with writing(what), WriterLock(directory / "build.lock", what=what):
-        found = (directory / "manifest.json").exists() or any(directory.glob("vectors-*"))
-        for path in directory.iterdir():
-            if path.name != "build.lock":
-                path.unlink(missing_ok=True)
+    place, what = index_place(store), f"the index of table {store.name}"
+    found, directory = False, place.directory
+    if directory.is_dir():
+        with writing(what), WriterLock(directory / "build.lock", what=what):
+            found = (directory / "manifest.json").exists() or any(directory.glob("vectors-*"))
+            for path in directory.iterdir():
+                if path.name != "build.lock":
+                    path.unlink(missing_ok=True)
+    found = place.withdraw() or found
+    if found:
         for tag in store.tags():
             if tag.startswith(TAG):
                 store.untag(tag)
@@ -171,7 +170,9 @@ def _remove_index(store: EmbeddingStore) -> bool:
 
 
 def _remove_copies(store: EmbeddingStore) -> bool:
-    """Remove the probes' copies of vectors; whether there were any."""
+    """Remove the probes' copies of vectors; whether there were any. For an object store they make none."""
+    if store.path is None:
+        return False
     folder = Path(store.uri) / f"{store.name}.probes"
     found = folder.is_dir() and not folder.is_symlink()
     if found:
@@ -181,7 +182,9 @@ def _remove_copies(store: EmbeddingStore) -> bool:
 
 
 def _remove_map(store: EmbeddingStore) -> None:
-    """Remove the map, which holds a place for each row."""
+    """Remove the map, which holds a place for each row. A table in an object store has none."""
+    if store.path is None:
+        return
     with writing(f"the map of table {store.name}"):
         map_path(store).unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ from indexer.store.schema import PART_COLUMN
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.carried import CarriedLabels, label_columns
-from indexer.store.writing.deleted import folder_of
+from indexer.store.writing.deleted import receipts
 from indexer.store.writing.keys import Digests, ShardRows, row_digests
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry, entries_of
 from indexer.types import EmbeddingBatch, EmbeddingRow, Failure, Progress, Shard, ShardResult
@@ -63,8 +63,7 @@ def merge(
     for other, todo in zip(others, plans, strict=True):
         added = writer.add_columns(_new_columns(writer.store, other)) if todo else []
         report.columns += [name for name in added if name not in report.columns]
-        receipts = folder_of(other)
-        if receipts is not None and any(receipts.glob("*.json")):
+        if any(True for _ in receipts(other)):
             report.notes.append(
                 f"{other.uri} has receipts of deleted images: a later `indexer index` of its archive into "
                 f"{writer.store.uri} would embed these again. Delete them there too (`indexer delete`)."

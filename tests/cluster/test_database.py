@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 
 from indexer.ann.goal import Goal
+from indexer.archive.shards import find_shards
 from indexer.errors import IndexFileError, StoreError, StoreLocked
 from indexer.groups.make import pool
+from indexer.pipeline.options import RunOptions
+from indexer.pipeline.run import index
+from indexer.remote import objects
 from indexer.search.index_build import build_index, refresh_index
 from indexer.search.indexes.place import index_place
 from indexer.search.searcher import Searcher
 from indexer.store.pooled import require_pooled
 from indexer.store.table import EmbeddingStore
 from indexer.store.text import read_text
+from indexer.types import DELETED, RunReport
+from tests.archives import shard
 from tests.commands import call
+from tests.fakes import FakeEncoder
 from tests.object_store import ObjectStore, server
 from tests.tables import add_shard, spec_for, unit_rows
 
@@ -117,6 +124,58 @@ def test_a_purge_keeps_nothing_old_of_pooled_vectors_in_a_bucket(store) -> None:
     store.refresh()
     found = require_pooled(store, "n", "mean")
     assert (store.versions(), len(found.dataset.versions())) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shard(tmp_path_factory.mktemp("photos") / "a.tar", list(range(8)), {"patient": "p"})
+
+
+def indexed(address: str, photos: Path) -> RunReport:
+    encoder = FakeEncoder()
+    store = EmbeddingStore.create(address, "fake", encoder.spec)
+    return index(find_shards([str(photos)]).shards, store, encoder, RunOptions(changed="replace"))
+
+
+def test_nothing_of_an_image_deleted_in_the_bucket_is_left_there_or_in_the_copies_of_machines(
+    server, photos, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = server.fresh()
+    indexed(address, photos)
+    store = EmbeddingStore.open(address)
+    found = store.vectors(columns=["key"])
+    rows = dict(zip(found.columns.column("key").to_pylist(), found.vectors, strict=True))
+    needles = [b"im3", rows["im3"].tobytes(), rows["im3"].astype("<f4").tobytes()]
+    pool(store, "patient")
+    build_index(store, Goal())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    Searcher(EmbeddingStore.open(address), exact=False)  # another machine has a copy
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "keys.txt").write_text("im3\n")
+    done = call("indexer", "delete", address, "--keys", tmp_path / "keys.txt", "--yes", "--json")
+    assert (done.code, done.json["rows"], done.json["index_removed"]) == (0, 1, True), done.err
+    assert done.json["receipt"].removeprefix("s3://") in server.names()
+    photos.touch()
+    assert indexed(address, photos).reasons == {DELETED: 1}  # the shard changed, and still has the image
+    assert call("indexer", "optimize", address, "--purge").code == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    there = EmbeddingStore.open(address)
+    assert "im3" not in [hit.key for hit in Searcher(there).by_key(["im2"])[0]]
+    contents = {name: objects.read(f"s3://{name}") for name in server.names() if address[5:] in name}
+    contents |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    contents.pop(str(tmp_path / "keys.txt"))
+    assert [name for name, data in contents.items() if any(needle in data for needle in needles)] == []
+    assert sorted(there.vectors(columns=["key"]).columns.column("key").to_pylist()) == sorted({*rows} - {"im3"})
+
+
+def test_a_table_whose_making_was_killed_is_made_again(server, photos) -> None:
+    address = server.fresh()
+    server.put(f"{address}/fake.lance/_transactions/0-b0f3.txn", b"killed before the first version was there")
+    read = call("indexer", "info", address, "--table", "fake")
+    assert (read.code, read.err.count("\n"), "no table fake" in read.err) == (1, 1, True)
+    assert indexed(address, photos).embedded == 8
+    assert EmbeddingStore.open(address).count() == 8
 
 
 def test_missing_text_vectors_are_named_with_the_way_out(store) -> None:

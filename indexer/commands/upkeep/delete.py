@@ -37,7 +37,8 @@ def command(
 
     Searches no longer find them at once. `indexer index` never embeds them again: a receipt in <table>.deleted keeps
     the hashes of their keys, and `indexer failures` lists them by hash. The shards themselves are not touched. Then
-    run `indexer optimize DB --purge`, which removes old versions, and `indexer build-ann DB`.
+    run `indexer optimize DB --purge`, which removes old versions, and `indexer build-ann DB`. In a bucket that keeps
+    versions of its objects, the old ones stay until the bucket's own rules remove them.
     """
     if (where is None) == (keys_file is None):
         raise click.UsageError("say what to delete: give --where SQL or --keys FILE")

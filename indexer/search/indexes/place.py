@@ -46,6 +46,10 @@ class IndexPlace:
         """Remove the files of other generations."""
         sweep(self.directory, keep)
 
+    def withdraw(self) -> bool:
+        """Remove what is published elsewhere than in `directory`; whether there was anything. Raises StoreError."""
+        return False
+
     def stamp(self) -> object:
         """A value that changes when a builder publishes another index; None where there is none."""
         try:
@@ -107,6 +111,14 @@ class PublishedPlace(IndexPlace):
                 if keep not in found.path and found.path != NAME:
                     self._bucket.delete(found.path)
 
+    def withdraw(self) -> bool:
+        try:
+            if self._bucket.get(NAME) is not None:
+                self._bucket.delete(NAME)  # first: without it nothing is downloaded, and copies elsewhere are removed
+            return objects.remove_below(f"{self._address}/") > 0
+        except OSError as error:
+            raise self._unreachable(error) from error
+
     def stamp(self) -> object:
         try:
             return objects.facts(join(self._address, NAME)).tag
@@ -131,7 +143,7 @@ class PublishedPlace(IndexPlace):
         found = self._bucket.get(NAME)
         self._tag = found.tag if found else None
         if found is None:
-            (self.directory / NAME).unlink(missing_ok=True)
+            self._forget()
             return
         try:
             manifest = Manifest.from_json(found.data.decode())
@@ -147,6 +159,14 @@ class PublishedPlace(IndexPlace):
         publish(self.directory, manifest)
         sweep(self.directory, manifest.generation)
         _bound(self.directory)
+
+    def _forget(self) -> None:
+        """Remove the copy of an index that was withdrawn, as after `indexer delete`."""
+        with suppress(IndexFileError):
+            copy = read_manifest(self.directory)
+            for fact in copy.files.values() if copy is not None else ():
+                (self.directory / fact.name).unlink(missing_ok=True)
+        (self.directory / NAME).unlink(missing_ok=True)
 
     def _download(self, fact: FileFact) -> None:
         partial = self.directory / f".{fact.name}.{secrets.token_hex(4)}"

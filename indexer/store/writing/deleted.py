@@ -1,7 +1,8 @@
 """Images deleted by request: receipts, which say by hashes alone what must never be embedded again, and the deletion.
 
-Each deletion has a JSON file in `<table>.deleted`, written before anything is deleted. The hash of a key is BLAKE2b of
-16 bytes, keyed with the table's identity: the key itself is stored nowhere.
+Each deletion has a JSON file in `<table>.deleted`, a folder or the prefix of objects beside the table, written before
+anything is deleted. The hash of a key is BLAKE2b of 16 bytes, keyed with the table's identity: the key itself is stored
+nowhere.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from indexer.addresses import join
 from indexer.disk import make_directory, replace_file
 from indexer.errors import StoreError
+from indexer.remote import objects
 from indexer.store.filters import quoted
 from indexer.store.lance_calls import chunks
 from indexer.store.lance_errors import writing
@@ -27,6 +30,9 @@ from indexer.store.writing.keys import count_by_shard, delete_rows
 from indexer.store.writing.recovery import Tables
 from indexer.store.writing.side_tables import BEGUN
 from indexer.types import DELETED, Failure, Int64
+
+_SUFFIX = ".json"
+_WAY_OUT = "Restore it from a backup: without it, deleted images would come back."
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,13 @@ class Doomed:
 
 
 class Tombstones:
-    """The hashes of all keys whose images were deleted from a table. In an object store there are none."""
+    """The hashes of all keys whose images were deleted from a table."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self._identity = store.state.identity
         self._hashes = set[str]()
-        for path in sorted(folder.glob("*.json")) if (folder := folder_of(store)) is not None else ():
-            self._hashes.update(_hashes_in(path))
+        for name, text in receipts(store):
+            self._hashes.update(_hashes_in(name, text))
 
     def __call__(self, key: str) -> str:
         """The hash of a key that was deleted; "" for any other."""
@@ -57,9 +63,22 @@ class Tombstones:
         return digest if digest in self._hashes else ""
 
 
-def folder_of(store: EmbeddingStore) -> Path | None:
-    """Where the receipts of a table lie."""
-    return None if store.path is None else Path(store.uri) / f"{store.name}.deleted"
+def receipts_address(store: EmbeddingStore) -> str:
+    """The folder, or the prefix of objects, of a table's receipts."""
+    return join(store.uri, f"{store.name}.deleted")
+
+
+def receipts(store: EmbeddingStore) -> Iterator[tuple[str, bytes]]:
+    """Where each receipt of a table lies, and its content. Raises StoreError where one cannot be read."""
+    place = receipts_address(store)
+    try:
+        if store.path is None:
+            names = [found.path for found in objects.listed(f"{place}/") if found.path.endswith(_SUFFIX)]
+            yield from ((join(place, name), objects.read(join(place, name))) for name in names)
+        else:
+            yield from ((str(path), path.read_bytes()) for path in sorted(Path(place).glob(f"*{_SUFFIX}")))
+    except OSError as error:
+        raise StoreError(f"the receipts of deletions in {place} cannot be read ({error}). {_WAY_OUT}") from error
 
 
 def key_hash(identity: str, key: str) -> str:
@@ -67,20 +86,25 @@ def key_hash(identity: str, key: str) -> str:
     return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16, key=identity.encode()).hexdigest()
 
 
-def _hashes_in(path: Path) -> list[str]:
+def _hashes_in(address: str, text: bytes) -> list[str]:
     """Raises StoreError for a damaged receipt: without it, deleted images would come back."""
     try:
-        hashes = json.loads(path.read_text(encoding="utf-8"))["key_hashes"]
-        return [str(text) for text in hashes]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the receipt {path} of a deletion cannot be read. Restore it from a backup.") from error
+        return [str(digest) for digest in json.loads(text.decode("utf-8"))["key_hashes"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"the receipt {address} of a deletion cannot be read. {_WAY_OUT}") from error
 
 
-def write_receipt(path: Path, facts: Mapping[str, Any]) -> None:
-    """Whole and on the disk."""
-    with writing(f"the receipt {path}"):
-        make_directory(path.parent)
-        replace_file(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+def write_receipt(store: EmbeddingStore, name: str, facts: Mapping[str, Any]) -> str:
+    """Whole and on the disk; returns where it lies."""
+    place, text = receipts_address(store), json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    address = join(place, f"{name}{_SUFFIX}")
+    with writing(f"the receipt {address}"):
+        if store.path is None:
+            objects.Bucket(place).put(f"{name}{_SUFFIX}", text.encode())
+        else:
+            make_directory(Path(place))
+            replace_file(Path(address), text)
+    return address
 
 
 def delete_images(tables: Tables, doomed: Doomed) -> None:
