@@ -20,12 +20,13 @@ from indexer.pipeline.parts.dealt import Part, PartOptions, dealt, part_of
 from indexer.pipeline.parts.embed import index_part
 from indexer.pipeline.run import index, threads_for
 from indexer.progress.silent import SILENT
+from indexer.store.pending.form import opened
 from indexer.store.pending.place import pending_place
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
-from indexer.store.writing.deleted import folder_of, key_hash, write_receipt
+from indexer.store.writing.deleted import key_hash, write_receipt
 from indexer.types import DELETED, Shard
-from tests.archives import shard
+from tests.archives import png, shard, write_tar
 from tests.cluster.truth import contents, odd_archive
 from tests.commands import call
 from tests.fakes import AnyPlane, FakeEncoder
@@ -62,7 +63,7 @@ def part(database: str, archive: Path, number: int, of: int, *, commit: bool = T
 def committed(database: str) -> CommitReport:
     store = EmbeddingStore.open(database)
     with StoreWriter(store) as writer:
-        return commit_pending(writer, pending_place(store), SILENT, rows=6)
+        return commit_pending(writer, pending_place(store), SILENT, rows=6, beside=lambda *_: None)
 
 
 def waiting(database: str) -> list[str]:
@@ -84,6 +85,7 @@ def test_every_shard_is_dealt_to_one_part_and_no_part_has_much_more_than_its_sha
     assert max(loads) <= 4 / 3 * least + max(known) * (of == 1)
 
 
+KILLED = "parts: kill -9 after a write"
 ARRAY = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_ARRAY_TASK_MIN": "1"}
 
 
@@ -134,7 +136,7 @@ def dealt_to(archive: Path, number: int, of: int) -> list[Shard]:
     return dealt(find_shards([str(archive)]).shards, Part(number, of))
 
 
-def test_parts_on_an_object_store_survive_an_answer_that_is_lost_at_any_write(server, archive, truth) -> None:
+def test_parts_on_an_object_store_survive_an_answer_that_is_lost_at_any_write(server, archive, truth, fault) -> None:
     database, puts = server.fresh(), []
 
     def rule(method: str, path: str, headers: object) -> str:
@@ -149,7 +151,7 @@ def test_parts_on_an_object_store_survive_an_answer_that_is_lost_at_any_write(se
                 break
     server.rule = lambda *_: ""
     committed(database)
-    assert contents(database) == truth
+    fault("parts on S3: answers to writes lost", contents(database), truth)
     assert not waiting(database)
 
 
@@ -167,29 +169,62 @@ def killed(database: Path, archive: Path, step: int) -> bool:
 
 
 @pytest.mark.parametrize("step", [random.Random(15).randint(2, 7), random.Random(16).randint(8, 16)])
-def test_a_part_that_was_killed_is_done_again_and_nothing_is_lost_or_doubled(tmp_path, archive, truth, step) -> None:
+def test_a_part_that_was_killed_is_done_again_and_nothing_is_lost_or_doubled(
+    tmp_path, archive, truth, step, fault
+) -> None:
     assert killed(tmp_path, archive, step)
     part(str(tmp_path), archive, 0, 1)
-    assert contents(str(tmp_path)) == truth
+    fault(KILLED, contents(str(tmp_path)), truth, runs=2)
 
 
 @pytest.mark.slow
-def test_the_same_after_every_write(tmp_path, archive, truth) -> None:
+def test_the_same_after_every_write(tmp_path, archive, truth, fault) -> None:
     step = 1
     while killed(database := tmp_path / str(step), archive, step):
         part(str(database), archive, 0, 1)
-        assert contents(str(database)) == truth, f"step {step}"
+        fault(KILLED, contents(str(database)), truth, runs=2)
         step += 1
     assert step > 16
 
 
-def test_the_same_part_twice_at_once_and_all_the_others_beside_it(tmp_path, archive, truth) -> None:
+def test_the_same_part_twice_at_once_and_all_the_others_beside_it(tmp_path, archive, truth, fault) -> None:
     tasks = [start(tmp_path, archive, which) for which in ("0/3", "0/3", "1/3", "2/3")]
     for task in tasks:
         _, err = task.communicate(timeout=300)
         assert task.returncode == 0, err
-    assert contents(str(tmp_path)) == truth
+    fault("parts: four tasks at once, two of them the same", contents(str(tmp_path)), truth, runs=4)
     assert not waiting(str(tmp_path))
+
+
+def rows_in(piece: Path) -> int:
+    parts = opened(piece, piece.name).parts(piece, 1000)
+    return sum(len(batch.rows) for part in parts for batch in part.batches)
+
+
+def test_a_part_that_was_killed_inside_a_shard_goes_on_behind_its_last_piece(tmp_path) -> None:
+    archive = tmp_path / "shards"
+    archive.mkdir()
+    bad = ("bad.png", b"\x89PNG no")
+    write_tar(
+        archive / "large.tar",
+        [*((f"im{n:02}.png", png(n)) for n in range(20)), bad, *((f"x{n:02}.png", png(n)) for n in range(40, 60))],
+    )
+    whole(str(tmp_path / "whole"), archive)
+    for database, damaged in ((tmp_path / "db", False), (tmp_path / "other", True)):
+        first = start(database, archive, "0/1", "--die-at", "3")
+        first.communicate(timeout=300)
+        assert first.returncode == -signal.SIGKILL
+        pieces = sorted((database / "fake.pending").glob("*.piece"))
+        assert len(pieces) == 3
+        kept = [rows_in(piece) for piece in pieces]
+        if damaged:
+            del kept[1]
+            pieces[1].write_bytes(pieces[1].read_bytes()[:-9])
+        report, done = part(str(database), archive, 0, 1)
+        assert report.embedded == 40 - sum(kept) < 40
+        assert (done.rows, done.failed) == (40, 1)
+        assert contents(str(database)) == contents(str(tmp_path / "whole"))
+        assert not list((database / "fake.pending").glob("[!.]*"))  # what the killed process was writing stays a day
 
 
 def test_what_waits_does_not_replace_what_was_indexed_since(tmp_path) -> None:
@@ -246,10 +281,8 @@ def test_an_image_deleted_by_request_while_it_waited_does_not_come_back(tmp_path
     shard(archive / "a.tar", [1, 2])
     part(database, archive, 0, 1, commit=False)
     store = EmbeddingStore.open(database)
-    receipts = folder_of(store)
-    assert receipts is not None
     digest = key_hash(store.state.identity, "im1")
-    write_receipt(receipts / "r.json", {"key_hashes": [digest]})
+    write_receipt(store, "r", {"key_hashes": [digest]})
     committed(database)
     found = contents(database)
     assert list(found["rows"]) == ["im2"]

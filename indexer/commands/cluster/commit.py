@@ -24,15 +24,18 @@ def command(ctx: click.Context, *, database: str, table: str | None, as_json: bo
     They were embedded with `indexer index SHARDS DB --part I/N --no-commit`, or by a part that was stopped before its
     turn. Run it again after a stop. Exit code 1 where shards are to be embedded again.
     """
+    from indexer.commands.index_report import command_line
     from indexer.pipeline.parts.commit import commit_pending
+    from indexer.pipeline.run_record import recorded
     from indexer.progress.terminal import Terminal
     from indexer.store.pending.place import pending_place
     from indexer.store.table import EmbeddingStore
     from indexer.store.writer import StoreWriter
 
     store = EmbeddingStore.open(database, table)
-    with StoreWriter(store) as writer:
-        report = commit_pending(writer, pending_place(store), Terminal(), rows=RunOptions.commit_rows)
+    with StoreWriter(store) as writer, recorded(store, command_line(), {"committed": "pending shards"}) as record:
+        place, beside = pending_place(store), record.beside
+        report = commit_pending(writer, place, Terminal(), rows=RunOptions.commit_rows, beside=beside)
         writer.tidy()
     emit(report, as_json=as_json, text=commit_text)
     ctx.exit(0 if report.whole else 1)

@@ -41,6 +41,7 @@ class Step:
 
     result: ShardResult | None  # None: nothing is ready yet
     facts: TallyFacts | None = None  # with the last result of a shard
+    files: tuple[tuple[str, bytes], ...] = ()  # small ones that belong to the run, as a slide's tissue, by name
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class ShardWorker:
         self._engine: Threads | None = None
         self._results: Iterator[ShardResult | None] = iter(())
         self._given = 0.0  # when the last result was
+        self._files: list[tuple[str, bytes]] = []  # not given to the driver yet
 
     def introduce(self) -> Introduced:
         return Introduced(self._encoder.spec, self._encoder.device, self._threads)
@@ -77,6 +79,7 @@ class ShardWorker:
             time=self._options.time,
             part_rows=self._options.part_rows,
         )
+        planned = replace(planned, shard=replace(planned.shard, beside=self._keep))
         self._results = self._engine.results([planned], lambda _: before)
         self._given = time.monotonic()
         return self.step()
@@ -91,13 +94,21 @@ class ShardWorker:
             if now - self._given > PART_SECONDS and (parts := self._settled()):
                 return self._answer(parts[0])
             if now - asked > ANSWER_SECONDS:
-                return Step(None)
+                return self._with_files(Step(None))
         return self._ended()
 
     def stop(self) -> Step:
         """The settled part of the shard in progress, for a run that is stopped."""
         parts = self._settled()
-        return self._answer(parts[0]) if parts else Step(None)
+        return self._answer(parts[0]) if parts else self._with_files(Step(None))
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self._files.append((name, data))
+
+    def _with_files(self, step: Step) -> Step:
+        files = tuple(self._files)
+        del self._files[: len(files)]  # the thread that reads may add another
+        return replace(step, files=files)
 
     def _settled(self) -> list[ShardResult]:
         return self._engine.settled() if self._engine is not None else []
@@ -105,13 +116,13 @@ class ShardWorker:
     def _answer(self, result: ShardResult) -> Step:
         self._given = time.monotonic()
         # the driver has the shard, and need not get its list of files back
-        light = replace(result, shard=replace(result.shard, files=(), stored=()))
-        return Step(light) if result.more else replace(self._ended(), result=light)
+        light = replace(result, shard=replace(result.shard, files=(), stored=(), beside=None))
+        return self._with_files(Step(light)) if result.more else replace(self._ended(), result=light)
 
     def _ended(self) -> Step:
         """Ends the engine's threads. Raises the error of one of them."""
         if self._engine is None:
-            return Step(None)
+            return self._with_files(Step(None))
         engine, self._engine = self._engine, None
         engine.close()
-        return Step(None, engine.tally.facts())
+        return self._with_files(Step(None, engine.tally.facts()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from indexer.errors import PendingDamaged
-from indexer.store.pending.form import LedgerState, PendingShard, opened
+from indexer.store.pending.form import LedgerState, PendingShard, opened, pending_name
 from indexer.store.pending.place import PendingPlace
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import BEGUN, LedgerEntry
@@ -35,8 +35,16 @@ class CommitReport:
         return not (self.stale or self.damaged)
 
 
-def commit_pending(writer: StoreWriter, place: PendingPlace, progress: Progress, *, rows: int) -> CommitReport:
+def commit_pending(
+    writer: StoreWriter,
+    place: PendingPlace,
+    progress: Progress,
+    *,
+    rows: int,
+    beside: Callable[[str, bytes], None],
+) -> CommitReport:
     """Commit every pending shard, in groups of about `rows` rows, and remove its file after its ledger row is written.
+    `beside` is given the small files that belong to the record of the run.
 
     The ledger decides: a shard that has the row which the work began with is committed; one that has the row of this
     same content is in the table, so that its file is left over from a commit that was killed. Raises StoreError.
@@ -56,6 +64,8 @@ def commit_pending(writer: StoreWriter, place: PendingPlace, progress: Progress,
                     if replaces is not None:
                         parts = pending.parts(file, rows)
                         group.add(name, _marked(without_deleted(parts, writer), replaces=replaces), rows)
+                        for file_name, data in pending.files.items():
+                            beside(file_name, data)
                     else:
                         group.over.append(name)
             except FileNotFoundError:  # another committer was here before this one had the lease
@@ -65,8 +75,19 @@ def commit_pending(writer: StoreWriter, place: PendingPlace, progress: Progress,
                 group.over.append(name)
             progress.advance(shards=report.shards)
         group.commit()
-    place.sweep()
+    _sweep(writer, place)
     return report
+
+
+def _sweep(writer: StoreWriter, place: PendingPlace) -> None:
+    """Remove what tasks that were killed left: unfinished files, and pieces of shards that are in the table."""
+    pieces = place.pieces()
+    done = [(name, entry.identity) for name, entry in writer.entries.items() if entry.status != BEGUN]
+    known = {pending_name(*each) for each in done} if pieces else set()
+    for piece in pieces:
+        if piece.partition(".")[0] in known:
+            place.remove(piece)
+    place.sweep()
 
 
 class _Group:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from indexer.archive.reader import key_prefix
 from indexer.archive.roots import remember
 from indexer.archive.shards import under_stored_names
 from indexer.errors import StoreLocked, sentence
-from indexer.pipeline.commit import Totals
 from indexer.pipeline.drive import Driven, Hooks, drive
 from indexer.pipeline.engines.engine import Engine, Lookup
 from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.options import RunOptions
-from indexer.pipeline.parts.commit import CommitReport, commit_pending, state_of
+from indexer.pipeline.parts.commit import CommitReport, commit_pending
 from indexer.pipeline.parts.dealt import PartOptions, dealt
+from indexer.pipeline.parts.sink import PendingSink
 from indexer.pipeline.run import plan_of
 from indexer.pipeline.run_record import recorded
-from indexer.store.lance_errors import writing
-from indexer.store.pending.form import PendingFile, pending_name
+from indexer.store.pending.form import pending_name
 from indexer.store.pending.place import PendingPlace, pending_place
 from indexer.store.table import EmbeddingStore, identity_of
 from indexer.store.writer import StoreWriter
 from indexer.store.writing.deleted import Tombstones
 from indexer.store.writing.held import HeldElsewhere
 from indexer.store.writing.keys import ShardRows, TableKeys
-from indexer.store.writing.side_tables import BEGUN, LedgerEntry, entries_of
-from indexer.types import RunReport, Shard, ShardResult
+from indexer.store.writing.side_tables import BEGUN, entries_of
+from indexer.types import RunReport, Shard
 
 SAID_SECONDS = 30.0  # between two notes that the table is awaited
 LOOKS = (0.2, 3.0)  # seconds between two looks, at random
@@ -60,16 +61,20 @@ def index_part(
     for shard in own:
         key_prefix(shard)  # raises before any work
     todo = plan_of(own, entries, options.changed)
-    names = {planned.shard.name: pending_name(planned.shard) for planned in todo}
+    names = {planned.shard.name: pending_name(planned.shard.name, planned.shard.identity) for planned in todo}
     waiting = set(names.values()) & set(place.names())
+    files: defaultdict[str, dict[str, bytes]] = defaultdict(dict)  # of a shard, for the run's record
     plan = [
-        replace(planned, replaces=planned.replaces or planned.resumes, resumes=False)
+        Planned(
+            replace(planned.shard, beside=partial(_keep, files[planned.shard.name])),
+            replaces=planned.replaces or planned.resumes,
+        )
         for planned in todo
         if names[planned.shard.name] not in waiting
     ]
     remember(identity_of(store), {address for shard in own for address in (shard.url, *shard.roots)})
-    with PendingSink(store, place, names, entries) as sink:
-        report = drive(Driven(engine, sink, start), store, plan, lambda: _lookup(store, shards), options, hooks)
+    with PendingSink(store, place, names, entries, files) as sink:
+        report = drive(Driven(engine, sink, start), store, plan, lambda: _lookup(store, shards, sink), options, hooks)
     report = replace(
         report, part=str(which.part), shards_skipped=len(own) - len(plan), pending=len(waiting) + sink.kept
     )
@@ -80,81 +85,18 @@ def index_part(
     return replace(report, pending=len(set(names.values()) & set(place.names()))), committed
 
 
-class PendingSink:
-    """Implements `drive.Sink`: each shard becomes a pending file once its last part is there."""
-
-    def __init__(
-        self,
-        store: EmbeddingStore,
-        place: PendingPlace,
-        names: Mapping[str, str],
-        entries: Mapping[str, LedgerEntry],
-    ) -> None:
-        """`names` of the files, by the shard's name; `entries` of the ledger when the plan was made."""
-        self.totals = Totals()
-        self.kept = 0  # shards
-        self._store, self._place, self._names, self._entries = store, place, names, entries
-        self._open: dict[str, PendingFile] = {}
-
-    def __enter__(self) -> PendingSink:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Shards that are not complete leave nothing behind."""
-        for file in self._open.values():
-            file.discard()
-
-    def add(self, result: ShardResult) -> None:
-        name = result.shard.name
-        if name not in self._open:
-            self._open[name] = PendingFile(self._place.begin(), self._store.dim)
-        file = self._open[name]
-        with writing(self._place.where):
-            file.add(result)
-        if result.more:
-            return
-        store, before = self._store, state_of(self._entries.get(name))
-        with writing(self._place.where):
-            file.finish(result, table=store.state.identity, fingerprint=store.spec.fingerprint, before=before)
-        self._place.publish(file.path, self._names[name])
-        del self._open[name]
-        self._count(result, file)
-
-    @property
-    def due(self) -> bool:
-        return False
-
-    @property
-    def late(self) -> bool:
-        return False
-
-    def commit(self) -> None:
-        """Nothing is held back: a shard is on the disk once it is complete."""
-
-    def end(self) -> None:
-        """Nothing is left to do."""
-
-    def _count(self, result: ShardResult, file: PendingFile) -> None:
-        totals = self.totals
-        totals.embedded += file.rows
-        totals.reused += file.reused
-        totals.adopted += result.adopted
-        totals.reasons.update(failure.reason for failure in file.failures)
-        totals.done += not result.partial
-        totals.partial += result.partial
-        if not result.samples and not result.partial:
-            totals.empty.append(result.shard.name)
-        self.kept += 1
+def _keep(files: dict[str, bytes], name: str, data: bytes) -> None:
+    files[name] = data
 
 
-def _lookup(store: EmbeddingStore, shards: Sequence[Shard]) -> Lookup:
+def _lookup(store: EmbeddingStore, shards: Sequence[Shard], sink: PendingSink) -> Lookup:
     """As a writer's, from the table as it is now. Rows of the archive's own shards count for nothing."""
     rows, tombstones = ShardRows(store), Tombstones(store)
     held = HeldElsewhere(store, TableKeys(store), [shard.name for shard in shards])
 
     def lookup(planned: Planned) -> Before:
         known = rows.vectors_by_content(planned.shard.name) if planned.replaces else {}
-        return Before(known, (), held, tombstones)
+        return Before(known, sink.received(planned.shard) or (), held, tombstones)
 
     return lookup
 
@@ -166,7 +108,8 @@ def _committed(store: EmbeddingStore, own: _Own, which: PartOptions, options: Ru
         try:
             with StoreWriter(store) as writer, recorded(store, options.command, {"part": str(which.part)}) as record:
                 record.report = own.report
-                return commit_pending(writer, own.place, hooks.progress, rows=options.commit_rows)
+                beside = record.beside
+                return commit_pending(writer, own.place, hooks.progress, rows=options.commit_rows, beside=beside)
         except StoreLocked as error:
             now = time.monotonic()
             if own.is_stored(store):

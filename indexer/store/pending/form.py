@@ -1,14 +1,16 @@
-"""The file of one pending shard: its rows as an Arrow stream, then its facts and failures as JSON, then a checksum.
+"""The file of one pending shard, or of a piece of a large one: its rows as an Arrow stream, then its facts and failures
+as JSON, then a checksum.
 
 It is data only, and is checked whole before any of it is used: a file that was cut or altered is refused.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +46,7 @@ class PendingShard:
     fingerprint: str  # of the encoder
     before: LedgerState | None  # None: the ledger had no row of the shard
     result: ShardResult  # without its batches
+    files: Mapping[str, bytes]  # small ones that belong to the run's record, as a slide's tissue, by name
 
     def parts(self, file: Path, rows: int) -> Iterator[ShardResult]:
         """The shard's results of about `rows` rows each; the failures come with the last."""
@@ -82,7 +85,15 @@ class PendingFile:
         self.failures += [replace(f, detail=redacted(f.detail)) for f in result.failures]
         self.reused += result.reused
 
-    def finish(self, last: ShardResult, *, table: str, fingerprint: str, before: LedgerState | None) -> None:
+    def finish(
+        self,
+        last: ShardResult,
+        *,
+        table: str,
+        fingerprint: str,
+        before: LedgerState | None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Write the facts, from the shard's last part."""
         self._stream.close()
         facts = {
@@ -99,6 +110,7 @@ class PendingFile:
             "counts": {"samples": last.samples, "reused": self.reused, "adopted": last.adopted},
             "partial": last.partial,
             "failures": [list(asdict(failure).values()) for failure in self.failures],
+            "files": {name: base64.b64encode(data).decode() for name, data in (files or {}).items()},
         }
         text = json.dumps(facts).encode()
         self._file.write(text)
@@ -133,7 +145,10 @@ def _pending(facts: dict[str, Any]) -> PendingShard:
         **facts["counts"],
     )
     before = LedgerState(**facts["before"]) if facts["before"] else None
-    return PendingShard(facts["table"], facts["fingerprint"], before, result)
+    files = {name: base64.b64decode(data) for name, data in facts.get("files", {}).items()}
+    if any("/" in name or name.startswith(".") for name in files):
+        raise ValueError("it names a file that is not beside a run's record")
+    return PendingShard(facts["table"], facts["fingerprint"], before, result, files)
 
 
 def _schema(dim: int) -> pa.Schema:
@@ -189,6 +204,6 @@ def _digest(file: BinaryIO, nbytes: int) -> bytes:
     return digest.digest()
 
 
-def pending_name(shard: Shard) -> str:
+def pending_name(shard: str, identity: str) -> str:
     """The name of a shard's file: another content of the same shard has another one."""
-    return hashlib.sha256(f"{shard.name}\0{shard.identity}".encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    return hashlib.sha256(f"{shard}\0{identity}".encode("utf-8", "surrogateescape")).hexdigest()[:40]

@@ -1,4 +1,7 @@
-"""Where pending shards lie: the folder `<table>.pending` beside a local table, or the prefix beside one in a bucket."""
+"""Where pending shards lie: the folder `<table>.pending` beside a local table, or the prefix beside one in a bucket.
+
+Beside a large shard's file lie, until it is there, the pieces of it that are done: `<name>.<number>`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from indexer.store.lance_errors import writing
 from indexer.store.table import EmbeddingStore
 
 _SUFFIX = ".shard"
+_PIECE = ".piece"
 _LEFT_SECONDS = 86_400.0  # an unfinished file that old was left by a task that was killed
 
 
@@ -28,6 +32,10 @@ class PendingPlace(Protocol):
     where: str
 
     def names(self) -> list[str]: ...
+
+    def pieces(self) -> list[str]:
+        """Names of pieces, in order."""
+        ...
 
     def begin(self) -> Path:
         """A path to write a file to. Raises StoreError."""
@@ -42,7 +50,9 @@ class PendingPlace(Protocol):
         """The file on this machine; opening it, or the context, raises FileNotFoundError where it is gone."""
         ...
 
-    def remove(self, name: str) -> None: ...
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
 
     def sweep(self) -> None:
         """Remove what tasks that were killed left unfinished."""
@@ -62,6 +72,9 @@ class _Folder:
 
     def names(self) -> list[str]:
         return sorted(path.stem for path in self._folder.glob(f"[!.]*{_SUFFIX}"))
+
+    def pieces(self) -> list[str]:
+        return sorted(path.stem for path in self._folder.glob(f"[!.]*{_PIECE}"))
 
     def begin(self) -> Path:
         with writing(self.where):
@@ -91,7 +104,7 @@ class _Folder:
             self._folder.rmdir()
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}{_SUFFIX}"
+        return self._folder / _file(name)
 
 
 class _Prefix:
@@ -101,16 +114,22 @@ class _Prefix:
         self.where, self._bucket = address, Bucket(address)
 
     def names(self) -> list[str]:
+        return self._ending(_SUFFIX)
+
+    def pieces(self) -> list[str]:
+        return self._ending(_PIECE)
+
+    def _ending(self, suffix: str) -> list[str]:
         with writing(self.where):
             found = [listed.path for listed in objects.listed(f"{self.where}/")]
-        return sorted(path.removesuffix(_SUFFIX) for path in found if path.endswith(_SUFFIX))
+        return sorted(path.removesuffix(suffix) for path in found if path.endswith(suffix))
 
     def begin(self) -> Path:
         return _temporary()
 
     def publish(self, path: Path, name: str) -> None:
         with writing(self.where):
-            objects.write_file(join(self.where, f"{name}{_SUFFIX}"), path)
+            objects.write_file(join(self.where, _file(name)), path)
         path.unlink()
 
     @contextmanager
@@ -118,7 +137,7 @@ class _Prefix:
         path = _temporary()
         try:
             with path.open("wb") as copy:
-                stream = objects.stream(join(self.where, f"{name}{_SUFFIX}"))
+                stream = objects.stream(join(self.where, _file(name)))
                 while block := stream.read(1 << 20):
                     copy.write(block)
             yield path
@@ -126,11 +145,16 @@ class _Prefix:
             path.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        with writing(self.where):
-            self._bucket.delete(f"{name}{_SUFFIX}")
+        with writing(self.where), suppress(FileNotFoundError):  # which some stores say
+            self._bucket.delete(_file(name))
 
     def sweep(self) -> None:
         """An object has no unfinished form."""
+
+
+def _file(name: str) -> str:
+    """A piece's name has its number behind the shard's."""
+    return name + (_PIECE if "." in name else _SUFFIX)
 
 
 def _temporary() -> Path:
