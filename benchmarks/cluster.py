@@ -4,8 +4,9 @@
   pickled parts, each unpickled when it is fetched, as Ray does; their own time is taken off. Beside it, rows in a
   second of the driver's CPU (all threads), which other load on the machine does not lower.
 - `in_flight_bytes`: the most that the stand-ins' answers held at once, and its bound, a part for each actor.
-
-The efficiency of two workers over one is not measured here yet: it needs a machine without other load.
+- `efficiency_2_workers_over_1`: images a second of two workers of one core each, over twice those of one, with the
+  bundled encoder on photographs' sizes. Each is measured from the first answers of all workers on, over WINDOW_SECONDS:
+  their start is left out. The driver and Ray itself run on the same machine's cores.
 """
 
 from __future__ import annotations
@@ -17,33 +18,45 @@ import pickle  # our own parts
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.synthetic import shards as synthetic_shards
 from benchmarks.throughput import machine
+from indexer.archive.shards import find_shards
+from indexer.commands.cluster.ways import made_encoder
 from indexer.pipeline.drive import Hooks
 from indexer.pipeline.engines.ray_actors import RayActors
-from indexer.pipeline.engines.ray_cluster import Cluster
-from indexer.pipeline.engines.ray_worker import Introduced, Step
+from indexer.pipeline.engines.ray_cluster import Cluster, ClusterOptions, connected
+from indexer.pipeline.engines.ray_worker import Introduced, Step, WorkerOptions
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index_by
 from indexer.pipeline.tally import Tally
+from indexer.progress.silent import Silent
 from indexer.store.table import EmbeddingStore
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
 
 ROWS_GOAL, DIM, PART_ROWS, STAND_INS = 50_000, 512, 8192, 16
+WINDOW_SECONDS, ANSWER_ROWS, IMAGES = 60.0, 32, 5_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the tables are made; default: a temporary one")
+    parser.add_argument("--driver-alone", action="store_true", help="without the workers' efficiency, and without Ray")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     result: dict[str, Any] = {"machine": machine("cpu"), "load_average": os.getloadavg()[0]}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        driver(Path(folder) / "first", PART_ROWS)  # which imports what a run needs
         result |= driver(Path(folder) / "driver", args.rows)
+        if not args.driver_alone:
+            result |= efficiency(Path(folder))
     out = Path(__file__).parent / "results" / "cluster.json"
     out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result) if args.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
@@ -148,6 +161,48 @@ def driver(database: Path, rows: int) -> dict[str, Any]:
         "driver_rows_per_cpu_second": round(report.embedded / cpu_seconds),
         "in_flight_bytes": cluster.most,
         "in_flight_bound": STAND_INS * round(1.1 * cluster.part_bytes),
+    }
+
+
+@dataclass
+class Watch(Silent):
+    """The moments at which images came in while all workers were at work; ends the run after the window."""
+
+    workers: int
+    stop: Callable[[], object] = lambda: None
+    moments: list[tuple[float, int]] = field(default_factory=list)  # seconds, images
+
+    def advance(self, n: int = 1, **counts: int) -> None:  # noqa: ARG002 - the protocol's
+        enough = counts["images"] >= 2 * self.workers * ANSWER_ROWS  # each has begun and answered
+        if counts["workers"] == self.workers and enough:
+            if not self.moments or counts["images"] > self.moments[-1][1]:
+                self.moments.append((time.perf_counter(), counts["images"]))
+            if time.perf_counter() - self.moments[0][0] > WINDOW_SECONDS:
+                self.stop()
+
+    @property
+    def rate(self) -> float:
+        (start, first), (end, last) = self.moments[0], self.moments[-1]
+        return (last - first) / (end - start)
+
+
+def efficiency(folder: Path) -> dict[str, Any]:
+    """Images a second of one and of two workers."""
+    synthetic_shards(folder / "shards", IMAGES)
+    plan = find_shards([str(folder / "shards")]).shards
+    make = partial(made_encoder, "axial", "efficientnet-lite0", device="cpu")
+    rates: dict[int, float] = {}
+    for workers in (1, 2):
+        with connected(ClusterOptions(workers=workers), WorkerOptions(make, 1, "all", ANSWER_ROWS)) as cluster:
+            engine, watch = RayActors(cluster), Watch(workers)
+            watch.stop = engine.stop.set
+            store = EmbeddingStore.create(str(folder / f"workers-{workers}"), "t", engine.spec)
+            index_by(engine, plan, store, RunOptions(), Hooks(watch))
+            rates[workers] = watch.rate
+    return {
+        "images_per_second_1_worker": round(rates[1], 2),
+        "images_per_second_2_workers": round(rates[2], 2),
+        "efficiency_2_workers_over_1": round(rates[2] / (2 * rates[1]), 3),
     }
 
 

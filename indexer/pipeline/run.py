@@ -99,7 +99,8 @@ def run_engine(
 ) -> RunReport:
     """Process `plan` with an open writer. `retried`: samples are added to shards that are done."""
     commit = writer.commit_retry if retried else writer.commit
-    committer = Committer(writer, commit, engine.tally, rows=options.commit_rows, seconds=options.commit_seconds)
+    rows = options.commit_rows * engine.parts_a_commit
+    committer = Committer(writer, commit, engine.tally, rows=rows, seconds=options.commit_seconds)
 
     def lookup() -> Lookup:
         return _lookup(writer, held_nowhere if retried else writer.held_elsewhere())

@@ -28,6 +28,8 @@ SYSTEM_COLUMNS = (
 # Lance adds columns of these names to what it reads: a table with a stored column of such a name cannot be scanned.
 UNREADABLE = ("_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
+_META = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
 PART_COLUMN = "part_"  # prefix of the columns of a part's facts; reserved, so no metadata or label field may have it
 
 
@@ -121,7 +123,7 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
         "suffix": [p.suffix for p in places],
         "part": pa.array([p.part for p in places], pa.string()),
         "content": [row.content for row in rows],
-        "meta": [json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) for row in rows],
+        "meta": [_META.encode(row.metadata) for row in rows],
         "norm": np.concatenate([b.norms for b in batches]) if batches else [],
         "vector": _vectors([b.vectors for b in batches], known.field("vector").type),
     }
@@ -148,7 +150,9 @@ def _typed_columns(
     own = [name for name in known.names if name not in SYSTEM_COLUMNS and name.startswith(PART_COLUMN) == facts]
     values: dict[str, list[Any]] = {name: [] for name in own}
     room = MAX_COLUMNS - len(values)
-    for i, fields in enumerate(rows):
+    regular = _regular(rows, known, room, facts=facts)
+    values |= regular
+    for i, fields in enumerate(rows if not regular else ()):
         for name, value in fields.items():
             if name not in values:
                 cause = None if facts else _unfit_name(name, room)
@@ -168,10 +172,47 @@ def _typed_columns(
         kind = known.field(name).type if name in known.names else _first_kind(column)
         if name not in known.names:
             extra.append(pa.field(name, kind))
-        arrays[name] = pa.array([_cast(v, kind, name, skipped) for v in column], kind)
+        plain = _plain(column, kind)
+        arrays[name] = pa.array([_cast(v, kind, name, skipped) for v in column], kind) if plain is None else plain
     return extra, arrays
 
 
+def _regular(rows: Sequence[Mapping[str, Any]], known: pa.Schema, room: int, *, facts: bool) -> dict[str, list[Any]]:
+    """The columns of rows that all have the same fields, with plain values; none of other rows.
+
+    Most archives' rows are so, and it costs a fifth.
+    """
+    names = tuple(rows[0]) if rows else ()
+    new = [name for name in names if name not in known.names]
+    if not names or len(new) > room or any(tuple(fields) != names for fields in rows):
+        return {}
+    if not facts and any(_unfit_name(name, 1) for name in names):
+        return {}
+    if any(name.startswith(PART_COLUMN) != facts for name in names):
+        return {}
+    columns = dict(zip(names, map(list, zip(*(fields.values() for fields in rows), strict=True)), strict=True))
+    kinds = {name: set(map(type, column)) - {type(None)} for name, column in columns.items()}
+    if not all(kind <= _TYPES for kind in kinds.values()):
+        return {}
+    there = [name for name in names if kinds[name] or name not in new]
+    there.sort(key=lambda name: next((i for i, value in enumerate(columns[name]) if value is not None), len(rows)))
+    return {name: columns[name] for name in there}  # in the order in which values come
+
+
+def _plain(column: list[Any], kind: pa.DataType) -> pa.Array | None:
+    """A column whose values are None or of its type, and within its bounds; None for any other."""
+    if set(map(type, column)) - {type(None)} != {_OF_KIND.get(kind)}:
+        return None
+    there = [value for value in column if value is not None]
+    if kind == pa.string() and max(map(len, there)) > MAX_TEXT:
+        return None
+    if kind == pa.int64() and not (min(there) >= -(2**63) and max(there) < 2**63):
+        return None
+    return pa.array(column, kind, from_pandas=kind == pa.float64())  # NaN is a missing value
+
+
+_OF_KIND = {pa.string(): str, pa.int64(): int, pa.float64(): float, pa.bool_(): bool}
+_TYPES = set(_OF_KIND.values())
 _SQL_VALUES = ("true", "false", "null", "current_date", "current_time", "current_timestamp")
 
 

@@ -19,6 +19,7 @@ class Engine(Protocol):
     spec: EncoderSpec  # of the encoder that it embeds with
     device: str  # that encoder's
     workers: int  # threads that decode and embed, of all processes
+    parts_a_commit: int  # of `RunOptions.commit_rows` each
     tally: Tally
     stop: threading.Event  # set to end the run
 

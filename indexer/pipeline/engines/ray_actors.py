@@ -30,7 +30,8 @@ TRIES = 3  # of a shard that kills its worker
 DIED = "worker died"
 BARREN = 5  # workers that die one after the other before their first answer end the run
 SILENT_SECONDS = 600.0  # without an answer, after which an actor counts as dead
-COLLECTED = 100_000  # new objects between two garbage collections: rows are many and have no cycles
+PARTS_A_COMMIT = 4  # which costs about as much as two thousand rows, and many workers wait for one driver
+COLLECT_SECONDS = 60.0  # between two garbage collections: rows are many and have no cycles
 STOP_SECONDS = 20.0  # for the actors' settled parts at a stop
 
 
@@ -107,6 +108,7 @@ class RayActors:
         introduced, first.answer = cluster.answer(first.answer), None
         if not isinstance(introduced, Introduced):
             raise EncoderError(f"no worker of the Ray cluster starts: {introduced.cause}. See Ray's logs of it.")
+        self.parts_a_commit = PARTS_A_COMMIT
         self.spec, self.device = introduced.spec, introduced.device
         self.workers = introduced.threads * cluster.workers
         self.tally = Tally(self.spec.dim)
@@ -124,10 +126,15 @@ class RayActors:
             self._next(slot)
         while len(self._slots) < min(self._cluster.workers, len(plan)):
             self._slots.append(_Slot(self._cluster.actor()))
-        usual = gc.get_threshold()
-        gc.set_threshold(COLLECTED, *usual[1:])
+        collected, enabled = time.monotonic(), gc.isenabled()
+        gc.collect()
+        gc.freeze()  # what is here now is not looked at again
+        gc.disable()
         try:
             while self._left and not self.stop.is_set():
+                if time.monotonic() - collected > COLLECT_SECONDS:
+                    gc.collect()
+                    collected = time.monotonic()
                 answers = [slot.answer for slot in self._slots if slot.answer is not None]
                 ready = self._cluster.ready(answers, POLL_SECONDS)
                 found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
@@ -135,7 +142,9 @@ class RayActors:
                 if not found:
                     yield None
         finally:
-            gc.set_threshold(*usual)
+            gc.unfreeze()
+            if enabled:
+                gc.enable()
 
     def settled(self) -> list[ShardResult]:
         """At a stop, what the actors have; in a run they give parts of their own accord."""
@@ -179,6 +188,9 @@ class RayActors:
     def _taken(self, work: _Work, step: Step) -> list[ShardResult]:
         if step.facts is not None:
             self.tally.merge(step.facts)
+        if (beside := work.planned.shard.beside) is not None:
+            for name, data in step.files:
+                beside(name, data)
         if step.result is None:
             return []
         result = work.fresh(step.result)

@@ -34,7 +34,7 @@ class Threads:
         self, encoder: Encoder, *, workers: int, frames: str, time: str, part_rows: int, read: ReadShard = read_shard
     ) -> None:
         self.encoder, self.workers = encoder, workers
-        self.spec, self.device = encoder.spec, encoder.device
+        self.spec, self.device, self.parts_a_commit = encoder.spec, encoder.device, 1
         self.tally = Tally(encoder.spec.dim)
         self.decoder = decoder_of(encoder)
         self._frames, self._time, self._read_shard = frames, time, read
