@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 LOCK := tests/constraints.txt
+STORES := azurite@3.35.0 s3rver@3.7.1
 
 $(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
@@ -40,7 +41,8 @@ test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss
 test-power: $(INSTALLED) ## up to six states that a power failure leaves, after every call (9 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
-test-cluster: $(INSTALLED) ## several writers, parts, a Slurm array and Ray actors, stopped and killed at every step (long)
+test-cluster: $(INSTALLED) ## S3 and Azure, writers, parts, a Slurm array, Ray: killed, cut off, stopped; one table (about 40 minutes)
+	test -d .venv/node || ! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --prefix .venv/node $(STORES)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow or not slow" tests/cluster
 
 fuzz: $(INSTALLED) ## 20,000 odd and damaged inputs, compared with independent readers: one table (70 seconds on 2 quiet cores)

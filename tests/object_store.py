@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,8 +25,11 @@ import pytest
 BUCKET = "archive"
 SECRET = "hush-hush-secret"
 LEASE_SECONDS = 3.0
+SLOW_PIECES = 5  # of a slow answer, SLOW_SECONDS apart
+SLOW_SECONDS = 0.1
 # method, path, headers → what to do:
-# "" | 500 before | 500 after | reset after | 429 | cut | cut, untagged | untagged | ignore conditions
+# "" | 500 before | 500 after | reset before | reset after | 429 | cut | cut, untagged | untagged | slow
+# | ignore conditions | act after (`ObjectStore.act` is called when the store has done it; no answer comes)
 Rule = Callable[[str, str, http.client.HTTPMessage], str]
 
 
@@ -42,6 +46,7 @@ class ObjectStore:
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     moto: int = 0
     number: int = 0
+    act: Callable[[], object] = lambda: None
 
     @property
     def endpoint(self) -> str:
@@ -127,12 +132,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], *, any_status: bool = False) -> None:
     while process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=10):
                 return
-        except OSError:
+        except OSError as error:
+            if any_status and isinstance(error, urllib.error.HTTPError):
+                return
             time.sleep(0.05)
     raise RuntimeError(f"the server ended with {process.returncode}")
 
@@ -164,6 +171,9 @@ class Forward(http.server.BaseHTTPRequestHandler):
         if fault in ("500 before", "429"):
             self.answer(500 if fault == "500 before" else 429, {}, b"")
             return
+        if fault == "reset before":
+            self.reset()
+            return
         headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
         if fault == "ignore conditions":
             headers = {k: v for k, v in headers.items() if not k.lower().startswith("if-")}
@@ -175,16 +185,23 @@ class Forward(http.server.BaseHTTPRequestHandler):
             upstream.close()
             if fault == "500 after":
                 self.answer(500, {}, b"")
-            elif fault == "reset after":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-                self.close_connection = True
+            elif fault in ("reset after", "act after"):
+                if fault == "act after":
+                    store.act()
+                self.reset()
             else:
                 left_out = {"transfer-encoding", "connection", *(["etag"] if "untagged" in fault else [])}
                 kept = {k: v for k, v in found.getheaders() if k.lower() not in left_out}
-                self.answer(found.status, kept, data, cut=fault.startswith("cut"))
+                self.answer(found.status, kept, data, cut=fault.startswith("cut"), slow=fault == "slow")
 
-    def answer(self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False) -> None:
+    def reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def answer(
+        self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False, slow: bool = False
+    ) -> None:
         self.send_response_only(status)
         for name, value in headers.items():
             if name.lower() != "content-length" or self.command == "HEAD":
@@ -196,7 +213,10 @@ class Forward(http.server.BaseHTTPRequestHandler):
         assert isinstance(self.server, Proxy)
         self.server.store.seen.append((self.command, self.path, len(sent)))
         if self.command != "HEAD":
-            self.wfile.write(sent)
+            size = -(-len(sent) // SLOW_PIECES) if slow and sent else max(1, len(sent))
+            for start in range(0, len(sent), size):
+                self.wfile.write(sent[start : start + size])
+                time.sleep(SLOW_SECONDS if slow else 0.0)
         if cut:
             self.close_connection = True
 

@@ -1,11 +1,17 @@
-"""Encoders for Ray's actors that die at chosen moments, and a driver to kill: `python -m tests.cluster.deadly ...`."""
+"""Encoders for Ray's actors that die at chosen moments, and a driver to kill.
+
+`python -m tests.cluster.deadly DATABASE FOLDER SECONDS [ADDRESS]`, where an embedding takes SECONDS.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from indexer.archive.shards import find_shards
 from indexer.pipeline.engines.ray_actors import RayActors
@@ -46,15 +52,25 @@ class Deadly(FakeEncoder):
             except FileExistsError:
                 continue
             if self._when == "memory":
-                raise MemoryError
+                _use_all_memory()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _use_all_memory() -> None:
+    """Raises MemoryError, as where a container's memory ends."""
+    usual = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 36, usual[1]))
+    try:
+        np.ones(1 << 36, np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, usual)
+
+
 def main() -> None:
-    database, folder, seconds = sys.argv[1:]
+    database, folder, seconds, *address = sys.argv[1:]
     worker = WorkerOptions(Slow(float(seconds)), 1, "all", 6)
     options = RunOptions(commit_rows=6)
-    with connected(ClusterOptions(workers=2), worker) as cluster:
+    with connected(ClusterOptions(*address, workers=2), worker) as cluster:
         engine = RayActors(cluster)
         store = EmbeddingStore.create(database, "fake", engine.spec)
         report = index_by(engine, find_shards([folder]).shards, store, options)

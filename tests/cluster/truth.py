@@ -22,19 +22,18 @@ def odd_archive(root: Path, shards: int = 5, images: int = 4) -> Path:
     return folder
 
 
-def contents(database: str) -> dict[str, Any]:
-    """Rows by key with every column and the bits of the vector, ledger and failures. Fails where a key comes twice."""
-    store = EmbeddingStore.open(database)
+def contents(database: str, table: str | None = None) -> dict[str, Any]:
+    """Rows by key with every column and the bits of the vector, keys that come twice, ledger and failures."""
+    store = EmbeddingStore.open(database, table)
     names = sorted(
         {"shard", "member", "offset", "nbytes", "suffix", "part", "content", "meta", "norm", *store.columns()}
     )
     found = store.vectors(columns=["key", *names])
     keys = found.columns.column("key").to_pylist()
     doubled = [key for key, n in Counter(keys).items() if n > 1]
-    assert not doubled, f"doubled: {doubled[:3]}"
     rows = dict(zip(keys, found.columns.select(names).to_pylist(), strict=True))
     for key, vector in zip(keys, found.vectors, strict=True):
         rows[key]["vector"] = vector.tobytes()
     ledger = sorted(tuple(row[name] for name in LEDGER) for row in store.ledger().to_pylist())
     failures = sorted(tuple(row.values()) for row in store.failures().to_pylist())
-    return {"rows": rows, "ledger": ledger, "failures": failures}
+    return {"rows": rows, "doubled": doubled, "ledger": ledger, "failures": failures}
