@@ -209,8 +209,8 @@ def at(rows: int, scaled: dict[str, Any], writer: dict[str, float], row_bytes: f
         "core_hours": rows / per_core / 3600,
         "decode_core_hours": rows * throughput["cpu_seconds_per_image"]["decode"] / 3600,
         "gpu_hours": {str(rate): rows / rate / 3600 for rate in GPU_RATES},
-        "driver_rows_per_second": cluster["driver_rows_per_second"],
-        "driver_hours": rows / cluster["driver_rows_per_second"] / 3600,
+        "driver_rows_per_cpu_second": cluster["driver_rows_per_cpu_second"],
+        "driver_hours": rows / cluster["driver_rows_per_cpu_second"] / 3600,
     }
 
 
@@ -255,7 +255,7 @@ def page(found: dict[str, Any]) -> str:
         row("writer's RAM for keys", nbytes("keys_ram_bytes"), f"{writer['key_bytes']:.1f} bytes a key, measured"),
         row("hashing all keys", lambda e: f"{e['keys_learn_seconds'] / 60:.1f} min", "measured on 1 M keys"),
         row("writer's RAM for the ledger", nbytes("ledger_ram_bytes"), "measured on 20,000 shards"),
-        row("the driver's own work (Ray)", lambda e: f"{e['driver_hours']:.1f} h", "results/cluster.json"),
+        row("the driver's own work (Ray)", lambda e: f"{e['driver_hours']:.1f} CPU h", "results/cluster.json"),
         row("index in RAM", nbytes("index_ram_bytes"), f"{small['index_bytes_of_a_row']:.0f} bytes a row at 1 M"),
         row("its vectors, mapped from disk", nbytes("index_vectors_bytes"), "1,024 bytes a row"),
         row(
@@ -279,10 +279,10 @@ def page(found: dict[str, Any]) -> str:
         "billion rows (twice that while two runs of hashes are merged), and reads all keys before its first rows: "
         f"hashing them alone takes {large['keys_learn_seconds'] / 60:.1f} minutes. Way past: fewer, longer runs; or "
         f"tables by year or site, whose writers hold {_nbytes(small['keys_ram_bytes'])} at 100 million rows.",
-        f"3. **One committer.** It takes {large['driver_rows_per_second']:,} rows a second, a billion in "
-        f"{large['driver_hours']:.1f} hours: at 3,000 images a second and GPU it keeps "
-        f"{large['driver_rows_per_second'] // 3000} GPUs busy, and more would wait. Way past: a table for each site, "
-        "joined by `indexer merge` or searched one by one.",
+        f"3. **One committer.** It takes {large['driver_rows_per_cpu_second']:,} rows a second of one core, a billion "
+        f"in {large['driver_hours']:.1f} hours: at 3,000 images a second and GPU it keeps "
+        f"{large['driver_rows_per_cpu_second'] // 3000} GPUs busy, and more would wait. Way past: a table for each "
+        "site, joined by `indexer merge` or searched one by one.",
         f"4. **Decoding.** {large['decode_core_hours']:,.0f} core hours at a billion images: a GPU of 3,000 images a "
         f"second needs {3000 * large['decode_core_hours'] * 3600 / large['rows']:.0f} cores beside it. Way past: "
         "`--decoder gpu` for JPEG, or smaller images stored once by `indexer pack`.",

@@ -58,6 +58,8 @@ def main() -> int:
         if not args.driver_alone:
             result |= efficiency(Path(folder))
     out = Path(__file__).parent / "results" / "cluster.json"
+    if args.driver_alone and out.exists():  # the workers' figures stay those of the run before
+        result = json.loads(out.read_text()) | result
     out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result) if args.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
     bounded = result["in_flight_bytes"] <= result["in_flight_bound"]
