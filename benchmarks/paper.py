@@ -117,10 +117,10 @@ def own_encoder(classes: int) -> Any:
     """The network behind the table's vectors, with a new head."""
     import torch
 
-    from indexer.encoders.families.timm_models import bundled
     from indexer.encoders.families.weights import WeightsRequest
+    from indexer.encoders.loading import BUNDLED, find
 
-    definition = bundled(WeightsRequest("default"))
+    definition = find(BUNDLED, WeightsRequest("default"))
     return torch.nn.Sequential(definition.build().module, torch.nn.Linear(definition.spec.dim, classes))
 
 

@@ -140,7 +140,8 @@ def _compare(copies: Copies, tally: Tally, threshold: float, scratch: Scratch, p
     """Count all pairs of classes; returns how many were scored in full."""
     if len(copies.first) < 2:
         return 0
-    search = PairSearch(copies.vectors, threshold, scratch=scratch.zeros)
+    with progress.stage("putting near rows together"):
+        search = PairSearch(copies.vectors, threshold, scratch=scratch.zeros)
     with progress.stage("comparing", search.size):
         for block, looked in search.blocks(tally.reduce):
             tally.add(block)

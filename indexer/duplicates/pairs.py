@@ -3,7 +3,8 @@
 A score is the cosine: the length of a stored row is 1 only to 5e-4, so each row is divided by its length.
 The rows are rotated so that their first d axes hold most of their length; the other axes can add at most the product
 of the two remainders' lengths (Cauchy–Schwarz). With that length as one more axis, a product over d + 1 axes bounds
-every cosine from above, and only pairs whose bound reaches the threshold are scored in full. No pair is missed.
+every cosine from above, and only pairs whose bound reaches the threshold are scored in full. Near rows are put together
+first, and blocks that are too far apart are left out (`order`). No pair is missed.
 """
 
 from __future__ import annotations
@@ -11,40 +12,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from indexer.ann.exact import DECIMALS, to_float32, unit_floats
 from indexer.cores import cores
-from indexer.types import Float16, Float32, Float64, Int64
+from indexer.duplicates.order import may_pair, near_together
+from indexer.types import Bool, Float16, Float32, Float64, Int64
 
 LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into the cache
 SAMPLE = 8_192  # rows from which the rotation is computed
 PROBE = 1_024  # rows whose pairs estimate how many bounds reach the threshold
 AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
 FEW = 4  # rows for each dimension up to which all products take less time than the rotation
+BLOCKS = 8  # from so many blocks on, putting near rows together takes less time than it saves
 SLACK = 1e-4  # margin for float32 rounding; candidates are scored again
 # Nanoseconds on one core, measured: a product takes 0.5 + 0.0125·d, a candidate's full score about 1500.
 PRODUCT, PER_AXIS, PER_CANDIDATE = 0.5, 0.0125, 1500.0
 DENSE = 0.004  # share of candidates in a block above which one full product is faster
 
 T = TypeVar("T")
+Scratch = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 Scored = tuple[Int64, Int64, Float64]  # positions a < b of each pair, and its cosine, rounded to 1e-12
 
 
 class PairSearch:
     """Finds every pair of rows (n, dim) with cosine ≥ threshold, block by block.
 
-    `scratch(shape, kind)` gives the array for the rotated rows, in memory or mapped.
+    `scratch(shape, kind)` gives the arrays for the rotated rows and their order, in memory or mapped.
     """
 
-    def __init__(
-        self, vectors: Float16, threshold: float, *, scratch: Callable[[tuple[int, int], type[np.float32]], Float32]
-    ) -> None:
-        rotated, self.axes = _rotated(vectors, threshold, scratch)  # of the bound; dim where none would be faster
-        self._work = _Work(vectors, rotated, threshold)
+    def __init__(self, vectors: Float16, threshold: float, *, scratch: Scratch) -> None:
+        n, dim = vectors.shape
+        order, near = np.arange(n), None
+        if n > max(FEW * dim, BLOCKS * LEFT):
+            order = near_together(vectors, LEFT, scratch=scratch)
+            near = may_pair(vectors, order, LEFT, RIGHT, threshold - SLACK)
+        rotated, self.axes = _rotated(vectors, order, threshold, scratch)  # of the bound; dim where none is faster
+        self._work = _Work(vectors, order, rotated, near, threshold)
         self.size = self._work.size  # pairs that will be looked at; some are looked at twice
         self.candidates = 0  # pairs scored in full so far
 
@@ -62,20 +70,23 @@ class PairSearch:
 @dataclass(frozen=True)
 class _Work:
     vectors: Float16
-    rotated: Float32  # (n, axes + 1), the last axis the remainder's length
+    order: Int64  # (n,) positions of the rows in the order of the blocks
+    rotated: Float32  # (n, axes + 1) in that order, the last axis the remainder's length
+    near: Bool | None  # (left blocks, right blocks): those that may hold a pair; None: all
     threshold: float
 
     @property
     def size(self) -> int:
         """The number of pairs in all blocks; blocks on the diagonal hold some pairs twice."""
         n = len(self.vectors)
-        return sum(min(LEFT, n - left) * (n - left + left % RIGHT) for left in range(0, n, LEFT))
+        return sum(min(LEFT, n - left) * min(RIGHT, n - right) for left, right in self.blocks())
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         n = len(self.vectors)
         for left in range(0, n, LEFT):
             for right in range(left - left % RIGHT, n, RIGHT):
-                yield left, right
+                if self.near is None or self.near[left // LEFT, right // RIGHT]:
+                    yield left, right
 
     def do(self, left: int, right: int) -> tuple[Scored, int, int]:
         """Pairs found in one block, number of pairs examined, number of candidates scored."""
@@ -91,10 +102,12 @@ class _Work:
         else:
             scores = self._scores(a, b)
         close = scores >= self.threshold
-        return (a[close], b[close], scores[close]), bounds.size, len(a)
+        one, other = self.order[a[close]], self.order[b[close]]
+        return (np.minimum(one, other), np.maximum(one, other), scores[close]), bounds.size, len(a)
 
     def _products(self, left: int, right: int) -> Float64:
-        rows, columns = (unit_doubles(self.vectors[x : x + n]) for x, n in ((left, LEFT), (right, RIGHT)))
+        blocks = (self.order[x : x + n] for x, n in ((left, LEFT), (right, RIGHT)))
+        rows, columns = (unit_doubles(self.vectors[block]) for block in blocks)
         products: Float64 = np.round(rows @ columns.T, DECIMALS)
         return products
 
@@ -102,7 +115,8 @@ class _Work:
         scores = np.empty(len(a))
         for start in range(0, len(a), LEFT):
             part = slice(start, start + LEFT)
-            scores[part] = np.einsum("ij,ij->i", *(unit_doubles(self.vectors[x[part]]) for x in (a, b)))
+            rows = (unit_doubles(self.vectors[self.order[x[part]]]) for x in (a, b))
+            scores[part] = np.einsum("ij,ij->i", *rows)
         rounded: Float64 = np.round(scores, DECIMALS)
         return rounded
 
@@ -140,10 +154,8 @@ def _in_turn(pool: ThreadPoolExecutor, work: _Work, reduce: Callable[[Scored], T
             future.cancel()
 
 
-def _rotated(
-    vectors: Float16, threshold: float, scratch: Callable[[tuple[int, int], type[np.float32]], Float32]
-) -> tuple[Float32, int]:
-    """The rotated rows on the number of axes that makes the search fastest, and that number."""
+def _rotated(vectors: Float16, order: Int64, threshold: float, scratch: Scratch) -> tuple[Float32, int]:
+    """The rotated rows, in this order, on the number of axes that makes the search fastest, and that number."""
     n, dim = vectors.shape
     axes, basis = dim, np.empty((dim, 0), np.float32)
     if n > FEW * dim:
@@ -155,7 +167,7 @@ def _rotated(
         axes = _best_axes(sample[:PROBE] @ basis, threshold)
     out = scratch((n, axes + (axes < dim)), np.float32)
     for start in range(0, n, LEFT):
-        rows = unit_floats(vectors[start : start + LEFT], 0.0)
+        rows = unit_floats(vectors[order[start : start + LEFT]], 0.0)
         if axes == dim:
             out[start : start + LEFT] = rows
             continue

@@ -17,6 +17,7 @@ from indexer.duplicates.scratch import Scratch, chunks
 from indexer.types import Float64, Int32, Int64
 
 HELD_ENTRIES = 1 << 22  # counts of a class and a value multiplied at once
+SPARSE = 8  # numbers of the span of a block's classes, for each of its pairs, above which they are sorted
 NO_CODE = np.iinfo(np.int32).max
 
 
@@ -228,15 +229,16 @@ class Tally:
 
 
 def _numbered(a: Int64, b: Int64) -> tuple[Int64, Int64, Int64]:
-    """The classes of both sides, ascending, and the place among them of each side's: by tables, without sorting."""
-    present = [np.flatnonzero(np.bincount(side - side.min())) + side.min() for side in (a, b)]
-    classes = np.union1d(*present)
-    out = []
-    for side, own in zip((a, b), present, strict=True):
-        table = np.zeros(own[-1] - own[0] + 1, np.int64)
-        table[own - own[0]] = np.searchsorted(classes, own)
-        out.append(table[side - own[0]])
-    return classes, out[0], out[1]
+    """The classes of both sides, ascending, and the place among them of each side's."""
+    low = int(min(a.min(), b.min()))
+    span = int(max(a.max(), b.max())) - low + 1
+    if span > SPARSE * len(a):
+        classes, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+        return classes, places[: len(a)], places[len(a) :]
+    present = np.zeros(span, bool)  # by tables, without sorting
+    present[a - low] = present[b - low] = True
+    table = np.cumsum(present) - 1
+    return np.flatnonzero(present) + low, table[a - low], table[b - low]
 
 
 def _counted(one: Any, other: Any, counts: Any) -> Counter[tuple[int, int]]:

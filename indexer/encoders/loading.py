@@ -120,10 +120,12 @@ def find(name: str, request: WeightsRequest) -> EncoderDefinition:
             request = weights.WeightsRequest("tag", short.weights, request.download)
         name = short.name
     family, _, rest = name.partition(":")
-    if name == BUNDLED or family == "timm":
+    if name == BUNDLED:
+        return _bundled(request)
+    if family == "timm":
         from indexer.encoders.families import timm_models
 
-        return timm_models.bundled(request) if name == BUNDLED else timm_models.definition(rest, request)
+        return timm_models.definition(rest, request)
     if family == "torchvision":
         from indexer.encoders.families import torchvision_resnets
 
@@ -138,6 +140,21 @@ def find(name: str, request: WeightsRequest) -> EncoderDefinition:
         chosen = repositories.hub_definition if family == "hf-hub" else repositories.directory_definition
         return chosen(rest, request)
     return _bare(name, request)
+
+
+def _bundled(request: WeightsRequest) -> EncoderDefinition:
+    """EfficientNet-Lite0 with its own weights; with others as timm builds it, whose import takes as long as torch's."""
+    own = next(listed for listed in ENTRIES if listed.name == BUNDLED)
+    if request.kind in ("file", "random"):
+        from indexer.encoders.families import timm_models
+
+        return timm_models.bundled_architecture(own, request)
+    from indexer.encoders.families import definition, efficientnet_lite0
+
+    if request.kind == "tag" and request.value != own.weights:
+        what = f"weights tag of {BUNDLED}"
+        raise definition.unknown(request.value, [own.weights], what=what, way_out="It needs no --weights.")
+    return efficientnet_lite0.definition(own)
 
 
 def _bare(name: str, request: WeightsRequest) -> EncoderDefinition:

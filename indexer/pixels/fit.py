@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from platform import machine
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,12 +84,30 @@ def _trim(pixels: UInt8, aspect: float) -> UInt8:
 
 
 def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2.functional import resize_image
+    """As torchvision's `resize_image` with antialiasing, bit for bit, without the import of torchvision."""
+    import torch
+    from torch.nn.functional import interpolate
 
-    mode = InterpolationMode(interpolation)
-    resized: torch.Tensor = resize_image(planes, [height, width], interpolation=mode, antialias=True)
-    return resized
+    channels, was_height, was_width = planes.shape
+    if (was_height, was_width) == (height, width):
+        return planes
+    # A batch of one whose strides say channels-last, else torch makes a result in the other order (pytorch #68430)
+    one = planes.as_strided((1, channels, was_height, was_width), (planes.numel(), *planes.stride()))
+    native = planes.device.type == "cpu" and (interpolation == "bicubic" or _has_vector_resize())
+    given = one if native else one.to(torch.float32)
+    resized: torch.Tensor = interpolate(
+        given, size=[height, width], mode=interpolation, align_corners=False, antialias=True
+    )
+    if not native:
+        resized = resized.clamp_(0, 255).round_().to(torch.uint8)
+    return resized[0]
+
+
+def _has_vector_resize() -> bool:
+    """Whether torch resizes uint8 bilinearly without a detour by floats on this processor."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or machine() in ("aarch64", "arm64")
 
 
 def reduction(height: int, width: int, spec: PixelSpec) -> int:

@@ -30,11 +30,11 @@ CAPABILITIES_3 = 0x20080522  # of capset(2)
 HEAVY = (
     "indexer.commands.index", "indexer.commands.upkeep.failures", "indexer.commands.upkeep.optimize",
     "indexer.commands.labels", "indexer.commands.build_ann", "indexer.commands.pack",
-    "indexer.commands.upkeep.info", "indexer.commands.search", "indexer.encoders.families.timm_models",
+    "indexer.commands.upkeep.info", "indexer.commands.search", "indexer.encoders.families.efficientnet_lite0",
     "indexer.encoders.backends.cpu", "indexer.pipeline.retry", "indexer.search.index_build",
     "indexer.search.searcher", "indexer.search.queries", "indexer.pack.run", "indexer.store.writer", "lancedb",
     "indexer.pixels.dicom.reader", "indexer.encoders.families.hub", "rich.progress", "pyarrow.csv",
-    "pyarrow.parquet", "torchvision.transforms.v2.functional", "simplejpeg", "pydicom",
+    "pyarrow.parquet", "torch.nn.functional", "simplejpeg", "pydicom",
 )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -178,6 +181,40 @@ def test_the_bundled_encoder_equals_timm_and_knows_a_cat_an_espresso_and_a_missi
     cat, espresso, missile = head(vectors).argmax(1).tolist()
     assert cat in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
     assert (espresso, missile) == (967, 657)
+
+
+def test_the_bundled_network_gives_the_bits_of_timms(tmp_path):
+    file = tmp_path / "same.safetensors"
+    state = torch.load(bundled_weights(), weights_only=True).values()
+    save_file(dict(zip(timm.create_model("tf_efficientnet_lite0").state_dict(), state, strict=True)), file)
+    for precision in ("fp32", "bf16"):
+        ours, timms = (
+            load("efficientnet-lite0", weights=weights, precision=precision, device="cpu")
+            for weights in (None, str(file))
+        )
+        facts = {"weights": ours.spec.weights, "source": ours.spec.source}
+        assert replace(timms.spec, **facts) == ours.spec
+        batch = squares(pictures(), ours.spec)
+        assert np.array_equal(ours.embed(batch), timms.embed(batch))
+        assert np.array_equal(ours.embed(batch[:1]), timms.embed(batch[:1]))
+
+
+def test_a_query_by_the_bundled_encoder_imports_neither_timm_nor_torchvision(tmp_path):
+    pictures()[0].save(tmp_path / "query.png")
+    done = subprocess.run(
+        [sys.executable, "-c", QUERY, str(tmp_path / "query.png")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["(1,", "1280)"]
+
+
+QUERY = """
+import sys
+from pathlib import Path
+from indexer.encoders import load
+from indexer.search.images import image_vectors, read_image
+print(image_vectors([read_image(Path(sys.argv[1]))], load("efficientnet-lite0")).shape)
+print(*({"timm", "torchvision", "torch._dynamo"} & set(sys.modules)))
+"""
 
 
 def test_the_precision_check_finds_the_lowest_cosine_against_fp32():

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize_image
 
 from indexer.errors import PixelError, WindowError
 from indexer.pixels import decode, decode_part
-from indexer.pixels.fit import reduction
+from indexer.pixels.fit import reduction, square
 from indexer.pixels.window import CT_PRESETS, parse_window
 from indexer.types import PixelSpec
 from tests.pictures import deep, dicom, encoded, scene, tiff
@@ -48,6 +51,17 @@ def by_pillow(image: Image.Image, size: int = 224) -> np.ndarray:
 def test_jpeg_is_within_one_grey_level_of_pillow(height, width):
     data = encoded(scene(height, width), "JPEG", quality=95, subsampling=0)
     assert difference(picture(data), by_pillow(Image.open(io.BytesIO(data)))) <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(301, 97), (64, 64), (1, 300), (9, 7), (640, 512)])
+def test_a_square_is_bit_for_bit_torchvisions(shape, channels, interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, channels), np.uint8)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    theirs = resize_image(planes, [64, 64], interpolation=InterpolationMode(interpolation), antialias=True)
+    ours = square(pixels, PixelSpec(64, 64, interpolation, "squash"))
+    assert np.array_equal(ours, theirs.permute(1, 2, 0).expand(-1, -1, 3).numpy())
 
 
 def test_a_large_jpeg_is_shrunk_while_decoding_and_stays_near_the_full_decode():

@@ -1,4 +1,4 @@
-"""timm models by name, from hub repositories and directories; the bundled EfficientNet-Lite0.
+"""timm models by name, from hub repositories and directories; EfficientNet-Lite0 with other weights than the bundled.
 
 Only this module and rewritings/timm_class_token import timm.
 """
@@ -15,18 +15,17 @@ import timm
 import torch
 from timm.data import resolve_data_config
 
-from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, Listed, bundled_weights, entry, is_cached, licence_of
+from indexer.encoders.families.catalogue import CatalogueEntry, Listed, is_cached, licence_of
 from indexer.encoders.families.configuration import check_model_arguments, timm_configuration
 from indexer.encoders.families.definition import EncoderDefinition, Towers, triple, unknown
 from indexer.encoders.families.hub import fetch
-from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, read, verified
+from indexer.encoders.families.weights import WeightsRequest, drawn_from, identity, misfit, read
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.encoders.rewritings.timm_class_token import timm_class_token
-from indexer.errors import EncoderError, WeightsMismatch, WeightsNotFound
+from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, PixelSpec
 
 FAMILY = "timm"
-BUNDLED = "efficientnet-lite0"
 BUNDLED_ARCHITECTURE = "tf_efficientnet_lite0"
 NO_TAG = "default"  # `EncoderSpec.weights` of models published without a tag
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -106,30 +105,10 @@ def from_config(config_file: Path, state_file: Callable[[], Path], facts: Facts)
     return _definition(model, facts, WeightsRequest("file", facts.name), lambda: read(state_file()))
 
 
-def bundled(request: WeightsRequest) -> EncoderDefinition:
-    """EfficientNet-Lite0 with ImageNet weights from an installed Python package; needs no model hub."""
-    tag = entry(BUNDLED)
-    if tag is None or (request.kind == "tag" and request.value != tag.weights):
-        raise unknown(request.value, [BUNDLED], what=f"weights tag of {BUNDLED}", way_out="It needs no --weights.")
-    path = bundled_weights()
-
-    def state() -> dict[str, torch.Tensor]:
-        if request.kind == "file":
-            return read(request.path)
-        if path is None:
-            raise WeightsNotFound(f"the package {BUNDLED_PACKAGE} is not installed. Install it with pip.")
-        theirs, ours = read(verified(path)), timm.create_model(BUNDLED_ARCHITECTURE).state_dict()
-        # the package names its tensors otherwise than timm, in the same order
-        if len(theirs) != len(ours) or any(
-            a.shape != b.shape for a, b in zip(theirs.values(), ours.values(), strict=True)
-        ):
-            raise WeightsMismatch(
-                f"{path} is not the {BUNDLED_ARCHITECTURE} this version knows. Reinstall {BUNDLED_PACKAGE}."
-            )
-        return dict(zip(ours, theirs.values(), strict=True))
-
-    facts = Facts(BUNDLED, identity(request, tag.weights), tag.licence)
-    return _definition(_Model(BUNDLED_ARCHITECTURE, {}, {}), facts, request, state)
+def bundled_architecture(listed: CatalogueEntry, request: WeightsRequest) -> EncoderDefinition:
+    """The bundled encoder's network with weights of a file or random ones; `efficientnet_lite0` has its own weights."""
+    facts = Facts(listed.name, identity(request, listed.weights), listed.licence)
+    return _definition(_Model(BUNDLED_ARCHITECTURE, {}, {}), facts, request, lambda: read(request.path))
 
 
 @dataclass(frozen=True)
