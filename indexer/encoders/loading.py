@@ -209,7 +209,8 @@ def ready(definition: EncoderDefinition, spec: EncoderSpec, device: str, *, comp
 
 
 def _by_openvino(definition: EncoderDefinition, spec: EncoderSpec, device: str) -> LoadedEncoder:
-    from indexer.encoders.backends.openvino_cpu import OpenVinoBackend, imported
+    from indexer.encoders.backends.openvino_cpu import OpenVinoBackend
+    from indexer.encoders.backends.openvino_graph import imported
     from indexer.encoders.encoder import LoadedEncoder
 
     if device.startswith("cuda"):

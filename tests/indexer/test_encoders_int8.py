@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from indexer.encoders import load, load_spec
-from indexer.encoders.int8 import calibrate
+from indexer.encoders.int8 import calibrate, files
 from indexer.encoders.int8.agreement import agreement
-from indexer.errors import WeightsNotFound
+from indexer.errors import EncoderError, WeightsNotFound
 from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec
 from tests.commands import call
@@ -127,6 +128,26 @@ def test_a_network_that_is_not_the_tables_is_refused(made, tmp_path, fault):
         weights.write_bytes(data[:-9] if fault == "cut" else data)
     with pytest.raises(WeightsNotFound, match=r"quantised network.*new table"):
         load_spec(EmbeddingStore.open(str(db)).spec)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (lambda op, x: op.broadcast(op.convert(op.reduce_max(x, [0, 1, 2, 3]), "f32"), [1 << 38]), ""),
+        (lambda op, x: op.reduce_mean(op.convert(x, "f32"), [1, 2]), r"makes \[16, 3\] numbers in place of"),
+    ],
+)
+def test_a_network_handed_over_with_its_hash_is_first_run_where_it_can_do_no_harm(made, tmp_path, network, words):
+    """The terabyte that the first one takes would end this process."""
+    import openvino
+    from openvino import opset13
+
+    spec = EmbeddingStore.open(str(made[0] / "db")).spec
+    size = spec.pixels.size
+    pictures = opset13.parameter([16, size, size, 3], "u8")
+    digest, folder = files.write(openvino.Model([network(opset13, pictures)], [pictures]), {}, tmp_path / "n")
+    with pytest.raises(EncoderError, match=f"cannot be used.*{words}.*new table"):
+        load_spec(replace(spec, calibration=digest, network=str(folder.parent)))
 
 
 def test_too_far_from_fp32_too_few_images_or_a_processor_without_int8_create_nothing(made, tmp_path, monkeypatch):

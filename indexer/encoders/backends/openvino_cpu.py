@@ -1,4 +1,4 @@
-"""Runs the image tower on the CPU with OpenVINO (`--device openvino`). Only this module imports openvino.
+"""Runs the image tower on the CPU with OpenVINO (`--device openvino`).
 
 CPU milliseconds per image on 2 cores with AVX512-BF16, torch bf16 / OpenVINO: ViT-B/32 18.9 / 17.5, resnet50
 19.6 / 17.6, EfficientNet-Lite0 4.3 / 2.8. Its sums round differently from torch's, so the backend is part of the
@@ -7,7 +7,6 @@ fingerprint.
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,12 +19,10 @@ import torch
 
 from indexer.cores import cores
 from indexer.encoders.backends.normalise import DTYPES, Normalise
+from indexer.encoders.backends.openvino_graph import BATCH_SIZE, PRECISION_HINTS, compiled, imported
 from indexer.encoders.families.definition import Towers
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
-
-BATCH_SIZE = 16
-PRECISION_HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "bf16"}  # of int8: of the layers that are not quantised
 
 
 class OpenVinoBackend:
@@ -87,32 +84,6 @@ def image_tower(towers: Towers, spec: EncoderSpec) -> Any:
     except (RuntimeError, openvino.frontend.OpConversionFailure, openvino.frontend.GeneralFailure) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EncoderError(f"OpenVINO cannot compute {spec.name}: {first}. Use --device cpu.") from error
-
-
-def compiled(graph: Any, precision: str, streams: int) -> Any:
-    """The graph compiled for this processor, with so many single-thread streams."""
-    options = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-        "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": streams,
-        "ENABLE_CPU_PINNING": False,  # decoding and other processes use these cores too
-    }
-    return imported().Core().compile_model(graph, "CPU", options)
-
-
-def imported() -> Any:
-    """The openvino package. Raises EncoderError where it is not installed."""
-    # openvino sends usage reports over the network through this module, whose import None blocks
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-        import openvino.frontend
-    except ImportError as error:
-        raise EncoderError(
-            "OpenVINO is not installed. Install it (pip install 'embedding-indexer[openvino]'), "
-            "or use the encoder with --device cpu."
-        ) from error
-    return openvino
 
 
 @contextmanager

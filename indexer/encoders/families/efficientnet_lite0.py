@@ -17,7 +17,7 @@ from torch import nn
 from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, CatalogueEntry, bundled_weights
 from indexer.encoders.families.definition import EncoderDefinition, Towers
 from indexer.encoders.families.weights import read, verified
-from indexer.encoders.rewritings.apply import rewritten
+from indexer.encoders.rewritings.norms import fold_norms
 from indexer.errors import WeightsMismatch, WeightsNotFound
 from indexer.types import EncoderSpec, PixelSpec
 
@@ -40,7 +40,8 @@ def definition(entry: CatalogueEntry) -> EncoderDefinition:
         with torch.device("meta"):  # no weights are drawn
             network = _network()
         _fill(network)
-        network = rewritten(network, SIZE)
+        network.eval()
+        fold_norms(network)  # this network's layers are known: `rewritten` would run it twice to see that they are
         return Towers(network, network, network)
 
     return EncoderDefinition(spec, build, text=False, convolutional=True)
@@ -54,7 +55,8 @@ def _fill(network: nn.Module) -> None:
     theirs, ours = list(read(verified(path)).values())[:-HEAD], network.state_dict()
     if len(theirs) != len(ours) or any(a.shape != b.shape for a, b in zip(theirs, ours.values(), strict=True)):
         raise WeightsMismatch(f"{path} is not the network this version knows. Reinstall {BUNDLED_PACKAGE}.")
-    network.load_state_dict(dict(zip(ours, theirs, strict=True)), assign=True)
+    # Some tensors of the file are transposed views
+    network.load_state_dict(dict(zip(ours, (t.contiguous() for t in theirs), strict=True)), assign=True)
 
 
 def _network() -> nn.Sequential:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from indexer.encoders.backends.cpu import CpuBackend
-from indexer.encoders.backends.openvino_cpu import BATCH_SIZE, OpenVinoBackend, image_tower, imported
+from indexer.encoders.backends.openvino_cpu import OpenVinoBackend, image_tower
+from indexer.encoders.backends.openvino_graph import BATCH_SIZE, imported
 from indexer.encoders.families.definition import EncoderDefinition
 from indexer.encoders.int8 import files
 from indexer.encoders.int8.agreement import Agreement, agreement

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from indexer.disk import fsync, make_directory, read_bounded
-from indexer.encoders.backends.openvino_cpu import imported
+from indexer.encoders.backends.openvino_graph import imported
+from indexer.encoders.int8.trial import GRAPH, WEIGHTS, tried
 from indexer.errors import EncoderError, WeightsNotFound
 from indexer.types import EncoderSpec
 
-GRAPH, WEIGHTS, REPORT = "network.xml", "network.bin", "calibration.json"
+REPORT = "calibration.json"
 MOST_BYTES = 8 << 30  # of a network's weights
 WAY_OUT = "Copy the folder from the database that it was made with, or index into a new table."
 
@@ -40,7 +41,11 @@ def write(graph: Any, report: dict[str, Any], folder: Path) -> tuple[str, Path]:
 
 
 def read(spec: EncoderSpec) -> Any:
-    """The graph of `spec`, checked by its hash. Raises WeightsNotFound where it is missing or another one."""
+    """The graph of `spec`, checked by its hash, and first read and run in a process of its own.
+
+    A database may come from somebody else, and its hash then too. Raises WeightsNotFound where the network is missing
+    or another one, EncoderError where it cannot be used.
+    """
     own = Path(spec.network) / spec.calibration.removeprefix("sha256:")[:16]
     try:
         digest = _digest(own)
@@ -50,10 +55,10 @@ def read(spec: EncoderSpec) -> Any:
         ) from error
     if f"sha256:{digest}" != spec.calibration:
         raise WeightsNotFound(f"the quantised network at {own} is damaged or another one. {WAY_OUT}")
-    try:
-        return imported().Core().read_model(str(own / GRAPH))
-    except RuntimeError as error:
-        raise EncoderError(f"OpenVINO cannot read the quantised network at {own}. {WAY_OUT}") from error
+    imported()  # reports a missing package
+    if fault := tried(own, spec):
+        raise EncoderError(f"the quantised network at {own} cannot be used: {fault}. {WAY_OUT}")
+    return imported().Core().read_model(str(own / GRAPH))
 
 
 def _digest(folder: Path) -> str:

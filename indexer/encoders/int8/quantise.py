@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.encoders.backends.openvino_cpu import BATCH_SIZE, imported
+from indexer.encoders.backends.openvino_graph import BATCH_SIZE, imported
 from indexer.errors import EncoderError
 from indexer.types import Float32, UInt8
 

@@ -46,11 +46,10 @@ def rewritten(network: nn.Module, size: int, *own: Rewriting) -> nn.Module:
 def packed(network: nn.Module, size: int) -> None:
     """Pack the linear layers of a bf16 CPU network in place. Requires `can_pack()`."""
     called: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_hook(lambda layer, *_: called.add(layer))
-        for layer in network.modules()
-        if type(layer) is nn.Linear
-    ]
+    linears = [layer for layer in network.modules() if type(layer) is nn.Linear]
+    if not linears:  # the network is not run, which takes as long as a query's image
+        return
+    hooks = [layer.register_forward_hook(lambda layer, *_: called.add(layer)) for layer in linears]
     squares = _squares(size, torch.bfloat16)
     was = _vectors(network, squares)
     for hook in hooks:
