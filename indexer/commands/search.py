@@ -138,7 +138,6 @@ def command(
     from indexer.search.answer import answer
     from indexer.search.searcher import Searcher
     from indexer.store.table import EmbeddingStore
-    from indexer.upkeep.pseudonyms import Pseudonyms
 
     for option, path in (("--html", html), ("--png", png)):
         if path:
@@ -157,6 +156,8 @@ def command(
         return
     query = _query(images, keys, texts, vectors, searcher.dim, groups=groups, folders=by is not None)
     if secret is not None and exclude_same is not None:
+        from indexer.upkeep.pseudonyms import Pseudonyms
+
         pseudonyms = Pseudonyms.load(secret, sites, patient_pattern, database=store.uri)
         query = _with_values(query, store, exclude_same, pseudonyms)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
@@ -199,15 +200,17 @@ def _query(
     groups: tuple[str, ...],
     folders: bool,
 ) -> Query:
-    from indexer.search.by_group.files import read_images
     from indexer.search.images import read_image
     from indexer.search.queries import Query, load_vectors
 
     if vectors is not None:
         rows = load_vectors(vectors, dim)
         return Query(vectors=rows, names=tuple(f"{vectors}[{i}]" for i in range(len(rows))))
-    read = read_images(images) if folders else [read_image(path) for path in images]
-    return Query(keys=keys, texts=texts, images=tuple(read), groups=groups)
+    if folders:
+        from indexer.search.by_group.files import read_images
+
+        return Query(keys=keys, texts=texts, images=tuple(read_images(images)), groups=groups)
+    return Query(keys=keys, texts=texts, images=tuple(read_image(path) for path in images), groups=groups)
 
 
 def _with_values(query: Query, store: EmbeddingStore, column: str, pseudonyms: Pseudonyms) -> Query:

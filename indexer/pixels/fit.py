@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LONGEST = 8  # a crop resizes at most this many shorter sides: a strip 1 pixel high must not become gigapixels
 THINNEST = 50  # a larger ratio of a pixel's sides is taken for an error in the header
 KEPT = 3  # at 2, vectors change more than by bf16; at 3, half as much
+# Up to so many grey pixels are spread to three channels before resizing, to the same bits: torch resizes three
+# interleaved channels faster than one, and the square need not be spread. At 28 px 2.3 times as fast, at 512 px 1.2.
+SPREAD_PIXELS = 512 * 512
 SQUARE_PIXELS = 0.01  # pixels with a smaller relative difference of sides count as square
 
 
@@ -30,6 +33,8 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
         aspect = 1.0
     if spec.fit == "crop":
         pixels = _trim(pixels, aspect)
+    if pixels.ndim == 2 and pixels.size <= SPREAD_PIXELS:
+        pixels = np.repeat(pixels[..., None], 3, 2)
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
     planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
     return square_of_planes(planes, spec, aspect).numpy()

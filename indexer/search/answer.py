@@ -21,7 +21,6 @@ from indexer.search.asked import (
     stored_examples,
     vectors_of,
 )
-from indexer.search.by_group.answer import answer_groups
 from indexer.search.drawing.pictures import pictures_of
 from indexer.search.exclude import Excluded, key_rows, row_set
 from indexer.search.grouped import Search, best_of_each, further_rows, joined
@@ -52,6 +51,8 @@ def answer(
     """
     check(query, options, searcher)
     if options.by is not None:
+        from indexer.search.by_group.answer import answer_groups  # a query without groups needs none of it
+
         return answer_groups(searcher, query, options, snapshot, pictures=pictures, roots=roots)
     embedded = embedded_examples_of(searcher, query)  # slow, so before the snapshot is taken
     snapshot = replace(searcher.snapshot if snapshot is None else snapshot, effort=Effort())
