@@ -138,13 +138,13 @@ def test_a_network_that_is_not_the_tables_is_refused(made, tmp_path, fault):
     ],
 )
 def test_a_network_handed_over_with_its_hash_is_first_run_where_it_can_do_no_harm(made, tmp_path, network, words):
-    """The terabyte that the first one takes would end this process."""
+    """The first asks for more memory than the child may take."""
     import openvino
     from openvino import opset13
 
     spec = EmbeddingStore.open(str(made[0] / "db")).spec
     size = spec.pixels.size
-    pictures = opset13.parameter([16, size, size, 3], "u8")
+    pictures = opset13.parameter([16, size, size, 3], np.uint8)
     digest, folder = files.write(openvino.Model([network(opset13, pictures)], [pictures]), {}, tmp_path / "n")
     with pytest.raises(EncoderError, match=f"cannot be used.*{words}.*new table"):
         load_spec(replace(spec, calibration=digest, network=str(folder.parent)))

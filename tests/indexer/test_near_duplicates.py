@@ -74,6 +74,15 @@ def test_vectors_of_low_rank_need_few_axes_and_few_full_scores() -> None:
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == every_pair(vectors, 0.9)
 
 
+def test_clusters_out_of_reach_of_each_other_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ann_pairs, "LEFT", 64)
+    monkeypatch.setattr(ann_pairs, "RIGHT", 128)
+    vectors = unit_rows(3000, 32, clusters=30, spread=0.05)
+    search, a, b, _ = close_pairs(vectors, 0.97)
+    assert search.size < 0.4 * 3000 * 3000 / 2
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == every_pair(vectors, 0.97)
+
+
 @dataclass(frozen=True)
 class Archive:
     """Rows with copies by vector and by bytes, near rows, patients and splits, some unknown."""
