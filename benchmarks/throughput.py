@@ -45,7 +45,6 @@ def main() -> int:
     parser.add_argument("--encoder", default="open_clip:ViT-B-32")
     parser.add_argument("--weights", default="random", help="speed does not depend on what the weights are")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("bf16", "int8"), default="bf16", help="int8: benchmarks.int8 instead")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--ten-times", action="store_true", help="also ten times the images, for the memory")
     parser.add_argument("--archive", type=Path, help="where the synthetic shards are kept between runs")
@@ -56,13 +55,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "throughput.json")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()
-    if args.precision == "int8":
-        from benchmarks.int8 import compare
-        from benchmarks.int8 import table as int8_table
-
-        compared = compare(args.images, args.rounds)
-        print(json.dumps(compared) if args.json else int8_table(compared))
-        return 1 if compared["missed"] else 0
     settings = Settings(
         args.encoder, args.weights, device=args.device, compiled=not args.no_compile, seconds=args.seconds
     )
