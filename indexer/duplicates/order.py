@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.ann.engines import train_centroids
+from indexer.ann.engines.routing import train_centroids
 from indexer.ann.exact import unit_floats
 from indexer.duplicates.scratch import chunks
 from indexer.types import Bool, Float16, Float32, Int64
