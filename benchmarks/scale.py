@@ -7,7 +7,8 @@ it runs it on the large data, and that is measured:
 - Memory is the highest RssAnon of /proc/<pid>/status while the command runs, above what it was before, read by the
   parent each millisecond. Peak RSS (`VmHWM`, `ru_maxrss`) also counts pages of mapped files, which the kernel takes
   back when it needs them: a FAISS index that is mapped and read once would count in full. The slope is that of a
-  least-squares line over the sizes; what does not grow is its intercept.
+  least-squares line over the sizes; what does not grow is its intercept. Of a command whose buffers the smallest size
+  does not fill (`Case.filled`), the line is over the larger two.
 - Time is the process's own CPU time (user and system, from `getrusage`), because other work on the machine changes
   the wall clock more than it does CPU time. The exponent is the slope of a least-squares line through log time over
   log rows, both less those of the second run on little data. Times below `FLOOR_SECONDS` count as that.
@@ -228,7 +229,7 @@ def growth(case: Case, sizes: Sequence[Sequence[Run]]) -> Growth:
         rows,
         nbytes,
         seconds,
-        slope(rows, nbytes),
+        slope(rows[case.filled :], nbytes[case.filled :]),
         case.bytes_a_row + NOISE_BYTES / rows[-1],
         slope(np.log(np.array(rows) - DATA[case.data].warm), np.log(np.maximum(seconds, FLOOR_SECONDS))),
         case.exponent,
