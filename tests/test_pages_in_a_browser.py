@@ -14,7 +14,7 @@ from indexer.search.drawing.pages import html_page
 from indexer.search.options import SearchOptions
 from indexer.search.results import Pictures, QueryHits, SearchResult, Thumbnail
 from indexer.types import Hit
-from probes.reporting.checklist import card_html
+from probes.reporting.model_card import card_html
 from probes.runs.result_files import read_result
 from tests.commands import call
 from tests.probes.cohort import make_cohort, unit

@@ -44,10 +44,9 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "C25": choice, "C26": choice, "C27": ensemble, "C28": metrics, "C29": uncertainty, "C30": sensitivity,
         "C32": f"{result.test.rows} held-out rows of {result.test.groups} groups that chose nothing: {performance}",
         "C35": f"{flow_words}; {missing}", "C36": groups, "C37": performance, "C38": _rates(result),
-        "C39": "the report's confusion matrix or errors; predictions.parquet has every test row's key and "
-        "probabilities",
+        "C39": _errors(result),
         "C40": limitations, "C42": "probes/protocols.md defines every number",
-        "C43": "weights.npz, probe.json and the settings to rerun it (`probes rerun`) beside the result",
+        "C43": f"{whole}; the settings to rerun it (`probes rerun`) are in the result",
         "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
         "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",
         "T12c": f"{model}; {choice}", "T12d": groups, "T12e": f"{metrics}; {uncertainty}", "T12f": ensemble,
@@ -94,6 +93,14 @@ def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
         output = "the checkpoint's own class probabilities; thresholds from held-out rows"
     whole = "weights.npz and probe.json beside the result"
     return choice, uncertainty, f"macro AUC {with_interval(area)}; all metrics in the result", whole, output
+
+
+def _errors(result: ProbeResult) -> str:
+    """Where the wrong calls can be looked at: folds keep no scores of single rows, and labels no confusion matrix."""
+    if result.folds:
+        return "by fold: metrics, and classes that are never called; scores of single rows are not kept"
+    matrix = "the report's confusion matrix or errors; " if result.confusion else ""
+    return matrix + "predictions.parquet has every test row's key, truth and probabilities"
 
 
 def _sensitivity(result: ProbeResult) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from indexer.design.page import whole_page
 from probes.reporting.answers import answers
 from probes.reporting.page import html_table
 from probes.runs.result import ProbeResult
@@ -118,18 +117,3 @@ def _rows(own: Sequence[Item]) -> list[list[str]]:
         shown = f"<span class='dim'>{item.answer}</span>" if item.answered_by == AUTHORS else escape(item.answer)
         rows.append([item.number, escape(item.topic), item.answered_by, shown])
     return rows
-
-
-def card_html(result: ProbeResult) -> str:
-    """Both checklists as a page of their own."""
-    what = f"{result.request.probe} probe: {', '.join(result.request.labels)}"
-    parts = [
-        f"<h1>Reporting items of the {escape(what)}</h1>",
-        f"<p class='level'>{escape(result.split.statement)}</p>" if result.split.level != "image" else
-        f"<p class='warning'>{escape(result.split.statement)}</p>",
-        f"<p>What the result knows of each item is filled in; {BOTH}: a part of the answer is missing; items of the "
-        "authors need a person.</p>",
-        items_html(result, folded=False),
-        "<footer><b>Not for clinical use.</b> Research use only.</footer>",
-    ]  # fmt: skip
-    return whole_page(f"Reporting items, {what}", parts)
