@@ -51,9 +51,10 @@ def _medmnist(
     trained: Mapping[str, float] | None = None,
     probe: float | None = None,
     label: tuple[str, ...] = ("label",),
+    more: tuple[str, ...] = (),
 ) -> Recipe:
-    """`trained`: AUC by network and pixels; `probe`: of a linear probe on CLIP ViT-B/16 at 224 px."""
-    options = ("--label", ",".join(label), *(("--multilabel",) if len(label) > 1 else ()))
+    """`trained`: AUC by network and pixels; `probe`: of a linear probe on CLIP ViT-B/16 at 224 px; `more` options."""
+    options = ("--label", ",".join(label), *(("--multilabel",) if len(label) > 1 else ()), *more)
     published = [Published("CLIP ViT-B/16 at 224 px, linear probe", probe, _PLUS, _PLUS_READ)] if probe else []
     published += [
         Published(f"{how} px, trained from scratch", auc, _MEDMNIST, _MEDMNIST_READ)
@@ -134,7 +135,7 @@ RECIPES: Mapping[str, Recipe] = {
     "retinamnist": _medmnist(
         "retinamnist", "grades of diabetic retinopathy", "retinal photographs",
         {"ResNet-18 at 28": 0.717, "ResNet-18 at 224": 0.710, "ResNet-50 at 28": 0.726, "ResNet-50 at 224": 0.716},
-        0.854,
+        0.854, more=("--ordinal",),
     ),
     "octmnist": _medmnist("octmnist", "four diagnoses", "retinal OCT"),
     "bloodmnist": _medmnist("bloodmnist", "eight kinds of cell", "blood microscopy"),

@@ -28,8 +28,8 @@ from probes.options import class_weight_option, fit_options, make_request, probe
     "--metric",
     default="auc_macro",
     show_default=True,
-    type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro"]),
-    help="Metric of the differences.",
+    type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro", "kappa_quadratic"]),
+    help="Metric of the differences; kappa_quadratic is of --ordinal.",
 )
 @click.option(
     "--predictions", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.parquet",
@@ -57,6 +57,8 @@ def command(
 
     if options["table"] is not None:
         raise click.UsageError("name the tables with --tables, not --table.")
+    if metric == "kappa_quadratic" and not options["ordinal"]:
+        raise click.UsageError("--metric kappa_quadratic is of grades in order: add --ordinal.")
     names = [name.strip() for name in tables.split(",") if name.strip()]
     request = make_request(probe, options)
     if predictions is not None and predictions.suffix != ".parquet":

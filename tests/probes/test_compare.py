@@ -142,7 +142,7 @@ def test_a_table_compared_with_its_own_copy_differs_by_nothing(tmp_path):
     make_table(tmp_path, vectors, metadata, "one")
     table(tmp_path, "two", vectors, keys)
     (difference,) = compare(str(tmp_path), tables="one,two")["differences"]
-    assert difference["delta"] == {"value": 0, "low": 0, "high": 0, "dropped": 0, "reliable": True}
+    assert difference["delta"] == {"value": 0, "low": 0, "high": 0, "dropped": 0, "reliable": True, "held": None}
     assert (difference["p"], difference["p_holm"]) == (1, 1)
 
 
@@ -274,3 +274,19 @@ def test_predictions_of_a_comparison_give_its_own_metrics(db, tmp_path, kind):
     assert len(rows["key"]) == len(set(rows["key"])) > 50
     refused = call("probes", "compare", db, *ILL, "--tables", "good,blind", "--predictions", tmp_path / "p.txt")
     assert refused.code == 2
+
+
+def test_tables_can_be_compared_by_the_agreement_of_grades(db):
+    found = compare_grades(db, "--ordinal")
+    assert found.code == 0, found.err
+    first, second = (r["test"]["metrics"]["kappa_quadratic"]["value"] for r in found.json["results"])
+    (difference,) = found.json["differences"]
+    assert difference["delta"]["value"] == pytest.approx(first - second)
+    assert difference["delta"]["low"] < difference["delta"]["value"] < difference["delta"]["high"]
+    refused = compare_grades(db)
+    assert (refused.code, "add --ordinal" in refused.err) == (2, True)
+
+
+def compare_grades(db, *options):
+    grades = ("--label", "grade", "--group", "patient", "--metric", "kappa_quadratic", "--tables", "good,blind")
+    return call("probes", "compare", db, *grades, *options, *QUICK)
