@@ -77,7 +77,8 @@ _SCORE = [
 _REVIEW = [
     click.option("--review", is_flag=True,
                  help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
-    click.option("--coverage", type=FiniteRange(0.5, 0.99), help=f"Of the sets. {default_of('coverage')}"),
+    click.option("--coverage", type=FiniteRange(0.5, 0.99),
+                 help=f"Of the sets, which --multilabel has for each label. {default_of('coverage')}"),
     click.option("--costs", metavar="R,R",
                  help="With --review: false alarms that a missed positive is worth, else 1,5,20."),
     click.option("--confounder", "confounders", metavar="A,B",

@@ -52,6 +52,17 @@ def label_truth(values: Float64, labels: tuple[str, ...]) -> Truth:
     return Truth(labels, known & (values == 1), known, None)
 
 
+def label_as_classes(truth: Truth, j: int) -> tuple[Int64, Truth]:
+    """The rows where label j is known, and their truth as two classes, "NAME: no" and "NAME: yes"."""
+    rows, name = np.flatnonzero(truth.known[:, j]), truth.classes[j]
+    return rows, class_truth(truth.positive[rows, j].astype(np.int64), (f"{name}: no", f"{name}: yes"))
+
+
+def both_sides(p: Float64) -> Float64:
+    """(n, 2) of a label's probabilities (n,): without it, with it."""
+    return np.stack([1 - p, p], axis=1)
+
+
 def lacking(truth: Truth) -> tuple[str, ...]:
     """Classes without a row; labels without both a positive and a negative one."""
     positive = (truth.positive & truth.known).sum(0)

@@ -5,7 +5,9 @@ Point estimates use weight 1 for each group, bootstrap replicates the counts of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 CLIP = 1e-12  # of probabilities in a log-loss
 ECE_BINS = 15
-Values = dict[str, Float64]  # metric → (b,), or (b, c) for per-class ones
+Values = dict[str, Float64]  # metric → (b,), or (b, c) for per-class ones; recall of labels (b, 2c): with, without
 
 HEADLINE = (
     "auc_macro", "auc_weighted", "ap_macro", "balanced_accuracy", "f1_macro", "accuracy", "kappa_quadratic",
@@ -56,6 +58,40 @@ class Evaluator:
                 values.update(_class_metrics(parts, self.truth))
                 values["ece_debiased"] = debiased(_bin_gaps(parts), self.bin_error).sum(1)
         return values
+
+    def largest(self, loss: str) -> float:
+        """The largest mean loss that there can be (D7)."""
+        if loss == "log_loss":
+            return -math.log(CLIP)
+        return 1.0 if self.truth.multilabel else 2.0
+
+    def influence(self) -> dict[str, Float64]:
+        """Of each mean loss the deviation (g,) that each group adds, to first order; they sum to 0."""
+        return {name: self._influence(name) for name in ("brier", "log_loss")}
+
+    def _influence(self, name: str) -> Float64:
+        """Σ (the group's losses - mean loss · its rows) / rows; of labels the mean over those with both sides."""
+        positive, losses = self.sums[self.slots["positive"]], self.sums[self.slots[name]]
+        known = positive + self.sums[self.slots["negative"]] if self.truth.multilabel else positive.sum(0)
+        n = np.ravel(known.sum(1))
+        used = np.full(len(n), True)
+        if self.truth.multilabel:
+            ill = np.ravel(positive.sum(1))
+            used = (ill > 0) & (ill < n)
+        share = np.divide(1.0, n * max(used.sum(), 1), out=np.zeros(len(n)), where=used)
+        mean = np.divide(np.ravel(losses.sum(1)), n, out=np.zeros(len(n)), where=used)
+        return np.ravel(losses.T @ share) - np.ravel(known.T @ (share * mean))
+
+    def trials(self, name: str) -> list[tuple[int, int]]:
+        """Groups and rows in the denominators of the values "recall", or (of TP / (TP + FP + FN)) "f1"."""
+        positive = self.sums[self.slots["positive"]]
+        if name == "f1":
+            counted = [positive + self.sums[self.slots["called"]] - self.sums[self.slots["right"]]]
+        else:
+            counted = [positive, *([self.sums[self.slots["negative"]]] if self.truth.multilabel else [])]
+        groups = [np.ravel((each > 0).sum(1)).astype(int).tolist() for each in counted]
+        rows = [np.ravel(each.sum(1)).astype(int).tolist() for each in counted]
+        return list(zip(chain(*groups), chain(*rows), strict=True))
 
     def sides(self) -> Int64:
         """(c,) the smaller of the numbers of groups with a positive row and with a negative row of each column."""
@@ -150,11 +186,14 @@ def _class_metrics(parts: Values, truth: Truth) -> Values:
     positive, called, right = parts["positive"], parts["called"], parts["right"]
     n = positive.sum(1)
     usable = (positive > 0) & truth.known.any(0)  # a class without a fitted row is in no mean (D1)
+    recall = np.where(usable, right / positive, np.nan)
     f1 = np.where(usable, 2 * right / (positive + called), np.nan)
     gap = np.abs(parts["bin_correct"] - parts["bin_confidence"])
     values = {
         "accuracy": right.sum(1) / n,
-        "balanced_accuracy": nan_mean(np.where(usable, right / positive, np.nan)),
+        "recall": recall,
+        "f1": f1,
+        "balanced_accuracy": nan_mean(recall),
         "f1_macro": nan_mean(f1),
         "brier": parts["brier"][:, 0] / n,
         "log_loss": parts["log_loss"][:, 0] / n,
@@ -169,9 +208,13 @@ def _label_metrics(parts: Values) -> Values:
     positive, negative, right = parts["positive"], parts["negative"], parts["right"]
     both = np.where((positive > 0) & (negative > 0), 1.0, np.nan)
     known = positive + negative
+    sensitivity, specificity = both * right / positive, both * parts["right_negative"] / negative
+    f1 = both * 2 * right / (positive + parts["called"])
     return {
-        "balanced_accuracy": nan_mean(both * (right / positive + parts["right_negative"] / negative) / 2),
-        "f1_macro": nan_mean(both * 2 * right / (positive + parts["called"])),
+        "recall": np.concatenate([sensitivity, specificity], axis=1),
+        "f1": f1,
+        "balanced_accuracy": nan_mean((sensitivity + specificity) / 2),
+        "f1_macro": nan_mean(f1),
         "brier": nan_mean(both * parts["brier"] / known),
         "log_loss": nan_mean(both * parts["log_loss"] / known),
     }

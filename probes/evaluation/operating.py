@@ -68,10 +68,10 @@ def rates_evaluator(positive: Bool, called: Bool, groups: Int64, n_groups: int) 
     return evaluate
 
 
-def denominators(positive: Bool, called: Bool, groups: Int64) -> dict[str, int]:
-    """The number of groups with a row in the denominator of each rate that is a share."""
+def denominators(positive: Bool, called: Bool, groups: Int64) -> dict[str, tuple[int, int]]:
+    """The numbers of groups and of rows in the denominator of each rate that is a share."""
     parts = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
-    return {name: len(np.unique(groups[rows])) for name, rows in parts.items()}
+    return {name: (len(np.unique(groups[rows])), int(rows.sum())) for name, rows in parts.items()}
 
 
 def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:

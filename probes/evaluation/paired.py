@@ -13,6 +13,7 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.evaluation.bootstrap import BLOCK, Interval, interval
+from probes.evaluation.interval_kinds import degrees
 
 LEFT_OUT = 1000  # most parts that the groups are divided into, each left out once
 
@@ -35,21 +36,6 @@ def leave_out(evaluate: Callable[[Int64], Float64], groups: int) -> Float64:
     blocks = [np.arange(start, min(start + BLOCK, m)) for start in range(0, m, BLOCK)]
     found = [evaluate((part[None, :] != block[:, None]).astype(np.int64)) for block in blocks]
     return np.concatenate(found) if found else np.empty(0)
-
-
-def degrees(left_out: Float64) -> float:
-    """Effective degrees of freedom of the variance Σ d², by Satterthwaite 1946: 3 (Σ d²)² / Σ d⁴, with d (m,) the
-    metric's deviations where a group is left out; at most m - 1, since the deviations sum to 0.
-
-    Equals about the number of groups where all contribute alike (d normal), and less where few of them, e.g. the
-    patients of a rare class, make most of the variance. Few deviations have a smaller fourth moment than the normal
-    distribution's that the formula assumes: of two groups, ±d, it would be 6.
-    """
-    d = left_out[~np.isnan(left_out)]
-    d = d - d.mean() if len(d) else d
-    fourth = float((d**4).sum())
-    most = max(1.0, len(d) - 1.0)
-    return min(most, max(1.0, 3 * float((d**2).sum()) ** 2 / fourth)) if fourth > 0 else most
 
 
 def paired_difference(value: float, replicates: Float64, left_out: Float64) -> tuple[Interval, float]:

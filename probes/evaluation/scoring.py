@@ -9,19 +9,22 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth, class_truth
-from probes.evaluation.bootstrap import (
-    Interval,
+from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.certainty.trust import place, place_of, quoted
+from probes.evaluation.delong import delong
+from probes.evaluation.interval_kinds import (
     area_interval,
     centred_interval,
-    interval,
+    f1_interval,
+    loss_interval,
+    mean_interval,
     proportion_interval,
-    replicate,
 )
-from probes.evaluation.delong import delong
-from probes.evaluation.metrics import HEADLINE, Values, evaluator
+from probes.evaluation.metrics import HEADLINE, Evaluator, Values, evaluator
 from probes.evaluation.ranks import EQUAL, mean
 
 CURVE_POINTS = 200
+MEANS = {"balanced_accuracy": "recall", "f1_macro": "f1"}  # metric → the values that it is the mean of
 FEW_SIDES = 10  # groups on one side, below which no interval has its nominal coverage (D9's table)
 
 
@@ -82,40 +85,68 @@ def score(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> tuple[Sco
     point = measured.point()
     drawn = replicate(measured, n_groups, replicates=how.replicates, seed=how.seed)
     sides = measured.sides()
-    metrics = {
-        name: metric_interval(name, float(point[name]), drawn[name], (sides[~np.isnan(point["auc"])], n_groups))
-        for name in HEADLINE
-        if name in point
-    }
+    at = place_of(p, truth, groups, point["auc"]) if n_groups else None
+    metrics = metric_intervals(measured, point, drawn) if n_groups else {}
+    metrics = {name: quoted(value, name, at) for name, value in metrics.items()}
     single = n_groups == truth.n
-    classes = tuple(_class_result(p, truth, j, (point, drawn, sides), single) for j in range(len(truth.classes)))
+    classes = tuple(
+        _class_result((p, truth, groups), j, (point, drawn, sides), single) for j in range(len(truth.classes))
+    )
     excluded = tuple(c.name for c in classes if np.isnan(c.auc.value))
     few = tuple(c.name for c, count in zip(classes, sides, strict=True) if 0 < count < FEW_SIDES)
     notes = _notes(metrics, single, few) + _no_spread(drawn.get("auc_macro"), n_groups)
     return Scored(truth.n, n_groups, metrics, classes, excluded, notes), drawn
 
 
-def metric_interval(name: str, value: float, replicates: Float64, counts: tuple[Int64, int]) -> Interval:
-    """The interval of a metric by D9. `counts`: groups on the smaller side of each column, and all groups."""
-    sides, groups = counts
-    if name in ("auc_macro", "auc_weighted"):
-        return area_interval(value, replicates, int(sides.min()) if len(sides) else 0)
-    if name == "accuracy":
-        return proportion_interval(value, replicates, groups)
-    return (centred_interval if name == "ece_debiased" else interval)(value, replicates)
+def metric_intervals(measured: Evaluator, point: Values, drawn: Values) -> dict[str, Interval]:
+    """Every metric with its interval by D9, from the estimates and the replicates of one evaluator."""
+    sides = measured.sides()[~np.isnan(point["auc"])]
+    fewest = int(sides.min()) if len(sides) else 0
+    influence = measured.influence()
+    found = {}
+    for name in HEADLINE:
+        if name not in point:
+            continue
+        value, replicates = float(point[name]), drawn[name]
+        if name in ("auc_macro", "auc_weighted", "ap_macro"):
+            found[name] = area_interval(value, replicates, fewest)
+        elif name in MEANS:
+            found[name] = mean_interval(value, replicates, _parts(MEANS[name], measured, point, drawn))
+        elif name == "accuracy":
+            found[name] = proportion_interval(value, replicates, (measured.groups, measured.truth.n))
+        elif name in influence:
+            found[name] = loss_interval(value, replicates, influence[name], measured.largest(name))
+        else:
+            found[name] = (centred_interval if name == "ece_debiased" else interval)(value, replicates)
+    return found
 
 
-def _class_result(p: Float64, truth: Truth, j: int, values: tuple[Values, Values, Int64], single: bool) -> ClassResult:
+def _parts(name: str, measured: Evaluator, point: Values, drawn: Values) -> list[tuple[Interval, Float64]]:
+    """The defined estimates that a metric is the mean of, with their replicates."""
+    kind = f1_interval if name == "f1" else proportion_interval
+    return [
+        (kind(float(value), drawn[name][:, i], counts), drawn[name][:, i])
+        for i, (value, counts) in enumerate(zip(point[name], measured.trials(name), strict=True))
+        if not np.isnan(value)
+    ]
+
+
+def _class_result(
+    scored: tuple[Float64, Truth, Int64], j: int, values: tuple[Values, Values, Int64], single: bool
+) -> ClassResult:
+    p, truth, groups = scored
     point, drawn, sides = values
     known = truth.known[:, j]
     positive = truth.positive[known, j]
+    area = area_interval(float(point["auc"][j]), drawn["auc"][:, j], int(sides[j]))
+    at = place(positive, p[known, j], groups[known], area.value) if not np.isnan(area.value) else None
     return ClassResult(
         truth.classes[j],
         int(positive.sum()),
         int(known.sum()),
         float(positive.mean()) if len(positive) else float("nan"),
-        area_interval(float(point["auc"][j]), drawn["auc"][:, j], int(sides[j])),
-        interval(float(point["ap"][j]), drawn["ap"][:, j]),
+        quoted(area, "auc_macro", at),
+        quoted(area_interval(float(point["ap"][j]), drawn["ap"][:, j], int(sides[j])), "ap", at),
         delong(positive, p[known, j]).interval() if single else None,
     )
 
@@ -136,12 +167,13 @@ def _notes(metrics: dict[str, Interval], single: bool, few: tuple[str, ...]) -> 
 
 
 def _no_spread(areas: Float64 | None, groups: int) -> tuple[str, ...]:
-    """A note on an interval of width 0; none where the AUCs of the resamples (b,) differ or are undefined."""
+    """A note where the AUCs of the resamples (b,) do not differ, so that they say nothing of the uncertainty."""
     defined = np.empty(0) if areas is None else areas[~np.isnan(areas)]
     if not len(defined) or np.ptp(defined) > EQUAL:
         return ()
-    what = "separates perfectly" if defined[0] > 1 - EQUAL else "gives the same AUC"
-    return (f"every resample {what}: the interval's width 0 is no certainty with {groups} groups",)
+    if defined[0] > 1 - EQUAL:
+        return (f"every resample separates perfectly: the AUC's lower end is what {groups} groups can show at most",)
+    return (f"every resample gives the same AUC: the interval's width 0 is no certainty with {groups} groups",)
 
 
 def control_range(areas: Sequence[float]) -> Interval | None:

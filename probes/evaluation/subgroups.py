@@ -9,9 +9,12 @@ import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, area_interval, interval, proportion_interval, replicate
+from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.certainty.trust import place_of, quoted
+from probes.evaluation.interval_kinds import area_interval
 from probes.evaluation.metrics import Values, evaluator
-from probes.evaluation.operating import denominators, rates_evaluator
+from probes.evaluation.operating import rates_evaluator
+from probes.evaluation.operating_points import rates_at
 from probes.evaluation.scoring import Resampling, compact
 
 FEWEST = 10  # positives, and negatives, below which no metric is reported
@@ -81,22 +84,13 @@ def _one(
     groups = compact(groups)
     measured = evaluator(p, truth, groups)
     drawn = replicate(measured, measured.groups, replicates=how.replicates, seed=how.seed)
-    auc = area_interval(float(measured.point()["auc_macro"]), drawn["auc_macro"], int(measured.sides().min()))
+    point = measured.point()
+    auc = area_interval(float(point["auc_macro"]), drawn["auc_macro"], int(measured.sides().min()))
+    auc = quoted(auc, "auc_macro", place_of(p, truth, groups, point["auc"]))
     if not binary or np.isnan(threshold):
         return SubgroupResult(column, value, *counted, auc, None, None)
-    sens, spec = _rates(positive, p[:, -1] >= threshold, groups, how)
-    return SubgroupResult(column, value, *counted, auc, sens, spec)
-
-
-def _rates(positive: Bool, called: Bool, groups: Int64, how: Resampling) -> list:  # type: ignore[type-arg]
-    n_groups = int(groups.max()) + 1
-    rates = rates_evaluator(positive, called, groups, n_groups)
-    point = rates(np.ones((1, n_groups), np.int64))
-    drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
-    counts = denominators(positive, called, groups)
-    return [
-        proportion_interval(float(point[name][0]), drawn[name], counts[name]) for name in ("sensitivity", "specificity")
-    ]
+    rates, _ = rates_at(threshold, (positive, p[:, -1], groups), how)
+    return SubgroupResult(column, value, *counted, auc, rates["sensitivity"], rates["specificity"])
 
 
 def gaps(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from probes.runs.result import ProbeResult
 
-FEW_GROUPS = 30  # with fewer, percentile intervals cover less than their nominal level
+FEW_GROUPS = 30
 LIMITS = (
     "The numbers hold for these images, labels and groups; another site's may differ.",
     "The encoder was not trained here; what it saw may overlap with these images.",
     "Intervals cover the sampling of groups, not the choice of labels, readers or the site.",
-    "A perfect score has no spread under resampling: its interval of zero width is no certainty.",
+    "A perfect score has no spread under resampling: its interval is a bound from the number of groups.",
 )
 
 
@@ -22,7 +22,7 @@ def limits(result: ProbeResult) -> tuple[str, ...]:
         own.append("Suspect labels are suggestions of this probe: a person decides, and not by the probe alone.")
     if result.test.groups < FEW_GROUPS:
         own.append(
-            f"The held-out rows are of {result.test.groups} groups: intervals from resampling so few are too narrow."
+            f"The held-out rows are of {result.test.groups} groups: n is too small for more than a rough answer."
         )
     if result.split.level == "image":
         own.append("Rows of one patient may be on both sides of the split, and intervals take rows as independent.")

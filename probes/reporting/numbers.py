@@ -10,7 +10,7 @@ from probes.evaluation.bootstrap import Interval
 from probes.evaluation.scoring import Scored
 from probes.reporting import plots
 from probes.reporting.definitions import term
-from probes.reporting.page import cell, figure, html_table, legend, section, series_line, spread_cell
+from probes.reporting.page import cell, figure, held_cell, html_table, legend, section, series_line, spread_cell
 from probes.reporting.ranges import scale
 from probes.reporting.words import (
     EMPTY,
@@ -48,10 +48,13 @@ def _metrics(result: ProbeResult) -> str:
     show = spread_cell if result.folds else cell
     head = "mean ± SD of the folds" if result.folds else f"value ({term('interval')})"
     baselines = [term(name.replace(" ", "_"), name) for name in result.baselines]
-    rows = [["metric", head, *baselines, *(name for name, _ in extra)]]
+    quotes = [] if result.folds else [term("simulated_coverage")]
+    rows = [["metric", head, *quotes, *baselines, *(name for name, _ in extra)]]
     for name, value in result.test.metrics.items():
         base = [number(b[name]) if name in b else "" for b in result.baselines.values()]
-        rows.append([term(metric_key(name, result)), show(value), *base, *(show(s.metrics[name]) for _, s in extra)])
+        own = [held_cell(value, result.test.groups) for _ in quotes]
+        others = (show(s.metrics[name]) for _, s in extra)
+        rows.append([term(metric_key(name, result)), show(value), *own, *base, *others])
     notes, words = (
         [f"{escape(note[:1].upper() + note[1:])}." for note in note_words(result.test)],
         plus_minus if result.folds else with_interval,
@@ -94,12 +97,15 @@ def _class_table(
         *([drawn.head(NAMES["interval"])] if drawn else []),
         *delong,
     ]
-    rows = [[*header, term("ap")]]
+    quotes = [term("simulated_coverage")] if show is cell else []
+    rows = [[*header, term("ap"), *quotes]]
     shown = [c for c in scored.classes if c.positives or not pooled]
     for c in shown:
         own = [drawn.bar(c.auc)] if drawn else []
         own += [_delong(c.delong)] if exact else []
-        rows.append([escape(c.name), f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), *own, show(c.ap)])
+        quote = [f"{held_cell(c.auc, scored.groups)}, {held_cell(c.ap, scored.groups)}"] if quotes else []
+        counted = f"{c.positives} of {c.rows}"
+        rows.append([escape(c.name), counted, number(c.prevalence), show(c.auc), *own, show(c.ap), *quote])
     lost = len(scored.classes) - len(shown)
     more = f"<p class='dim'>{lost} classes have no such group.</p>" if lost else ""
     return html_table(rows, "below", caption) + more
@@ -211,7 +217,10 @@ def operating(result: ProbeResult) -> str:
         columns.append(column)
     named = [escape(o.column) for o in result.operating]
     if len(columns) == 1:
-        table = html_table([["positive", *named], *zip(header, columns[0], strict=True)])
+        quotes = [held_cell(first.rates.get(name), result.test.groups) for name in first.rates]
+        quotes = ["", *quotes, *[""] * (len(header) - 1 - len(quotes))]
+        lines = zip(header, columns[0], quotes, strict=True)
+        table = html_table([["positive", *named, term("simulated_coverage")], *lines])
     else:
         table = html_table([["positive", *header], *([n, *c] for n, c in zip(named, columns, strict=True))], "below")
     text = (

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from probes.evaluation.bootstrap import Interval
-from probes.reporting.words import number, plus_minus
+from probes.evaluation.certainty.trust import FAIR
+from probes.reporting.words import held, number, plus_minus
 
 SECTION = re.compile(r"<section id='([\w-]+)'><h2>(.*?)</h2>")
 
@@ -50,6 +51,13 @@ def cell(value: Interval | None) -> str:
         return number(value.value) + ("" if value.value != value.value else " <span class='ci'>(no interval)</span>")
     doubt = "" if value.reliable else ", unreliable"
     return f"<b>{number(value.value)}</b> <span class='ci'>({number(value.low)} to {number(value.high)}{doubt})</span>"
+
+
+def held_cell(value: Interval | None, groups: int) -> str:
+    """D29's quote; marked where such intervals held the truth too rarely, or n is too small."""
+    text = held(value, groups)
+    doubtful = text == "n too small" or (value is not None and value.held is not None and value.held < FAIR)
+    return f"<span class='{'bad' if doubtful else 'ci'}'>{text}</span>" if text else ""
 
 
 def spread_cell(value: Interval | None) -> str:

@@ -13,6 +13,7 @@ from probes.reporting.words import (
     VALUE,
     by_group_words,
     calibration_numbers,
+    held,
     metric_name,
     note_words,
     number,
@@ -132,12 +133,14 @@ def _metrics(result: ProbeResult) -> list[str]:
     less, patients = result.without_duplicates, result.patients
     sets = [(f"without near-duplicates, {less.rows} rows", less)] if less else []
     sets += [(by_group_words(patients, result), patients)] if patients else []
-    header += [*result.baselines, *(name for name, _ in sets)]
+    quotes = [] if result.folds else [NAMES["simulated_coverage"]]
+    header += [*quotes, *result.baselines, *(name for name, _ in sets)]
     rows = [header]
     for name, value in result.test.metrics.items():
         base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
         others = [show(scored.metrics[name]) for _, scored in sets]
-        rows.append([metric_name(name, result), show(value), *base, *others])
+        own = [held(value, result.test.groups) for _ in quotes]
+        rows.append([metric_name(name, result), show(value), *own, *base, *others])
     lines = table(rows)
     if result.shuffled_auc is not None:
         lines.append(
@@ -194,7 +197,10 @@ def _operating(result: ProbeResult) -> list[str]:
     lines = [
         f"operating point for {point.column}: threshold {number(point.threshold, 4)}, chosen on held-out fitted rows "
         f"for specificity ≥ {point.target_specificity:g}",
-        *table([(NAMES[name], rate(name, point.rates, with_interval)) for name in point.rates]),
+        *table(
+            (NAMES[name], rate(name, point.rates, with_interval), held(point.rates[name], result.test.groups))
+            for name in point.rates
+        ),
     ]
     if point.prevalence is not None:
         lines.append(f"  PPV at a prevalence of {point.prevalence:g}: {with_interval(point.ppv_at_prevalence)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.calibration import Calibration
+from probes.evaluation.certainty.trust import FEWEST_SIMULATED
 from probes.evaluation.scoring import Scored
 from probes.runs.result import ProbeResult
 
@@ -65,7 +66,7 @@ NAMES = {  # key → name; each key has its definition in protocols.md, D18
     "set_coverage": "coverage of the sets",
     "risk": "error rate of the kept rows",
     "aurc": "area under risk and coverage",
-    "simulated_coverage": "held the truth in simulations",
+    "simulated_coverage": "held in simulations",
     "readable": "read off the vectors",
     "alone": "the column alone",
     "within_strata": "within its values",
@@ -108,6 +109,15 @@ def with_interval(value: Interval | None) -> str:
         return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
     doubt = "" if value.reliable else ", unreliable"
     return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
+
+
+def held(value: Interval | None, groups: int) -> str:
+    """How often such an interval held the truth in simulations of similar data (D29)."""
+    if value is None or math.isnan(value.low):
+        return ""
+    if value.held is None:
+        return "–" if groups >= FEWEST_SIMULATED else "n too small"
+    return f"{value.held:.0f} %"
 
 
 def plus_minus(value: Interval | None) -> str:

@@ -11,18 +11,20 @@ from MLstatkit import Delong_test
 from scipy.stats import binomtest, norm, t
 
 from benchmarks.paired import RESULTS, SETTLED, Design, rejected
-from probes.cohort.truth import class_truth
-from probes.evaluation.bootstrap import (
-    area_interval,
-    draw,
-    interval,
-    proportion_interval,
-    replicate,
-)
+from probes.cohort.truth import class_truth, label_truth
+from probes.evaluation.bootstrap import Interval, draw, interval, replicate
 from probes.evaluation.delong import delong
+from probes.evaluation.interval_kinds import (
+    NO_SHARE,
+    area_interval,
+    degrees,
+    loss_interval,
+    mean_interval,
+    proportion_interval,
+)
 from probes.evaluation.metrics import debiased, evaluator
 from probes.evaluation.operating import denominators
-from probes.evaluation.paired import degrees, holm, paired_difference
+from probes.evaluation.paired import holm, paired_difference
 from probes.evaluation.scoring import Resampling, score
 
 
@@ -184,7 +186,9 @@ def test_the_interval_of_an_area_is_the_logit_one_with_students_t_of_the_smaller
     expected = [1 / (1 + math.exp(-(math.log(4) + sign * half))) for sign in (-1, 1)]
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert area_interval(0.8, replicates, sides=1) == interval(0.8, replicates)
-    assert area_interval(1.0, np.ones(500), sides=9) == interval(1.0, np.ones(500))
+    perfect, inverted = (area_interval(value, np.full(500, value), sides=9) for value in (1.0, 0.0))
+    assert (perfect.low, perfect.high) == (pytest.approx(0.025 ** (1 / 9)), 1.0)
+    assert (inverted.low, inverted.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 9)))
 
 
 @pytest.mark.case("M4")
@@ -213,18 +217,98 @@ def test_intervals_of_few_patients_cover_where_percentiles_do_not(patients, prev
 @pytest.mark.parametrize("groups", [1, 5, 50])
 def test_a_share_of_all_or_none_gets_clopper_and_pearsons_interval_of_its_patients(groups):
     for value, successes in ((1.0, groups), (0.0, 0)):
-        found = proportion_interval(value, np.full(100, value), groups)
+        found = proportion_interval(value, np.full(100, value), (groups, 3 * groups))
         exact = binomtest(successes, groups).proportion_ci(0.95, method="exact")
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-    between = proportion_interval(0.5, np.linspace(0.2, 0.8, 101), groups)
-    assert between == interval(0.5, np.linspace(0.2, 0.8, 101))
+    ratio = np.linspace(0.2, 3.8, 101)
+    assert proportion_interval(0.5, ratio, NO_SHARE) == interval(0.5, ratio)  # a likelihood ratio is no share
+
+
+def test_a_share_has_wilsons_interval_of_the_trials_that_its_variance_is_worth():
+    replicates = 0.2 + 0.1 * np.resize([-1.0, 1.0], 1000)
+    found = proportion_interval(0.2, replicates, (20, 60))
+    trials = 0.16 / (0.01 * 20 / 19)
+    for end in (found.low, found.high):  # where the score test by Student's t just rejects
+        assert abs(0.2 - end) / math.sqrt(end * (1 - end) / trials) == pytest.approx(t.ppf(0.975, 19))
+    capped = proportion_interval(0.2, 0.2 + 1e-6 * np.resize([-1.0, 1.0], 1000), (20, 60))
+    assert abs(0.2 - capped.low) / math.sqrt(capped.low * (1 - capped.low) / 60) == pytest.approx(t.ppf(0.975, 19))
+
+
+def test_the_interval_of_a_mean_takes_its_parts_as_alike_as_their_replicates_are():
+    rng = np.random.default_rng(0)
+    first, second = Interval(0.4, 0.2, 0.7), Interval(0.6, 0.5, 0.8)
+    a = rng.standard_normal(20000)
+    same = mean_interval(0.5, a, [(first, a), (second, 2 * a)])
+    assert (same.low, same.high) == pytest.approx((0.35, 0.75), abs=1e-6)
+    apart = mean_interval(0.5, a, [(first, a), (second, rng.standard_normal(20000))])
+    assert (apart.low, apart.high) == pytest.approx(
+        (0.5 - math.hypot(0.2, 0.1) / 2, 0.5 + math.hypot(0.3, 0.2) / 2), abs=5e-3
+    )
+    constant = mean_interval(0.5, a, [(first, a), (second, np.full(20000, 0.6))])  # says nothing of its uncertainty
+    assert constant.low == pytest.approx(0.5 - math.hypot(0.2, 0.1) / 2, abs=1e-6)
+
+
+def test_the_interval_of_a_loss_is_of_its_logarithm_with_the_degrees_of_freedom_of_its_largest_parts():
+    replicates = 0.3 + 0.05 * np.resize([-1.0, 1.0], 1000)
+    influence = np.array([0.01] * 30 + [-0.3])
+    found = loss_interval(0.3, replicates, influence, 2.0)
+    half = t.ppf(0.975, degrees(influence)) * 0.05 * math.sqrt(31 / 30) / 0.3
+    assert (found.low, found.high) == pytest.approx((0.3 * math.exp(-half), 0.3 * math.exp(half)))
+    assert loss_interval(0.3, replicates, influence, 0.31).high == 0.31  # the most that there can be
+
+
+def test_a_metrics_influence_is_the_derivative_of_the_metric_by_a_groups_weight():
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(30), rng.integers(1, 4, 30))
+    p = rng.dirichlet([1, 1, 1], len(groups))
+    classes = class_truth(rng.integers(0, 3, len(groups)), ("a", "b", "c"))
+    values = np.where(rng.random((len(groups), 3)) < 0.2, np.nan, rng.integers(0, 2, (len(groups), 3)))
+    for truth in (classes, label_truth(values, ("a", "b", "c"))):
+        measured = evaluator(p, truth, groups)
+        heavy = measured(1000 + np.eye(30, dtype=np.int64))
+        for name, influence in measured.influence().items():
+            assert influence.sum() == pytest.approx(0, abs=1e-12)
+            assert influence == pytest.approx((heavy[name] - measured.point()[name]) * 1000, rel=0.02, abs=1e-4)
+
+
+def test_rare_calls_have_intervals_that_hold_the_balanced_accuracy_where_percentiles_do_not():
+    """One in ten ill, hardly one called: most data sets have no hit, so that resamples hardly vary."""
+    away, ill_share, runs = math.sqrt(2) * norm.ppf(0.75), 0.1, 150
+    cut = away / 2 - math.log(ill_share / (1 - ill_share)) / away  # where the probability is one half
+    sensitivity, alarms = norm.sf(cut - away), norm.sf(cut)
+    hits, false = ill_share * sensitivity, (1 - ill_share) * alarms
+    rest = (1 - ill_share) * (1 - alarms)
+    truth = {
+        "balanced_accuracy": (sensitivity + 1 - alarms) / 2,
+        "f1_macro": hits / (ill_share + hits + false) + rest / (rest + (1 - ill_share) + ill_share - hits),
+    }
+    covered, by_percentiles = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
+    for run in range(runs):
+        rng = np.random.default_rng([5, run])
+        ill = (rng.random(100) < ill_share).astype(int)
+        ill[:2] = 1
+        s = away * ill + rng.standard_normal(100)
+        q = 1 / (1 + np.exp(-away * (s - cut)))
+        found, drawn = score(
+            np.stack([1 - q, q], 1), class_truth(ill, ("no", "yes")), np.arange(100), Resampling(200, run)
+        )
+        for name, value in truth.items():
+            own = found.metrics[name]
+            covered[name] += own.low <= value <= own.high
+            low, high = np.nanpercentile(drawn[name], [2.5, 97.5])
+            by_percentiles[name] += low <= value <= high
+    for name in truth:
+        assert covered[name] / runs >= 0.92, name
+        assert by_percentiles[name] / runs < 0.5, name
 
 
 def test_denominators_count_patients_not_rows():
     positive = np.array([True, True, True, False, False, False])
     called = np.array([True, True, False, False, False, True])
     groups = np.array([0, 0, 1, 2, 2, 3])
-    assert denominators(positive, called, groups) == {"sensitivity": 2, "specificity": 2, "ppv": 2, "npv": 2}
+    assert denominators(positive, called, groups) == {
+        "sensitivity": (2, 3), "specificity": (2, 3), "ppv": (2, 3), "npv": (2, 3),
+    }  # fmt: skip
 
 
 def calibrated(rng, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -119,8 +120,6 @@ def test_every_number_of_the_page_is_the_results(results):
     done = call("probes", "report", results / "binary", "--html", results / "again.html", "--json")
     assert done.json == {"report": str(results / "again.html")}
     assert (results / "again.html").read_text() == (results / "binary" / "report.html").read_text()
-    import json
-
     result = json.loads((results / "binary" / "result.json").read_text())
     text = re.sub(r"\s+", " ", page(results / "binary").text)
     for value in result["test"]["metrics"].values():
@@ -146,8 +145,6 @@ def test_names_from_the_data_cannot_break_the_page(tmp_path):
 
 
 def test_the_text_on_the_terminal_holds_the_same_numbers(results, tmp_path):
-    import json
-
     result = json.loads((results / "binary" / "result.json").read_text())
     request = result["request"]
     done = call("probes", "linear", request["db"], *ILL, "--replicates", "100")
@@ -181,7 +178,43 @@ def test_a_card_lists_every_item_and_says_who_answers_it(results, tmp_path):
         answers = " ".join(item["answer"] for item in card(results / folder))
         assert "NaN" not in answers
         assert "nan" not in answers
-    assert "bootstrap" not in " ".join(item["answer"] for item in card(results / "nested"))
+    nested = {(i["checklist"], i["number"]): i["answer"] for i in card(results / "nested")}
+    assert "bootstrap" not in " ".join(nested.values())
+    assert "scores of single rows are not kept" in nested["CLAIM 2024", "39"]  # a nested result writes no predictions
+    assert "no single model" in nested["CLAIM 2024", "43"]
+    assert {p.name for p in (results / "nested").iterdir()} == {"report.html", "result.json"}
+
+
+def test_a_model_card_says_what_is_known_and_names_what_people_must_answer(results, tmp_path):
+    for folder in ("binary", "nested", "labels"):
+        call("probes", "card", results / folder, "--html", tmp_path / "card.html")
+        drawn, result = Page((tmp_path / "card.html").read_text(encoding="utf-8")), read(results / folder)
+        for heading in ("Model", "Intended use", "Data", "Performance", "Limits and warnings", "For people to answer"):
+            assert heading in drawn.headings
+        text = re.sub(r"\s+", " ", drawn.text)
+        for value in result["test"]["metrics"].values():
+            assert f"{value['value']:.3f}" in text
+        for words in (result["source"]["fingerprint"], *result["warnings"], "13 image acquisition protocol"):
+            assert re.sub(r"\s+", " ", words) in text
+        assert "nan" not in text.lower().replace("finance", "")
+        terms = {attributes["href"][1:] for tag, attributes in drawn.tags if attributes.get("class") == "term"}
+        assert terms == {attributes.get("id") for tag, attributes in drawn.tags if tag == "dt"} - {None}
+
+
+def read(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_every_interval_is_quoted_with_what_simulations_say_of_it(results):
+    """Of the test rows here there are fewer than 20 groups or more; both are said."""
+    for folder in ("binary", "images"):
+        result, text = read(results / folder), re.sub(r"\s+", " ", page(results / folder).text)
+        area = result["test"]["metrics"]["auc_macro"]
+        assert result["test"]["groups"] >= 20
+        assert f"{area['low']:.3f} to {area['high']:.3f}) {area['held']:.0f} %" in text
+        assert result["test"]["classes"][0]["ap"]["held"] > 80
+        assert result["operating"][0]["rates"]["sensitivity"]["held"] > 80
+        assert result["operating"][0]["rates"]["lr_positive"]["held"] is None  # was not simulated
 
 
 def card(folder):

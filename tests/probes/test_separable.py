@@ -63,10 +63,10 @@ def test_a_class_that_is_never_called_is_named():
 
 
 @pytest.mark.case("U11")
-def test_an_interval_without_width_is_said_to_be_no_certainty(db):
+def test_a_perfect_score_has_the_bound_of_its_groups_for_an_interval_and_says_so(db):
     done = call("probes", "linear", db, *COLOUR, "--replicates", "50")
     lines = done.out.splitlines()
-    note = "  note: every resample separates perfectly: the interval's width 0 is no certainty with 4 groups"
+    note = "  note: every resample separates perfectly: the AUC's lower end is what 4 groups can show at most"
     assert next(i for i, line in enumerate(lines) if "AUC, macro" in line) < lines.index(note)
     assert lines.index(note) < next(i for i, line in enumerate(lines) if "class  positives" in line)
 

@@ -8,13 +8,15 @@ patient has weight 1 in the quantile of a class however many rows it has (hierar
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from indexer.types import Bool, Float64, Int64
-from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, proportion_interval, replicate
+from probes.cohort.truth import Truth, both_sides, label_as_classes
+from probes.evaluation.bootstrap import Interval, replicate
+from probes.evaluation.interval_kinds import proportion_interval
 from probes.evaluation.metrics import Values
 from probes.evaluation.scoring import Resampling, compact
 
@@ -41,6 +43,7 @@ class ConformalSets:
     coverage: Interval | None = None  # over all classes
     sizes: tuple[int, ...] = ()  # rows with a set of 0, 1, … classes
     single_right: float = float("nan")  # of the sets with one class, the share that hold the truth
+    label: str = ""  # of a label's sets, whose two classes are its absence and its presence
 
 
 def fewest_groups(wanted: float) -> int:
@@ -50,8 +53,7 @@ def fewest_groups(wanted: float) -> int:
 
 def conformal_sets(p: Float64, truth: Truth, groups: Int64, wanted: float, how: Resampling) -> ConformalSets:
     """Half of each class's test patients, drawn at random, calibrate; the others measure. Refuses small classes."""
-    if truth.codes is None:
-        return ConformalSets(wanted, "sets are of one class a row; labels have none")
+    assert truth.codes is not None, "labels have sets of their own: label_sets"
     ids = compact(groups)
     calibrates = calibrating(truth.codes, ids, how.seed)[ids]
     least, counts = [], []
@@ -68,6 +70,38 @@ def conformal_sets(p: Float64, truth: Truth, groups: Int64, wanted: float, how: 
             f"{named}",
         )
     return measure(p, truth, ids, (np.array(least), tuple(counts), wanted), ~calibrates, how)
+
+
+def label_sets(p: Float64, truth: Truth, groups: Int64, wanted: float, how: Resampling) -> tuple[ConformalSets, ...]:
+    """Sets of each label: absent, present, both or neither, by its rows with a known value."""
+    out = []
+    for j, name in enumerate(truth.classes):
+        rows, own = label_as_classes(truth, j)
+        out.append(replace(conformal_sets(both_sides(p[rows, j]), own, groups[rows], wanted, how), label=name))
+    return tuple(out)
+
+
+def measure_labels(
+    p: Float64, truth: Truth, groups: Int64, frozen: Sequence[ConformalSets], how: Resampling
+) -> tuple[ConformalSets, ...]:
+    """The sets of labels as `label_sets` gave them, on other rows; refused ones stay refused."""
+    out = []
+    for sets in frozen:
+        j = truth.classes.index(sets.label)
+        rows, own = label_as_classes(truth, j)
+        found = sets
+        if not sets.refused:
+            found = ConformalSets(sets.wanted, "no row of these has a known value")
+            if len(rows):
+                found = measure_frozen(both_sides(p[rows, j]), own, groups[rows], sets, how)
+        out.append(replace(found, label=sets.label))
+    return tuple(out)
+
+
+def measure_frozen(p: Float64, truth: Truth, groups: Int64, sets: ConformalSets, how: Resampling) -> ConformalSets:
+    """The same bounds on other rows, all of which measure."""
+    bounds = np.array([c.least_p for c in sets.classes]), tuple(c.calibration_groups for c in sets.classes), sets.wanted
+    return measure(p, truth, compact(groups), bounds, np.ones(truth.n, bool), how)
 
 
 def calibrating(codes: Int64, ids: Int64, seed: int) -> Bool:
@@ -133,4 +167,4 @@ def _coverage(held: Bool, groups: Int64, how: Resampling) -> Interval:
         return {"coverage": (weights @ share) / weights.sum(1)}
 
     drawn = replicate(evaluate, len(share), replicates=how.replicates, seed=how.seed)
-    return proportion_interval(float(share.mean()), drawn["coverage"], len(share))
+    return proportion_interval(float(share.mean()), drawn["coverage"], (len(share), len(share)))

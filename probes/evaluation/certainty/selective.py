@@ -11,7 +11,8 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, proportion_interval, replicate
+from probes.evaluation.bootstrap import Interval, replicate
+from probes.evaluation.interval_kinds import proportion_interval
 from probes.evaluation.metrics import Values
 from probes.evaluation.scoring import CURVE_POINTS, Resampling, compact
 
@@ -72,5 +73,5 @@ def _kept(ids: Int64, wrong: np.ndarray, rows: Int64, certainty: Float64, how: R
         return {"risk": errors / n}
 
     drawn = replicate(evaluate, len(counts), replicates=how.replicates, seed=how.seed)
-    risk = proportion_interval(float(wrong[rows].mean()), drawn["risk"], len(counts))
+    risk = proportion_interval(float(wrong[rows].mean()), drawn["risk"], (len(counts), len(rows)))
     return Kept(len(rows) / len(wrong), len(rows), float(certainty[rows].min()), risk)

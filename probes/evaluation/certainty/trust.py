@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
-from indexer.types import Bool, Int64
+from indexer.types import Bool, Float64, Int64
+from probes.cohort.truth import Truth
+from probes.evaluation.bootstrap import Interval
 
 FEWEST_SETS = 200  # simulated data sets; fewer say nothing to a per cent
+FEWEST_SIMULATED = 20  # groups of the smallest design; of fewer nothing is known
 GOOD, FAIR = 93.0, 90.0  # per cent
 
 
@@ -83,13 +86,15 @@ def likeness(score: np.ndarray, positive: Bool, ids: Int64) -> float:
     """
     from scipy.stats import rankdata
 
+    if len(np.unique(ids)) == len(ids):
+        return 0.0
     rank = rankdata(score) / max(len(score), 1)
     for side in (positive, ~positive):
         if side.any():
             rank[side] -= rank[side].mean()
     counts = np.bincount(ids)
     g, n = len(counts), len(ids)
-    if n == g or g < 2:
+    if g < 2:
         return 0.0
     means = np.bincount(ids, weights=rank) / counts
     between = float((counts * (means - rank.mean()) ** 2).sum()) / (g - 1)
@@ -130,6 +135,27 @@ def _distance(design: Design, at: Place) -> float:
 def _logit(share: float) -> float:
     inside = min(max(share, 0.005), 0.995)
     return math.log(inside / (1 - inside))
+
+
+def place_of(p: Float64, truth: Truth, groups: Int64, areas: Float64) -> Place | None:
+    """The place of a macro metric: that of the column with the fewest rows on a side, of two classes the second.
+
+    `areas` (c,): the columns' AUCs, NaN where undefined; None where all are.
+    """
+    defined = np.flatnonzero(~np.isnan(areas)).tolist()
+    if not defined:
+        return None
+    positives, known = (truth.positive & truth.known).sum(0), truth.known.sum(0)
+    j = min(defined, key=lambda i: min(positives[i], known[i] - positives[i]))
+    j = 1 if len(truth.classes) == 2 and not truth.multilabel else j
+    rows = np.flatnonzero(truth.known[:, j])
+    return place(truth.positive[rows, j], p[rows, j], groups[rows], float(areas[j]))
+
+
+def quoted(value: Interval, metric: str, at: Place | None) -> Interval:
+    """The interval with the coverage of its like in the nearest design."""
+    found = None if at is None or math.isnan(value.low) else trust(metric, at)
+    return value if found is None else replace(value, held=found.coverage)
 
 
 def trusted(metrics: Mapping[str, object], at: Place) -> tuple[Trust, ...]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, area_interval, interval, replicate
+from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.interval_kinds import area_interval
 from probes.evaluation.metrics import Values, nan_mean
 from probes.evaluation.ranks import auc_and_ap, rank_column
 from probes.evaluation.scoring import Resampling, compact

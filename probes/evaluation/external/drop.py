@@ -12,7 +12,7 @@ def drop(internal: Interval, external: Interval) -> Interval:
 
     low = d - √((a - low_a)² + (high_b - b)²), high = d + √((high_a - a)² + (b - low_b)²): each side takes the distances
     of the two intervals that point that way, so that asymmetric intervals (of an AUC near 1) stay asymmetric. NaN where
-    either has no interval, or one of width 0: that of a perfect score is no certainty.
+    either has no interval, or one of width 0, which is no certainty.
     """
     value = internal.value - external.value
     parts = (internal.low, internal.high, external.low, external.high, value)

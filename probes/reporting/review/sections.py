@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from probes.evaluation.bootstrap import Interval
+from probes.evaluation.certainty.conformal import ConformalSets
 from probes.evaluation.external.recalibration import Recalibration
 from probes.evaluation.usefulness.costs import PER, Costs
 from probes.reporting.definitions import term
@@ -60,6 +61,8 @@ def external(result: ProbeResult, found: External) -> str:
         parts.append(f"<p>{escape(shift_sentence(found.shift))}{links}</p>")
     if found.conformal is not None:
         parts.append(f"<p>There: {escape(sets_sentence(found.conformal))}</p>")
+    if found.label_sets:
+        parts.append(_label_sets(found.label_sets, "The sets of each label there."))
     return section("external", "External test", *parts)
 
 
@@ -153,6 +156,16 @@ def certainty(result: ProbeResult, review: Review) -> str:
         parts.append(f"<h3>Which classes are possible</h3><p>{escape(sets_sentence(review.conformal))}</p>")
         if not review.conformal.refused:
             parts += [_sets(review), f"<p class='dim'>{SHIFT_CAVEAT}</p>"]
+    if review.label_sets:
+        caption = (
+            f"{term('conformal_set', 'Conformal sets')} of {review.label_sets[0].wanted:.0%} of each label: absent, "
+            "present, both or neither; half of the test groups calibrate, the others measure."
+        )
+        parts += [
+            "<h3>Which answers are possible</h3>",
+            _label_sets(review.label_sets, caption),
+            f"<p class='dim'>{SHIFT_CAVEAT}</p>",
+        ]
     if review.selective is not None:
         parts += ["<h3>Which rows to leave to a person</h3>", _selective(review)]
     if review.trust:
@@ -171,6 +184,29 @@ def _sets(review: Review) -> str:
         f"{term('conformal_set', 'Conformal sets')} of {review.conformal.wanted:.0%} by class; half of the test groups "
         "calibrate, the others measure."
     )
+    return html_table(rows, "below", caption)
+
+
+def _label_sets(found: tuple[ConformalSets, ...], caption: str) -> str:
+    head = [
+        "label",
+        "calibrating groups",
+        f"{term('set_coverage')} without it",
+        "with it",
+        "one answer",
+        "of them right",
+    ]
+    rows = [[*head, "both possible", "neither"]]
+    for sets in found:
+        if sets.refused:
+            refused = f"<td colspan='{len(head) - 1}' class='dim'>{escape(sets.refused)}</td>"
+            rows.append([escape(sets.label), refused])
+            continue
+        without, having = sets.classes
+        neither, one, both = (f"{size / max(sets.rows, 1):.0%}" for size in sets.sizes)
+        counted = f"{without.calibration_groups} without, {having.calibration_groups} with"
+        rows.append([escape(sets.label), counted, cell(without.coverage), cell(having.coverage), one,
+                     number(sets.single_right), both, neither])  # fmt: skip
     return html_table(rows, "below", caption)
 
 

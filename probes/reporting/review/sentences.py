@@ -102,6 +102,11 @@ def sets_sentence(found: ConformalSets) -> str:
     )
 
 
+def label_sets_sentence(found: ConformalSets) -> str:
+    """One label's line; the sets say whether the image has it."""
+    return f"{found.label}: {sets_sentence(found)}"
+
+
 def spread_words(found: Spread) -> str:
     values = [v for v in found.values if v == v]
     return f"{number(found.mean)} ± {number(found.sd)}, from {number(min(values))} to {number(max(values))}"

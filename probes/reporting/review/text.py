@@ -7,6 +7,7 @@ from probes.reporting.review.sentences import (
     confounder_sentence,
     decision_sentence,
     external_sentence,
+    label_sets_sentence,
     sets_sentence,
     shift_sentence,
     spread_words,
@@ -28,6 +29,7 @@ def text_of(result: ProbeResult, review: Review) -> list[str]:
     out += [f"decision curve: {decision_sentence(c)}" for c in review.decision[:SHOWN]]
     if review.conformal is not None:
         out.append(sets_sentence(review.conformal))
+    out += [f"conformal, {label_sets_sentence(s)}" for s in review.label_sets[:SHOWN]]
     if review.selective is not None:
         kept = ", ".join(f"{k.coverage:.0%} kept {number(k.risk.value)}" for k in review.selective.kept)
         out.append(f"error rate when the least certain rows go to a person: {kept}")

@@ -16,9 +16,10 @@ from probes.cohort.experiment import Experiment, absent_classes
 from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.splits import Split
 from probes.cohort.truth import Truth, class_truth, hide_absent, probabilities
-from probes.evaluation.bootstrap import Interval, area_interval, replicate
+from probes.evaluation.bootstrap import Interval, replicate
 from probes.evaluation.confounding.robustness import Near, Robustness, neighbours, robustness
 from probes.evaluation.confounding.strata import adjusted
+from probes.evaluation.interval_kinds import area_interval
 from probes.evaluation.metrics import Evaluator, evaluator
 from probes.evaluation.paired import leave_out, paired_difference
 from probes.evaluation.scoring import Resampling, compact, score

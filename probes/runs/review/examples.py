@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.scaling import features, fit_scaler
-from probes.cohort.truth import Truth, hide_absent, probabilities
+from probes.cohort.truth import Truth, both_sides, hide_absent, label_as_classes, probabilities
 from probes.compute.exact_search import top_k
 from probes.evaluation.examples.label_errors import confident, normalised_margin
 from probes.evaluation.examples.typical import closeness, typicality
@@ -21,64 +22,111 @@ NEIGHBOURS = 5
 MOST_ROWS = 20_000  # of a class, among which prototypes and outliers are sought
 
 
-def examples(outcome: Outcome) -> Examples | None:
-    """The examples of a result; None for labels, which have no one class a row."""
-    data = outcome.experiment.data
-    if data.truth.codes is None:
-        return None
+@dataclass(frozen=True)
+class _Column:
+    """Classes that exclude each other, of one column, or the absence and presence of one label."""
+
+    label: int | None  # its place among the labels
+    classes: tuple[str, ...]
+    rows: Int64  # (n,) of the table, with a known value and a score by a probe that was not fitted on their group
+    p: Float64  # (n, c)
+    codes: Int64  # (n,)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A row that is worth a look: its place among a column's rows, and what it is ranked by (the lowest first)."""
+
+    value: float
+    at: int
+    column: _Column
+
+
+def examples(outcome: Outcome) -> Examples:
+    """The examples of a result; of labels, those of each label ranked together."""
+    columns = _columns(outcome)
+    listed: dict[str, list[_Ranked]] = {"error": [], "doubtful": [], "suspect": []}
+    counts = dict.fromkeys(listed, 0)
+    for column in columns:
+        for kind, (at, values) in _worth_a_look(outcome, column).items():
+            counts[kind] += len(at)
+            listed[kind] += [_Ranked(float(values[i]), i, column) for i in at[:LISTED].tolist()]
+    first = [
+        (kind, each)
+        for kind, found in listed.items()
+        for each in sorted(found, key=lambda ranked: ranked.value)[:LISTED]
+    ]
+    shown = [*_scored(outcome, first), *_of_classes(outcome)]
+    return Examples(tuple(shown), counts["error"], counts["suspect"], sum(len(c.rows) for c in columns))
+
+
+def _columns(outcome: Outcome) -> list[_Column]:
+    truth = outcome.experiment.data.truth
     rows, p = _out_of_sample(outcome)
-    codes = data.truth.codes[rows]
+    if truth.codes is not None:
+        return [_Column(None, truth.classes, rows, p, truth.codes[rows])]
+    out = []
+    scored = hide_absent(truth.take(rows), outcome.experiment.absent)
+    for j in range(len(truth.classes)):
+        known, own = label_as_classes(scored, j)
+        assert own.codes is not None
+        out.append(_Column(j, own.classes, rows[known], both_sides(p[known, j]), own.codes))
+    return out
+
+
+def _worth_a_look(outcome: Outcome, column: _Column) -> dict[str, tuple[Int64, Float64]]:
+    """Of each kind: places among the column's rows, in their order, and what all rows are ranked by."""
+    p, codes = column.p, column.codes
     margin = normalised_margin(p, codes)
-    tested = np.flatnonzero(np.isin(rows, outcome.experiment.split.test))
+    tested = np.flatnonzero(np.isin(column.rows, outcome.experiment.split.test))
     wrong = tested[p[tested].argmax(1) != codes[tested]]
-    errors = wrong[np.argsort(margin[wrong], kind="stable")]
-    ordered = np.sort(p[tested], axis=1)
+    ordered = np.sort(p, axis=1)
     doubt = ordered[:, -1] - ordered[:, -2]
-    doubtful = tested[np.argsort(doubt, kind="stable")]
-    found = confident(p, codes)
-    suspects = found.suspects(codes)
-    suspects = suspects[np.argsort(margin[suspects], kind="stable")]
-    gap = np.full(len(rows), np.nan)
-    gap[tested] = doubt
-    listed = (
-        *(("error", at, margin) for at in errors[:LISTED].tolist()),
-        *(("doubtful", at, gap) for at in doubtful[:LISTED].tolist()),
-        *(("suspect", at, margin) for at in suspects[:LISTED].tolist()),
-    )
-    shown = [*_scored(outcome, (rows, p), listed), *_of_classes(outcome)]
-    return Examples(tuple(shown), len(errors), len(suspects), len(rows))
+    suspects = confident(p, codes).suspects(codes)
+
+    def ranked(places: Int64, values: Float64) -> tuple[Int64, Float64]:
+        return places[np.argsort(values[places], kind="stable")], values
+
+    return {"error": ranked(wrong, margin), "doubtful": ranked(tested, doubt), "suspect": ranked(suspects, margin)}
 
 
 def _out_of_sample(outcome: Outcome) -> tuple[Int64, Float64]:
     """Test rows and held-out fitted rows with probabilities by probes that were not fitted on their group."""
     experiment, trained = outcome.experiment, outcome.trained
     temperature = applied_temperature(experiment.request, outcome.result.temperature)
-    held = probabilities(trained.held_logits, truth_is_multilabel=False, temperature=temperature)
+    held = probabilities(trained.held_logits, experiment.data.truth.multilabel, temperature)
     return np.concatenate([experiment.split.test, trained.held_rows]), np.concatenate([outcome.p, held])
 
 
-def _scored(
-    outcome: Outcome, scored: tuple[Int64, Float64], listed: Sequence[tuple[str, int, Float64]]
-) -> Iterable[Example]:
-    """Examples of the scored rows (rows, p), with fitted neighbours from one search. `listed`: kind, place among the
-    scored rows, and what the kind is ranked by.
-    """
-    rows, p = scored
+def _scored(outcome: Outcome, listed: Sequence[tuple[str, _Ranked]]) -> Iterable[Example]:
+    """Examples of scored rows, with fitted neighbours from one search. `listed`: kind and row."""
     data = outcome.experiment.data
-    near = _nearest(outcome, rows[[at for _, at, _ in listed]])
+    near = _nearest(outcome, np.array([each.column.rows[each.at] for _, each in listed], np.int64))
     part = outcome.experiment.split.part_of(data.truth.n)
-    for (kind, at, ranked), neighbours in zip(listed, near, strict=True):
-        row, called = int(rows[at]), int(p[at].argmax())
-        label = _code(data.truth, row)
+    for (kind, each), (cosines, found) in zip(listed, near, strict=True):
+        column, at = each.column, each.at
+        row, label, called = int(column.rows[at]), int(column.codes[at]), int(column.p[at].argmax())
+        neighbours = tuple(
+            Neighbour(data.keys[i], _name(data.truth, i, column), cosine)
+            for cosine, i in zip(cosines, found, strict=True)
+        )
         yield Example(
-            kind, data.keys[row], data.group_names[data.groups[row]], data.truth.classes[label],
-            data.truth.classes[called], float(p[at, label]), float(p[at, called]), float(ranked[at]),
-            str(part[row]), neighbours,
+            kind, data.keys[row], data.group_names[data.groups[row]], column.classes[label], column.classes[called],
+            float(column.p[at, label]), float(column.p[at, called]), each.value, str(part[row]), neighbours,
         )  # fmt: skip
 
 
-def _nearest(outcome: Outcome, rows: Int64) -> list[tuple[Neighbour, ...]]:
-    """The nearest fitted images of each row, without those of its own group."""
+def _name(truth: Truth, row: int, column: _Column) -> str:
+    """The class of a fitted row, or its value of a label."""
+    if truth.codes is not None:
+        return truth.classes[int(truth.codes[row])]
+    j = column.label
+    assert j is not None
+    return column.classes[int(truth.positive[row, j])] if truth.known[row, j] else f"{truth.classes[j]}: unknown"
+
+
+def _nearest(outcome: Outcome, rows: Int64) -> list[tuple[list[float], list[int]]]:
+    """Cosines and rows of the nearest fitted images of each row, without those of its own group."""
     experiment = outcome.experiment
     data, fitted = experiment.data, experiment.fit_rows
     if not len(rows):
@@ -88,26 +136,25 @@ def _nearest(outcome: Outcome, rows: Int64) -> list[tuple[Neighbour, ...]]:
     k = min(NEIGHBOURS, len(fitted))
     cosine, found = top_k(base, queries, k, base_groups=data.groups[fitted], query_groups=data.groups[rows])
     return [
-        tuple(
-            Neighbour(data.keys[fitted[j]], data.truth.classes[_code(data.truth, int(fitted[j]))], float(c))
-            for c, j in zip(cosines, near, strict=True)
-            if j >= 0
-        )
+        (cosines[near >= 0].tolist(), fitted[near[near >= 0]].tolist())
         for cosines, near in zip(cosine, found, strict=True)
     ]
 
 
 def _of_classes(outcome: Outcome) -> Iterable[Example]:
-    """Prototypes and outliers of each class among the fitted rows, at most one of a group."""
+    """Prototypes and outliers of each class, or of the rows with each label, of the fitted rows; one of a group."""
     experiment = outcome.experiment
     data, fitted = experiment.data, experiment.fit_rows
     truth = hide_absent(data.truth, experiment.absent)
-    assert truth.codes is not None
     unit = fit_scaler("none", data.vectors, experiment.split.train)
     part = experiment.split.part_of(data.truth.n)
     rng = np.random.Generator(np.random.PCG64(experiment.request.seed))
     for j, name in enumerate(truth.classes):
-        rows = fitted[truth.codes[fitted] == j]
+        rows = (
+            fitted[(truth.positive & truth.known)[fitted, j]]
+            if truth.codes is None
+            else fitted[truth.codes[fitted] == j]
+        )
         rows = np.sort(rng.permutation(rows)[:MOST_ROWS])
         if len(np.unique(data.groups[rows])) < 2:
             continue
@@ -132,8 +179,3 @@ def _one_a_group(order: Int64, groups: Int64) -> list[int]:
         if len(out) == OF_A_CLASS:
             break
     return out
-
-
-def _code(truth: Truth, row: int) -> int:
-    assert truth.codes is not None
-    return int(truth.codes[row])

@@ -14,15 +14,15 @@ from indexer.types import Float64, Int64, Progress
 from probes.cohort.load import ProbeData, load
 from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.truth import Truth, hide_absent, lacking, probabilities
-from probes.evaluation.bootstrap import proportion_interval, replicate
 from probes.evaluation.calibration import calibration
-from probes.evaluation.certainty.conformal import ConformalSets, measure
+from probes.evaluation.certainty.conformal import ConformalSets, measure_frozen, measure_labels
 from probes.evaluation.external.drop import drop
 from probes.evaluation.external.recalibration import Recalibration, recalibration
 from probes.evaluation.external.shift import Shift, shift
 from probes.evaluation.leakage import Audit, audit, near_duplicates
-from probes.evaluation.operating import RATES, OperatingPoint, denominators, rates_evaluator
-from probes.evaluation.scoring import Resampling, compact, score
+from probes.evaluation.operating import OperatingPoint
+from probes.evaluation.operating_points import rates_at
+from probes.evaluation.scoring import Resampling, score
 from probes.fitting.train import logits_of
 from probes.request import ProbeRequest
 from probes.runs.review.record import External, RateDrop
@@ -32,8 +32,17 @@ from probes.runs.run import Outcome, applied_temperature
 STRANGER = 1 << 40  # added to the group ids of external rows: none is a group of the split
 
 
-def external(outcome: Outcome, conformal: ConformalSets | None, how: Resampling, progress: Progress) -> External:
-    """Weights, temperature and thresholds stay as they are. Raises ProbeError, EncoderMismatch."""
+def external(
+    outcome: Outcome,
+    conformal: tuple[ConformalSets | None, tuple[ConformalSets, ...]],
+    how: Resampling,
+    progress: Progress,
+) -> External:
+    """Weights, temperature and thresholds stay as they are, and so do the bounds of the sets (of classes, of labels).
+
+    Raises ProbeError, EncoderMismatch.
+    """
+    sets, of_labels = conformal
     experiment = outcome.experiment
     request = experiment.request
     data, kept, store = _rows(outcome)
@@ -67,7 +76,8 @@ def external(outcome: Outcome, conformal: ConformalSets | None, how: Resampling,
         recalibration=_recalibrations(columns, scored),
         recalibration_here=_recalibrations(columns, scored_rows(outcome)),
         shift=_shift(outcome, data, kept),
-        conformal=_sets(conformal, scored, how),
+        conformal=None if sets is None or sets.refused else measure_frozen(*scored, sets, how),
+        label_sets=measure_labels(*scored, of_labels, how),
     )
 
 
@@ -135,14 +145,7 @@ def _operating(
     for point in points:
         j = truth.classes.index(point.column)
         rows = np.flatnonzero(truth.known[:, j]) if point.threshold == point.threshold else np.empty(0, np.int64)
-        own = compact(groups[rows])
-        n_groups = int(own.max()) + 1 if len(own) else 0
-        positive, called = truth.positive[rows, j], p[rows, j] >= point.threshold
-        rates = rates_evaluator(positive, called, own, n_groups)
-        at = {name: float(v[0]) for name, v in rates(np.ones((1, n_groups), np.int64)).items()}
-        drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
-        nothing, counts = np.full(how.replicates, np.nan), denominators(positive, called, own)
-        values = {n: proportion_interval(at[n], drawn.get(n, nothing), counts.get(n, 0)) for n in RATES}
+        values, _ = rates_at(point.threshold, (truth.positive[rows, j], p[rows, j], groups[rows]), how)
         out.append(replace(point, rates=values, prevalence=None, ppv_at_prevalence=None))
     return tuple(out)
 
@@ -184,17 +187,3 @@ def _shift(outcome: Outcome, data: ProbeData, kept: Int64) -> Shift | None:
     here = features(own.vectors, test, unit), own.groups[test]
     there = features(data.vectors, kept, unit), data.groups[kept]
     return shift(here, there, experiment.request.seed)
-
-
-def _sets(
-    conformal: ConformalSets | None, scored: tuple[Float64, Truth, Int64], how: Resampling
-) -> ConformalSets | None:
-    if conformal is None or conformal.refused:
-        return None
-    p, truth, groups = scored
-    frozen = (
-        np.array([c.least_p for c in conformal.classes]),
-        tuple(c.calibration_groups for c in conformal.classes),
-        conformal.wanted,
-    )
-    return measure(p, truth, groups, frozen, np.ones(truth.n, bool), how)

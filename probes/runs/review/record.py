@@ -49,6 +49,7 @@ class External:
     recalibration_here: tuple[Recalibration, ...]  # of the test rows, to compare with
     shift: Shift | None
     conformal: ConformalSets | None  # coverage there of the sets calibrated here
+    label_sets: tuple[ConformalSets, ...] = ()  # the same for each label
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of each kind, in the order of their rank, and how many there are in all."""
+    """The examples of each kind, in the order of their rank, and how many there are in all.
+
+    With labels a row counts once for each label whose value is known.
+    """
 
     shown: tuple[Example, ...]
     errors: int  # of the test rows
@@ -139,7 +143,8 @@ class Review:
     confounders: Confounders | None = None
     decision: tuple[DecisionCurve, ...] = ()
     costs: tuple[Costs, ...] = ()
-    conformal: ConformalSets | None = None
+    conformal: ConformalSets | None = None  # of classes
+    label_sets: tuple[ConformalSets, ...] = ()  # of each label
     selective: Selective | None = None
     trust: tuple[Trust, ...] = ()
     examples: Examples | None = None

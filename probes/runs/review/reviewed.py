@@ -57,7 +57,7 @@ def _review(outcome: Outcome, progress: Stages) -> Review:
     if request.external:
         progress.name("review")
         with progress.stage("external test"):
-            review = replace(review, external=external(outcome, review.conformal, how, progress))
+            review = replace(review, external=external(outcome, (review.conformal, review.label_sets), how, progress))
     data = outcome.experiment.data
     if request.repeats:
         progress.name("repeated splits")

@@ -8,9 +8,9 @@ import numpy as np
 
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth, hide_absent
-from probes.evaluation.certainty.conformal import ConformalSets, conformal_sets
-from probes.evaluation.certainty.selective import Selective, selective
-from probes.evaluation.certainty.trust import Trust, place, trusted
+from probes.evaluation.certainty.conformal import ConformalSets, conformal_sets, label_sets
+from probes.evaluation.certainty.selective import selective
+from probes.evaluation.certainty.trust import Trust, place_of, trusted
 from probes.evaluation.scoring import Resampling
 from probes.evaluation.usefulness.costs import RATIOS, Costs, costs
 from probes.evaluation.usefulness.decision_curve import DecisionCurve, decision_curve
@@ -32,8 +32,8 @@ def with_usefulness(review: Review, outcome: Outcome, how: Resampling) -> Review
     scored = scored_rows(outcome)
     curves, tables = _of_columns(outcome, scored, how)
     return replace(
-        review, decision=curves, costs=tables, conformal=_sets(outcome, scored, how), selective=_kept(scored, how),
-        trust=_trust(outcome, scored),
+        review, decision=curves, costs=tables, conformal=_sets(outcome, scored, how),
+        label_sets=_label_sets(outcome, scored, how), selective=selective(*scored, how), trust=_trust(outcome, scored),
     )  # fmt: skip
 
 
@@ -54,31 +54,21 @@ def _of_columns(
     return tuple(curves), tuple(tables)
 
 
-def _sets(outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Resampling) -> ConformalSets:
+def _sets(outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Resampling) -> ConformalSets | None:
     absent = outcome.experiment.absent
-    if absent and not scored[1].multilabel:
+    if scored[1].multilabel:
+        return None
+    if absent:
         return ConformalSets(outcome.result.request.coverage, f"train or test lacks rows of: {', '.join(absent)}")
     return conformal_sets(*scored, outcome.result.request.coverage, how)
 
 
-def _kept(scored: tuple[Float64, Truth, Int64], how: Resampling) -> Selective | None:
-    return selective(*scored, how)
+def _label_sets(outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Resampling) -> tuple[ConformalSets, ...]:
+    return label_sets(*scored, outcome.result.request.coverage, how) if scored[1].multilabel else ()
 
 
 def _trust(outcome: Outcome, scored: tuple[Float64, Truth, Int64]) -> tuple[Trust, ...]:
-    """By the column of the smallest side, which decides how well a macro interval covers."""
-    p, truth, groups = scored
     result = outcome.result
-    defined = [j for j, c in enumerate(result.test.classes) if not np.isnan(c.auc.value)]
-    if not defined:
-        return ()
-    j = min(defined, key=lambda i: min(result.test.classes[i].positives, _negatives(truth, i)))
-    j = len(truth.classes) - 1 if len(truth.classes) == 2 and not truth.multilabel else j
-    rows = np.flatnonzero(truth.known[:, j])
-    at = place(truth.positive[rows, j], p[rows, j], groups[rows], result.test.classes[j].auc.value)
+    at = place_of(*scored, np.array([c.auc.value for c in result.test.classes]))
     named = dict.fromkeys((*result.test.metrics, *(RATES if len(result.operating) == 1 else ())))
-    return trusted(named, at)
-
-
-def _negatives(truth: Truth, j: int) -> int:
-    return int((truth.known[:, j] & ~truth.positive[:, j]).sum())
+    return () if at is None else trusted(named, at)

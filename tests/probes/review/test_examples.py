@@ -116,11 +116,16 @@ def test_a_multiverse_of_splits_without_a_positive_test_row_says_that_its_area_i
     assert "Sensitivity to the protocol" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_labels_have_no_examples_and_no_sets_but_a_decision_curve_each(tmp_path):
+def test_labels_have_examples_that_rank_together_and_a_decision_curve_each(tmp_path):
     db = make_cohort(tmp_path / "db")
     found = probe("linear", db, "--label", "a,b", "--multilabel", "--group", "patient", "--review",
                   "--out", tmp_path / "out")["review"]  # fmt: skip
-    assert found["examples"] is None
-    assert "labels have none" in found["conformal"]["refused"]
+    known = [sum(row[name] is not None for row in rows_of(120)[1]) for name in "ab"]
+    assert found["examples"]["scored"] <= sum(known)  # a row counts once for each label that is known
+    shown = {kind: [e for e in found["examples"]["shown"] if e["kind"] == kind] for kind in ("error", "suspect")}
+    for examples in shown.values():
+        assert {e["label"].split(":")[0] for e in examples} == {"a", "b"}
+    prototypes = {e["label"] for e in found["examples"]["shown"] if e["kind"] == "prototype"}
+    assert prototypes == {"a", "b"}  # of the rows that have the label
+    assert len((tmp_path / "out" / "examples.csv").read_text().splitlines()) == 1 + len(found["examples"]["shown"])
     assert [c["name"] for c in found["decision"]] == ["a", "b"]
-    assert len(rows_of(120)[1]) == 360
