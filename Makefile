@@ -41,7 +41,7 @@ test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss
 test-power: $(INSTALLED) ## up to six states that a power failure leaves, after every call (9 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power
 
-test-cluster: $(INSTALLED) ## S3 and Azure, writers, parts, a Slurm array, Ray: killed, cut off, stopped; one table (about 40 minutes)
+test-cluster: $(INSTALLED) ## S3 and Azure, writers, parts, a Slurm array, Ray: killed, cut off, stopped; one table (long)
 	test -d .venv/node || ! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --prefix .venv/node $(STORES)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow or not slow" tests/cluster
 
