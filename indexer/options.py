@@ -86,6 +86,29 @@ def time_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def slice_options(command: Any) -> Any:
+    """The options --plane and --channels of `indexer index`: how slices of volumes become pictures."""
+    for option in (
+        click.option(
+            "--channels",
+            type=click.Choice(["1", "3"]),
+            default="1",
+            show_default=True,
+            help="3: a slice between its neighbours along the normal, as the three channels. For NIfTI, frames with "
+            "positions, and series of pack --series; a grey image of one part is itself three times.",
+        ),
+        click.option(
+            "--plane",
+            type=click.Choice(["axial", "coronal", "sagittal"]),
+            default="axial",
+            show_default=True,
+            help="Plane of the slices of NIfTI volumes.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def table_options(command: Any) -> Any:
     """The options --image-column, --key-column and --image-root of sources that are tables."""
     for name, metavar, words in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -69,5 +70,6 @@ class FakeEncoder:
 class AnyPlane(FakeEncoder):
     """As the command line loads one: it takes any plane of a volume."""
 
-    def in_plane(self, plane):  # noqa: ARG002 - an encoder's signature
+    def with_pixels(self, pixels):
+        self.spec = replace(self.spec, pixels=pixels)
         return self

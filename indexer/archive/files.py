@@ -29,7 +29,7 @@ from indexer.archive.tables.named import TableOptions
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import InputError, ReadError, ShardNotFound
 from indexer.memory.budget import MAX_SIDECAR
-from indexer.types import Failure, Place, Sample, Shard
+from indexer.types import SERIES, Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
 
 
@@ -57,7 +57,8 @@ class Files:
         buckets = Buckets()
         last = ""  # path without suffix of the previous image
         for found in walk(root):
-            kind = next((kind for kind in self._inside if found.path.lower().endswith(kind.suffixes)), None)
+            inside = () if image_suffix(found.path) == SERIES else self._inside
+            kind = next((kind for kind in inside if found.path.lower().endswith(kind.suffixes)), None)
             why = found.left_out or (kind.left_out(root / found.path, tables) if kind else "")
             if why:
                 left_out.add(why, found.path)

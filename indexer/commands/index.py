@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.commands.cluster.ways import (
+    Slices,
     checked,
     engine_of,
     made_encoder,
@@ -27,6 +28,7 @@ from indexer.options import (
     frames_option,
     json_option,
     say,
+    slice_options,
     slide_options,
     table_options,
     time_option,
@@ -72,13 +74,7 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 @click.option(
     "--window", default="file", show_default=True, help="Grey values: file, percentile, minmax, full, C,W or a preset."
 )
-@click.option(
-    "--plane",
-    type=click.Choice(["axial", "coronal", "sagittal"]),
-    default="axial",
-    show_default=True,
-    help="Plane of the slices of NIfTI volumes.",
-)
+@slice_options
 @frames_option(RunOptions.frames)
 @time_option(RunOptions.time)
 @click.option(
@@ -151,6 +147,7 @@ def command(
     fit: str | None,
     window: str,
     plane: str,
+    channels: str,
     frames: str,
     time: str,
     changed: str,
@@ -214,7 +211,8 @@ def command(
     from indexer.archive.slides.find import SlideOptions, find_slides
     from indexer.pixels.window import parse_window
 
-    parse_window(window)  # raises for a typing error, before a table is created
+    if len(parse_window(window)) == 3 and channels == "3":  # both before a table is created
+        raise click.UsageError("--channels 3 takes one window: three would fill the three channels")
     ways = ways_of(part, no_commit=no_commit, ray=engine_name == "ray", address=address, gpus=gpus)
     tables = asked_of_tables(image_column, key_column, image_root)
     # Before slow imports: a typing error is reported at once
@@ -239,9 +237,10 @@ def command(
     kind = {
         "weights": weights, "precision": precision, "device": device, "fit": fit, "window": window, "decoder": decoder,
     }  # fmt: skip
-    make = partial(made_encoder, plane, name, compiled=not no_compile, **kind)
+    slices = Slices(plane, int(channels))
+    make = partial(made_encoder, slices, name, compiled=not no_compile, **kind)
     # parts must not each calibrate an encoder of their own
-    int8 = partial(_int8, plane, name, kind, found.shards if part is None else None, sources[-1], table)
+    int8 = partial(_int8, slices, name, kind, found.shards if part is None else None, sources[-1], table)
     folders = [str(Path(source).resolve()) for source in sources[:-1] if Path(source).is_dir()]
     with engine_of(ways, int8 if precision == "int8" else make, options) as engine:
         place = (sources[-1], table or default_table(engine.spec.name), engine.spec, (split, prefix), tiles)
@@ -261,7 +260,7 @@ def command(
 
 
 def _int8(
-    plane: str, name: str, kind: dict[str, Any], shards: Sequence[Shard] | None, database: str, table: str | None
+    slices: Slices, name: str, kind: dict[str, Any], shards: Sequence[Shard] | None, database: str, table: str | None
 ) -> LoadedEncoder:
     """The int8 encoder of the table, calibrated on `shards` for a new one."""
     from indexer.encoders.loading import described
@@ -269,7 +268,7 @@ def _int8(
     from indexer.store.names import default_table
 
     definition, spec = described(name, **kind)
-    spec = replace(spec, pixels=replace(spec.pixels, plane=plane))
+    spec = replace(spec, pixels=slices.of(spec.pixels))
     return int8_encoder(definition, spec, shards, database, table or default_table(spec.name), _note)
 
 

@@ -54,6 +54,12 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--deidentify/--keep-headers", default=True, show_default=True, help="DICOM headers by allow-list, or as they are."
 )
+@click.option(
+    "--series",
+    is_flag=True,
+    help="Make one image of the files of each DICOM series, its slices ordered by position: for indexer index "
+    "--channels 3.",
+)
 @click.option("--follow-links", is_flag=True, help="Also pack what links point to outside SRC.")
 @click.option("--replace", is_flag=True, help="Overwrite shards of another run in DEST.")
 @click.option("--dry-run", is_flag=True, help="Count what would be done, write nothing.")
@@ -75,6 +81,7 @@ def command(
     processes: int | None,
     refuse_burned_in: bool,
     deidentify: bool,
+    series: bool,
     follow_links: bool,
     replace: bool,
     dry_run: bool,
@@ -104,6 +111,7 @@ def command(
         processes=processes or min(8, cores()),
         refuse_burned_in=refuse_burned_in,
         keep_headers=not deidentify,
+        series=series,
         follow_links=follow_links,
         replace=replace,
         dry_run=dry_run,

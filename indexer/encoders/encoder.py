@@ -13,7 +13,7 @@ import torch
 from indexer.encoders.backends.cpu import CpuBackend
 from indexer.encoders.families.definition import EncoderDefinition, Tokenizer, Towers
 from indexer.errors import EncoderError, NoTextTower
-from indexer.types import EncoderSpec, Float32, UInt8
+from indexer.types import EncoderSpec, Float32, PixelSpec, UInt8
 
 TEXT_BATCH = 64
 
@@ -98,9 +98,9 @@ class LoadedEncoder:
                 vectors[start : start + len(tokens)] = self._towers.text(tokens).float().cpu().numpy()
         return vectors
 
-    def in_plane(self, plane: str) -> LoadedEncoder:
-        """The same weights for NIfTI slices of another plane (axial | coronal | sagittal); the fingerprint differs."""
-        spec = replace(self.spec, pixels=replace(self.spec.pixels, plane=plane))
+    def with_pixels(self, pixels: PixelSpec) -> LoadedEncoder:
+        """The same weights for pictures made in another way, of the same size; the fingerprint differs."""
+        spec = replace(self.spec, pixels=pixels)
         return LoadedEncoder(self._definition, spec, self._towers, self._backend)
 
     def in_fp32(self) -> LoadedEncoder:

@@ -88,7 +88,8 @@ def load_spec(
 
     definition = find(spec.name, parse(_stored_weights(spec, weights), download=download))
     fit = None if definition.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
-    pixels = replace(fitted(definition.spec.pixels, fit, spec.pixels.window), plane=spec.pixels.plane)
+    pixels = fitted(definition.spec.pixels, fit, spec.pixels.window)
+    pixels = replace(pixels, plane=spec.pixels.plane, channels=spec.pixels.channels)
     if spec.pixels.decoder == GPU_DECODER:
         pixels = replace(pixels, decoder=GPU_DECODER)
     backend = OPENVINO if OPENVINO in (device, spec.backend) else definition.spec.backend

@@ -21,12 +21,13 @@ _SCHEMA = """
 CREATE TABLE files (
     path BLOB PRIMARY KEY, nbytes INTEGER, modified INTEGER, left_out TEXT,
     kind TEXT, suffix TEXT, instance TEXT, burned_in INTEGER, stem TEXT,
-    key TEXT, same_instance TEXT,
+    key TEXT, same_instance TEXT, series TEXT, leader BLOB,
     read_bytes INTEGER, sha256 TEXT, dropped TEXT, note TEXT
 ) WITHOUT ROWID
 """
 IS_DICOM = "kind = 'dicom' OR suffix IN ('dcm', 'dicom')"  # equals `plan.is_dicom`
-_KEPT = "path, nbytes, modified, kind, suffix, instance, burned_in, key, same_instance"
+_KEPT = "path, nbytes, modified, kind, suffix, instance, burned_in, key, same_instance, leader IS NOT NULL, series"
+_IMAGES = "left_out = '' AND (leader IS NULL OR leader = path)"
 
 
 class Catalogue:
@@ -65,13 +66,14 @@ class Catalogue:
     ) -> None:
         """Store the facts from the files' headers."""
         update = (
-            "UPDATE files SET left_out = ?, kind = ?, suffix = ?, instance = ?, burned_in = ?, stem = ? WHERE path = ?"
+            "UPDATE files SET left_out = ?, kind = ?, suffix = ?, instance = ?, burned_in = ?, stem = ?, "
+            "series = ? WHERE path = ?"
         )
         rows = []
         for item in scanned:
             left_out = why_left_out(item)
             stem = None if left_out else stem_of(item)
-            facts = (left_out, item.kind, item.suffix, item.instance or None, item.burned_in, stem)
+            facts = (left_out, item.kind, item.suffix, item.instance or None, item.burned_in, stem, item.series or None)
             rows.append((*facts, _bytes(item.found.path)))
         self._many(update, rows)
 
@@ -81,15 +83,32 @@ class Catalogue:
         self._db.execute("CREATE INDEX instances ON files (instance) WHERE instance IS NOT NULL")
         self._db.execute("CREATE UNIQUE INDEX keys ON files (key) WHERE key IS NOT NULL")
 
+    def group_series(self) -> None:
+        """Make one image of the files of each series: `kept` then yields the first of them alone, with its series."""
+        self._db.execute("CREATE INDEX series ON files (series, path) WHERE series IS NOT NULL")
+        first = "SELECT path FROM files AS f WHERE f.series = files.series AND f.left_out = '' ORDER BY path LIMIT 1"
+        self._db.execute(f"UPDATE files SET leader = ({first}) WHERE series IS NOT NULL AND left_out = ''")  # nosec B608 - our own words
+        self._db.execute("CREATE INDEX leaders ON files (leader) WHERE leader IS NOT NULL")
+
+    def series(self) -> int:
+        """The number of series that `group_series` made images of."""
+        return self.count("leader = path")
+
     def kept(self, first: str | None = None, last: str | None = None) -> Iterator[tuple[Scanned, str, str]]:
         """(file, key, key of the first file with its SOPInstanceUID) of files to pack, from path `first` to `last`
         inclusive; keys are "" until they are set.
         """
-        for path, nbytes, modified, kind, suffix, instance, burned_in, key, same in self._pages(
-            _KEPT, "left_out = ''", first, last
-        ):
+        for row in self._pages(_KEPT, _IMAGES, first, last):
+            path, nbytes, modified, kind, suffix, instance, burned_in, key, same, grouped, series = row
             found = ListedFile(_text(path), nbytes, modified)
-            yield Scanned(found, kind, suffix, "", instance or "", bool(burned_in)), key or "", same or ""
+            scanned = Scanned(found, kind, suffix, "", instance or "", bool(burned_in), series if grouped else "")
+            yield scanned, key or "", same or ""
+
+    def slices(self, path: str) -> list[ListedFile]:
+        """The files of the series whose first file this is, in path order."""
+        query = "SELECT path, nbytes, modified FROM files WHERE leader = ? ORDER BY path"
+        rows = self._db.execute(query, (_bytes(path),)).fetchall()
+        return [ListedFile(_text(path), nbytes, modified) for path, nbytes, modified in rows]
 
     def stem_is_shared(self, stem: str) -> bool:
         return len(self._db.execute("SELECT 1 FROM files WHERE stem = ? LIMIT 2", (stem,)).fetchall()) > 1
@@ -118,14 +137,18 @@ class Catalogue:
         update = "UPDATE files SET read_bytes = ?, sha256 = ?, dropped = ?, note = ? WHERE path = ?"
         self._many(update, [(o.nbytes, o.sha256 or None, o.left_out, o.note, _bytes(o.path)) for o in outcomes])
 
-    def listing(self) -> Iterator[tuple[str, str, int | None, str, str, str, str]]:
-        """(path, key, bytes read, why left out, key of the same instance, key of the same bytes, note) of each file."""
+    def listing(self) -> Iterator[tuple[str, str, str, int | None, str, str, str, str]]:
+        """Of each file (path, path of the first file of its image, key, bytes read, why left out, key of the same
+        instance, key of the same bytes, note).
+        """
         self._db.execute("CREATE INDEX IF NOT EXISTS hashes ON files (sha256) WHERE sha256 IS NOT NULL")
         same = "SELECT first.key FROM files AS first WHERE first.sha256 = files.sha256 ORDER BY first.path LIMIT 1"
-        columns = f"path, key, read_bytes, left_out, dropped, same_instance, ({same}), note"
-        for path, key, nbytes, left_out, dropped, instance, copy, note in self._pages(columns, "1"):
-            reason = left_out or dropped or ""
-            yield _text(path), key or "", nbytes, reason, instance or "", "" if copy == key else copy or "", note or ""
+        image = "SELECT image.key FROM files AS image WHERE image.path = files.leader"
+        own = f"COALESCE(leader, path), COALESCE(key, ({image}))"
+        columns = f"path, {own}, read_bytes, left_out, dropped, same_instance, ({same}), note"
+        for path, first, key, nbytes, left_out, dropped, instance, copy, note in self._pages(columns, "1"):
+            reason, other = left_out or dropped or "", "" if copy == key else copy or ""
+            yield _text(path), _text(first), key or "", nbytes, reason, instance or "", other, note or ""
 
     def reasons(self) -> dict[str, int]:
         """Numbers of files left out, by reason."""

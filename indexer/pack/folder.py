@@ -12,16 +12,17 @@ from indexer.archive.samples import IMAGE_ENDINGS, is_archive, sidecar_fields, s
 from indexer.archive.walk import ListedFile, walk
 from indexer.errors import PixelError
 from indexer.memory.budget import MAX_SIDECAR
-from indexer.pack.headers.dicom_fields import instance_of, is_directory, read_header
+from indexer.pack.headers.dicom_fields import instance_of, is_directory, read_header, series_of
 from indexer.pack.source import Scanned
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.sniff import DICOM_SUFFIXES, sniff
+from indexer.types import SERIES
 from indexer.user_tables.joining import image_suffix
 
 HEAD = 1024  # bytes read to detect a file's kind
 BESIDE = "metadata beside an image"
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
-              "dicom": "dcm", "nifti": "nii"}  # fmt: skip
+              "dicom": "dcm", "nifti": "nii", "series": SERIES}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _with_header(found: ListedFile, kind: str, suffix: str, file: BinaryIO) -> S
         return Scanned(found, kind, suffix, readable=False)
     if is_directory(header):
         return Scanned(found, left_out="DICOMDIR")
-    return Scanned(found, kind, suffix, "", instance_of(header), str(header.get("BurnedInAnnotation", "")) == "YES")
+    burned_in = str(header.get("BurnedInAnnotation", "")) == "YES"
+    return Scanned(found, kind, suffix, "", instance_of(header), burned_in, series=series_of(header))
 
 
 def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
@@ -116,5 +118,5 @@ def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
 
 def _fits(kind: str, suffix: str) -> bool:
     families = {"jpeg": ("jpg", "jpeg", "jpe", "jfif"), "tiff": ("tif", "tiff"), "pnm": ("ppm", "pgm"),
-                "dicom": ("dcm", "dicom"), "nifti": ("nii", "nii.gz")}  # fmt: skip
+                "dicom": ("dcm", "dicom"), "nifti": ("nii", "nii.gz"), "series": (SERIES,)}  # fmt: skip
     return suffix in families.get(kind, (kind,))

@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from indexer.pack.catalogue import Catalogue
 from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.source import Scanned
-from indexer.types import KeyRule
+from indexer.types import SERIES, KeyRule
 
 _ESCAPED = re.compile(r"[%\\]|//|(^|/)\.{0,2}(/|$)")  # what `safe` changes in a printable path
 FORMAT = 1  # of a shard's content; part of the plan's digest
@@ -31,6 +31,7 @@ class Entry:
     suffix: str
     key: str
     row: Mapping[str, Any]  # the columns of the user's table
+    slices: tuple[Entry, ...] = ()  # the files of a series that is one image, this one among them
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class ShardPlan:
 
 
 def set_keys(catalogue: Catalogue, keyed: KeyedHash, *, split: str = KeyRule.split) -> None:
-    """Assign a unique key to each file to pack, in path order.
+    """Assign a unique key to each image to pack, in path order.
 
-    A DICOM file's key is the keyed hash of its SOPInstanceUID, since paths may contain names, or of its path where it
-    has none. Another file's key is its path without the suffix, or with it where two files would share the key. With
-    `split` first-dot no last part of a key holds a dot: it is written %2E, so that webdataset, which cuts a member's
-    name at its first dot, reads the same samples.
+    The key of a series that is one image is the keyed hash of its SeriesInstanceUID. A DICOM file's key is the keyed
+    hash of its SOPInstanceUID, since paths may contain names, or of its path where it has none. Another file's key is
+    its path without the suffix, or with it where two files would share the key. With `split` first-dot no last part of
+    a key holds a dot: it is written %2E, so that webdataset, which cuts a member's name at its first dot, reads the
+    same samples.
     """
     catalogue.index_headers()
     with catalogue.transaction():
@@ -80,7 +82,13 @@ def entries(catalogue: Catalogue, rows: Rows, plan: ShardPlan | None = None) -> 
     first, last = (plan.first, plan.last) if plan else (None, None)
     for item, key, _ in catalogue.kept(first, last):
         f = item.found
-        yield Entry(f.path, f.nbytes, f.modified, item.kind, item.suffix, key, rows.get(f.path, {}))
+        entry = Entry(f.path, f.nbytes, f.modified, item.kind, item.suffix, key, rows.get(f.path, {}))
+        if item.series:
+            files = catalogue.slices(f.path)
+            slices = tuple(replace(entry, path=s.path, nbytes=s.nbytes, modified=s.modified, row=rows.get(s.path, {}))
+                           for s in files)  # fmt: skip
+            entry = replace(entry, nbytes=sum(s.nbytes for s in slices), suffix=SERIES, slices=slices)
+        yield entry
 
 
 def is_dicom(item: Scanned) -> bool:
@@ -89,6 +97,8 @@ def is_dicom(item: Scanned) -> bool:
 
 
 def _key(item: Scanned, catalogue: Catalogue, keyed: KeyedHash) -> str:
+    if item.series:
+        return keyed("series", item.series)
     if item.instance:
         return keyed("instance", item.instance)
     stem = stem_of(item)
@@ -143,6 +153,7 @@ class _Cut:
 
     def add(self, entry: Entry) -> None:
         line = [entry.path, entry.nbytes, entry.modified, entry.suffix, entry.key, dict(entry.row)]
+        line += [[s.path, s.nbytes, s.modified, dict(s.row)] for s in entry.slices]
         self._digest.update(json.dumps(line, sort_keys=True).encode("utf-8", "surrogateescape"))
         self._last = entry.path
         self.files += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,10 +48,8 @@ def list_files(destination: Destination, catalogue: Catalogue, plans: Sequence[S
     with destination.listing() as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "shard", "key", "bytes", "left_out", "same_instance_as", "same_bytes_as", "note"))
-        at = 0
-        for path, key, nbytes, left_out, same_instance, same_bytes, note in catalogue.listing():
-            while at < len(plans) and plans[at].last < path:
-                at += 1
-            shard, key = ("", "") if left_out else (plans[at].name, key)
+        lasts = [plan.last for plan in plans]
+        for path, first, key, nbytes, left_out, same_instance, same_bytes, note in catalogue.listing():
+            shard, key = ("", "") if left_out else (plans[bisect_left(lasts, first)].name, key)
             counted = "" if nbytes is None else str(nbytes)
             writer.writerow((path, shard, key, counted, left_out, same_instance, same_bytes, note))

@@ -30,7 +30,7 @@ from indexer.pack.write import BURNED_IN, NO_MATCH, FileOutcome, ShardWriter
 from indexer.progress.silent import SILENT
 from indexer.types import KeyRule, Progress
 
-HEADERS = 2  # of what is stored of DICOM headers; part of the plan's digest
+HEADERS = 3  # of what is stored of DICOM headers; part of the plan's digest
 _CHUNK = 256  # files scanned by a worker in one task
 
 
@@ -55,6 +55,7 @@ class PackOptions:
     refuse_burned_in: bool = False
     keep_headers: bool = False  # of DICOM files; else they are de-identified
     follow_links: bool = False  # also out of the source
+    series: bool = False  # the single files of each DICOM series become one image
     replace: bool = False  # overwrite shards of another plan
     dry_run: bool = False
 
@@ -82,6 +83,8 @@ def pack(options: PackOptions, *, progress: Progress = SILENT) -> PackReport:
     started = time.monotonic()
     destination = destination_of(options.destination)
     source = open_source(options.source, follow_links=options.follow_links)
+    if options.series and not isinstance(source, Folder):
+        raise InputError("--series is for folders: a server does not say which instances have several frames.")
     inside = destination.folder
     if isinstance(source, Folder) and inside is not None and inside.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"{inside} lies inside {source.root}: the next run would find its shards there.")
@@ -149,6 +152,11 @@ def _planned(
     dicom = catalogue.count(f"left_out = '' AND ({IS_DICOM})") > 0
     keyed, secret, made = _keyed(options, destination, needed=dicom or bool(options.hashed))
     rows, joined, notes = _rows(options, catalogue, keyed, dicom=dicom)
+    if options.series:
+        catalogue.group_series()
+        if not catalogue.series():
+            raise InputError(f"--series: {options.source} holds no DICOM series of single files. Leave it out.")
+        notes = (*notes, f"{catalogue.series():,} series are one image each, whose parts are its slices by position")
     set_keys(catalogue, keyed, split=options.split)
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     if options.patient_pattern:
@@ -157,6 +165,8 @@ def _planned(
         facts += f"\0{HEADERS}\0{options.keep_headers}"
     given = sum(row.get("label") is not None for row in rows.values())
     folder_label = not given and not labelled
+    if options.series:
+        facts += "\0series"
     if not folder_label:
         facts += "\0no label from folders"
         if given < catalogue.count("left_out = ''"):

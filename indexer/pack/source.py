@@ -19,6 +19,7 @@ class Scanned:
     left_out: str = ""
     instance: str = ""  # SOPInstanceUID
     burned_in: bool = False
+    series: str = ""  # SeriesInstanceUID of a file with one frame
     labels: bool = False  # JSON beside an image that holds a label
     readable: bool = True  # False: DICOM by bytes or name, without a readable header
 

@@ -11,16 +11,19 @@ from typing import Any
 
 from indexer.archive.samples import sidecar_fields
 from indexer.errors import InputError, PixelError
+from indexer.memory.budget import MAX_IMAGE
 from indexer.pack.destination import Destination
 from indexer.pack.headers.deidentify import CANNOT, deidentified
 from indexer.pack.headers.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
 from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.source import Source
+from indexer.pixels.dicom.series import packed_series
 
 NO_MATCH = "PatientID does not match --patient-pattern"
 BURNED_IN = "burned-in annotation"
 BAD_METADATA = "bad metadata"
+_ZIP_BYTES = 200  # of one file's headers in a zip, at most
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,32 @@ class ShardWriter:
         self, entries: Sequence[Entry], outcomes: list[FileOutcome]
     ) -> Iterator[tuple[str, str, bytes, dict[str, Any]]]:
         for entry in entries:
+            read = list(self._read(entry.slices or (entry,), outcomes))
+            if read and entry.slices:
+                yield entry.key, entry.suffix, packed_series([image for image, _ in read]), _common(m for _, m in read)
+            elif read:
+                yield entry.key, entry.suffix, *read[0]
+
+    def _read(self, files: Sequence[Entry], outcomes: list[FileOutcome]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """The bytes and metadata to store of each file that can be read; `outcomes` gets what became of every one."""
+        room = MAX_IMAGE
+        for file in files:
             try:
-                data = self.source.read(entry.path)
+                data = self.source.read(file.path)
             except OSError as error:
                 note = error.strerror or type(error).__name__
-                outcomes.append(FileOutcome(entry.path, entry.key, entry.nbytes, "", "unreadable file", note))
+                outcomes.append(FileOutcome(file.path, file.key, file.nbytes, "", "unreadable file", note))
                 continue
             try:
-                image, metadata, note = self._prepared(entry, data)
+                image, metadata, note = self._prepared(file, data)
+                room -= len(image) + _ZIP_BYTES
+                if room < 0:
+                    raise PixelError("series too large", f"{file.path}: the files before it have {MAX_IMAGE:,} bytes")
             except PixelError as error:
-                outcomes.append(FileOutcome(entry.path, entry.key, len(data), "", error.reason, error.detail))
+                outcomes.append(FileOutcome(file.path, file.key, len(data), "", error.reason, error.detail))
                 continue
-            outcomes.append(FileOutcome(entry.path, entry.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
-            yield entry.key, entry.suffix, image, metadata
+            outcomes.append(FileOutcome(file.path, file.key, len(data), hashlib.sha256(data).hexdigest(), "", note))
+            yield image, metadata
 
     def _prepared(self, entry: Entry, data: bytes) -> tuple[bytes, dict[str, Any], str]:
         """The bytes and metadata to store, and a note on what was unreadable. Raises PixelError."""
@@ -178,6 +194,14 @@ def _outcomes(record: bytes, plan: ShardPlan, nbytes: int) -> list[FileOutcome] 
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return None
+
+
+def _common(slices: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The fields in which all slices of a series agree: those of the series."""
+    found = next(slices)
+    for other in slices:
+        found = {name: value for name, value in found.items() if name in other and other[name] == value}
+    return found
 
 
 def _is_dicom(entry: Entry) -> bool:

@@ -151,7 +151,7 @@ class Embedder:
 
     def squares(self, chunk: Sequence[Task]) -> list[UInt8 | None]:
         """A chunk's images as decoded by `Decoder`, None for each that this thread must decode."""
-        if self._decoder is None:
+        if self._decoder is None or self._encoder.spec.pixels.channels == 3:
             return [None] * len(chunk)
         start = time.perf_counter()
         squares = self._decoder.squares([task.sample.image for task in chunk])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
 
-from indexer.errors import PixelError
+from indexer.errors import PixelError, WindowError
 from indexer.memory.budget import DECODED
 from indexer.pixels.announced import announced_bytes
 from indexer.pixels.decoder_errors import quiet
@@ -15,6 +16,7 @@ from indexer.pixels.kinds import open_kind
 from indexer.pixels.limits import check_bytes
 from indexer.pixels.parts import Reader, Rendering, wanted
 from indexer.pixels.sniff import other_format, sniff
+from indexer.pixels.volumes.neighbours import Neighbouring
 from indexer.types import Part, Picture, PixelSpec
 
 # First bytes of what is often named in place of an image
@@ -24,10 +26,11 @@ _ARCHIVES = {b"PK\x03\x04": "a zip archive, which `indexer index` reads", b"7z\x
 class OpenedImage:
     """An image whose header was read. A context manager, since it may hold a decoder process."""
 
-    def __init__(self, reader: Reader, spec: PixelSpec, nbytes: int) -> None:
-        """`nbytes` of DECODED are held until the end."""
-        self._reader, self._spec, self._nbytes = reader, spec, nbytes
+    def __init__(self, reader: Reader, kind: str, spec: PixelSpec, nbytes: int) -> None:
+        """`kind`: `sniff`'s. `nbytes` of DECODED are held until the end."""
+        self._reader, self._kind, self._spec, self._nbytes = reader, kind, spec, nbytes
         self._flags: tuple[str, ...] = ()
+        self._neighbouring: Neighbouring | None = None
 
     def __enter__(self) -> OpenedImage:
         return self
@@ -53,12 +56,22 @@ class OpenedImage:
         """The part with this name; "" and "0" both name the first. Raises PixelError where there is none."""
         return self._reader.parts[self._reader.parts.position(name)]
 
+    def is_slice_of_series(self) -> bool:
+        """Whether this is a DICOM file of one slice, by its position in the patient."""
+        parts = self._reader.parts
+        return self._kind == "dicom" and len(parts) == 1 and "z" in parts[0].facts
+
     def pictures(self, parts: Sequence[Part]) -> Iterator[Picture]:
         """These parts, windowed and fitted. The decoder works ahead, which is faster than a call of `pixels` for each.
 
         Raises PixelError; a damaged file may yield some parts first.
         """
         positions = [self._reader.parts.position(part.name) for part in parts]
+        if self._spec.channels == 3:
+            self._neighbouring = self._neighbouring or Neighbouring(self._reader, self._spec)
+            for part, (pixels, flags) in zip(parts, self._neighbouring.pictures(positions), strict=True):
+                yield Picture(part, pixels, (*self._flags, *flags))
+            return
         for part, raster in zip(parts, self._reader.rasters(positions), strict=True):
             yield Picture(part, square(raster.pixels, self._spec, raster.aspect), (*self._flags, *raster.flags))
 
@@ -75,7 +88,8 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
     PixelError where this is not a readable image, WindowError for a `spec.window` outside the documented forms.
     """
     rendering = Rendering(spec.window, spec.plane, fitted_to=spec)
-    _ = rendering.rules  # an invalid window is an error in the options, not in this image
+    if len(rendering.rules) == 3 and spec.channels == 3:  # an error in the options, not in this image
+        raise WindowError("three windows fill the three channels, as three slices do: give one with --channels 3.")
     check_bytes(len(data))
     quiet()
     kind = sniff(data, suffix)
@@ -84,7 +98,7 @@ def open_image(data: bytes, suffix: str, spec: PixelSpec) -> OpenedImage:
         nbytes = max(announced, len(data))
         DECODED.take(nbytes)
         try:
-            return OpenedImage(open_kind(kind, data, rendering, announced), spec, nbytes)
+            return OpenedImage(open_kind(kind, data, rendering, announced), kind, spec, nbytes)
         except BaseException:
             DECODED.give_back(nbytes)
             raise
@@ -103,27 +117,29 @@ def decode(data: bytes, suffix: str, spec: PixelSpec, *, frames: str = "all", ti
     They are windowed and fitted to (size, size, 3) RGB.
     Equal bytes and spec give equal pixels in every thread. Raises as `open_image` and `OpenedImage.pictures` do.
     """
-    for item in decode_missing(data, suffix, spec, frames=frames, time=time, stored=_never):
-        assert isinstance(item, Picture)
-        yield item
+    with open_image(data, suffix, spec) as image:
+        yield from image.pictures(list(image.wanted(frames, time)))
 
 
 def decode_missing(
     data: bytes, suffix: str, spec: PixelSpec, *, frames: str, time: str, stored: Callable[[Part], bool]
 ) -> Iterator[Picture | Part]:
-    """As `decode`, but a part for which `stored` is true is yielded undecoded."""
+    """As `decode`, but a part for which `stored` is true is yielded undecoded.
+
+    Where neighbours are wanted, raises PixelError for one slice of a series, whose neighbours are in other files.
+    """
     with open_image(data, suffix, spec) as image:
+        if spec.channels == 3 and image.is_slice_of_series():
+            raise PixelError("slice without its series", "pack the series as one image: indexer pack --series")
         for known, run in groupby(image.wanted(frames, time), stored):
             parts = list(run)
             yield from parts if known else image.pictures(parts)
 
 
-def _never(part: Part) -> bool:
-    del part
-    return False
-
-
 def decode_part(data: bytes, suffix: str, spec: PixelSpec, name: str) -> Picture:
-    """The part with this name. Raises as `decode` does, and PixelError where the image has no such part."""
-    with open_image(data, suffix, spec) as image:
+    """The part with this name, to be looked at: without its neighbours, whatever `spec.channels` is.
+
+    Raises as `decode` does, and PixelError where the image has no such part.
+    """
+    with open_image(data, suffix, replace(spec, channels=1)) as image:
         return image.pixels(image.part(name))

@@ -21,12 +21,16 @@ def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) 
         from indexer.pixels.dicom.reader import DicomReader
 
         return DicomReader(data, rendering)
+    if kind == "series":
+        from indexer.pixels.dicom.series import SeriesReader
+
+        return SeriesReader(data, rendering)
     if kind == "tiff":
         from indexer.pixels.tiff.reader import open_tiff
 
         return open_tiff(data, rendering)
     if kind == "nifti":
-        from indexer.pixels.nifti import NiftiReader
+        from indexer.pixels.volumes.nifti import NiftiReader
 
         return NiftiReader(data, rendering)
     from indexer.pixels.pillow import PillowReader

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 
+from indexer.types import SERIES
+
 DICOM_SUFFIXES = ("dcm", "dicom", "")
 PREAMBLE = 128  # bytes before DICM, PS3.10 section 7.1
 _IMPLICIT_OR_KNOWN_VR = frozenset({b"UI", b"UL", b"CS", b"DA", b"TM", b"SH", b"LO", b"OB", b"US", b"DT", b"IS", b"UN"})
 
 
 def sniff(data: bytes, suffix: str) -> str:
-    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, nifti, or "" for bytes of no known image format.
+    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, series, nifti, or "" for bytes of no known image format.
 
     Only the first 352 bytes are needed.
     """
@@ -19,6 +21,8 @@ def sniff(data: bytes, suffix: str) -> str:
         return found
     if suffix in DICOM_SUFFIXES and looks_like_bare_dicom(data):
         return "dicom"
+    if suffix == SERIES and data[:4] == b"PK\x03\x04":
+        return "series"
     if suffix == "nii.gz" and data[:2] == b"\x1f\x8b":
         return "nifti"
     return ""

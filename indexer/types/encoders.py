@@ -21,6 +21,7 @@ class PixelSpec:
     window: str = "file"  # file | percentile | minmax | full | C,W | preset, or three of them joined by ";"
     plane: str = "axial"  # of NIfTI volumes: axial | coronal | sagittal
     decoder: str = "cpu-2"  # decode path and its version; a table has one only
+    channels: int = 1  # 1: an image by itself | 3: a slice between its two neighbours along the normal
 
 
 _NOT_IN_FINGERPRINT = ("licence", "source", "network")
@@ -59,9 +60,12 @@ class EncoderSpec:
         return json.dumps(self._stored(), sort_keys=True)
 
     def _stored(self) -> dict[str, Any]:
-        """The fields as they are stored; without `calibration` where there is none, as older versions know none."""
+        """The fields as they are stored; without those of newer versions at their defaults: older ones know none."""
         left_out = ("network",) if self.calibration else ("network", "calibration")
-        return {k: v for k, v in asdict(self).items() if k not in left_out}
+        facts = {k: v for k, v in asdict(self).items() if k not in left_out}
+        if self.pixels.channels == PixelSpec.channels:
+            del facts["pixels"]["channels"]
+        return facts
 
     @classmethod
     def from_json(cls, text: str) -> EncoderSpec:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from indexer.types import IMAGE_SUFFIXES, Int64
+from indexer.types import IMAGE_SUFFIXES, SERIES, Int64
 
 EXAMPLES = 3  # names listed in a message; the others are only counted
 BATCH_NAMES = 65_536  # hashed at once
@@ -20,8 +20,9 @@ _SEVERAL = ""  # marks more than one match; no name is empty
 def image_suffix(name: str) -> str | None:
     """The suffix of an image's file name, "" for a name without one (as in DICOM trees); None for other files."""
     last = PurePosixPath(name).name.lower()
-    if last.endswith(".nii.gz"):
-        return "nii.gz"
+    for suffix in ("nii.gz", SERIES):
+        if last.endswith(f".{suffix}"):
+            return suffix
     stem, dot, suffix = last.rpartition(".")
     if not dot or not stem:
         return ""

@@ -23,8 +23,8 @@ IMAGES = 24
 class CommandEncoder(FakeEncoder):
     """What the command line loads."""
 
-    def in_plane(self, plane):
-        assert plane == "axial"
+    def with_pixels(self, pixels):
+        assert pixels == self.spec.pixels
         return self
 
 

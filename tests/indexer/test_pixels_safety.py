@@ -232,7 +232,7 @@ def test_the_pixel_limit_is_two_hundred_million():
 
 @pytest.mark.case("X7")
 def test_a_gzip_bomb_of_a_volume_is_refused(monkeypatch):
-    monkeypatch.setattr("indexer.pixels.nifti.PLAIN_BYTES", 1 << 20)
+    monkeypatch.setattr("indexer.pixels.volumes.nifti.PLAIN_BYTES", 1 << 20)
     with pytest.raises(PixelError, match="file too large"):
         list(decode(gzip.compress(b"\0" * (4 << 20)), "nii.gz", SPEC))
 

@@ -134,7 +134,7 @@ QUICK = ("ham10000", "breastmnist")
 
 
 class Quick(FakeEncoder):
-    def in_plane(self, _):
+    def with_pixels(self, _):
         return self
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from indexer.pipeline.options import RunOptions
     from indexer.pipeline.parts.commit import CommitReport
     from indexer.pipeline.parts.dealt import PartOptions
-    from indexer.types import RunReport, UInt8
+    from indexer.types import PixelSpec, RunReport, UInt8
 
 CREATED_SECONDS = 60.0  # for another part to create the table
 LOOK_SECONDS = 0.2
@@ -91,11 +91,23 @@ def ways_of(part: str | None, *, no_commit: bool, ray: bool, address: str, gpus:
     )
 
 
-def made_encoder(plane: str, name: str, **options: Any) -> LoadedEncoder:
+@dataclass(frozen=True)
+class Slices:
+    """The choices of `indexer index` for volumes."""
+
+    plane: str
+    channels: int
+
+    def of(self, pixels: PixelSpec) -> PixelSpec:
+        return replace(pixels, plane=self.plane, channels=self.channels)
+
+
+def made_encoder(slices: Slices, name: str, **options: Any) -> LoadedEncoder:
     """The encoder of a run; called in each actor too."""
     from indexer.encoders import load
 
-    return load(name, **options).in_plane(plane)
+    encoder = load(name, **options)
+    return encoder.with_pixels(slices.of(encoder.spec.pixels))
 
 
 @contextmanager

@@ -43,7 +43,9 @@ _PLANE: _Tree = {
     "ImagePositionPatient": {}, "ImageOrientationPatient": {}, "PixelSpacing": {}, "SliceThickness": {},
     "SpacingBetweenSlices": {},
 }  # fmt: skip
-_CONTENT: _Tree = {"StackID": {}, "InStackPositionNumber": {}, "TemporalPositionIndex": {}}
+_CONTENT: _Tree = {
+    "StackID": {}, "InStackPositionNumber": {}, "TemporalPositionIndex": {}, "FrameAcquisitionNumber": {},
+}  # fmt: skip
 _GROUPS: _Tree = {
     "FrameContentSequence": _CONTENT,
     "PlanePositionSequence": _PLANE,
@@ -67,7 +69,7 @@ _OTHERS = (
     "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
     "DoubleFloatPixelPaddingRangeLimit", "FrameTime", "FrameTimeVector", "FrameReferenceTime", "TriggerTime",
-    "EchoTime", "TemporalPositionIdentifier",
+    "EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber",
     *(f"{segmented}{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue")
       for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))),
 )  # fmt: skip

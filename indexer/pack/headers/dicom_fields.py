@@ -73,6 +73,11 @@ def instance_of(header: Any) -> str:
     return _text(header, "SOPInstanceUID")
 
 
+def series_of(header: Any) -> str:
+    """SeriesInstanceUID of a file with one frame, "" for others."""
+    return _text(header, "SeriesInstanceUID") if (_whole(header, "NumberOfFrames") or 1) == 1 else ""
+
+
 @dataclass(frozen=True)
 class PatientIds:
     """How a patient is named by a header."""

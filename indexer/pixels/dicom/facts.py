@@ -11,13 +11,19 @@ from indexer.pixels.dicom.elements import group, number, numbers
 from indexer.pixels.parts import Facts
 from indexer.types import Fact
 
+FACT_TAGS = (  # the elements that the facts of a file with one frame come from
+    "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "EchoTime",
+    "TemporalPositionIdentifier", "AcquisitionNumber", "NominalPercentageOfCardiacPhase", "FrameReferenceTime",
+    "TriggerTime", "FrameTime", "FrameTimeVector", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+)  # fmt: skip
+
 
 class FrameFacts:
     """Facts of frame `index` (from 0) of a data set; missing or unreadable ones are omitted.
 
     frame: index, of several; z: mm from the scanner's origin along the normal of the slice; u, v: along its rows and
     columns; orientation: their six cosines; spacing: mm between slices, as the header says; echo: ms; phase: of the
-    heart's cycle (%) or the number of a temporal position; time: seconds; stack,
+    heart's cycle (%) or the number of a temporal position; acquisition: its number; time: seconds; stack,
     stack_position, temporal: the frame content's StackID, InStackPositionNumber and TemporalPositionIndex.
     """
 
@@ -32,7 +38,8 @@ class FrameFacts:
         except dicom_errors():
             pass
         for name, read in (
-            ("spacing", self._spacing), ("echo", self._echo), ("phase", self._phase), ("time", self._seconds),
+            ("spacing", self._spacing), ("echo", self._echo), ("phase", self._phase),
+            ("acquisition", self._acquisition), ("time", self._seconds),
         ):  # fmt: skip
             try:
                 value = read(index)
@@ -76,6 +83,10 @@ class FrameFacts:
         heart = group(self._dataset, index, "CardiacSynchronizationSequence")
         share = number(heart, "NominalPercentageOfCardiacPhase")
         return number(self._dataset, "TemporalPositionIdentifier") if share is None else share
+
+    def _acquisition(self, index: int) -> float | None:
+        content = group(self._dataset, index, "FrameContentSequence")
+        return number(content, "AcquisitionNumber" if content is self._dataset else "FrameAcquisitionNumber")
 
     def _seconds(self, index: int) -> float | None:
         """From the functional groups; else C.7.6.5 (FrameTime, FrameTimeVector in ms); else of the only frame."""

@@ -1,0 +1,1 @@
+"""Readers of volumes of slices, and the neighbours of a slice."""
