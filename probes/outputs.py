@@ -55,7 +55,7 @@ def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: b
 def check_folder(out: Path, request: ProbeRequest, *, replace: bool, tables: Sequence[str] = ()) -> None:
     """Raise ProbeError where `out` cannot be written, holds other files, or (without `replace`) another probe's result.
 
-    `tables` are those of a comparison. An earlier result of the same probe is replaced without --replace.
+    `tables` are those of a comparison, or its levels. An earlier result of the same probe is replaced without it.
     """
     there = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -71,12 +71,16 @@ def check_folder(out: Path, request: ProbeRequest, *, replace: bool, tables: Seq
 
 def _same_probe(out: Path, request: ProbeRequest, tables: Sequence[str]) -> bool:
     try:
-        results = read_comparison(out).results if tables else (read_result(out),)
+        if tables:
+            comparison = read_comparison(out)
+            results, names = comparison.results, comparison.names
+        else:
+            results, names = (read_result(out),), ()
     except ProbeError:  # damaged, or of another format
         return False
     if any(getattr(results[0].request, name) != getattr(request, name) for name in SAME):
         return False
-    stored = [result.source.table for result in results]
+    stored = list(names) if tables else [result.source.table for result in results]
     wanted = list(tables) if tables else [request.table or stored[0]]
     where = {str(Path(db).absolute()) if "://" not in db else db for db in (results[0].request.db, request.db)}
     return stored == wanted and len(where) == 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from indexer.options import counted, emit, say
 
 if TYPE_CHECKING:
-    from indexer.types import RunReport
+    from indexer.types import RunReport, SeriesFlaw
 
 
 def exit_code(report: RunReport, max_failures: float) -> int:
@@ -49,6 +49,7 @@ def report_text(report: RunReport) -> str:
         )
     lines += [f"failed: {n} x {reason}" for reason, n in report.reasons.items()]
     lines += [f"noted: {n} x {flag}" for flag, n in report.flags.items()]
+    lines += [_flaw_text(flaw) for flaw in report.series_flaws]
     lines += [f"stayed in `meta` only: {n} x {field}" for field, n in report.columns_skipped.items()]
     if report.precision_cosine is not None:
         lines.append(f"reduced precision against fp32 on a sample: cosine >= {report.precision_cosine:.5f}")
@@ -60,6 +61,13 @@ def report_text(report: RunReport) -> str:
         shares = ", ".join(f"{s.name} {s.busy_seconds / (s.threads * report.seconds):.0%}" for s in report.stages)
         lines += [f"busy: {shares}", report.bottleneck]
     lines += [f"warning: {w}" for w in report.warnings]
+    if report.series_flaws:
+        lines.append("`indexer info DB --by series --flagged` lists each flawed series.")
     if report.failed:
         lines.append("`indexer failures` names each failed image.")
     return "\n".join(lines)
+
+
+def _flaw_text(flaw: SeriesFlaw) -> str:
+    more = ", …" if flaw.series > len(flaw.examples) else ""
+    return f"series: {flaw.series:,} x {flaw.flaw} ({', '.join(flaw.examples)}{more})"

@@ -14,8 +14,13 @@ import numpy as np
 
 from indexer.types import Bool, Float64
 
-COLUMNS = ("part_z", "part_u", "part_v", "part_orientation", "part_spacing", "part_echo", "part_phase", "part_time")
-APART = (("part_echo", "several echoes"), ("part_phase", "several phases"), ("part_time", "several times"))
+APART = (
+    ("part_echo", "several echoes"),
+    ("part_phase", "several phases"),
+    ("part_acquisition", "several acquisitions"),
+    ("part_time", "several times"),
+)
+COLUMNS = ("part_z", "part_u", "part_v", "part_orientation", "part_spacing", *(column for column, _ in APART))
 SAME_MM = 0.01  # positions as near as that are one
 GAP = 1.5  # times the median spacing
 UNEVEN = 0.1  # share of the median spacing by which another differs

@@ -10,6 +10,7 @@ from indexer.archive.reader import key_prefix, read_shard
 from indexer.archive.roots import remember, state_file
 from indexer.archive.shards import changed_words, under_stored_names
 from indexer.errors import ShardChanged
+from indexer.groups.flaws import MOST_ROWS, SERIES, series_flaws
 from indexer.pipeline.commit import Committer
 from indexer.pipeline.drive import Driven, Hooks, drive
 from indexer.pipeline.engines.engine import Engine, Lookup
@@ -75,6 +76,8 @@ def index_by(
         untrusted = f"{state_file()} cannot be written: pictures of this table are shown with --pictures-from alone"
         recovered = f"{writer.recovered} rows of a run that died between two writes were removed and embedded again"
         more = [*writer.notes, *([recovered] if writer.recovered else []), *([] if trusted else [untrusted])]
+        if done.embedded and not done.interrupted:
+            done, more = _with_flaws(done, store, hooks, more)
         done = replace(
             done,
             shards_skipped=len(skipped),
@@ -82,8 +85,18 @@ def index_by(
             gone=gone.rows,
         )
         if record is not None:  # without keys: an image may be deleted later, and its key with it
-            record.report = replace(done, warnings=(*done.warnings, *gone.words(named=False), *more))
+            flaws = tuple(replace(flaw, examples=()) for flaw in done.series_flaws)
+            warnings = (*done.warnings, *gone.words(named=False), *more)
+            record.report = replace(done, warnings=warnings, series_flaws=flaws)
     return replace(done, warnings=(*done.warnings, *gone.words(), *more))
+
+
+def _with_flaws(done: RunReport, store: EmbeddingStore, hooks: Hooks, more: list[str]) -> tuple[RunReport, list[str]]:
+    """The report with the flaws of the table's series; of a large table a warning that they were not looked for."""
+    if store.count() <= MOST_ROWS:
+        return replace(done, series_flaws=series_flaws(store, hooks.progress)), more
+    hint = f"{store.name} has over {MOST_ROWS:,} rows: indexer info --by series --flagged looks for flaws of its series"
+    return done, [*more, hint] if SERIES in store.columns() else more
 
 
 def run_engine(

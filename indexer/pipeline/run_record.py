@@ -163,6 +163,9 @@ def summary(facts: dict[str, Any]) -> str:
     for title, counts in (("Failures", "reasons"), ("Noted", "flags"), ("Kept in `meta` only", "columns_skipped")):
         if report.get(counts):
             lines += ["", f"## {title}", "", *(f"- {n} × {_cell(reason)}" for reason, n in report[counts].items())]
+    if report.get("series_flaws"):
+        flaws = (f"- {own['series']} × {_cell(own['flaw'])}" for own in report["series_flaws"])
+        lines += ["", "## Flaws of series", "", *flaws]
     if report.get("warnings"):
         lines += ["", "## Warnings", "", *(f"- {_cell(text)}" for text in report["warnings"])]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from indexer.types.arrays import Bool, Float16, Float32, Float64, Int32, Int64, 
 from indexer.types.encoders import Encoder, EncoderSpec, PixelSpec
 from indexer.types.rows import EmbeddingBatch, EmbeddingRow, Hit, PartMatch, ShardResult
 from indexer.types.rules import SPLITS, KeyRule, TileRule
-from indexer.types.runs import Progress, RunReport, StageTime
+from indexer.types.runs import Progress, RunReport, SeriesFlaw, StageTime
 from indexer.types.samples import (
     DELETED,
     FIRST_PART,
@@ -54,6 +54,7 @@ __all__ = [
     "SERIES",
     "SPLITS",
     "Sample",
+    "SeriesFlaw",
     "Shard",
     "ShardResult",
     "Stage",

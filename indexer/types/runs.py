@@ -17,6 +17,15 @@ class StageTime:
 
 
 @dataclass(frozen=True)
+class SeriesFlaw:
+    """One kind of flaw, and the series of a table that have it."""
+
+    flaw: str
+    series: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunReport:
     """The result of one `index` run."""
 
@@ -45,6 +54,7 @@ class RunReport:
     part: str = ""  # I/N of a run that did one part
     pending: int = 0  # shards of it that are embedded and wait for a commit
     decoder_difference: float | None = None  # largest of --decoder gpu to the CPU's pixels on a sample, in grey levels
+    series_flaws: tuple[SeriesFlaw, ...] = ()  # of all series in the table
 
 
 class Progress(Protocol):

@@ -16,7 +16,11 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 @probe_options
 @fit_options
 @class_weight_option
-@click.option("--tables", required=True, metavar="A,B,...", help="Tables of the same images; the first has the labels.")
+@click.option("--tables", default="", metavar="A,B,...", help="Tables of the same images; the first has the labels.")
+@click.option(
+    "--levels", default="", metavar="image,SERIES,...",
+    help="In place of tables: levels of one, e.g. image,series,patient, on the cases of the coarsest.",
+)  # fmt: skip
 @click.option(
     "--probe",
     default="linear",
@@ -38,6 +42,7 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 def command(
     *,
     tables: str,
+    levels: str,
     probe: str,
     metric: str,
     predictions: Path | None,
@@ -46,28 +51,38 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fit the same probe on each of --tables with the same rows, splits and bootstrap draws.
+    """Fit the same probe on each of --tables, or at each of --levels, with the same rows, splits and bootstrap draws.
 
-    Prints each table's numbers, and every pair's difference with its interval and Holm-corrected p.
+    Prints the numbers of each, and every pair's difference with its interval and Holm-corrected p. Levels are fitted
+    each as with --level (--pool), and scored on the cases of the coarsest: rows of a finer one are pooled by their
+    probabilities (--pooling).
     """
     from probes.outputs import check_folder, write_comparison, write_predictions
     from probes.progress import Stages
     from probes.reporting.comparison import comparison_text
     from probes.runs.compare import compare
+    from probes.runs.compare_levels import compare_levels
 
-    if options["table"] is not None:
+    names = [name.strip() for name in (tables or levels).split(",") if name.strip()]
+    if bool(tables) == bool(levels):
+        raise click.UsageError("name what is compared: --tables A,B or --levels image,series.")
+    if tables and options["table"] is not None:
         raise click.UsageError("name the tables with --tables, not --table.")
     if metric == "kappa_quadratic" and not options["ordinal"]:
         raise click.UsageError("--metric kappa_quadratic is of grades in order: add --ordinal.")
-    names = [name.strip() for name in tables.split(",") if name.strip()]
-    request = make_request(probe, options)
+    if levels and (options["level"] is not None or predictions is not None):
+        raise click.UsageError("--levels goes without --level and --predictions: each level has rows of its own.")
+    request = make_request(probe, options | ({"level": names[-1]} if levels and options["pool"] else {}))
     if predictions is not None and predictions.suffix != ".parquet":
         raise click.UsageError("--predictions writes a .parquet file.")
     if predictions is not None:
         require_writable(predictions, "--predictions")
     if out is not None:
         check_folder(out, request, replace=replace, tables=names)
-    found, outcomes = compare(request, names, metric, Stages())
+    if levels:
+        found, outcomes = compare_levels(request, names, metric, Stages())
+    else:
+        found, outcomes = compare(request, names, metric, Stages())
     if predictions is not None:
         write_predictions(outcomes, predictions)
     if out is not None:

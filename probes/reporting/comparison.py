@@ -24,15 +24,21 @@ def comparison_text(found: Comparison) -> str:
     labels = ", ".join(first.request.labels)
     lines += [
         "",
-        f"{first.request.probe} probe for {labels}: {found.rows} rows in every table, "
-        f"{first.test.rows} of {first.test.groups} groups in test",
+        f"{first.request.probe} probe for {labels}: {_counts(found)}",
     ]
-    header = ["table", "encoder", "dim", first.selection.parameter, "AUC, macro", "balanced accuracy"]
+    header = [
+        "level" if found.cases else "table",
+        "encoder",
+        "dim",
+        first.selection.parameter,
+        "AUC, macro",
+        "balanced accuracy",
+    ]
     rows = [header]
-    for r in found.results:
-        numbers = [with_interval(r.test.metrics[m]) for m in ("auc_macro", "balanced_accuracy")]
-        rows.append([r.source.table, r.source.encoder, str(r.source.dim), f"{r.selection.value:.3g}", *numbers])
-    majority = first.baselines["majority"]
+    for name, r, scored in zip(found.names, found.results, found.scored, strict=True):
+        numbers = [with_interval(scored.metrics[m]) for m in ("auc_macro", "balanced_accuracy")]
+        rows.append([name, r.source.encoder, str(r.source.dim), f"{r.selection.value:.3g}", *numbers])
+    majority = found.majority
     rows.append(["majority class", "", "", "", number(majority["auc_macro"]), number(majority["balanced_accuracy"])])
     lines += [*table(rows), "", f"paired differences in {NAMES[found.metric]}, same rows and same draws"]
     exact = ["p, DeLong", "p, DeLong, Holm"] if found.delong_p else []
@@ -47,15 +53,15 @@ def comparison_text(found: Comparison) -> str:
 def comparison_html(found: Comparison) -> str:
     """A self-contained page: warnings, the tables' metrics, and a plot of the differences."""
     first = found.results[0]
-    title = f"{first.request.probe} probe on {len(found.results)} tables: {', '.join(first.request.labels)}"
-    counts = f"{found.rows} labelled rows in every table; {first.test.rows} rows of {first.test.groups} groups in test."
+    kind = "level" if found.cases else "table"
+    title = f"{first.request.probe} probe on {len(found.results)} {kind}s: {', '.join(first.request.labels)}"
     heading = f"<h1>{escape(title)}</h1>"
     if first.split.level == "image":  # D0: first line of the report
         top = [f"<p class='warning'>{escape(found.statement)}</p>", heading]
     else:
         top = [heading, f"<p class='level'>{escape(found.statement)}</p>"]
     sections = [
-        section("tables", "Each table", html_table(_each_table(found), "below", "Metrics with 95 % intervals.")),
+        section("tables", f"Each {kind}", html_table(_each_table(found), "below", "Metrics with 95 % intervals.")),
         section("differences", "Paired differences", _paired(found)),
         section("limits", "Limits", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in limits(first))}</ul>"),
     ]
@@ -63,11 +69,18 @@ def comparison_html(found: Comparison) -> str:
     parts = [
         *top,
         *(f"<p class='warning'>{escape(w)}</p>" for w in all_warnings(found)),
-        f"<p>{counts}</p>",
+        f"<p>{escape(_counts(found))}.</p>",
         *sections,
         "<footer><b>Not for clinical use.</b> Research use only.</footer>",
     ]
     return whole_page(title, parts)
+
+
+def _counts(found: Comparison) -> str:
+    test = found.scored[0]
+    if found.cases:
+        return f"every level scored on the same {found.rows} cases ({found.cases}) of {test.groups} groups in test"
+    return f"{found.rows} labelled rows in every table, {test.rows} of {test.groups} groups in test"
 
 
 def _paired(found: Comparison) -> str:
@@ -87,29 +100,29 @@ def _paired(found: Comparison) -> str:
 
 
 def all_warnings(found: Comparison) -> list[str]:
-    """Warnings of all tables once, warnings of some tables with their names."""
+    """Warnings of all tables or levels once, warnings of some with their names."""
     out = list(found.warnings)
     named: dict[str, list[str]] = {}
-    for result in found.results:
+    for name, result in zip(found.names, found.results, strict=True):
         for text in result.warnings:
             if text != found.statement:
-                named.setdefault(text, []).append(result.source.table)
+                named.setdefault(text, []).append(name)
     for text, tables in named.items():
         out.append(text if len(tables) == len(found.results) else f"{', '.join(tables)}: {text}")
     return out
 
 
 def _each_table(found: Comparison) -> list[list[str]]:
-    """One column for each table (encoder, chosen parameter, audit, metrics), and one for the majority class."""
-    results, base = found.results, found.results[0].baselines["majority"]
-    rows = [["", *(escape(r.source.table) for r in results), "majority class"]]
+    """One column for each table or level (encoder, parameter, audit, metrics), and one for the majority class."""
+    results, base = found.results, found.majority
+    rows = [["", *map(escape, found.names), "majority class"]]
     rows += [
         ["encoder", *(escape(f"{r.source.encoder}, {r.source.weights}") for r in results), ""],
-        ["numbers an image", *(str(r.source.dim) for r in results), ""],
+        ["numbers a row", *(str(r.source.dim) for r in results), ""],
         [f"{results[0].selection.parameter} chosen", *(f"{r.selection.value:.3g}" for r in results), ""],
         ["test rows with a near-twin", *(str(r.audit.flagged) if r.audit else "–" for r in results), ""],
     ]
-    for name in results[0].test.metrics:
-        own = [cell(r.test.metrics[name]) for r in results]
+    for name in found.scored[0].metrics:
+        own = [cell(scored.metrics[name]) for scored in found.scored]
         rows.append([term(metric_key(name, results[0])), *own, number(base[name]) if name in base else ""])
     return rows

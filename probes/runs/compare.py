@@ -11,18 +11,18 @@ import numpy as np
 from indexer.errors import ProbeError
 from indexer.malloc import release_freed_memory
 from indexer.store.table import EmbeddingStore
-from indexer.types import Float32, Int64
+from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import Experiment, prepare
 from probes.cohort.load import ProbeData, load, open_store, source_of
 from probes.cohort.matching import KeyPlaces, hashes
 from probes.cohort.scaling import Vectors
-from probes.cohort.truth import hide_absent
+from probes.cohort.truth import Truth, hide_absent
 from probes.cohort.vectors import TAKEN, check_vectors, read_vectors
 from probes.evaluation.bootstrap import replicate
 from probes.evaluation.delong import delong
 from probes.evaluation.metrics import evaluator
 from probes.evaluation.paired import Difference, holm, leave_out, paired_difference
-from probes.evaluation.scoring import compact
+from probes.evaluation.scoring import Scored, compact
 from probes.progress import Stages
 from probes.request import IMAGE, ProbeRequest
 from probes.runs.result import FORMAT, ProbeResult
@@ -31,17 +31,35 @@ from probes.runs.run import Outcome, run_prepared
 
 @dataclass(frozen=True)
 class Comparison:
-    """One result for each table, and the difference of every pair in one metric."""
+    """One result for each table, or each level of one table (D35), and the difference of every pair in one metric."""
 
     format: int
     statement: str
     metric: str
-    rows: int  # labelled rows present in every table
-    unmatched: dict[str, int]  # table → rows without a match: labelled ones of the first, all rows of the others
+    rows: int  # labelled rows present in every table; of levels, test cases
+    # table → rows without a match: labelled ones of the first, all rows of the others; level → test rows left out
+    unmatched: dict[str, int]
     results: tuple[ProbeResult, ...]  # in the order of the tables in the request
     differences: tuple[Difference, ...]
     delong_p: tuple[float, ...]  # of each difference in AUC; empty unless two classes and one row a group
     warnings: tuple[str, ...]
+    cases: str = ""  # the level on whose cases levels were compared; "" for tables
+    of_cases: tuple[Scored, ...] = ()  # of each level, scored on those cases
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tables or levels, as `differences` name them."""
+        return tuple(r.request.level if self.cases else r.source.table for r in self.results)
+
+    @property
+    def scored(self) -> tuple[Scored, ...]:
+        """Of each table or level, its metrics on the rows that the differences are of."""
+        return self.of_cases or tuple(r.test for r in self.results)
+
+    @property
+    def majority(self) -> dict[str, float]:
+        """The metrics of the majority class on those rows."""
+        return next((r for r in self.results if r.request.level == self.cases), self.results[0]).baselines["majority"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,8 @@ def compare(
         progress.seconds = {}
     progress.name("all tables")
     with progress.stage("paired differences"):
-        differences, delong_p = _differences(outcomes, tables, metric)
+        truth, groups = tested(experiment)
+        differences, delong_p = paired_differences([o.p for o in outcomes], truth, groups, tables, metric, request)
     found = Comparison(
         FORMAT,
         experiment.facts.statement,
@@ -92,7 +111,7 @@ def compare(
 
 def _check(request: ProbeRequest, tables: Sequence[str]) -> None:
     if request.level != IMAGE:
-        raise ProbeError("a comparison joins the images of its tables by key: leave --level out.")
+        raise ProbeError("a comparison of tables joins their images by key: leave --level out, or compare --levels.")
     if len(tables) < 2:
         raise ProbeError("a comparison needs two tables or more: --tables A,B.")
     repeated = next((name for i, name in enumerate(tables) if name in tables[:i]), None)
@@ -206,30 +225,36 @@ def _of_table(experiment: Experiment, store: EmbeddingStore, vectors: Vectors) -
     return Experiment(replace(experiment.request, table=store.name), data, experiment.split, experiment.facts)
 
 
-def _differences(
-    outcomes: Sequence[Outcome], tables: Sequence[str], metric: str
-) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
-    """The difference of every pair on the same test rows and draws, with p values corrected by Holm over pairs."""
-    experiment = outcomes[0].experiment
-    request, test = experiment.request, experiment.split.test
+def tested(experiment: Experiment) -> tuple[Truth, Int64]:
+    """The truth of the test rows, and their groups."""
+    test = experiment.split.test
     truth = hide_absent(experiment.data.truth.take(test), experiment.absent)
-    groups = compact(experiment.data.groups[test])
+    return truth, compact(experiment.data.groups[test])
+
+
+def paired_differences(
+    scores: Sequence[Float64], truth: Truth, groups: Int64, names: Sequence[str], metric: str, request: ProbeRequest
+) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
+    """The difference of every pair on the same rows and draws, with p values corrected by Holm over pairs.
+
+    `scores`: probabilities (n, c) by each of `names`. Also DeLong's p of each pair, where it may be used (D10).
+    """
     points, drawn, without = [], [], []
-    for outcome in outcomes:
-        measured = evaluator(outcome.p, truth, groups)
+    for p in scores:
+        measured = evaluator(p, truth, groups)
         points.append(float(measured.point()[metric]))
         drawn.append(replicate(measured, measured.groups, replicates=request.replicates, seed=request.seed)[metric])
         without.append(leave_out(lambda weights, own=measured: own(weights)[metric], measured.groups))  # type: ignore[misc]
-    pairs = list(combinations(range(len(tables)), 2))
+    pairs = list(combinations(range(len(names)), 2))
     found = [paired_difference(points[i] - points[j], drawn[i] - drawn[j], without[i] - without[j]) for i, j in pairs]
     differences = tuple(
-        Difference(tables[i], tables[j], delta, p, adjusted)
+        Difference(names[i], names[j], delta, p, adjusted)
         for (i, j), (delta, p), adjusted in zip(pairs, found, holm([p for _, p in found]), strict=True)
     )
     independent = len(np.unique(groups)) == truth.n and len(truth.classes) == 2 and not truth.multilabel
     if metric != "auc_macro" or not independent:
         return differences, ()
-    paired = delong(truth.positive[:, 1], np.stack([o.p[:, 1] for o in outcomes]))
+    paired = delong(truth.positive[:, 1], np.stack([p[:, 1] for p in scores]))
     return differences, tuple(paired.test(i, j)[1] for i, j in pairs)
 
 

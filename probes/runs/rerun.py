@@ -17,6 +17,7 @@ from probes.cohort.load import Source
 from probes.progress import Stages
 from probes.runs.bundle import Bundle, bundle_of, read_bundle
 from probes.runs.compare import Comparison, compare
+from probes.runs.compare_levels import compare_levels
 from probes.runs.result import ProbeResult
 from probes.runs.review.reviewed import run_reviewed
 from probes.runs.run import package_versions
@@ -65,19 +66,22 @@ def rerun(old: ProbeResult, *, db: str | None = None, bundle: Path | None = None
 
 
 def rerun_comparison(old: Comparison, *, db: str | None = None, progress: Stages) -> Rerun:
-    """Compare the same tables again, each at its stored version."""
+    """Compare the same tables, or levels, again, each at its stored version."""
     first = old.results[0]
     where = first.source.db if db is None else db
     found = [_version(where, result.source) for result in old.results]
-    tables = [result.source.table for result in old.results]
     request = replace(first.request, db=where)
-    new, _ = compare(request, tables, old.metric, progress, [version for version, _ in found])
+    if old.cases:
+        own = replace(request, table=first.source.table, version=found[0][0])
+        new, _ = compare_levels(own, old.names, old.metric, progress)
+    else:
+        new, _ = compare(request, old.names, old.metric, progress, [version for version, _ in found])
     differences = [
         each for field in COMPARED_TABLES for each in _differences(field, getattr(old, field), getattr(new, field))
     ]
     changed = [note for _, notes in found for note in notes]
-    for before, after in zip(old.results, new.results, strict=True):
-        differences += _result_differences(before, after, f"{before.source.table}.")
+    for name, before, after in zip(old.names, old.results, new.results, strict=True):
+        differences += _result_differences(before, after, f"{name}.")
         changed += _changes(before, after)
     return _verdict(differences, None, list(dict.fromkeys(changed)), new.results[0].source.version)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pydicom
@@ -18,13 +19,11 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from indexer.archive.shards import find_shards
 from indexer.groups.listing import listed_groups
 from indexer.pack.headers.secret import load_secret
-from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
-from tests.fakes import FakeEncoder
+from tests.fakes import AnyPlane
 from tests.tables import make_table, unit_rows
 
 N, STEP = 7, 2.5
@@ -102,6 +101,10 @@ FLAWED: dict[str, tuple[Callable[[int, Dataset], None], list[str]]] = {
     "tilt": (tilted, ["gantry tilt"]),
     "contradiction": (set_to("SpacingBetweenSlices", lambda _n: 5.0), ["spacing contradicts the header's"]),
     "patients": (set_to("PatientID", lambda n: "p1" if n else "p2"), ["several patients"]),
+    "acquisitions": (
+        set_to("AcquisitionNumber", lambda n: n % 2 + 4, lambda n: place(n // 2)),
+        ["several acquisitions"],
+    ),
     "times": (set_to("TriggerTime", lambda n: 40 * (n % 2), lambda n: place(n // 2)), ["several times"]),
 }
 SOUND = {
@@ -121,11 +124,10 @@ def archive(tmp_path_factory) -> Path:
         write_series(root / "in" / name, axes=axes)
     done = call("indexer", "pack", root / "in", root / "shards", "--secret", root / "secret", "--new-secret")
     assert done.code == 0, done.err
-    index(
-        find_shards([str(root / "shards")]).shards,
-        EmbeddingStore.create(str(root / "db"), "t", FakeEncoder().spec),
-        FakeEncoder(),
-    )
+    with mock.patch("indexer.encoders.load", return_value=AnyPlane()):
+        done = call("indexer", "index", root / "shards", root / "db", "--json")
+        assert done.code == 0, done.err
+        (root / "report.json").write_text(done.out)
     return root
 
 
@@ -147,6 +149,23 @@ def test_each_flawed_series_is_named_with_its_flaw_and_no_sound_one_is(archive) 
     shown = call("indexer", "info", archive / "db", "--by", "series", "--flagged")
     assert len(shown.out.splitlines()) == 1 + len(FLAWED)
     assert "gantry tilt 1" in shown.err
+
+
+def test_the_summary_of_a_run_counts_the_flawed_series_by_flaw_with_examples(archive) -> None:
+    wanted: dict[str, list[str]] = {}
+    for folder, series in names_of(archive).items():
+        for flaw in FLAWED[folder][1] if folder in FLAWED else ():
+            wanted.setdefault(flaw, []).append(series)
+    found = json.loads((archive / "report.json").read_text())["series_flaws"]
+    assert found == [
+        {"flaw": flaw, "series": len(names), "examples": sorted(names)[:3]} for flaw, names in sorted(wanted.items())
+    ]
+    with mock.patch("indexer.encoders.load", return_value=AnyPlane()):
+        again = call("indexer", "index", archive / "shards", archive / "db2")
+    assert f"series: 1 x gantry tilt ({wanted['gantry tilt'][0]})" in again.out
+    (summary,) = (archive / "db2").glob("*.runs/*/summary.md")
+    assert "- 1 × gantry tilt\n" in summary.read_text()
+    assert not any(series in summary.read_text() for series in names_of(archive).values())
 
 
 # In a process of its own: SimpleITK and faiss both wrap std::vector<float> with SWIG, which knows one wrapper a process

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
+from sklearn.metrics import roc_auc_score
 
 from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
 from probes.cohort.load import load, open_store
+from probes.evaluation.bootstrap import draw
 from probes.request import ProbeRequest
 from tests.commands import call
 from tests.tables import make_table, unit
@@ -150,3 +153,68 @@ def test_rows_without_a_case_are_named(tmp_path) -> None:
     store = make_table(tmp_path / "db", np.eye(DIM)[np.arange(len(facts)) % DIM].astype(np.float16), facts)
     with pytest.raises(ProbeError, match=r"1 labelled rows have no series .e.g. k7"):
         load(open_store(request(store)), request(store))
+
+
+def probabilities_of(folder: Any) -> pd.DataFrame:
+    """Of each test row, by the probe of one level alone."""
+    return pd.read_parquet(folder / "predictions.parquet").set_index("key")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_levels_are_compared_on_the_cases_of_the_coarsest_by_the_same_draws(store, tmp_path, pooling) -> None:
+    words = ("--label", "ill", "--group", "patient", "--replicates", "40", "--pooling", pooling)
+    options = {"image": (), "series": ("--level", "series"), "patient": ("--level", "patient")}
+    alone = {}
+    for level, own in options.items():
+        done = call("probes", "linear", store.uri, *words, *own, "--out", tmp_path / level)
+        assert done.code == 0, done.err
+        alone[level] = probabilities_of(tmp_path / level)
+    compared = ("--levels", "image,series,patient", "--out", tmp_path / "c")
+    done = call("probes", "compare", store.uri, *words, *compared, "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    truth = alone["patient"]["true"].astype(int)
+    pooled = {}
+    for level, rows in alone.items():
+        cases = rows[["p(0)", "p(1)"]].groupby(rows["group"]).agg(pooling)
+        pooled[level] = cases.div(cases.sum(axis=1), axis=0)["p(1)"].loc[truth.index]
+    assert (found["rows"], found["cases"], found["unmatched"]) == (len(truth), "patient", dict.fromkeys(options, 0))
+    area = {level: roc_auc_score(truth, scores) for level, scores in pooled.items()}
+    for level, scored in zip(options, found["of_cases"], strict=True):
+        assert scored["metrics"]["auc_macro"]["value"] == pytest.approx(area[level], abs=1e-6)
+    y, everyone = truth.to_numpy(), np.arange(len(truth))
+    for difference in found["differences"]:
+        sides = [pooled[difference[side]].to_numpy() for side in ("first", "second")]
+
+        def between(rows: Any, times: Any, sides: Any = sides) -> float:
+            first, second = (roc_auc_score(y[rows], own[rows], sample_weight=times) for own in sides)
+            return first - second
+
+        point = area[difference["first"]] - area[difference["second"]]
+        drawn = [own for block in draw(len(y), 40, 0) for own in block if 0 < own[y == 1].sum() < own.sum()]
+        d = np.array([between(everyone != n, None) for n in everyone])
+        d -= d.mean()
+        freedom = 3 * (d**2).sum() ** 2 / (d**4).sum()
+        half = student.ppf(0.975, freedom) * np.std([between(everyone, own) for own in drawn])
+        shown = difference["delta"]["value"], difference["delta"]["low"], difference["delta"]["high"]
+        assert shown == pytest.approx((point, point - half, point + half), abs=1e-5)
+    assert "every level scored on the same" in call("probes", "compare", store.uri, *words, *compared).out
+    assert "(patient)" in (tmp_path / "c" / "comparison.html").read_text()
+    again = call("probes", "rerun", tmp_path / "c")
+    assert again.code == 0, again.out + again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--levels", "image"), "two levels or more"),
+        (("--levels", "image,patient", "--split", "stratified"), "one test split"),
+        (("--levels", "image,series", "--tables", "t"), "name what is compared"),
+        (("--levels", "image,series", "--level", "series"), "without --level"),
+        (("--levels", "side,patient"), "side"),
+    ],
+)
+def test_levels_that_cannot_be_compared_are_refused_in_one_line(store, options, words) -> None:
+    done = call("probes", "compare", store.uri, "--label", "ill", "--group", "patient", *options)
+    assert done.code in (1, 2)
+    assert words in done.err

@@ -9,9 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from indexer.archive.shards import find_shards
+from indexer.groups.make import pool
 from indexer.mapping.make import make_map
 from indexer.mapping.options import MapOptions
 from indexer.pipeline.run import index
+from indexer.search.answer import answer
+from indexer.search.options import SearchOptions
+from indexer.search.queries import Query
+from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png
 from tests.fakes import FakeEncoder
@@ -27,6 +32,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     archive(root, shards=6, images=10)
     shards = find_shards([str(root / "shards")]).shards
     index(shards, EmbeddingStore.create(str(root / "db"), "t", FakeEncoder().spec), FakeEncoder())
+    pool(EmbeddingStore.open(str(root / "db")), "patient")
     make_map(EmbeddingStore.open(str(root / "db")), MapOptions())
     server = Live(root / "db")
     yield server
@@ -113,6 +119,33 @@ def test_filters_facets_groups_and_the_slider_narrow_the_hits(page, live):
     assert "of random pairs are closer" in page.inner_text("#least")
     opened(page, live, "?like=im5&where=" + "n+%3C+20")
     assert set(shown(page)) == {f"im{n}" for n in range(20)} - {"im5"}
+
+
+def test_hits_are_groups_with_their_best_parts_and_a_group_is_searched_with(page, live):
+    def asked(query: Query) -> list[str | None]:
+        return [
+            hit.group for hit in answer(Searcher(live.store), query, SearchOptions(k=48, by="patient")).queries[0].hits
+        ]
+
+    opened(page, live, "?like=im5")
+    page.select_option("select[name=by]", "patient")
+    until(page, "location.search.includes('by=patient') && !!document.querySelector('#hits [data-group]')")
+    groups = page.eval_on_selector_all("#hits .hit", "all => all.map(one => one.dataset.group)")
+    assert groups == asked(Query(keys=("im5",)))
+    assert page.is_disabled("select[name=group]")
+    parts = page.locator("#hits li >> nth=0").locator(".parts button")
+    assert parts.count() >= 1
+    until(page, "[...document.querySelectorAll('#hits li:first-child .parts img')].every(one => one.naturalWidth > 0)")
+    parts.first.click()
+    page.wait_for_selector("#large[open]")
+    page.keyboard.press("Escape")
+    page.click("#hits li >> nth=1 >> text=search with this patient")
+    until(page, "location.search.includes('groups=') && !location.search.includes('like=')")
+    until(page, "!document.querySelector('#hits').hasAttribute('aria-busy')")
+    found = page.eval_on_selector_all("#hits .hit", "all => all.map(one => one.dataset.group)")
+    assert found == asked(Query(groups=(groups[1],)))
+    page.click("#hits li >> nth=0 >> .further")
+    until(page, "!location.search.includes('by=') && location.search.includes('facet=')")
 
 
 def test_a_filter_that_is_wrong_says_so_and_shows_no_old_hits(browser, live):

@@ -22,8 +22,8 @@ def command(db: str, by: str | None, flagged: bool, table: str | None, as_json: 
 
     With --by, the groups of a column: their rows, and for series of slices the positions along the normal (mm, from
     orientation and position; `part_z`, by which their rows are in order), the spacing between them, and flaws by name:
-    positions missing or doubled, gaps, uneven spacing, several orientations, echoes, phases, times or patients, gantry
-    tilt, spacing that contradicts the header's.
+    positions missing or doubled, gaps, uneven spacing, several orientations, echoes, phases, acquisitions, times or
+    patients, gantry tilt, spacing that contradicts the header's.
     """
     if flagged and not by:
         raise click.UsageError("--flagged is of groups: give --by COLUMN too.")

@@ -92,9 +92,11 @@ def comparison_as_json(found: ListedComparison) -> dict[str, Any]:
         "labels": own.results[0].request.labels,
         "metric": own.metric,
         "rows": own.rows,
+        "cases": own.cases,
         "tables": [
-            {"table": r.source.table, "encoder": r.source.encoder, "interval": r.test.metrics.get(own.metric)}
-            for r in own.results
+            {"table": r.source.table, "encoder": r.source.encoder, "interval": scored.metrics.get(own.metric)}
+            | ({"level": r.request.level} if own.cases else {})
+            for r, scored in zip(own.results, own.scored, strict=True)
         ],
         "differences": own.differences,
     })  # fmt: skip

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from indexer.errors import IndexFileError, RowNotFound, StoreError
+from indexer.groups.pooling import MEAN
 from indexer.serve.guard import COOKIE, token_is
 from indexer.serve.http.answers import shown_columns
 from indexer.serve.http.bodies import Offset
@@ -21,6 +22,7 @@ from indexer.serve.page.assets import page
 from indexer.serve.page.shared import shared
 from indexer.serve.settings import Settings
 from indexer.serve.tables import Tables
+from indexer.store.pooled import pooled_of
 from indexer.upkeep.health import HealthReport, health
 
 ROWS = 100  # of a page of failures
@@ -48,6 +50,7 @@ def pages(tables: Tables, settings: Settings) -> APIRouter:
         return page(
             "search.html", **shared(tables, table, ""), columns=columns, example=first, encoder=spec.name,
             random=spec.random, text=served.has_text, upload=settings.upload_bytes,
+            pooled=[by for by, method in pooled_of(served.store) if method == MEAN and by in columns],
         )  # fmt: skip
 
     if settings.token is not None:

@@ -3,7 +3,7 @@
 import { Api } from "./api.js";
 import { Large } from "./large.js";
 import * as states from "./state.js";
-import { chip, count, facetField, hit, picture, share, el } from "./view.js";
+import { chip, count, facetField, groupHit, hit, picture, share, el } from "./view.js";
 
 const root = document.getElementById("search");
 const api = new Api(root.dataset.table);
@@ -27,11 +27,14 @@ const act = {
   like: (key) => go({ like: [...new Set([...state.like, key])], unlike: state.unlike.filter((k) => k !== key) }),
   unlike: (key) => go({ unlike: [...new Set([...state.unlike, key])], like: state.like.filter((k) => k !== key) }),
   further: (found) => go({ group: "", facet: [...state.facet, states.facet(state.group, found.columns[state.group])] }),
+  inside: (found) => go({ by: "", like: [found.key], unlike: [], text: "", image: null, facet: [...state.facet, states.facet(state.by, found.columns[state.by])] }),
+  group: (found) => go({ groups: [found.group], like: [], unlike: [], text: "", image: null }),
 };
 const large = new Large(document.getElementById("large"), api, act);
 
 function go(changes, keep = false) {
-  state = { ...state, page: "", ...changes };
+  const other = "by" in changes || ["like", "unlike", "text", "image"].some((name) => name in changes);
+  state = { ...state, page: "", ...(other ? { groups: [] } : {}), ...changes };
   const address = states.write(state);
   const fragment = state.image?.vector ? location.hash : "";
   history[keep ? "replaceState" : "pushState"](null, "", (address ? `?${address}` : location.pathname) + fragment);
@@ -43,7 +46,8 @@ window.addEventListener("popstate", () => { state = { ...states.read(location.se
 // Show the state: the form's values, the examples, then hits and counts as they come.
 function show() {
   ask.elements.text.value = state.text;
-  for (const name of ["where", "group", "same"]) narrow.elements[name].value = state[name];
+  for (const name of ["where", "group", "same", "by"]) if (narrow.elements[name]) narrow.elements[name].value = state[name];
+  narrow.elements.group.disabled = state.by !== "";
   narrow.elements.min.value = state.min === "" ? 0 : 1000 * Number(state.min);
   least();
   examples();
@@ -62,7 +66,7 @@ async function search(signal) {
   try {
     const [found, dull] = await Promise.all([api.search(states.body(state), signal), constant]);
     failure.hidden = true;
-    hits.replaceChildren(...found.hits.map((one) => hit(api, one, act, dull)));
+    hits.replaceChildren(...found.hits.map((one) => (state.by ? groupHit(api, one, act, state.by) : hit(api, one, act, dull))));
     const words = found.hits.length ? `${count(found.hits.length, "hit", "hits")} from rank ${found.hits[0].rank}` : "No hits";
     const limits = states.limits(state);
     status.textContent = `${words} · ${found.index} · ${found.milliseconds.toFixed(0)} ms${limits.length ? ` · ${limits.join(", ")}` : ""}`;
@@ -118,6 +122,7 @@ function examples() {
     ...(state.image ? [chip(state.image.name, "+", state.image.shown ? el("img", { src: state.image.shown, alt: "" }) : null, () => go({ image: null }))] : []),
     ...(state.region ? [chip("a region of the map", "⊂", null, () => go({ region: "" }))] : []),
     ...(state.text ? [chip(`“${state.text}”`, "+", null, () => go({ text: "" }))] : []),
+    ...(state.by ? state.groups.map((name) => chip(`${state.by} ${name}`, "+", null, () => go({ groups: state.groups.filter((g) => g !== name) }))) : []),
     ...state.like.map((key) => chip(key, "+", small(key), without("like", key))),
     ...state.unlike.map((key) => chip(key, "−", small(key), without("unlike", key))),
   ];
@@ -153,7 +158,7 @@ ask.elements.file.addEventListener("change", () => { if (ask.elements.file.files
 narrow.addEventListener("submit", (event) => event.preventDefault());
 narrow.elements.min.addEventListener("input", least);
 narrow.elements.min.addEventListener("change", () => { const v = Number(narrow.elements.min.value) / 1000; go({ min: v ? String(v) : "" }); });
-for (const name of ["where", "group", "same"]) narrow.elements[name].addEventListener("change", () => go({ [name]: narrow.elements[name].value }));
+for (const name of ["where", "group", "same", "by"]) narrow.elements[name]?.addEventListener("change", () => go({ [name]: narrow.elements[name].value }));
 pager.addEventListener("click", (event) => { const step = Number(event.target.dataset.step); if (step) turn(step); });
 
 for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { event.preventDefault(); document.body.classList.add("dropping"); });

@@ -1,12 +1,12 @@
 // What is searched for, as one plain object; the page's address holds all of it, so that a link repeats the search.
 
-const LISTS = ["like", "unlike", "facet"];
-const TEXTS = ["text", "where", "group", "same", "min", "page", "region"];
+const LISTS = ["like", "unlike", "groups", "facet"];
+const TEXTS = ["text", "by", "where", "group", "same", "min", "page", "region"];
 
 export const PAGE = 48;
 
 export function empty() {
-  return { like: [], unlike: [], facet: [], text: "", where: "", group: "", same: "", min: "", page: "", region: "", image: null };
+  return { like: [], unlike: [], groups: [], facet: [], text: "", by: "", where: "", group: "", same: "", min: "", page: "", region: "", image: null };
 }
 
 export function read(address) {
@@ -37,7 +37,7 @@ export function write(state) {
 }
 
 export function asks(state) {
-  return state.like.length > 0 || state.text !== "" || state.image !== null;
+  return state.like.length > 0 || (state.by !== "" && state.groups.length > 0) || state.text !== "" || state.image !== null;
 }
 
 // A facet is "column=value" with JSON as the value; SQL of its own kind is made of it here.
@@ -70,7 +70,7 @@ export function filter(state) {
 export function limits(state) {
   const out = [];
   if (state.facet.length || state.where.trim()) out.push(`only where ${filter(state).replaceAll("`", "")}`);
-  if (state.group) out.push(`one for each ${state.group}`);
+  if (state.group && !state.by) out.push(`one for each ${state.group}`);
   if (state.same) out.push(`without the query's own ${state.same}`);
   if (state.min) out.push(`cosine ${state.min} and above`);
   if (state.region) out.push("within a region of the map");
@@ -88,10 +88,12 @@ export function body(state) {
   if (state.text) query.text = state.text;
   if (state.image?.vector) query.vector = state.image.vector;
   else if (state.image) query.image = state.image.data;
+  if (state.by && state.groups.length) query.groups = state.groups;
   const out = { query, limit: PAGE, offset: PAGE * (Number(state.page) || 0) };
   const where = filter(state);
   if (where) out.filter = where;
-  if (state.group) out.group_by = state.group;
+  if (state.by) out.by = state.by;
+  else if (state.group) out.group_by = state.group;
   if (state.same) out.exclude_same = state.same;
   if (state.region) out.region = state.region;
   if (state.min) out.score_threshold = Number(state.min);

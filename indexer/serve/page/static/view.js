@@ -55,6 +55,20 @@ export function hit(api, found, act, dull) {
   return el("li", {}, open, meta, actions);
 }
 
+// A hit that is a group of images: the picture of the one that matches best, then the others that match.
+export function groupHit(api, found, act, by) {
+  const open = el("button", { type: "button", class: "hit", "data-key": found.key, "data-group": found.group, onclick: () => act.open(found.key),
+    "aria-label": `Hit ${found.rank}: ${by} ${found.group}, ${found.score.toFixed(3)}` }, picture(api, found.key, 256));
+  const parts = found.parts.slice(1).map((part) => el("button", { type: "button", title: `${part.key}: cosine ${part.score.toFixed(3)} to ${part.query}`,
+    "aria-label": `Open ${part.key}`, onclick: () => act.open(part.key) }, picture(api, part.key, 64)));
+  const meta = el("div", { class: "meta" }, el("div", { class: "score" }, el("b", {}, found.score.toFixed(3))),
+    el("div", { class: "name", title: found.group }, el("span", { class: "label" }, by + " "), found.group));
+  if (parts.length) meta.append(el("div", { class: "parts" }, ...parts));
+  if (found.more) meta.append(el("button", { type: "button", class: "further", onclick: () => act.inside(found) }, `its other ${count(found.more, "image", "images")}`));
+  const actions = el("div", { class: "act" }, el("button", { type: "button", class: "quiet", onclick: () => act.group(found) }, `search with this ${by}`));
+  return el("li", {}, open, meta, actions);
+}
+
 export function chip(words, mark, image, remove) {
   return el("span", { class: mark === "−" ? "chip unlike" : "chip" }, image ?? "", el("b", { "aria-hidden": "true" }, mark),
     el("span", { title: words }, (mark === "−" ? "unlike " : "") + words), el("button", { type: "button", class: "quiet", "aria-label": `Remove ${words}`, onclick: remove }, "✕"));
