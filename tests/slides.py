@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import zipfile
@@ -84,6 +85,58 @@ def generic(
             out.write(picture, **kept, **options)
             picture = halved(picture)
     return path
+
+
+def dicom_slide(folder: Path, picture: np.ndarray, *, compressed: bool, mpp: float = 0.5, levels: int = 2) -> Path:
+    """A DICOM slide (PS3.3 A.32.8, TILED_FULL), a file for each level; returns the first, of level 0."""
+    series = f"1.2.826.0.1.3680043.8.498.{int(compressed) + 1}"
+    folder.mkdir(parents=True)
+    for number in range(levels):
+        image = _level(picture, mpp * 2**number, compressed=compressed)
+        image.SeriesInstanceUID, image.StudyInstanceUID, image.InstanceNumber = series, f"{series}.1", number + 1
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{series}.2.{number}"
+        image.ImageType = ["DERIVED" if number else "ORIGINAL", "PRIMARY", "VOLUME", "RESAMPLED" if number else "NONE"]
+        image.PatientName = CANARY
+        image.save_as(folder / f"level{number}.dcm", enforce_file_format=True)
+        picture = halved(picture)
+    return folder / "level0.dcm"
+
+
+def _level(picture: np.ndarray, mpp: float, *, compressed: bool, side: int = 256) -> Any:
+    """One level as frames of side x side pixels, from left to right and top to bottom, the last ones filled up."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.sequence import Sequence
+    from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+
+    height, width = picture.shape[:2]
+    filled = np.full((-(-height // side) * side, -(-width // side) * side, 3), 255, np.uint8)
+    filled[:height, :width] = picture
+    rows, columns = filled.shape[0] // side, filled.shape[1] // side
+    frames = filled.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    image, meta, measures, shared, light = Dataset(), FileMetaDataset(), Dataset(), Dataset(), Dataset()
+    image.SOPClassUID = meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    meta.TransferSyntaxUID = JPEGBaseline8Bit if compressed else ExplicitVRLittleEndian
+    image.file_meta, image.Modality, light.OpticalPathIdentifier = meta, "SM", "1"
+    image.Rows = image.Columns = side
+    image.SamplesPerPixel, image.PlanarConfiguration, image.NumberOfFrames = 3, 0, len(frames)
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+    image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows, image.TotalPixelMatrixFocalPlanes = width, height, 1
+    image.DimensionOrganizationType, image.OpticalPathSequence = "TILED_FULL", Sequence([light])
+    measures.PixelSpacing, shared.PixelMeasuresSequence = [mpp / 1000, mpp / 1000], Sequence([measures])
+    image.SharedFunctionalGroupsSequence = Sequence([shared])
+    image.PhotometricInterpretation = "YBR_FULL_422" if compressed else "RGB"
+    if compressed:
+        image.add_new("PixelData", "OB", encapsulate([_jpeg(frame) for frame in frames]))
+    else:
+        image.add_new("PixelData", "OB", frames.tobytes())
+    return image
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "JPEG", quality=90, subsampling="4:2:2")
+    return out.getvalue()
 
 
 def region(path: Path, x: int, y: int, level: int, side: int, tile: int) -> np.ndarray:

@@ -20,7 +20,7 @@ _PACKAGES = {  # the package that decodes a kind first; other kinds are decoded 
     "JPEG": "simplejpeg",
     "TIFF 8 bit": "tifffile",
     "TIFF 16 bit": "tifffile",
-    "NIfTI": "nibabel",
+    **dict.fromkeys(("NIfTI", "NRRD", "MetaImage"), "nibabel"),
 }
 _PLUGIN_PACKAGES = {"gdcm": "python-gdcm", "gdcm itself": "python-gdcm", "pyjpegls": "pyjpegls"}
 

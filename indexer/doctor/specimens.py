@@ -76,6 +76,8 @@ def files() -> tuple[Specimen, ...]:
         Specimen("GIF", "gif", lambda: _pillow(LEVELS, "GIF")),
         Specimen("PGM", "pgm", lambda: b"P5 16 16 255\n" + LEVELS.tobytes()),
         Specimen("NIfTI", "nii", _nifti),
+        Specimen("NRRD", "nrrd", _nrrd),
+        Specimen("MetaImage", "mha", _metaimage),
     )
 
 
@@ -106,6 +108,19 @@ def _nifti() -> bytes:
     volume = DEEP.T[::-1, ::-1, None].astype(np.int16)
     data: bytes = nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()
     return data
+
+
+def _nrrd() -> bytes:
+    """One axial slice; its axes go to the patient's left and back, as on a screen."""
+    lines = ("NRRD0004", "type: uint16", "dimension: 3", "sizes: 16 16 1", "encoding: raw", "endian: little",
+             "space: left-posterior-superior", "space directions: (1,0,0) (0,1,0) (0,0,1)")  # fmt: skip
+    return "\n".join(lines).encode() + b"\n\n" + DEEP.astype("<u2").tobytes()
+
+
+def _metaimage() -> bytes:
+    lines = ("ObjectType = Image", "NDims = 3", "DimSize = 16 16 1", "ElementType = MET_USHORT",
+             "ElementDataFile = LOCAL")  # fmt: skip
+    return "\n".join(lines).encode() + b"\n" + DEEP.astype("<u2").tobytes()
 
 
 def dicom(syntax: Syntax) -> bytes:

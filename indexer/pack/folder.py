@@ -22,7 +22,7 @@ from indexer.user_tables.joining import image_suffix
 HEAD = 1024  # bytes read to detect a file's kind
 BESIDE = "metadata beside an image"
 _SUFFIX_OF = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "bmp", "gif": "gif", "pnm": "ppm",
-              "dicom": "dcm", "nifti": "nii", "series": SERIES}  # fmt: skip
+              "dicom": "dcm", "nifti": "nii", "series": SERIES, "nrrd": "nrrd", "metaimage": "mha"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,5 +118,6 @@ def image_kind(path: str, head: bytes) -> tuple[str, str, str]:
 
 def _fits(kind: str, suffix: str) -> bool:
     families = {"jpeg": ("jpg", "jpeg", "jpe", "jfif"), "tiff": ("tif", "tiff"), "pnm": ("ppm", "pgm"),
-                "dicom": ("dcm", "dicom"), "nifti": ("nii", "nii.gz"), "series": (SERIES,)}  # fmt: skip
+                "dicom": ("dcm", "dicom"), "nifti": ("nii", "nii.gz"), "series": (SERIES,),
+                "nrrd": ("nrrd", "nhdr"), "metaimage": ("mha", "mhd")}  # fmt: skip
     return suffix in families.get(kind, (kind,))

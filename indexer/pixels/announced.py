@@ -11,6 +11,7 @@ import zlib
 
 from indexer.pixels.dicom.parse import is_deflated
 from indexer.pixels.limits import PLAIN_BYTES, check_size
+from indexer.pixels.volumes import metaimage, nrrd
 
 _SCAN = b"\xff\xda"  # of a JPEG; in the coded data 0xFF is followed by 0 or a restart marker
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG: start of frame
@@ -30,6 +31,8 @@ def announced_bytes(kind: str, data: bytes) -> int:
             return _jpeg(data)
         if kind == "nifti":
             return _nifti(data)
+        if kind in ("nrrd", "metaimage"):
+            return (nrrd if kind == "nrrd" else metaimage).header(data).announced
         if kind == "dicom":
             return PLAIN_BYTES + 1 if is_deflated(data) else 0
         size = _SIZES_OF[kind](data) if kind in _SIZES_OF else None

@@ -29,10 +29,10 @@ def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) 
         from indexer.pixels.tiff.reader import open_tiff
 
         return open_tiff(data, rendering)
-    if kind == "nifti":
-        from indexer.pixels.volumes.nifti import NiftiReader
+    if kind in ("nifti", "nrrd", "metaimage"):
+        from indexer.pixels.volumes.nifti import VolumeReader
 
-        return NiftiReader(data, rendering)
+        return VolumeReader(kind, data, rendering)
     from indexer.pixels.pillow import PillowReader
 
     return PillowReader(data, kind, rendering)

@@ -12,7 +12,7 @@ _IMPLICIT_OR_KNOWN_VR = frozenset({b"UI", b"UL", b"CS", b"DA", b"TM", b"SH", b"L
 
 
 def sniff(data: bytes, suffix: str) -> str:
-    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, series, nifti, or "" for bytes of no known image format.
+    """The kind: jpeg, png, tiff, webp, bmp, gif, pnm, dicom, series, nifti, nrrd, metaimage; "" for other bytes.
 
     Only the first 352 bytes are needed.
     """
@@ -23,6 +23,8 @@ def sniff(data: bytes, suffix: str) -> str:
         return "dicom"
     if suffix == SERIES and data[:4] == b"PK\x03\x04":
         return "series"
+    if suffix in ("mha", "mhd") and data[:5] == b"NDims":
+        return "metaimage"
     if suffix == "nii.gz" and data[:2] == b"\x1f\x8b":
         return "nifti"
     return ""
@@ -50,6 +52,9 @@ _MAGIC = (
     (b"II+\0", "tiff"),  # BigTIFF
     (b"MM\0+", "tiff"),
     (b"BM", "bmp"),
+    (b"NRRD000", "nrrd"),
+    (b"ObjectType = Image", "metaimage"),
+    (b"ObjectType=Image", "metaimage"),
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
 )

@@ -17,7 +17,7 @@ SERIES = "dcm.zip"  # suffix of a DICOM series packed as one image
 # Members with other suffixes are metadata, or images without a suffix (common in DICOM trees).
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm",
-    "dcm", "dicom", SERIES, "nii", "nii.gz",
+    "dcm", "dicom", SERIES, "nii", "nii.gz", "nrrd", "nhdr", "mha", "mhd",
 )  # fmt: skip
 
 UNREAD = "unread"  # the identity of a shard that is to be read again: unlike any other

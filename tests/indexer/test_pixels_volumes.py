@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
 from itertools import islice
 
 import numpy as np
@@ -108,3 +112,99 @@ def test_the_command_embeds_the_first_volume_or_all_of_them_into_one_table_with_
     assert {(phase, seconds) for _, phase, seconds in stored["all"]} == {(1, 0.5), (2, 3.0), (3, 5.5)}
     (listed,) = call("indexer", "info", tmp_path / "all", "--by", "content", "--json").json["groups"]
     assert (listed["rows"], listed["positions"], listed["flags"]) == (18, 6, ["several phases"])
+
+
+# Raw and compressed, of three kinds, of one volume turned in space; a series; and headers whose data lie elsewhere
+WRITTEN = """
+import sys
+import numpy as np, SimpleITK
+folder = sys.argv[1]
+values = np.random.default_rng(0).integers(0, 900, (6, 7, 5))
+for name, kind in (("short", np.int16), ("float", np.float32), ("long", np.int64), ("byte", np.uint8)):
+    image = SimpleITK.GetImageFromArray(values.astype(kind))
+    image.SetSpacing((1.5, 2.0, 3.0))
+    image.SetOrigin((5, -7, 11))
+    image.SetDirection((0, -0.8, 0.6, 1, 0, 0, 0, 0.6, 0.8))
+    for ending, packed in (("nrrd", False), ("mha", False), ("packed.nrrd", True), ("packed.mha", True)):
+        SimpleITK.WriteImage(image, f"{folder}/{name}.{ending}", packed)
+    if name != "long":
+        SimpleITK.WriteImage(image, f"{folder}/{name}.nii")
+series = SimpleITK.JoinSeries([image, image * 2])
+for name in ("s.nrrd", "s.mha", "s.nii"):
+    SimpleITK.WriteImage(series, f"{folder}/{name}")
+for name in ("apart.nhdr", "apart.mhd"):
+    SimpleITK.WriteImage(image, f"{folder}/{name}")
+SimpleITK.WriteImage(SimpleITK.Compose(image, image, image), f"{folder}/colour.nrrd")
+SimpleITK.WriteImage(SimpleITK.Compose(image, image, image), f"{folder}/colour.mha")
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    if find_spec("SimpleITK") is None:
+        pytest.skip("SimpleITK is not installed")
+    folder = tmp_path_factory.mktemp("written")  # in a process of its own: SimpleITK and faiss do not share one
+    subprocess.run([sys.executable, "-c", WRITTEN, str(folder)], check=True)
+    return folder
+
+
+def facts_and_pixels(path, plane="axial", time="first"):
+    spec = PixelSpec(24, 24, window="percentile", plane=plane)
+    suffix = path.name.rpartition(".")[2]
+    return [
+        (dict(found.part.facts), found.pixels.tobytes()) for found in decode(path.read_bytes(), suffix, spec, time=time)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["nrrd", "mha", "packed.nrrd", "packed.mha"])
+def test_nrrd_and_metaimage_have_the_slices_of_the_nifti_that_simpleitk_writes(written, kind):
+    for plane in ("axial", "coronal", "sagittal"):
+        for name in ("short", "float", "byte"):
+            wanted = facts_and_pixels(written / f"{name}.nii", plane)
+            assert len(wanted) == len({pixels for _, pixels in wanted}) > 4
+            found = facts_and_pixels(written / f"{name}.{kind}", plane)
+            assert [pixels for _, pixels in found] == [pixels for _, pixels in wanted]
+            assert [own["z"] for own, _ in found] == pytest.approx([own["z"] for own, _ in wanted], abs=1e-3)
+        assert [p for _, p in facts_and_pixels(written / f"long.{kind}", plane)] == [
+            p for _, p in facts_and_pixels(written / "short.nii", plane)
+        ]
+    if "packed" not in kind:
+        series = [pixels for _, pixels in facts_and_pixels(written / f"s.{kind}", time="all")]
+        assert series == [pixels for _, pixels in facts_and_pixels(written / "s.nii", time="all")]
+
+
+def test_volumes_in_another_file_or_form_are_refused_by_name(written):
+    plain, meta = (written / "short.nrrd").read_bytes(), (written / "short.mha").read_bytes()
+    refused = {
+        "in another file": [(written / "apart.nhdr").read_bytes(), (written / "apart.mhd").read_bytes()],
+        "encoding bzip2": [plain.replace(b"encoding: raw", b"encoding: bzip2")],
+        "not grey values": [(written / "colour.nrrd").read_bytes()],
+        "3 values a voxel": [(written / "colour.mha").read_bytes()],
+        "bytes of voxels": [plain[:-9], meta[:-9]],
+        "of type block": [plain.replace(b"type: short", b"type: block")],
+        "corrupt image": [
+            plain.replace(b"sizes: 5 7 6", b"sizes: 5 7"),
+            meta.replace(b"DimSize = 5", b"DimSize = x 5"),
+        ],
+        "unsupported image": [plain.replace(b"sizes: 5 7 6", b"sizes: 5 -7 6")],
+        "too many pixels": [
+            plain.replace(b"sizes: 5", b"sizes: 99999999999"),
+            meta.replace(b"= 5 7", b"= 99999999999 7"),
+        ],
+    }
+    for words, files in refused.items():
+        for data in files:
+            with pytest.raises(PixelError, match=words):
+                list(decode(data, "", SPEC))
+
+
+def test_a_damaged_volume_is_a_named_failure(written):
+    rng = np.random.default_rng(1)
+    for name in ("byte.nrrd", "byte.mha", "byte.packed.nrrd", "byte.packed.mha"):
+        whole = (written / name).read_bytes()
+        for _ in range(60):
+            data = bytearray(whole[: rng.integers(10, len(whole))] if rng.random() < 0.5 else whole)
+            for at in rng.integers(0, min(len(data), 500), 3):
+                data[at] = rng.integers(0, 256)
+            with suppress(PixelError):  # any other error is a crash
+                list(decode(bytes(data), name.rpartition(".")[2], SPEC))

@@ -20,6 +20,7 @@ from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index
 from indexer.search.drawing.pages import html_page
 from indexer.search.drawing.pictures import pictures_of
+from indexer.search.drawing.sheet import INSET, contact_sheet
 from indexer.search.options import SearchOptions
 from indexer.search.queries import Query
 from indexer.search.results import QueryHits, SearchResult
@@ -33,7 +34,7 @@ from indexer.types import Hit, TileRule
 from tests.commands import call
 from tests.fakes import FakeEncoder
 from tests.killed import killed_after
-from tests.slides import CANARY, aperio, generic, glass, label, region, scanned, section, stained
+from tests.slides import CANARY, aperio, dicom_slide, generic, glass, label, region, scanned, section, stained
 
 RULE = TileRule(256, 1.0)
 COLUMNS = ["key", "part_x", "part_y", "part_level", "part_mpp", "part_tissue", "slide", "content", *PLACE_COLUMNS]
@@ -355,6 +356,23 @@ def test_a_scanned_slide_is_read_and_searched_by_the_commands(tmp_path):
     assert json.loads(call("indexer", "info", store.uri, "--json").out)[0]["tiles"]["tile"] == 512
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_dicom_slide_is_one_slide_of_all_its_files_with_the_tiles_that_openslide_reads(tmp_path, compressed):
+    pytest.importorskip("pydicom")
+    first = dicom_slide(tmp_path / "in" / "s", section(), compressed=compressed)
+    copied = b"DICM" in first.read_bytes()[:132]
+    store, report = run([tmp_path / "in"], tmp_path / "db")
+    found = rows(store)
+    assert (copied, report.failed, report.shards_done) == (True, 0, 1)
+    assert [(row["part_x"], row["part_y"]) for row in found] == [(x, y) for y in (0, 512, 1024) for x in (512, 1024)]
+    for row in found:
+        assert (row["part_level"], row["part_mpp"]) == (1, 1.0)
+        expected = region(first, row["part_x"], row["part_y"], 1, 256, 256)
+        assert row["content"] == hashlib.sha256(ppm(expected)).hexdigest()
+        assert read_place(str(first), place_of(row), row["content"], roots=[str(tmp_path)]) == ppm(expected)
+    assert not any(CANARY.encode() in file.read_bytes() for file in (tmp_path / "db").rglob("*") if file.is_file())
+
+
 def test_pages_show_a_tile_and_its_place_in_the_slide(slides, tmp_path):
     store, _ = run([slides / "deflate.tif"], tmp_path / "db", table="efficientnet-lite0")
     row = next(row for row in rows(store) if (row["part_x"], row["part_y"]) == (1024, 512))
@@ -376,6 +394,11 @@ def test_pages_show_a_tile_and_its_place_in_the_slide(slides, tmp_path):
     result = SearchResult("t", 1, "key", "exact", SearchOptions(), answers, pictures)
     page = html_page(result)
     assert page.count("in its slide") == 2  # of the query and of its hit
+    sheet = np.asarray(contact_sheet(result))
+    place = np.asarray(Image.fromarray(pictures.queries[0].around).resize((INSET, INSET), Image.Resampling.BOX))
+    y, x = np.argwhere((place != 255).any(axis=2))[0].tolist()
+    spots = np.argwhere((sheet[y:, x:] == place[y, x]).all(axis=2)).tolist()
+    assert sum(np.array_equal(sheet[i : i + INSET, j : j + INSET], place) for i, j in spots) == 2  # query and hit
     whole = find_picture(view, lambda *_: str(path), Drawing(row["key"], 128, part="slide"))
     jpeg = np.asarray(Image.open(io.BytesIO(draw(view, whole, ()))))
     assert np.abs(jpeg.astype(int) - drawn).mean() < 6

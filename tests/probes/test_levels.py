@@ -23,7 +23,14 @@ DIM, PATIENTS, SERIES, SLICES = 12, 30, 2, 5
 
 def rows() -> list[dict[str, Any]]:
     return [
-        {"patient": f"p{p}", "series": f"p{p}s{s}", "ill": p % 2, "lesion": (p + s) % 2, "side": "LR"[s]}
+        {
+            "patient": f"p{p}",
+            "series": f"p{p}s{s}",
+            "ill": p % 2,
+            "lesion": (p + s) % 2,
+            "side": "LR"[s],
+            "place": ("test", "val", "train")[p % 3],
+        }
         for p in range(PATIENTS)
         for s in range(SERIES)
         for _ in range(SLICES)
@@ -162,7 +169,7 @@ def probabilities_of(folder: Any) -> pd.DataFrame:
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_levels_are_compared_on_the_cases_of_the_coarsest_by_the_same_draws(store, tmp_path, pooling) -> None:
-    words = ("--label", "ill", "--group", "patient", "--replicates", "40", "--pooling", pooling)
+    words = ("--label", "ill", "--group", "patient", "--split", "place", "--replicates", "40", "--pooling", pooling)
     options = {"image": (), "series": ("--level", "series"), "patient": ("--level", "patient")}
     alone = {}
     for level, own in options.items():
@@ -194,7 +201,7 @@ def test_levels_are_compared_on_the_cases_of_the_coarsest_by_the_same_draws(stor
         drawn = [own for block in draw(len(y), 40, 0) for own in block if 0 < own[y == 1].sum() < own.sum()]
         d = np.array([between(everyone != n, None) for n in everyone])
         d -= d.mean()
-        freedom = 3 * (d**2).sum() ** 2 / (d**4).sum()
+        freedom = min(len(d) - 1, 3 * (d**2).sum() ** 2 / (d**4).sum()) if d.any() else len(d) - 1
         half = student.ppf(0.975, freedom) * np.std([between(everyone, own) for own in drawn])
         shown = difference["delta"]["value"], difference["delta"]["low"], difference["delta"]["high"]
         assert shown == pytest.approx((point, point - half, point + half), abs=1e-5)

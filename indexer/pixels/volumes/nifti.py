@@ -1,10 +1,11 @@
-"""Slices of NIfTI volumes in radiological convention: the patient's right on the left, anterior or head up."""
+"""Slices of volumes in radiological convention: right on the left, anterior or head up; and NIfTI's header."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,34 +16,40 @@ from indexer.pixels.decoder_errors import DECODER_ERRORS, named
 from indexer.pixels.grey import GreyScale, render
 from indexer.pixels.limits import MAX_INFLATED, PLAIN_BYTES, check_size
 from indexer.pixels.parts import Facts, Numbered, Raster, Rendering
+from indexer.pixels.volumes import metaimage, nrrd
+from indexer.pixels.volumes.voxels import image_of
 from indexer.pixels.window import PERCENTILES
 from indexer.types import Fact
 
+HEADERS = {"nrrd": nrrd.header, "metaimage": metaimage.header}
+_NAMES = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
 PLANES = ("axial", "coronal", "sagittal")
 # Plane → index of its normal among the axes right, anterior, superior
 _ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
-class NiftiReader:
+class VolumeReader:
     """Reader of a volume; its parts are the slices along one axis, from inferior, posterior or left.
 
     A series of volumes (4-D and more) has the slices of the first volume, then those of the next, in the file's order.
     The window is computed from the whole volume that a slice is in. Raises PixelError.
     """
 
-    def __init__(self, data: bytes, rendering: Rendering) -> None:
+    def __init__(self, kind: str, data: bytes, rendering: Rendering) -> None:
+        """`kind`: nifti, nrrd or metaimage."""
         if rendering.plane not in PLANES:
             raise ValueError(f"plane is {rendering.plane!r}, not one of {', '.join(PLANES)}")
-        self._rendering = rendering
+        self._rendering, self._kind = rendering, _NAMES[kind]
         self._across = across = _ACROSS[rendering.plane]
         try:
             # in the calling process, only what the header announced as a plain file
-            self._image, volumes = _opened(data, MAX_INFLATED if rendering.isolated else PLAIN_BYTES)
+            room = MAX_INFLATED if rendering.isolated else PLAIN_BYTES
+            self._image, volumes = _opened(data, room) if kind == "nifti" else image_of(HEADERS[kind](data), data, room)
             shape, affine = _turned(self._image)
             self._seconds = _seconds(self._image)
             self._millimetres = _millimetres(affine * _unit(self._image), across)
         except _errors() as error:
-            raise named(error, "NIfTI") from error
+            raise named(error, self._kind) from error
         self._several = volumes > 1
         self.parts = Numbered(shape[across] * volumes, self._facts, shape[across])
         self._volume: tuple[int, _Volume] | None = None  # read when pixels are requested; one at a time
@@ -75,7 +82,7 @@ class NiftiReader:
             try:
                 self._volume = (number, _volume(self._image, number))
             except _errors() as error:
-                raise named(error, "NIfTI") from error
+                raise named(error, self._kind) from error
         return self._volume[1]
 
 
@@ -185,6 +192,8 @@ def _inflated(data: bytes, room: int) -> bytes:
 
 def _errors() -> tuple[type[BaseException], ...]:
     """The decoder errors and nibabel's own, which share no base class."""
+    if find_spec("nibabel") is None:  # a PixelError says so
+        return DECODER_ERRORS
     from nibabel.orientations import OrientationError
     from nibabel.spatialimages import HeaderDataError, ImageDataError
     from nibabel.wrapstruct import WrapStructError

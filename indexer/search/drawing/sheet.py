@@ -13,6 +13,7 @@ from indexer.search.drawing.pictures import SIDE
 from indexer.search.results import SearchResult, Thumbnail
 from indexer.types import Hit
 
+INSET = SIDE // 3  # pixels of the picture of a tile's slide
 MARGIN, LINE, TEXT = 10, 17, 13  # pixels: gap, line height, font size
 BLUE, GREY = "#0066cc", "#666666"
 FONT = "mpl-data/fonts/ttf/DejaVuSans.ttf"  # of matplotlib: Latin, Greek, Cyrillic, Arabic and Hebrew letters
@@ -76,6 +77,11 @@ def _draw(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: _Cell, at: tuple[
     x, y = at
     if cell.drawn.pixels is not None:
         sheet.paste(Image.fromarray(cell.drawn.pixels), at)
+        if cell.drawn.around is not None:  # the whole slide, in the corner of its tile
+            small = Image.fromarray(cell.drawn.around).resize((INSET, INSET), Image.Resampling.BOX)
+            corner = x + SIDE - INSET, y + SIDE - INSET
+            draw.rectangle((corner[0] - 2, corner[1] - 2, x + SIDE - 1, y + SIDE - 1), "white")
+            sheet.paste(small, corner)
     else:
         draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), outline=GREY)
         for i, line in enumerate(wrapped(cell.drawn.missing, font, SIDE - 2 * MARGIN)[: SIDE // LINE - 1]):
