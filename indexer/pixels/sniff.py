@@ -73,8 +73,6 @@ _OTHERS = (  # image formats that are not read: (offset, magic bytes, name)
     (0, b"8BPS", "Photoshop"),
     (0, b"v/1\x01", "OpenEXR"),
     (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"NRRD", "NRRD"),
-    (0, b"ObjectType", "MetaImage"),
     (344, b"ni1\0", "NIfTI in two files (.hdr and .img)"),
     (0, b"Pf\n", "PFM"),
     (0, b"PF\n", "PFM"),
