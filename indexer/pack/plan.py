@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,6 +89,16 @@ def entries(catalogue: Catalogue, rows: Rows, plan: ShardPlan | None = None) -> 
                            for s in files)  # fmt: skip
             entry = replace(entry, nbytes=sum(s.nbytes for s in slices), suffix=SERIES, slices=slices)
         yield entry
+
+
+def differing_columns(found: Iterable[Entry]) -> list[str]:
+    """The user's columns that have several values, or gaps, within a series that is one image."""
+    names: set[str] = set()
+    for entry in found:
+        for slice_ in entry.slices:
+            first = entry.slices[0].row
+            names.update(n for n in {*first, *slice_.row} if first.get(n) != slice_.row.get(n))
+    return sorted(names)
 
 
 def is_dicom(item: Scanned) -> bool:

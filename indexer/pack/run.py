@@ -22,7 +22,7 @@ from indexer.pack.headers.deidentify import CANNOT
 from indexer.pack.headers.dicom_fields import FIELDS, PatientIds
 from indexer.pack.headers.secret import KeyedHash, default_secret, load_secret
 from indexer.pack.join import Joined, join
-from indexer.pack.plan import Entry, Rows, ShardPlan, entries, set_keys, shards_of, stem_of
+from indexer.pack.plan import Entry, Rows, ShardPlan, differing_columns, entries, set_keys, shards_of, stem_of
 from indexer.pack.report import KEPT, REMOVED, PackReport, list_files
 from indexer.pack.source import Scanned, Source
 from indexer.pack.workers import mapped, workers
@@ -158,6 +158,8 @@ def _planned(
             raise InputError(f"--series: {options.source} holds no DICOM series of single files. Leave it out.")
         notes = (*notes, f"{catalogue.series():,} series are one image each, whose parts are its slices by position")
     set_keys(catalogue, keyed, split=options.split)
+    if options.series and (differing := differing_columns(entries(catalogue, rows))):
+        notes = (*notes, f"left out of series whose slices differ in them: {', '.join(differing)}")
     facts = f"{keyed.fingerprint}\0{options.site}\0{options.refuse_burned_in}"
     if options.patient_pattern:
         facts += f"\0patient\0{options.patient_pattern}"

@@ -66,7 +66,7 @@ def _query_image(image: QueryImage, spec: PixelSpec) -> Thumbnail:
     from indexer.pixels import decode
 
     try:
-        (picture,) = decode(image.data, image.suffix, spec, frames="middle")
+        (picture,) = decode(image.data, image.suffix, replace(spec, channels=1), frames="middle")
         return Thumbnail(picture.pixels)
     except IndexerError as error:
         return Thumbnail(None, str(error))

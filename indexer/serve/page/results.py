@@ -79,7 +79,7 @@ def _probes(router: APIRouter, tables: Tables) -> None:
         rows = [
             {
                 **probes.comparison_as_json(one), "called": NAMES.get(one.found.metric, one.found.metric),
-                "values": [with_interval(r.test.metrics.get(one.found.metric)) for r in one.found.results],
+                "values": [with_interval(scored.metrics.get(one.found.metric)) for scored in one.found.scored],
                 "deltas": [with_interval(d.delta) for d in one.found.differences],
             }
             for one in found
