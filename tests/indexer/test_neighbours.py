@@ -66,10 +66,12 @@ def archive(tmp_path_factory) -> Path:
     write_series(root / "in" / "echoes", echoes)
     write_series(root / "in" / "doubled", set_to("InstanceNumber", int, lambda n: place(n // 2)))
     copy.deepcopy(SOURCE).save_as(root / "in" / "alone.dcm")
-    done = call(
-        "indexer", "pack", root / "in", root / "shards", "--series", "--new-secret", "--secret", root / "secret"
-    )
+    files = [f"oblique/{file.name}" for file in (root / "in" / "oblique").iterdir()]
+    (root / "table.csv").write_text("path,site,grade\n" + "".join(f"{f},A,{n}\n" for n, f in enumerate(files)))
+    words = ("--series", "--csv", root / "table.csv", "--new-secret", "--secret", root / "secret")
+    done = call("indexer", "pack", root / "in", root / "shards", *words)
     assert done.code == 0, done.err
+    assert "left out of series whose slices differ in them: grade" in done.out
     assert "4 series are one image each" in done.out
     return root
 
@@ -92,7 +94,8 @@ def test_a_packed_series_has_the_slices_in_simpleitks_order_each_between_its_nei
     assert np.array_equal(shown(data, "dcm.zip"), wanted)
     assert np.array_equal(shown(data, "dcm.zip", frames="middle"), wanted[N // 2 : N // 2 + 1])
     assert {"series", "patient", "study", "modality"} <= metadata.keys()
-    assert "instance" not in metadata  # of a slice
+    assert metadata["site"] == "A"
+    assert not {"instance", "grade"} & metadata.keys()  # of a slice
     alone = decode_part(data, "dcm.zip", SPEC, "2").pixels  # to be looked at
     assert np.array_equal(alone, np.repeat(wanted[2][..., 1:2], 3, axis=-1))
 
