@@ -6,13 +6,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from indexer.errors import PixelError
 from indexer.pixels.parts import Facts
 
 UNORDERED = "order of slices unknown"
 SAME_MM = 0.01  # positions as near as that are one
 _APART = ("echo", "phase", "temporal", "acquisition")  # facts that tell copies of a position apart by their values
-_TURNED = 2  # decimals of the cosines of an orientation in which those of one stack agree
+TURNED = 1.0  # degrees within which slices are parallel
 
 
 def neighbours(facts: Sequence[Facts]) -> list[tuple[int, int, int]]:
@@ -38,7 +41,7 @@ def neighbours(facts: Sequence[Facts]) -> list[tuple[int, int, int]]:
 def _stacks(facts: Sequence[Facts]) -> list[list[int]]:
     """The slices of each stack, in the order of their positions."""
     done: list[list[int]] = []
-    for alike in _split(range(len(facts)), lambda n: _orientation(facts[n])):
+    for alike in _parallel(facts):
         places = _numbered(alike, facts)
         stacks = [alike]
         for word in _APART:
@@ -52,9 +55,30 @@ def _stacks(facts: Sequence[Facts]) -> list[list[int]]:
     return [sorted(stack, key=lambda n: float(facts[n]["z"])) for stack in done]
 
 
-def _orientation(facts: Facts) -> tuple[float, ...]:
-    cosines = str(facts.get("orientation", ""))
-    return tuple(round(float(value), _TURNED) + 0.0 for value in cosines.split("\\")) if cosines else ()
+def _parallel(facts: Sequence[Facts]) -> list[list[int]]:
+    """The slices of each orientation: within TURNED degrees of the first slice that has it."""
+    found: list[tuple[npt.NDArray[np.float64], list[int]]] = []
+    known: dict[str, list[int]] = {}
+    for n, own in enumerate(facts):
+        text = str(own.get("orientation", ""))
+        if text not in known:
+            axes = np.array(text.split("\\") if text else [], float)
+            alike = (group for first, group in found if _turned(first, axes) <= TURNED)
+            known[text] = next(alike, [])
+            if not known[text]:
+                found.append((axes, known[text]))
+        known[text].append(n)
+    return [group for _, group in found]
+
+
+def _turned(first: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """The larger angle (degrees) between the row or column directions of two slices; 180 where only one has any."""
+    if len(first) != len(other):
+        return 180.0
+    if not len(first):
+        return 0.0
+    a, b = (axes.reshape(2, 3) / np.linalg.norm(axes.reshape(2, 3), axis=1, keepdims=True) for axes in (first, other))
+    return float(np.degrees(np.arccos(np.clip((a * b).sum(axis=1), -1, 1))).max())
 
 
 def _split(slices: Sequence[int], value: Any) -> list[list[int]]:
