@@ -141,7 +141,7 @@ def test_frames_are_neighbours_by_position_and_those_at_one_position_by_their_or
     first, second = between(list(slices[[0, 1, 2]])), between(list(slices[[4, 5, 3]]))
     assert np.array_equal(shown(data, "dcm"), [*first, second[2], second[0], second[1]])
     data, _ = frames([0.0, 3.0, 3.0], [0.0, 1.0, 1.0])
-    with pytest.raises(PixelError, match="2 parts at 3.*, and neither echo, phase, acquisition nor time"):
+    with pytest.raises(PixelError, match=r"2 parts at 3.*, and neither echo, phase, acquisition nor time"):
         shown(data, "dcm")
 
 
