@@ -64,14 +64,7 @@ def command(
     from probes.runs.compare_levels import compare_levels
 
     names = [name.strip() for name in (tables or levels).split(",") if name.strip()]
-    if bool(tables) == bool(levels):
-        raise click.UsageError("name what is compared: --tables A,B or --levels image,series.")
-    if tables and options["table"] is not None:
-        raise click.UsageError("name the tables with --tables, not --table.")
-    if metric == "kappa_quadratic" and not options["ordinal"]:
-        raise click.UsageError("--metric kappa_quadratic is of grades in order: add --ordinal.")
-    if levels and (options["level"] is not None or predictions is not None):
-        raise click.UsageError("--levels goes without --level and --predictions: each level has rows of its own.")
+    _check(tables, levels, metric, options, predictions)
     request = make_request(probe, options | ({"level": names[-1]} if levels and options["pool"] else {}))
     if predictions is not None and predictions.suffix != ".parquet":
         raise click.UsageError("--predictions writes a .parquet file.")
@@ -88,3 +81,15 @@ def command(
     if out is not None:
         write_comparison(found, out)
     emit(found, as_json=as_json, text=comparison_text)
+
+
+def _check(tables: str, levels: str, metric: str, options: dict[str, Any], predictions: Path | None) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if bool(tables) == bool(levels):
+        raise click.UsageError("name what is compared: --tables A,B or --levels image,series.")
+    if tables and options["table"] is not None:
+        raise click.UsageError("name the tables with --tables, not --table.")
+    if metric == "kappa_quadratic" and not options["ordinal"]:
+        raise click.UsageError("--metric kappa_quadratic is of grades in order: add --ordinal.")
+    if levels and (options["level"] is not None or predictions is not None):
+        raise click.UsageError("--levels goes without --level and --predictions: each level has rows of its own.")
