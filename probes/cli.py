@@ -12,6 +12,7 @@ COMMANDS = {
     "svm": "Support vector machine, linear or with a Gaussian kernel.",
     "mlp": "A small neural network on the vectors.",
     "forest": "A random forest on the vectors.",
+    "survival": "Cox regression on the vectors, for times with events.",
     "zero-shot": "Score images against stored class-text vectors, without training.",
     "compare": "The same probe on several tables: paired differences.",
     "benchmark": "A whole experiment on a public data set, from its files to one table.",

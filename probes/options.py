@@ -13,7 +13,7 @@ import click
 
 from indexer.options import FiniteRange, json_option, table_option, where_option
 from probes.presets import PRESETS, SCALING
-from probes.request import ProbeRequest
+from probes.request import LEAVE_OUT, ProbeRequest
 
 Command = Callable[..., Any]
 
@@ -26,15 +26,20 @@ def default_of(field: str, probe: str = "") -> str:
 
 
 # Defaults are defined in `ProbeRequest` only; an option that is not given is not passed on.
-_DATA = [
-    click.argument("db"),
-    table_option,
+_TABLE = [click.argument("db"), table_option]
+_LABEL = [
     click.option("--label", "label", required=True, metavar="COLUMN", help="Column of the classes."),
     click.option(
         "--multilabel", is_flag=True, help="--label is a comma-separated list of 0/1 columns; null is unknown."
     ),
     click.option("--ordinal", is_flag=True, help="The classes are ordered numbers: adds quadratic-weighted kappa."),
     click.option("--positive", metavar="CLASS", help="The class to detect, of two. Default: by its name."),
+]
+_TIMES = [
+    click.option("--time", required=True, metavar="COLUMN", help="Column of the times to the event or last visit."),
+    click.option("--event", required=True, metavar="COLUMN", help="Column of 1 (the event) and 0 (censored)."),
+]
+_ROWS = [
     click.option(
         "--group",
         required=True,
@@ -59,9 +64,7 @@ _SPLIT = [
     click.option("--salt", help="Salt of the hash split: another salt gives another split."),
     click.option("--seed", type=int, help=f"Seed of splits, draws and fits. {default_of('seed')}"),
 ]
-_SCORE = [
-    click.option("--subgroup", metavar="A,B", help="Columns whose values are reported as subgroups."),
-    click.option("--tau", type=FiniteRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}"),
+_CLASS_SCORE = [
     click.option(
         "--specificity", type=FiniteRange(0, 1), help=f"Target of the operating point. {default_of('specificity')}"
     ),
@@ -69,6 +72,10 @@ _SCORE = [
     click.option(
         "--pooling", type=click.Choice(["mean", "max"]), help=f"Pooling of a patient's rows. {default_of('pooling')}"
     ),
+]
+_TAU = click.option("--tau", type=FiniteRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}")
+_SUBGROUP = click.option("--subgroup", metavar="A,B", help="Columns whose values are reported as subgroups.")
+_RESULT = [
     click.option("--replicates", type=click.IntRange(1), help=f"Bootstrap replicates. {default_of('replicates')}"),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
@@ -95,12 +102,18 @@ _REVIEW = [
 shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
 )
-_FIT = [
-    click.option(
-        "--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help=default_of("scaling")
-    ),
-    shuffle_option,
-]
+scaling_option = click.option(
+    "--scaling", type=click.Choice(["l2", "zscore", "center_l2", "none", "raw"]), help=default_of("scaling")
+)
+_FIT = [scaling_option, shuffle_option]
+numeric_option = click.option(
+    "--numeric", is_flag=True, help="--label is a column of numbers: errors and agreement in place of classes."
+)
+CLASSES_ONLY = (  # options without a meaning for numbers
+    "multilabel", "ordinal", "positive", "class_weight", "preset", "specificity", "prevalence", "pooling",
+    "shuffle_control", "review", "coverage", "costs", "confounders", "test_db", "test_table", "test_where",
+    "distinct_groups", "repeats", "multiverse",
+)  # fmt: skip
 class_weight_option = click.option(
     "--class-weight", type=click.Choice(["balanced"]), help="Weight classes equally. Default: by row."
 )
@@ -108,7 +121,13 @@ class_weight_option = click.option(
 
 def probe_options(command: Command) -> Command:
     """The options of all probes, and --json."""
-    return _all([*_DATA, *_SPLIT, *_SCORE, json_option], command)
+    score = [_SUBGROUP, _TAU, *_CLASS_SCORE, *_RESULT]
+    return _all([*_TABLE, *_LABEL, *_ROWS, *_SPLIT, *score, json_option], command)
+
+
+def survival_options(command: Command) -> Command:
+    """The options of a probe of times with events, and --json."""
+    return _all([*_TABLE, *_TIMES, *_ROWS, *_SPLIT, _TAU, *_RESULT, json_option], command)
 
 
 def review_options(command: Command) -> Command:
@@ -131,6 +150,9 @@ def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     label = given.pop("label")
+    if "numeric" in given:
+        _check_numeric(label, given)
+        probe = "ridge" if probe == "linear" else probe
     _check_together(probe, label, given)
     fixed = PRESETS[given["preset"]] if "preset" in given else {}
     for name in fixed:
@@ -154,6 +176,34 @@ def _ratios(text: str) -> tuple[float, ...]:
     if not all(0 < ratio < math.inf for ratio in found):
         raise click.UsageError(f"--costs {text}: give positive numbers, e.g. --costs 1,5,20.")
     return found
+
+
+def _check_numeric(label: str, given: dict[str, Any]) -> None:
+    """Raise UsageError for options and splits that are of classes."""
+    if "," in label:
+        raise click.UsageError("--numeric takes one column of numbers: run the probe once for each.")
+    for name in CLASSES_ONLY:
+        if given.get(name) not in (None, ()):
+            shown = {"confounders": "confounder"}.get(name, name).replace("_", "-")
+            raise click.UsageError(f"--{shown} is of classes: leave it out, or leave --numeric out.")
+    _check_one_split(given)
+
+
+def _check_one_split(given: dict[str, Any]) -> None:
+    split = given.get("split", "hash")
+    if split == "nested" or split.startswith(LEAVE_OUT):
+        raise click.UsageError(f"--split {split} is of classes: use hash, stratified or a column.")
+
+
+def make_survival_request(options: dict[str, Any]) -> ProbeRequest:
+    """The request of a probe of times with events. Raises UsageError as `make_request`."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    labels = given.pop("time"), given.pop("event")
+    if labels[0] == labels[1]:
+        raise click.UsageError("--time and --event name one column: name the column of 0 and 1 with --event.")
+    _check_one_split(given)
+    _check_together("survival", labels[0].replace(",", " "), given)
+    return ProbeRequest(probe="survival", labels=labels, **given)
 
 
 def _check_together(probe: str, label: str, given: dict[str, Any]) -> None:

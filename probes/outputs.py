@@ -18,18 +18,18 @@ from probes.progress import Stages
 from probes.reporting.comparison import PAGE
 from probes.reporting.text import result_text
 from probes.request import ProbeRequest
-from probes.runs.bundle import SPEC, WEIGHTS
+from probes.runs.bundle import PREDICTED, SPEC, WEIGHTS
 from probes.runs.compare import Comparison
+from probes.runs.outcome import Outcome
 from probes.runs.result import ProbeResult
 from probes.runs.result_files import COMPARISON, RESULT, read_comparison, read_result, write_result
 from probes.runs.review.record import Examples
 from probes.runs.review.reviewed import check_review, run_reviewed
-from probes.runs.run import Outcome
 
 REPORT, PREDICTIONS, EXAMPLES = "report.html", "predictions.parquet", "examples.csv"
 FILES = (REPORT, PREDICTIONS, EXAMPLES, SPEC, WEIGHTS, RESULT, PAGE, COMPARISON)  # the files of a result folder
 # Fields that identify a probe
-SAME = ("probe", "labels", "multilabel", "ordinal", "positive", "group", "preset", "task")
+SAME = ("probe", "labels", "multilabel", "ordinal", "numeric", "positive", "group", "preset", "task")
 
 
 def answer(request: ProbeRequest, *, out: Path | None, replace: bool, as_json: bool) -> None:
@@ -167,7 +167,7 @@ def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_predictions(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write one row for each test image: key, group, truth, and the probability of each class by each table.
+    """Write one row for each test image: key, group, truth, and what each table gives (probabilities, or a number).
 
     Raises ProbeError where the file cannot be written.
     """
@@ -175,14 +175,15 @@ def write_predictions(outcomes: Sequence[Outcome], path: Path) -> None:
     for outcome in outcomes:
         table = outcome.experiment.request.table or ""
         own = _predictions(outcome)
-        columns |= {name: own[name] for name in own if not name.startswith("p(")}
-        columns |= {f"{table} {name}": own[name] for name in own if name.startswith("p(")}
+        given = [name for name in own if name == PREDICTED or name.startswith("p(")]
+        columns |= {name: own[name] for name in own if name not in given}
+        columns |= {f"{table} {name}": own[name] for name in given}
     with written_whole(path) as partial:
         _write_columns(columns, partial)
 
 
 def _write_predictions(outcome: Outcome, path: Path) -> None:
-    """Write one row for each test image: key, group, truth and probability of each class."""
+    """Write one row for each test image: key, group, truth and probability of each class, or the predicted number."""
     _write_columns(_predictions(outcome), path)
 
 
@@ -202,6 +203,11 @@ def _predictions(outcome: Outcome) -> dict[str, Any]:
         "group": [data.group_names[g] for g in data.groups[rows]],
     }
     truth = data.truth.take(rows)
+    if truth.numbers is not None:
+        columns |= {PREDICTED: outcome.p[:, 0]}
+        return columns | (
+            {"true": truth.numbers} if truth.events is None else {"time": truth.numbers, "event": truth.events}
+        )
     for j, name in enumerate(truth.classes):
         columns[f"p({name})"] = outcome.p[:, j]
         if truth.codes is None:

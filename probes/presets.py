@@ -15,4 +15,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "uni": {"scaling": "center_l2", "metric": "cosine", "vote": "uniform", "k": 20},
     "clip": {"scaling": "raw", "search": "halving"},
 }
-SCALING = {"knn": "none", "prototype": "center_l2", "zero-shot": "none"}  # where it differs from the record's default
+# where it differs from the record's default
+SCALING = {"ridge": "zscore", "knn": "none", "prototype": "center_l2", "zero-shot": "none"}

@@ -15,12 +15,13 @@ class ProbeRequest:
     """All settings that determine a result, beside the table itself."""
 
     db: str
-    probe: str  # linear | cumulative | svm | svm-rbf | mlp | forest | prototype | knn | zero-shot
-    labels: tuple[str, ...]  # one column, or several with `multilabel`
+    probe: str  # linear | cumulative | svm | svm-rbf | mlp | forest | prototype | knn | zero-shot | ridge | survival
+    labels: tuple[str, ...]  # one column, several with `multilabel`, or the time and the event of survival
     table: str | None = None
     version: int | None = None  # of the table; None: the newest
     multilabel: bool = False
     ordinal: bool = False
+    numeric: bool = False  # the label is a number (D36)
     positive: str | None = None  # of two classes; None: chosen by their names
     group: str = "none"
     level: str = IMAGE  # what a case is: an image, or all images with one value of this column (D19)
@@ -88,6 +89,11 @@ class ProbeRequest:
     def left_out(self) -> str | None:
         """The column of `leave-out:COLUMN`, each of whose values is the test set in turn."""
         return self.split.removeprefix(LEAVE_OUT) if self.split.startswith(LEAVE_OUT) else None
+
+    @property
+    def target(self) -> str:
+        """What is predicted: "classes", "numeric" or "survival"."""
+        return "survival" if self.probe == "survival" else "numeric" if self.numeric else "classes"
 
     @property
     def reviewed(self) -> bool:

@@ -26,6 +26,7 @@ VERBS = (
 ).replace(", ", "|")
 WAY_OUT = re.compile(rf"`[a-z-]+ |--[a-z]|[.:;] (?:Or )?({VERBS})\b|did you mean", re.IGNORECASE)
 LABEL = ("--label", "ill", "--group", "patient", "--replicates", "10")
+TIMES = ("--time", "months", "--event", "ill", "--group", "patient", "--replicates", "10")
 
 # What a command is given where it needs it: paths below `house`, and nothing else begins with "@".
 DB, ONE, EMPTY, NONE, TEXT, BYTES, FOLDER, RESULT = "@db", "@one", "@empty", "@none", "@t.txt", "@b.bin", "@dir", "@out"
@@ -57,6 +58,7 @@ OF_DATABASE: Mapping[str, tuple[str, ...]] = {
     "probes forest": LABEL,
     "probes zero-shot": (*LABEL, "--task", "ill"),
     "probes compare": (*LABEL, "--tables", "t,t"),
+    "probes survival": TIMES,
 }
 PROBES = tuple(name for name in OF_DATABASE if name.startswith("probes"))
 WRITES = {  # the option or argument that names an output, in the place of "@@"
@@ -101,10 +103,11 @@ def of_rows() -> Iterator[tuple[str, ...]]:
         for db in (ONE, EMPTY):
             yield *command, db, *OF_DATABASE[line]
         yield *command, DB, *OF_DATABASE[line], "--where", "ill > 99"
-        yield *command, DB, *OF_DATABASE[line], "--label", "nix"
+        yield *command, DB, *OF_DATABASE[line], "--time" if line == "probes survival" else "--label", "nix"
         yield *command, DB, *OF_DATABASE[line], "--group", ODD
         yield *command, DB, *OF_DATABASE[line], "--split", "nix"
-        yield *command, DB, *OF_DATABASE[line], "--subgroup", "nix"
+        if line != "probes survival":  # which has no subgroups
+            yield *command, DB, *OF_DATABASE[line], "--subgroup", "nix"
         yield *command, DB, *OF_DATABASE[line], "--seed", "x"
     yield "indexer", "search", EMPTY, "--key", "k0"
     for queries in (("--key", "nix"), ("--key", ODD), ("--key", ""), ("--text", "x"), ()):
@@ -200,6 +203,14 @@ ALONE = (  # wrong in a way of one command
     ("probes", "compare", DB, *LABEL, "--tables", "t"),
     ("probes", "plan", "--prevalence", "0.2"),
     ("probes", "linear", DB, *LABEL, "--link", "cumulative"),
+    ("probes", "linear", DB, *LABEL, "--numeric", "--multilabel"),
+    ("probes", "linear", DB, *LABEL, "--numeric", "--label", "finding"),
+    ("probes", "knn", DB, *LABEL, "--numeric", "--preset", "uni"),
+    ("probes", "compare", DB, *LABEL, "--tables", "t,t", "--numeric", "--metric", "ap_macro"),
+    ("probes", "compare", DB, *LABEL, "--tables", "t,t", "--numeric", "--probe", "forest"),
+    ("probes", "survival", DB, *TIMES, "--event", "grade"),
+    ("probes", "survival", DB, *TIMES, "--event", "months"),
+    ("probes", "survival", DB, *TIMES, "--split", "nested"),
     ("probes", "linear", DB, *LABEL, "--test-db", "@other"),
     ("probes", "linear", DB, *LABEL, "--test-where", "("),
     ("probes", "linear", DB, *LABEL, "--out", "@pictures"),

@@ -25,7 +25,7 @@ from probes.reporting import plots
 from probes.reporting.definitions import definitions_of, term
 from probes.reporting.numbers import confusion_table
 from probes.reporting.page import cell, figure, html_table
-from probes.reporting.words import metric_key, number
+from probes.reporting.words import NAMES, inner_key, metric_key, number
 from probes.runs.result import ProbeResult
 
 SHOWN_PER_PLANE = 3
@@ -98,7 +98,7 @@ def probe_parts(folder: str, result: ProbeResult, task: str, rows: str) -> list[
             "Dashed: the value chosen, by inner rows, never by test rows. AUCs within a standard error of the best are "
             "equal; among them the log-loss decides (D5)."
         )
-        drawn = figure(plots.penalty_sweep(result.selection), rule)
+        drawn = figure(plots.penalty_sweep(result.selection, NAMES[inner_key(result)]), rule)
     return [
         f"<h2>Probe: {escape(result.request.probe)}, {escape(task)}</h2>",
         f"<p class='level'>{escape(result.split.statement)}; {result.test.rows} test {rows}</p>",

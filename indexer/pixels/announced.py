@@ -31,8 +31,10 @@ def announced_bytes(kind: str, data: bytes) -> int:
             return _jpeg(data)
         if kind == "nifti":
             return _nifti(data)
-        if kind in ("nrrd", "metaimage"):
-            return (nrrd if kind == "nrrd" else metaimage).header(data).announced
+        if kind == "nrrd":
+            return nrrd.header(data).announced
+        if kind == "metaimage":
+            return metaimage.header(data).announced
         if kind == "dicom":
             return PLAIN_BYTES + 1 if is_deflated(data) else 0
         size = _SIZES_OF[kind](data) if kind in _SIZES_OF else None

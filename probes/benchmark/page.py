@@ -8,7 +8,7 @@ from html import escape
 from indexer.design.page import whole_page
 from probes.benchmark.run import Benchmark
 from probes.reporting.page import cell, html_table, section
-from probes.reporting.text import table
+from probes.reporting.tabular import table
 from probes.reporting.words import number, with_interval
 
 PAGE = "benchmark.html"

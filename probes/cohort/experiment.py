@@ -20,6 +20,7 @@ from probes.cohort.splits import (
     stratified_split,
     without_duplicates,
 )
+from probes.cohort.targets import ranks_targets
 from probes.cohort.truth import Truth, hide_absent, lacking
 from probes.request import IMAGE, ProbeRequest
 
@@ -69,7 +70,9 @@ class Experiment:
 
     @property
     def val_chooses(self) -> bool:
-        """Whether val can rank probes: it has positives and negatives of some column of train."""
+        """Whether val can rank probes: it has positives and negatives of some column of train, or enough numbers."""
+        if self.request.target != "classes":
+            return ranks_targets(self.data.truth.take(self.split.val), self.data.groups[self.split.val])
         val = hide_absent(self.data.truth.take(self.split.val), self.facts.absent["train"])
         positive = (val.positive & val.known).sum(0)
         return bool(((positive > 0) & (positive < val.known.sum(0))).any())
@@ -123,6 +126,8 @@ def statement(request: ProbeRequest, data: ProbeData) -> str:
 def part_facts(truth: Truth, groups: Int64, rows: Int64) -> PartFacts:
     counts = (truth.positive[rows] & truth.known[rows]).sum(0)
     named = dict(zip(truth.classes, map(int, counts), strict=True))
+    if truth.numbers is not None and truth.events is None:  # they would be the rows again
+        named = {}
     return PartFacts(len(rows), len(np.unique(groups[rows])), named)
 
 

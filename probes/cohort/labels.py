@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from indexer.errors import ProbeError
 from indexer.types import Float64, Int64
 from probes.cohort.positive import Positive, positive_class, positive_last
+from probes.cohort.targets import read_numbers, read_survival
 from probes.cohort.truth import Truth, class_truth, label_truth
 from probes.request import ProbeRequest
 
@@ -23,6 +24,9 @@ def read_truth(
     table: pa.Table, request: ProbeRequest, classes: tuple[str, ...] | None
 ) -> tuple[Int64, Truth, Positive | None]:
     """Indices of the labelled rows (m,), their truth (m rows), and the positive class of two."""
+    if request.target != "classes":
+        read = read_numbers if request.target == "numeric" else read_survival
+        return *read(table, *request.labels), None
     if request.multilabel:
         values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
         labelled = np.flatnonzero(~np.isnan(values).all(axis=1))

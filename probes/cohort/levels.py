@@ -71,6 +71,12 @@ def by_level(data: ProbeData, cases: Int64, names: tuple[str, ...], request: Pro
 def _truth(truth: Truth, cases: Int64, first: Int64, names: Sequence[str], request: ProbeRequest) -> Truth:
     """The one truth of each case; of a label, that of the rows where it is known."""
     way_out = "Label by a finer --level, or leave those rows out with --where"
+    if truth.numbers is not None:
+        same = truth.numbers == truth.numbers[first][cases]
+        if truth.events is not None:
+            same &= truth.events == truth.events[first][cases]
+        _require(same, cases, names, f"{request.level} has rows of several values of {request.labels[0]}", way_out)
+        return truth.take(first)
     if truth.codes is not None:
         same = truth.codes == truth.codes[first][cases]
         _require(same, cases, names, f"{request.level} has rows of several classes of {request.labels[0]}", way_out)

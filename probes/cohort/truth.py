@@ -1,8 +1,8 @@
-"""The true classes of rows, in one form for classes, labels and ordinal grades."""
+"""The true classes of rows, in one form for classes, labels and ordinal grades; and the numbers of other targets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ class Truth:
     known: Bool  # (n, c) False where a multi-label row has no value for that label
     codes: Int64 | None  # (n,) class ids; None for multi-label
     ordinal: bool = False  # the classes are grades in this order
+    numbers: Float64 | None = None  # (n,) of a numeric target, or the times of survival (D36, D37)
+    events: Bool | None = None  # (n,) of survival: whether the time is that of the event, not of the last visit
 
     @property
     def multilabel(self) -> bool:
@@ -29,10 +31,14 @@ class Truth:
 
     def take(self, rows: Int64) -> Truth:
         codes = None if self.codes is None else self.codes[rows]
-        return Truth(self.classes, self.positive[rows], self.known[rows], codes, self.ordinal)
+        numbers = None if self.numbers is None else self.numbers[rows]
+        events = None if self.events is None else self.events[rows]
+        return Truth(self.classes, self.positive[rows], self.known[rows], codes, self.ordinal, numbers, events)
 
     def strata(self) -> Int64:
-        """Class ids (n,) to stratify by; a multi-label row counts by its rarest positive label."""
+        """Class ids (n,) to stratify by: a multi-label row's rarest positive label, a number's fifth of all numbers."""
+        if self.numbers is not None and self.events is None and len(self.numbers):
+            return np.searchsorted(np.quantile(self.numbers, (0.2, 0.4, 0.6, 0.8)), self.numbers)
         if self.codes is not None:
             return self.codes
         frequency = (self.positive & self.known).sum(0)
@@ -63,9 +69,22 @@ def both_sides(p: Float64) -> Float64:
     return np.stack([1 - p, p], axis=1)
 
 
+def number_truth(numbers: Float64, name: str) -> Truth:
+    """A numeric target: one column of which every row is "positive", so that counts are counts of rows."""
+    every = np.ones((len(numbers), 1), bool)
+    return Truth((name,), every, every, np.zeros(len(numbers), np.int64), numbers=numbers)
+
+
+def survival_truth(times: Float64, events: Bool) -> Truth:
+    """Times with their events; the two classes count rows without and with an event."""
+    return replace(class_truth(events.astype(np.int64), ("censored", "event")), numbers=times, events=events)
+
+
 def lacking(truth: Truth) -> tuple[str, ...]:
     """Classes without a row; labels without both a positive and a negative one."""
     positive = (truth.positive & truth.known).sum(0)
+    if truth.events is not None:  # without censored rows every time is known, which lacks nothing
+        return () if truth.events.any() else truth.classes[1:]
     if not truth.multilabel:
         return tuple(name for name, count in zip(truth.classes, positive, strict=True) if count == 0)
     negative = truth.known.sum(0) - positive
@@ -78,7 +97,7 @@ def hide_absent(truth: Truth, absent: tuple[str, ...]) -> Truth:
         return truth
     known = truth.known.copy()
     known[:, [truth.classes.index(name) for name in absent]] = False
-    return Truth(truth.classes, truth.positive, known, truth.codes, truth.ordinal)
+    return replace(truth, known=known)
 
 
 def probabilities(logits: Float64, truth_is_multilabel: bool, temperature: float = 1.0) -> Float64:

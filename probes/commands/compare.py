@@ -9,11 +9,17 @@ import click
 
 from indexer.options import emit
 from indexer.output_file import require_writable
-from probes.options import class_weight_option, fit_options, make_request, probe_options
+from probes.options import class_weight_option, fit_options, make_request, numeric_option, probe_options
+
+METRICS = {
+    "classes": ("auc_macro", "balanced_accuracy", "ap_macro", "kappa_quadratic"),
+    "numeric": ("mae", "rmse", "r2", "spearman"),
+}  # of differences; the first is the default
 
 
 @click.command("compare", short_help="The same probe on several tables: paired differences.")
 @probe_options
+@numeric_option
 @fit_options
 @class_weight_option
 @click.option("--tables", default="", metavar="A,B,...", help="Tables of the same images; the first has the labels.")
@@ -30,10 +36,8 @@ from probes.options import class_weight_option, fit_options, make_request, probe
 )
 @click.option(
     "--metric",
-    default="auc_macro",
-    show_default=True,
-    type=click.Choice(["auc_macro", "balanced_accuracy", "ap_macro", "kappa_quadratic"]),
-    help="Metric of the differences; kappa_quadratic is of --ordinal.",
+    type=click.Choice([*METRICS["classes"], *METRICS["numeric"]]),
+    help="Metric of the differences; kappa_quadratic is of --ordinal. Default: auc_macro, with --numeric mae.",
 )
 @click.option(
     "--predictions", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.parquet",
@@ -44,7 +48,7 @@ def command(
     tables: str,
     levels: str,
     probe: str,
-    metric: str,
+    metric: str | None,
     predictions: Path | None,
     out: Path | None,
     replace: bool,
@@ -65,7 +69,12 @@ def command(
 
     names = [name.strip() for name in (tables or levels).split(",") if name.strip()]
     _check(tables, levels, metric, options, predictions)
+    if options["numeric"] and probe not in ("linear", "knn"):
+        raise click.UsageError(f"--numeric is of --probe linear and knn: {probe} has classes.")
     request = make_request(probe, options | ({"level": names[-1]} if levels and options["pool"] else {}))
+    known = METRICS[request.target]
+    if metric is not None and metric not in known:
+        raise click.UsageError(f"--metric {metric} is of another target: choose one of {', '.join(known)}.")
     if predictions is not None and predictions.suffix != ".parquet":
         raise click.UsageError("--predictions writes a .parquet file.")
     if predictions is not None:
@@ -73,9 +82,9 @@ def command(
     if out is not None:
         check_folder(out, request, replace=replace, tables=names)
     if levels:
-        found, outcomes = compare_levels(request, names, metric, Stages())
+        found, outcomes = compare_levels(request, names, metric or known[0], Stages())
     else:
-        found, outcomes = compare(request, names, metric, Stages())
+        found, outcomes = compare(request, names, metric or known[0], Stages())
     if predictions is not None:
         write_predictions(outcomes, predictions)
     if out is not None:
@@ -83,7 +92,7 @@ def command(
     emit(found, as_json=as_json, text=comparison_text)
 
 
-def _check(tables: str, levels: str, metric: str, options: dict[str, Any], predictions: Path | None) -> None:
+def _check(tables: str, levels: str, metric: str | None, options: dict[str, Any], predictions: Path | None) -> None:
     """Raise UsageError for options that contradict each other."""
     if bool(tables) == bool(levels):
         raise click.UsageError("name what is compared: --tables A,B or --levels image,series.")
@@ -93,3 +102,5 @@ def _check(tables: str, levels: str, metric: str, options: dict[str, Any], predi
         raise click.UsageError("--metric kappa_quadratic is of grades in order: add --ordinal.")
     if levels and (options["level"] is not None or predictions is not None):
         raise click.UsageError("--levels goes without --level and --predictions: each level has rows of its own.")
+    if levels and options["numeric"]:
+        raise click.UsageError("--levels compares probes of classes: leave --numeric out.")

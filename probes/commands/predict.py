@@ -42,8 +42,8 @@ def command(
     """Apply the probe in folder BUNDLE to DB's rows, or to --images, which a child process embeds.
 
     Of two classes, and of labels, a row is positive from the operating point on that was chosen with the probe; of more
-    classes the most probable is called, and those that reach their own operating point are listed as above it. Only a
-    table of the same encoder fingerprint is accepted. Not for clinical use.
+    classes the most probable is called, and those that reach their own operating point are listed as above it. A probe
+    of numbers gives the number. Only a table of the same encoder fingerprint is accepted. Not for clinical use.
     """
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
@@ -54,6 +54,8 @@ def command(
     from probes.runs.predict import (
         as_columns,
         check_column_name,
+        estimates,
+        estimates_as_columns,
         predict_images,
         predict_table,
         predictions,
@@ -65,20 +67,32 @@ def command(
     probe = read_bundle(bundle)
     if write or images:
         refuse_images_of_cases(probe)
+    target = probe.facts.request.target
+    if target != "classes" and thresholds:
+        raise click.UsageError("--threshold is of classes: this probe predicts a number. Leave it out.")
     by = decision(probe.facts, thresholds)
     store = EmbeddingStore.open(db, table)
     unread: list[Unread] = []
+    scored = predict_table(probe, store, where)
     if images:
         keys, p, unread = predict_images(probe, store, images, weights)
-        rows = predictions(probe, keys, p, by)
+        scored = iter([(keys, p)])
+    if target != "classes":
+        found = [row for keys, p in scored for row in estimates(keys, p)]
+        columns = estimates_as_columns(write, found) if write and found else None
+        facts: dict[str, object] = {"rows": found}
+        shown: object = found
+        line = f"predicted: {', '.join(probe.facts.request.labels)}"
     else:
-        rows = [row for keys, p in predict_table(probe, store, where) for row in predictions(probe, keys, p, by)]
-    written = add_columns(store, as_columns(write, rows)) if write and rows else 0
-    if as_json:
-        emit({"rows": rows, "decided_by": by, "unread": unread, "written": written}, as_json=True)
-    else:
-        emit([{"key": r.key, "called": r.called, **r.probabilities, "above": r.above} for r in rows], as_json=False)
-        say(f"positive: {by}", err=True)
+        rows = [row for keys, p in scored for row in predictions(probe, keys, p, by)]
+        columns = as_columns(write, rows) if write and rows else None
+        facts = {"rows": rows, "decided_by": by}
+        shown = [{"key": r.key, "called": r.called, **r.probabilities, "above": r.above} for r in rows]
+        line = f"positive: {by}"
+    written = add_columns(store, columns) if columns is not None else 0
+    emit(facts | {"unread": unread, "written": written} if as_json else shown, as_json=as_json)
+    if not as_json:
+        say(line, err=True)
         for file in unread:
             say(f"not read: {file.key} ({file.reason})", err=True)
         if write:

@@ -50,16 +50,16 @@ def near_duplicates(
 
 
 def audit(cosine: Float32, nearest: Int64, test: Truth, fitted: Truth, tau: float) -> Audit:
-    """Count the near-duplicates at each threshold and at tau, with the agreement of their labels."""
-    levels = []
+    """Count the near-duplicates at each threshold and at tau, with the agreement of their classes."""
+    levels, classes = [], test.numbers is None  # of numbers there is no agreement by chance
     for threshold in sorted({*THRESHOLDS, tau}, reverse=True):
         hit = np.flatnonzero(cosine >= threshold)
         agreement = float("nan")
-        if len(hit) and test.codes is not None and fitted.codes is not None:
+        if len(hit) and classes and test.codes is not None and fitted.codes is not None:
             agreement = float(np.mean(test.codes[hit] == fitted.codes[nearest[hit]]))
         levels.append(Level(threshold, len(hit), agreement))
     chance = float("nan")
-    if test.codes is not None and test.n:
+    if classes and test.codes is not None and test.n:
         chance = float(((np.bincount(test.codes) / test.n) ** 2).sum())
     return Audit(test.n, fitted.n, tau, int((cosine >= tau).sum()), chance, tuple(levels))
 

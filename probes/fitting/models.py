@@ -12,7 +12,7 @@ import numpy.typing as npt
 from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth
 from probes.fitting.cumulative import log_probabilities
-from probes.fitting.votes import Vote, as_logits, nearest, votes
+from probes.fitting.votes import Neighbours, Vote, as_logits, nearest, neighbour_means, votes
 
 Arrays = dict[str, npt.NDArray[Any]]
 ABSENT = -1e4  # logit of a class without a fitted row: its probability is 0, its metrics are NaN
@@ -27,13 +27,19 @@ class Model:
     settings: dict[str, float] = field(default_factory=dict)
 
     def logits(self, x: npt.NDArray[Any], groups: Int64 | None = None) -> Float64:
-        """Logits (m, c) of scaled features (m, dim), for a softmax or, multi-label, a logistic function.
+        """Logits (m, c) of scaled features (m, dim), for a softmax or, multi-label, a logistic function; of a numeric
+        target or survival the predicted numbers or risks (m, 1).
 
         `groups` (m,) are the rows' group ids as in a kNN model, which excludes neighbours of the same group.
         """
-        if self.kind == "knn":
-            return _knn(self, x, groups)
+        if self.by_neighbours:
+            return (_knn if self.kind == "knn" else _knn_numbers)(self, x, groups)
         return LOGITS[self.kind](self, x)
+
+    @property
+    def by_neighbours(self) -> bool:
+        """Whether rows are scored by their neighbours, of which those of their own group are excluded."""
+        return self.kind in ("knn", "knn-numbers")
 
 
 def _linear(model: Model, x: npt.NDArray[Any]) -> Float64:
@@ -113,9 +119,24 @@ def _text(model: Model, x: npt.NDArray[Any]) -> Float64:
 
 def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
     """D6: log of the share of votes. For rows without a group id no neighbour is excluded."""
+    arrays, multilabel = model.arrays, bool(model.settings["multilabel"])
+    found, vote = _neighbours(model, x, groups)
+    base = Truth(tuple(map(str, range(arrays["positive"].shape[1]))), arrays["positive"], arrays["known"], None)
+    if not multilabel:
+        base = Truth(base.classes, base.positive, base.known, arrays["positive"].argmax(1))
+    return as_logits(votes(found, base, int(model.settings["k"]), vote), multilabel=multilabel)
+
+
+def _knn_numbers(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
+    """D36: the weighted mean of the neighbours' numbers."""
+    found, vote = _neighbours(model, x, groups)
+    return neighbour_means(found, model.arrays["numbers"], int(model.settings["k"]), vote)[:, None]
+
+
+def _neighbours(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> tuple[Neighbours, Vote]:
     arrays, settings = model.arrays, model.settings
     queries = np.ascontiguousarray(x, np.float32)
-    euclidean, multilabel = bool(settings["euclidean"]), bool(settings["multilabel"])
+    euclidean = bool(settings["euclidean"])
     if not euclidean:
         queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
     k = int(settings["k"])
@@ -124,11 +145,7 @@ def _knn(model: Model, x: npt.NDArray[Any], groups: Int64 | None) -> Float64:
         arrays["x"], queries, k,
         base_groups=arrays["groups"], query_groups=nobody if groups is None else groups, euclidean=euclidean,
     )  # fmt: skip
-    base = Truth(tuple(map(str, range(arrays["positive"].shape[1]))), arrays["positive"], arrays["known"], None)
-    if not multilabel:
-        base = Truth(base.classes, base.positive, base.known, arrays["positive"].argmax(1))
-    vote = Vote("uniform" if settings["uniform"] else "softmax", settings["temperature"])
-    return as_logits(votes(found, base, k, vote), multilabel=multilabel)
+    return found, Vote("uniform" if settings["uniform"] else "softmax", settings["temperature"])
 
 
 def _cumulative(model: Model, x: npt.NDArray[Any]) -> Float64:

@@ -32,6 +32,7 @@ class Candidate:
     log_loss: float = float("nan")  # mean inner-validation log-loss, without a temperature; NaN: not measured
     auc_error: float = 0.0  # standard error of `auc`; 0: only equal AUCs tie
     constant: bool = False  # the held-out scores hardly vary
+    error: float = float("nan")  # of numbers the inner RMSE, of times the partial deviance; NaN for classes
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Selection:
     inner: str  # "val split" | "5 grouped folds of train" | "fixed" | UNCHOSEN
     at_edge: bool  # the best is the first or last of all values tried, including extensions
     candidates: tuple[Candidate, ...]
+
+
+ALIKE = 1e-3  # inner errors of numbers, and deviances of times, that differ by a smaller share tie
 
 
 Evaluate = Callable[[Sequence[float]], list[Candidate]]  # values of the penalty, tried together

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.types import Float32, Float64, Int64, Progress
+from indexer.types import Bool, Float32, Float64, Int64, Progress
 from probes.cohort.truth import Truth
 from probes.compute.exact_search import top_k
 from probes.evaluation.metrics import CLIP
@@ -68,18 +68,35 @@ def votes(found: Neighbours, base: Truth, k: int, vote: Vote) -> Float64:
         rows = found.rows[start : start + QUERIES, :k]
         present = rows >= 0
         scores = found.scores[start : start + QUERIES, :k].astype(np.float64)
-        if vote.kind == "softmax":
-            scores = np.where(present, scores, -np.inf)
-            top = scores[:, :1]
-            weights = np.exp((scores - np.where(np.isfinite(top), top, 0)) / vote.temperature)
-        else:
-            weights = present.astype(np.float64)
+        weights = _weights(scores, present, vote)
         known = base.known[rows] & present[..., None]
         positive = base.positive[rows] & known
         total = np.einsum("qk,qkc->qc", weights, known)
         share = np.einsum("qk,qkc->qc", weights, positive)
         empty = 0.5 if base.multilabel else 1 / len(base.classes)
         out[start : start + QUERIES] = np.divide(share, total, out=np.full_like(share, empty), where=total > 0)
+    return out
+
+
+def _weights(scores: Float64, present: Bool, vote: Vote) -> Float64:
+    """Weights (q, k) of neighbours that are `present`, up to a factor for each query."""
+    if vote.kind != "softmax":
+        return present.astype(np.float64)
+    scores = np.where(present, scores, -np.inf)
+    top = scores[:, :1]
+    return np.asarray(np.exp((scores - np.where(np.isfinite(top), top, 0)) / vote.temperature))
+
+
+def neighbour_means(found: Neighbours, numbers: Float64, k: int, vote: Vote) -> Float64:
+    """Σ_{j≤k} w_j y_j / Σ w_j (q,) of the fitted rows' numbers y; without neighbours the mean of all y."""
+    out = np.full(len(found.rows), numbers.mean())
+    for start in range(0, len(out), QUERIES):
+        rows = found.rows[start : start + QUERIES, :k]
+        present = rows >= 0
+        weights = _weights(found.scores[start : start + QUERIES, :k].astype(np.float64), present, vote)
+        any_left = present.any(axis=1)
+        total = np.einsum("qk,qk->q", weights, numbers[rows])
+        out[start : start + QUERIES][any_left] = total[any_left] / weights.sum(axis=1)[any_left]
     return out
 
 

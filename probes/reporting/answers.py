@@ -5,15 +5,22 @@ from __future__ import annotations
 from probes.fitting.estimators import TREES
 from probes.reporting.caveats import limits
 from probes.reporting.review.sentences import confounder_sentence, external_sentence, spread_words
-from probes.reporting.words import NAMES, number, plus_minus, rate, with_interval
+from probes.reporting.words import NAMES, number, plus_minus, rate, shown_as, with_interval
 from probes.runs.result import ProbeResult
 
+WHOLE = "weights.npz and probe.json beside the result"  # where the model is
 NO_SUBGROUPS = "not in this result: name columns with --subgroup"
 CONVEX_START = "convex fits start at zero or at a neighbouring penalty's solution"
 STARTS = {  # by probe, where no convex fit is made
     "mlp": "an MLP from its seed", "forest": "trees from the run's seed", "knn": "nothing is fitted",
-    "prototype": "class means", "zero-shot": "nothing is fitted",
+    "prototype": "class means", "zero-shot": "nothing is fitted", "ridge": "a solution in closed form",
+    "survival": "Newton's method from zero",
 }  # fmt: skip
+ERRORS = {  # by target
+    "classes": "the report's confusion matrix or errors; predictions.parquet has each test row's key and probabilities",
+    "survival": "predictions.parquet has each test row's key, risk, time and event",
+    "numeric": "the report's Bland-Altman plot; predictions.parquet has each test row's key and both numbers",
+}
 SHOWN = 8  # classes and operating points named in an answer
 
 
@@ -36,6 +43,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
     choice, uncertainty, performance, whole, output = _of_kind(result)
     groups, sensitivity = _subgroups(result), _sensitivity(result)
     shares = ", ".join(f"{c.name} {number(c.prevalence)}" for c in result.test.classes[:SHOWN])
+    balance = f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}" if shares else "no classes"
     ensemble = f"{TREES} trees of a random forest" if request.probe == "forest" else "none"
     return _reviewed(result) | {
         "C7": data, "C9": pixels, "C10": request.where or "all rows of the table with a label", "C12": missing,
@@ -50,7 +58,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
         "T5a": data, "T7": pixels, "T9a": f"{source.dim} numbers an image of a frozen encoder, none selected",
         "T9b": f"{model}; {pixels}", "T11": missing, "T12a": f"{split}: {parts}", "T12b": f"scaling {request.scaling}",
         "T12c": f"{model}; {choice}", "T12d": groups, "T12e": f"{metrics}; {uncertainty}", "T12f": ensemble,
-        "T12g": output, "T13": f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}",
+        "T12g": output, "T13": balance,
         "T14": groups, "T15": output, "T16": result.split.statement,
         "T18f": "the software and its versions: " + software, "T20a": flow_words, "T20b": groups, "T20c": parts,
         "T21": parts, "T22": whole, "T23a": performance, "T23b": groups, "T24": "none", "T26": limitations,
@@ -78,11 +86,18 @@ def _reviewed(result: ProbeResult) -> dict[str, str]:
 
 def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
     """What differs with the kind of probe and split: choice, uncertainty, performance, the model's files, output."""
-    selection, area = result.selection, result.test.metrics["auc_macro"]
+    selection = result.selection
     choice = f"{selection.parameter} = {selection.value:.4g}, {selection.inner}"
     if selection.parameter == "none":
         choice = selection.inner if result.folds else "nothing to choose"
     choice += "; no test row chose anything"
+    if result.request.target != "classes":
+        uncertainty = f"95 % intervals from {result.request.replicates} bootstrap draws of whole groups"
+        named = ("mae", "r2") if result.numbers else ("uno", "harrell")
+        shown = ", ".join(f"{NAMES[name]} {with_interval(result.test.metrics[name], shown_as(name))}" for name in named)
+        output = f"a number in the unit of {result.request.labels[0]}" if result.numbers else "a log hazard ratio"
+        return choice, uncertainty, shown, WHOLE, output
+    area = result.test.metrics["auc_macro"]
     if result.folds:
         uncertainty = f"mean ± SD of {len(result.folds)} outer folds; no interval"
         performance, whole = f"macro AUC {plus_minus(area)}", "mean of outer folds, no single model"
@@ -91,8 +106,7 @@ def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
     output = "class probabilities after a temperature; thresholds from held-out fitted rows"
     if result.request.probe == "zero-shot":
         output = "the checkpoint's own class probabilities; thresholds from held-out rows"
-    whole = "weights.npz and probe.json beside the result"
-    return choice, uncertainty, f"macro AUC {with_interval(area)}; all metrics in the result", whole, output
+    return choice, uncertainty, f"macro AUC {with_interval(area)}; all metrics in the result", WHOLE, output
 
 
 def _errors(result: ProbeResult) -> str:
@@ -120,10 +134,12 @@ def _audited(result: ProbeResult) -> str:
 
 
 def _subgroups(result: ProbeResult) -> str:
-    if not result.subgroups:
+    found = result.subgroups or (result.numbers.subgroups if result.numbers else ())
+    if not found:
         return NO_SUBGROUPS
-    columns = ", ".join(dict.fromkeys(s.column for s in result.subgroups))
-    return f"{len(result.subgroups)} subgroups reported, by {columns}; largest gaps in the report"
+    columns = ", ".join(dict.fromkeys(s.column for s in found))
+    gaps = "; largest gaps in the report" if result.subgroups else ""
+    return f"{len(found)} subgroups reported, by {columns}{gaps}"
 
 
 def _rates(result: ProbeResult) -> str:

@@ -10,11 +10,13 @@ from probes.reporting.caveats import limits
 from probes.reporting.definitions import definitions_of, term
 from probes.reporting.page import cell, html_table, section
 from probes.reporting.ranges import scale
-from probes.reporting.text import table
-from probes.reporting.words import NAMES, metric_key, number, p_value, with_interval
+from probes.reporting.tabular import table
+from probes.reporting.words import NAMES, metric_key, p_value, shown_as, with_interval
 from probes.runs.compare import Comparison
 
 PAGE = "comparison.html"
+SHOWN = {"classes": ("auc_macro", "balanced_accuracy"), "numeric": ("mae", "r2")}  # metrics of each table, in text
+ERRORS = ("mae", "rmse")  # metrics of which less is better
 
 
 def comparison_text(found: Comparison) -> str:
@@ -26,27 +28,22 @@ def comparison_text(found: Comparison) -> str:
         "",
         f"{first.request.probe} probe for {labels}: {_counts(found)}",
     ]
-    header = [
-        "level" if found.cases else "table",
-        "encoder",
-        "dim",
-        first.selection.parameter,
-        "AUC, macro",
-        "balanced accuracy",
-    ]
-    rows = [header]
-    for name, r, scored in zip(found.names, found.results, found.scored, strict=True):
-        numbers = [with_interval(scored.metrics[m]) for m in ("auc_macro", "balanced_accuracy")]
-        rows.append([name, r.source.encoder, str(r.source.dim), f"{r.selection.value:.3g}", *numbers])
-    majority = found.majority
-    rows.append(["majority class", "", "", "", number(majority["auc_macro"]), number(majority["balanced_accuracy"])])
+    shown = SHOWN[first.request.target]
+    head = "level" if found.cases else "table"
+    rows = [[head, "encoder", "dim", first.selection.parameter, *(NAMES[m] for m in shown)]]
+    for title, r, scored in zip(found.names, found.results, found.scored, strict=True):
+        numbers = [with_interval(scored.metrics[m], shown_as(m)) for m in shown]
+        rows.append([title, r.source.encoder, str(r.source.dim), f"{r.selection.value:.3g}", *numbers])
+    name, base = _baseline(found)
+    rows.append([name, "", "", "", *(shown_as(m)(base[m]) for m in shown)])
     lines += [*table(rows), "", f"paired differences in {NAMES[found.metric]}, same rows and same draws"]
     exact = ["p, DeLong", "p, DeLong, Holm"] if found.delong_p else []
     rows = [["pair", "difference (95 % interval)", "p", "p, Holm", *exact]]
     corrected = holm(found.delong_p)
     for i, d in enumerate(found.differences):
         own = [p_value(found.delong_p[i]), p_value(corrected[i])] if found.delong_p else []
-        rows.append([f"{d.first} - {d.second}", with_interval(d.delta), p_value(d.p), p_value(d.p_holm), *own])
+        delta = with_interval(d.delta, shown_as(found.metric))
+        rows.append([f"{d.first} - {d.second}", delta, p_value(d.p), p_value(d.p_holm), *own])
     return "\n".join([*lines, *table(rows), "", "Research use only, not for clinical use."])
 
 
@@ -85,7 +82,7 @@ def _counts(found: Comparison) -> str:
 
 def _paired(found: Comparison) -> str:
     """The difference of every pair, drawn to scale, with its p values."""
-    drawn = scale([d.delta for d in found.differences], 0.0)
+    drawn = scale([d.delta for d in found.differences], 0.0, shown_as(found.metric))
     name = NAMES[found.metric]
     header = ["pair", f"difference in {term(found.metric)} ({term('interval')})", drawn.head(NAMES["interval"])]
     rows = [[*header, term("p"), term("p_holm"), *([term("p_delong"), "p, DeLong, Holm"] if found.delong_p else [])]]
@@ -93,8 +90,11 @@ def _paired(found: Comparison) -> str:
     for i, d in enumerate(found.differences):
         exact = [p_value(found.delong_p[i]), p_value(corrected[i])] if found.delong_p else []
         pair = escape(f"{d.first} - {d.second}")
-        rows.append([pair, cell(d.delta), drawn.bar(d.delta), p_value(d.p), p_value(d.p_holm), *exact])
-    caption = f"Difference in {escape(name)} of every pair; right of 0 the first is better."
+        rows.append(
+            [pair, cell(d.delta, shown_as(found.metric)), drawn.bar(d.delta), p_value(d.p), p_value(d.p_holm), *exact]
+        )
+    side = "left" if found.metric in ERRORS else "right"
+    caption = f"Difference in {escape(name)} of every pair; {side} of 0 the first is better."
     note = "Same test rows and bootstrap draws of groups; p two-sided, by Holm over the pairs."
     return html_table(rows, "below", caption) + f"<p class='dim'>{note}</p>"
 
@@ -113,9 +113,9 @@ def all_warnings(found: Comparison) -> list[str]:
 
 
 def _each_table(found: Comparison) -> list[list[str]]:
-    """One column for each table or level (encoder, parameter, audit, metrics), and one for the majority class."""
-    results, base = found.results, found.majority
-    rows = [["", *map(escape, found.names), "majority class"]]
+    """One column for each table or level (encoder, parameter, audit, metrics), and one for the baseline."""
+    results, (name, base) = found.results, _baseline(found)
+    rows = [["", *map(escape, found.names), name]]
     rows += [
         ["encoder", *(escape(f"{r.source.encoder}, {r.source.weights}") for r in results), ""],
         ["numbers a row", *(str(r.source.dim) for r in results), ""],
@@ -123,6 +123,14 @@ def _each_table(found: Comparison) -> list[list[str]]:
         ["test rows with a near-twin", *(str(r.audit.flagged) if r.audit else "–" for r in results), ""],
     ]
     for name in found.scored[0].metrics:
-        own = [cell(scored.metrics[name]) for scored in found.scored]
-        rows.append([term(metric_key(name, results[0])), *own, number(base[name]) if name in base else ""])
+        own = [cell(scored.metrics[name], shown_as(name)) for scored in found.scored]
+        rows.append([term(metric_key(name, results[0])), *own, shown_as(name)(base[name]) if name in base else ""])
     return rows
+
+
+def _baseline(found: Comparison) -> tuple[str, dict[str, float]]:
+    """The baseline beside the tables, the same for all of them, and its metrics."""
+    name, values = next(iter(found.results[0].baselines.items()))
+    if found.cases:
+        values = found.majority
+    return {"majority": "majority class", "mean": "mean of the fitted rows"}.get(name, name), values

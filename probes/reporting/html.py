@@ -14,8 +14,9 @@ from probes.reporting.page import cell, contents, figure, html_table, legend, se
 from probes.reporting.ranges import scale
 from probes.reporting.review import sections as sections_of
 from probes.reporting.review.gallery import Pictures, gallery
+from probes.reporting.targets import sections as sections_of_targets
 from probes.reporting.text import positive_words
-from probes.reporting.words import NAMES, number
+from probes.reporting.words import NAMES, inner_key, number
 from probes.runs.result import ProbeResult
 
 CHOSEN = "border-top: 2px dashed var(--edge)"  # the mark of a reference line
@@ -28,8 +29,9 @@ def report_html(result: ProbeResult, pictures: Pictures | None = None) -> str:
         section("rows", "Where the rows come from", _flow(result), _split(result)),
         section("audit", "Leakage audit", _audit(result)),
         numbers.results(result), numbers.curves(result), numbers.confusion(result), numbers.calibration(result),
-        numbers.operating(result), numbers.subgroups(result),
-        *_reviewed(result, pictures), _choice(result), _few_shot(result),
+        numbers.operating(result), numbers.subgroups(result), sections_of_targets.numbers(result),
+        sections_of_targets.survival(result),
+        *_reviewed(result, pictures), _choice(result), _few_shot(result), sections_of_targets.sizes(result),
         section("limits", "Limits", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in limits(result))}</ul>"),
         section("items", "Reporting items", items_html(result)),
     ]  # fmt: skip
@@ -106,18 +108,20 @@ def _split(result: ProbeResult) -> str:
     unit = "groups" if result.split.level == "image" else f"groups ({escape(result.request.group)})"
     rows = [["", *map(escape, parts)]]
     rows += [["rows", *(str(p.rows) for p in parts.values())], [unit, *(str(p.groups) for p in parts.values())]]
-    for c in result.test.classes:
-        rows.append([escape(c.name), *(str(part.classes.get(c.name, 0)) for part in parts.values())])
-    counted = "positive rows of each label" if result.request.multilabel else "rows of each class"
+    named = [c.name for c in result.test.classes] or list(next(iter(parts.values())).classes)
+    for name in named:
+        rows.append([escape(name), *(str(part.classes.get(name, 0)) for part in parts.values())])
+    counted = ", positive rows of each label" if result.request.multilabel else ", rows of each class"
+    counted = counted if result.test.classes else ", events" if result.survival else ""
     positive = f"; {escape(positive_words(result))}" if result.positive else ""
-    return html_table(rows, caption=f"Split ({escape(result.split.kind)}): rows, groups, {counted}{positive}.")
+    return html_table(rows, caption=f"Split ({escape(result.split.kind)}): rows, groups{counted}{positive}.")
 
 
 def _audit(result: ProbeResult) -> str:
     audit = result.audit
     if audit is None:
         return "<p>Nothing was fitted on these images: no row can have leaked.</p>"
-    alike = not result.request.multilabel
+    alike = not result.request.multilabel and result.request.target == "classes"
     rows = [["cosine to the nearest fitted row of another group", "test rows", *(["same label"] if alike else [])]]
     for level in audit.levels:
         agreement = [number(level.label_agreement) if level.rows else "–"] if alike else []
@@ -145,8 +149,9 @@ def _choice(result: ProbeResult) -> str:
     selection, parts = result.selection, []
     if selection.candidates:
         mark = legend([(CHOSEN, f"chosen: {selection.parameter} = {selection.value:.3g}")])
-        caption = f"Inner AUC ({selection.inner}). Chosen by inner rows, never by test rows."
-        parts.append(figure(plots.penalty_sweep(selection), caption, mark))
+        what = NAMES[inner_key(result)]
+        caption = f"{what[:1].upper()}{what[1:]} ({selection.inner}). Chosen by inner rows, never by test rows."
+        parts.append(figure(plots.penalty_sweep(selection, what), caption, mark))
     if result.neighbours:
         rows = [["k", term("inner_auc"), f"test {term('auc_macro')}", f"test {term('balanced_accuracy')}"]]
         rows += [

@@ -22,6 +22,7 @@ from probes.reporting.words import (
     number,
     plus_minus,
     rate,
+    shown_as,
     with_interval,
 )
 from probes.runs.result import ProbeResult
@@ -45,16 +46,16 @@ def _metrics(result: ProbeResult) -> str:
         extra.append((name, result.without_duplicates))
     if result.patients:
         extra.append((term("by_group", by_group_words(result.patients, result)), result.patients))
-    show = spread_cell if result.folds else cell
     head = "mean ± SD of the folds" if result.folds else f"value ({term('interval')})"
     baselines = [term(name.replace(" ", "_"), name) for name in result.baselines]
     quotes = [] if result.folds else [term("simulated_coverage")]
     rows = [["metric", head, *quotes, *baselines, *(name for name, _ in extra)]]
     for name, value in result.test.metrics.items():
-        base = [number(b[name]) if name in b else "" for b in result.baselines.values()]
+        base = [shown_as(name)(b[name]) if name in b else "" for b in result.baselines.values()]
         own = [held_cell(value, result.test.groups) for _ in quotes]
-        others = (show(s.metrics[name]) for _, s in extra)
-        rows.append([term(metric_key(name, result)), show(value), *own, *base, *others])
+        shown = [spread_cell(each) if result.folds else cell(each, shown_as(name))
+                 for each in (value, *(s.metrics[name] for _, s in extra))]  # fmt: skip
+        rows.append([term(metric_key(name, result)), shown[0], *own, *base, *shown[1:]])
     notes, words = (
         [f"{escape(note[:1].upper() + note[1:])}." for note in note_words(result.test)],
         plus_minus if result.folds else with_interval,
@@ -64,13 +65,16 @@ def _metrics(result: ProbeResult) -> str:
             f"The same probe on {term('shuffled', f'labels shuffled {SHUFFLES} times')}: AUC "
             f"{words(result.shuffled_auc)}; chance is 0.500."
         )
-    caption = f"Metrics of {result.test.rows} test rows of {result.test.groups} groups, with two baselines."
+    two = ", with two baselines" if result.baselines else ""
+    caption = f"Metrics of {result.test.rows} test rows of {result.test.groups} groups{two}."
     return html_table(rows, "below", caption) + "".join(f"<p class='dim'>{note}</p>" for note in notes)
 
 
 def _classes(result: ProbeResult) -> str:
     show = spread_cell if result.folds else cell
     scored = result.test
+    if not scored.classes:
+        return ""
     kind = "label" if result.request.multilabel else "class"
     named = f"<p>In no mean, as undefined: {escape(', '.join(scored.excluded))}.</p>" if scored.excluded else ""
     out = _class_table(scored, show, kind, f"Each {kind} against the rest.") + named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from probes.evaluation.bootstrap import Interval
@@ -43,14 +43,14 @@ def _data(text: str) -> str:
     return text if text.startswith("<td") else f"<td>{text}</td>"
 
 
-def cell(value: Interval | None) -> str:
+def cell(value: Interval | None, show: Callable[[float], str] = number) -> str:
     """Value and interval as HTML."""
     if value is None:
         return "–"
     if value.low != value.low:
-        return number(value.value) + ("" if value.value != value.value else " <span class='ci'>(no interval)</span>")
+        return show(value.value) + ("" if value.value != value.value else " <span class='ci'>(no interval)</span>")
     doubt = "" if value.reliable else ", unreliable"
-    return f"<b>{number(value.value)}</b> <span class='ci'>({number(value.low)} to {number(value.high)}{doubt})</span>"
+    return f"<b>{show(value.value)}</b> <span class='ci'>({show(value.low)} to {show(value.high)}{doubt})</span>"
 
 
 def held_cell(value: Interval | None, groups: int) -> str:

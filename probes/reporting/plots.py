@@ -96,7 +96,7 @@ def precision_recall(curves: Sequence[Curves], classes: Sequence[ClassResult]) -
     return svg(draw, width=4.2, height=4.0, name="precision-recall curves; dotted: prevalence")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as it is written: matplotlib would read what stands between two `$` as a formula."""
     return name.replace("$", r"\$")
 
@@ -134,21 +134,23 @@ def label_efficiency(curve: FewShot, counted: str) -> str:
         axes.axhline(curve.points[-1].auc_mean, color=GREY, lw=0.9, ls="--")
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(n) for n in x])
-        axes.set(xlabel=_plain(counted) if len(counted) <= MOST_LETTERS else "groups a class", ylabel="test AUC")
+        axes.set(xlabel=plain(counted) if len(counted) <= MOST_LETTERS else "groups a class", ylabel="test AUC")
 
     return svg(draw, name="label efficiency")
 
 
-def penalty_sweep(selection: Selection) -> str:
-    tried = [c for c in selection.candidates if not math.isnan(c.auc)]
+def penalty_sweep(selection: Selection, what: str) -> str:
+    """`what` (inner AUC, or inner error) of each value tried."""
+    both = [(c.value, c.auc if math.isnan(c.error) else c.error) for c in selection.candidates]
+    tried = [(value, found) for value, found in both if not math.isnan(found)]
 
     def draw(axes: Axes) -> None:
-        axes.plot([c.value for c in tried], [c.auc for c in tried], "o-", color=ACCENT, lw=1, ms=4)
+        axes.plot([value for value, _ in tried], [found for _, found in tried], "o-", color=ACCENT, lw=1, ms=4)
         axes.axvline(selection.value, color=GREY, lw=0.9, ls="--")
         axes.set_xscale("log")
         if selection.parameter == "k":
-            axes.set_xticks([c.value for c in tried], [f"{c.value:g}" for c in tried])
+            axes.set_xticks([value for value, _ in tried], [f"{value:g}" for value, _ in tried])
             axes.minorticks_off()
-        axes.set(xlabel=_plain(selection.parameter), ylabel="inner AUC")
+        axes.set(xlabel=plain(selection.parameter), ylabel=what)
 
-    return svg(draw, name=f"inner AUC by {selection.parameter}")
+    return svg(draw, name=f"{what} by {selection.parameter}")

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from probes.cohort.experiment import SHUFFLES
 from probes.cohort.splits import units
 from probes.fitting.sweep import UNCHOSEN
 from probes.reporting.review.text import text_of
+from probes.reporting.tabular import table
+from probes.reporting.targets.text import numbers_text, survival_text
 from probes.reporting.words import (
     NAMES,
     VALUE,
     by_group_words,
     calibration_numbers,
     held,
+    inner_key,
     metric_name,
     note_words,
     number,
     plus_minus,
+    quantity,
     rate,
+    shown_as,
     with_interval,
 )
 from probes.runs.result import ProbeResult
 
 SHOWN_CLASSES = 40
-
-
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Left-aligned columns, two spaces apart."""
-    rows = [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def result_text(result: ProbeResult) -> str:
@@ -49,6 +45,8 @@ def result_text(result: ProbeResult) -> str:
         _subgroups(result),
         _calibration(result),
         _few_shot(result),
+        numbers_text(result.numbers, result) if result.numbers else [],
+        survival_text(result.survival, result) if result.survival else [],
         text_of(result, result.review) if result.review else [],
         _foot(result),
     ]
@@ -74,13 +72,16 @@ def _split(result: ProbeResult) -> list[str]:
     ]
     if result.positive is not None:
         lines.append(positive_words(result))
-    header = ["split " + result.split.kind, "rows", "groups", "rows of each class"]
-    rows = [
+    counted = "rows of each class" if result.request.target == "classes" else "rows without and with the event"
+    rows = [["split " + result.split.kind, "rows", "groups", counted]]
+    rows += [
         [name, str(part.rows), str(part.groups), _counts(part.classes)]
         for name, part in result.split.parts.items()
         if part.rows
     ]
-    return lines + table([header, *rows])
+    if result.request.target == "numeric":
+        rows = [row[:3] for row in rows]
+    return lines + table(rows)
 
 
 REASONS = {"asked": "as asked", "absence": "the other is a word for absence", "order": "the last of the two by name"}
@@ -108,7 +109,7 @@ def _audit(result: ProbeResult) -> list[str]:
         f"  {counts}",
     ]
     hit = next((level for level in audit.levels if level.cosine == audit.tau and level.rows), None)
-    if hit is not None and not result.request.multilabel:
+    if hit is not None and not result.request.multilabel and result.request.target == "classes":
         agreement = number(hit.label_agreement)
         lines.append(f"  same label in {agreement} of them (by chance {number(audit.chance_agreement)})")
     return lines
@@ -119,8 +120,9 @@ def _choice(result: ProbeResult) -> list[str]:
     if selection.parameter == "none":
         return []
     how = selection.inner if selection.inner in ("fixed", UNCHOSEN) else f"chosen on {selection.inner}"
-    best = [c.auc for c in selection.candidates if c.value == selection.value]
-    inner = f", inner AUC {number(best[0])}" if best else ""
+    best = [c for c in selection.candidates if c.value == selection.value]
+    found = [number(c.auc) if result.request.target == "classes" else quantity(c.error) for c in best]
+    inner = f", {NAMES[inner_key(result)]} {found[0]}" if found else ""
     return [
         f"{result.request.probe} probe, {selection.parameter} = {selection.value:.4g} ({how}{inner}), "
         f"scaling {result.request.scaling}"
@@ -137,10 +139,11 @@ def _metrics(result: ProbeResult) -> list[str]:
     header += [*quotes, *result.baselines, *(name for name, _ in sets)]
     rows = [header]
     for name, value in result.test.metrics.items():
-        base = [number(b.get(name, float("nan"))) if name in b else "" for b in result.baselines.values()]
-        others = [show(scored.metrics[name]) for _, scored in sets]
+        base = [shown_as(name)(b[name]) if name in b else "" for b in result.baselines.values()]
         own = [held(value, result.test.groups) for _ in quotes]
-        rows.append([metric_name(name, result), show(value), *own, *base, *others])
+        shown = [show(each) if result.folds else with_interval(each, shown_as(name))
+                 for each in (value, *(scored.metrics[name] for _, scored in sets))]  # fmt: skip
+        rows.append([metric_name(name, result), shown[0], *own, *base, *shown[1:]])
     lines = table(rows)
     if result.shuffled_auc is not None:
         lines.append(
@@ -153,6 +156,8 @@ def _metrics(result: ProbeResult) -> list[str]:
 
 def _classes(result: ProbeResult) -> list[str]:
     scored, show = result.test, plus_minus if result.folds else with_interval
+    if not scored.classes:
+        return []
     rows = [["class", "positives", "prevalence", "AUC", "average precision"]]
     rows += [
         [c.name, f"{c.positives} of {c.rows}", number(c.prevalence), show(c.auc), show(c.ap)]

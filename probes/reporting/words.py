@@ -78,8 +78,28 @@ NAMES = {  # key → name; each key has its definition in protocols.md, D18
     "prototype": "prototype",
     "outlier": "outlier",
     "spread": "mean ± SD of splits",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R²",
+    "spearman": "Spearman's rank correlation",
+    "bias": "bias, predicted minus true",
+    "limit_low": "lower limit of agreement",
+    "limit_high": "upper limit of agreement",
+    "number_slope": "slope of true on predicted",
+    "mean": "mean",
+    "median": "median",
+    "inner_error": "inner error",
+    "number_sizes": "error by size",
+    "uno": "Uno's C",
+    "harrell": "Harrell's C",
+    "inner_deviance": "inner partial deviance",
+    "risk_third": "third of the risk",
+    "horizon": "horizon",
+    "survival_at": "survival at the horizon",
 }
 UNDEFINED = "not defined"
+OF_LABEL = ("mae", "rmse", "bias", "limit_low", "limit_high")  # metrics in the unit of the label
+DIGITS = 4  # of them
 VALUE = "value (95 % interval)"
 SMALLEST_P = 1e-4  # smaller p values are given as "< 0.0001"
 EMPTY = {  # rate → what its denominator lacks where it is undefined
@@ -97,18 +117,36 @@ def number(value: float | None, digits: int = 3) -> str:
     return UNDEFINED if value is None or math.isnan(value) else f"{value:z.{digits}f}"  # z: avoids "-0.000"
 
 
+def quantity(value: float) -> str:
+    """A number in the unit of the label with DIGITS digits, or "not defined": it may be of any size."""
+    if math.isnan(value):
+        return UNDEFINED
+    size = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:z.{min(max(DIGITS - 1 - size, 0), 12)}f}"
+
+
+def shown_as(name: str) -> Callable[[float], str]:
+    """How a metric's numbers are written."""
+    return quantity if name in OF_LABEL else number
+
+
+def inner_key(result: ProbeResult) -> str:
+    """The key of the criterion by which the penalty or k was chosen."""
+    return {"classes": "inner_auc", "numeric": "inner_error", "survival": "inner_deviance"}[result.request.target]
+
+
 def p_value(value: float) -> str:
     """A p value with four decimals; no p is 0."""
     return f"< {SMALLEST_P:.4f}" if value < SMALLEST_P else number(value, 4)
 
 
-def with_interval(value: Interval | None) -> str:
+def with_interval(value: Interval | None, show: Callable[[float], str] = number) -> str:
     if value is None:
         return "-"
     if math.isnan(value.low):
-        return number(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
+        return show(value.value) + ("" if math.isnan(value.value) else "  (no interval)")
     doubt = "" if value.reliable else ", unreliable"
-    return f"{number(value.value)}  ({number(value.low)} to {number(value.high)}{doubt})"
+    return f"{show(value.value)}  ({show(value.low)} to {show(value.high)}{doubt})"
 
 
 def held(value: Interval | None, groups: int) -> str:

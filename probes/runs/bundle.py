@@ -19,15 +19,17 @@ from probes.cohort.scaling import Scaler, scale
 from probes.evaluation.bootstrap import Interval
 from probes.fitting.models import Model, require_trees
 from probes.request import ProbeRequest
+from probes.runs.outcome import Outcome
 from probes.runs.result import FORMAT
 from probes.runs.result_files import MOST_BYTES, check_format, decode
-from probes.runs.run import Outcome, applied_temperature
+from probes.runs.run import applied_temperature
 
 DAMAGE = (  # exceptions of json, zipfile and numpy on damaged files
     ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError,
     NotImplementedError, EOFError, OSError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 SPEC, WEIGHTS = "probe.json", "weights.npz"
+PREDICTED = "predicted"  # in the place of the classes of a target that is no class
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class BundleFacts:
     kind: str  # of the model
     settings: dict[str, float]
     scaler: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of a numeric target PREDICTED alone
     multilabel: bool
     temperature: float
     thresholds: dict[str, float]  # class → least probability at which a row is positive
@@ -68,7 +70,7 @@ def bundle_of(outcome: Outcome) -> Bundle:
         kind=trained.model.kind,
         settings=trained.model.settings,
         scaler=trained.scaler.kind,
-        classes=outcome.experiment.data.truth.classes,
+        classes=outcome.experiment.data.truth.classes if result.request.target == "classes" else (PREDICTED,),
         multilabel=outcome.experiment.data.truth.multilabel,
         temperature=applied_temperature(result.request, result.temperature),
         thresholds={o.column: o.threshold for o in result.operating},

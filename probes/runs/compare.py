@@ -20,13 +20,15 @@ from probes.cohort.truth import Truth, hide_absent
 from probes.cohort.vectors import TAKEN, check_vectors, read_vectors
 from probes.evaluation.bootstrap import replicate
 from probes.evaluation.delong import delong
-from probes.evaluation.metrics import evaluator
+from probes.evaluation.metrics import Evaluator, evaluator
 from probes.evaluation.paired import Difference, holm, leave_out, paired_difference
 from probes.evaluation.scoring import Scored, compact
+from probes.evaluation.targets.agreement import NumberEvaluator, number_evaluator
 from probes.progress import Stages
 from probes.request import IMAGE, ProbeRequest
+from probes.runs.outcome import Outcome
 from probes.runs.result import FORMAT, ProbeResult
-from probes.runs.run import Outcome, run_prepared
+from probes.runs.run import run_prepared
 
 
 @dataclass(frozen=True)
@@ -237,11 +239,12 @@ def paired_differences(
 ) -> tuple[tuple[Difference, ...], tuple[float, ...]]:
     """The difference of every pair on the same rows and draws, with p values corrected by Holm over pairs.
 
-    `scores`: probabilities (n, c) by each of `names`. Also DeLong's p of each pair, where it may be used (D10).
+    `scores`: probabilities (n, c), or predicted numbers (n, 1), by each of `names`. Also DeLong's p of each pair, where
+    it may be used (D10).
     """
     points, drawn, without = [], [], []
     for p in scores:
-        measured = evaluator(p, truth, groups)
+        measured = _measured(p, truth, groups)
         points.append(float(measured.point()[metric]))
         drawn.append(replicate(measured, measured.groups, replicates=request.replicates, seed=request.seed)[metric])
         without.append(leave_out(lambda weights, own=measured: own(weights)[metric], measured.groups))  # type: ignore[misc]
@@ -256,6 +259,11 @@ def paired_differences(
         return differences, ()
     paired = delong(truth.positive[:, 1], np.stack([p[:, 1] for p in scores]))
     return differences, tuple(paired.test(i, j)[1] for i, j in pairs)
+
+
+def _measured(p: Float64, truth: Truth, groups: Int64) -> Evaluator | NumberEvaluator:
+    """The metrics of probabilities (n, c), or of predicted numbers (n, 1)."""
+    return evaluator(p, truth, groups) if truth.numbers is None else number_evaluator(p[:, 0], truth.numbers, groups)
 
 
 def _warnings(joined: _Joined) -> tuple[str, ...]:

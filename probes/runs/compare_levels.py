@@ -17,8 +17,9 @@ from probes.evaluation.scoring import Resampling, by_group, score
 from probes.progress import Stages
 from probes.request import IMAGE, ProbeRequest
 from probes.runs.compare import Comparison, paired_differences, tested
+from probes.runs.outcome import Outcome
 from probes.runs.result import FORMAT
-from probes.runs.run import Outcome, run_prepared
+from probes.runs.run import run_prepared
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ def compare_levels(
     coarsest = min(experiments, key=lambda own: len(own.data.keys))
     placed = [_placed(store, own, coarsest) for own in experiments]
     shared = np.arange(len(coarsest.split.test))
-    for own in placed:
-        shared = np.intersect1d(shared, own.cases)
+    for each in placed:
+        shared = np.intersect1d(shared, each.cases)
     if not len(shared):
         raise ProbeError("no case is in the test split of every level: give more rows, or another --split.")
     outcomes = []
-    for name, own in zip(levels, experiments, strict=True):
+    for name, experiment in zip(levels, experiments, strict=True):
         progress.name(name)
-        outcomes.append(run_prepared(own, store, progress))
+        outcomes.append(run_prepared(experiment, store, progress))
         progress.seconds = {}
     progress.name("all levels")
     with progress.stage("paired differences"):

@@ -24,15 +24,10 @@ from probes.fitting.train import train
 from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
+from probes.runs.cautions import warnings_of_calls, warnings_of_positive, warnings_of_temperature
+from probes.runs.outcome import audit_split, package_versions
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
-from probes.runs.run import (
-    audit_split,
-    package_versions,
-    read,
-    warnings_of_calls,
-    warnings_of_positive,
-    warnings_of_temperature,
-)
+from probes.runs.run import read
 
 NOTE = "mean ± SD over outer folds, which share their fitted rows: no confidence interval"
 Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows

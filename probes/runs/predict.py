@@ -43,6 +43,14 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """The predicted number of one row."""
+
+    key: str
+    predicted: float
+
+
+@dataclass(frozen=True)
 class Unread:
     """An image file that could not be embedded."""
 
@@ -60,8 +68,10 @@ def check_encoder(bundle: Bundle, store: EmbeddingStore) -> None:
 
 
 def score_rows(bundle: Bundle, unit: Float16, norms: Float32 | None = None, groups: Int64 | None = None) -> Float64:
-    """Probabilities (n, c) of stored unit rows (n, dim); each row's are independent of the other rows."""
+    """Probabilities (n, c) of stored unit rows (n, dim), or numbers (n, 1); each is independent of the others."""
     logits = bundle.model.logits(scale(unit, bundle.scaler, norms), groups)
+    if bundle.facts.request.target != "classes":
+        return logits
     return probabilities(logits, bundle.facts.multilabel, bundle.facts.temperature)
 
 
@@ -72,7 +82,7 @@ def predict_table(bundle: Bundle, store: EmbeddingStore, where: str | None) -> I
         yield from _predict_cases(bundle, store, where)
         return
     group = "key" if bundle.facts.request.group == "none" else bundle.facts.request.group
-    grouped = bundle.model.kind == "knn" and group in ("key", *store.columns())
+    grouped = bundle.model.by_neighbours and group in ("key", *store.columns())
     columns = ["key", "norm", *([group] if grouped else [])]
     for batch in store.scan(columns, where, vectors=True):
         groups = None
@@ -105,7 +115,7 @@ def _predict_cases(bundle: Bundle, store: EmbeddingStore, where: str | None) -> 
     first = kept[np.unique(cases[kept], return_index=True)[1]]
     owners = read.columns.column(by).take(pa.array(first)).to_pylist()
     groups = group_ids(tuple("" if owner is None else word(owner) for owner in owners))
-    yield list(names), score_rows(bundle, units, None, groups if bundle.model.kind == "knn" else None)
+    yield list(names), score_rows(bundle, units, None, groups if bundle.model.by_neighbours else None)
 
 
 def refuse_images_of_cases(bundle: Bundle) -> None:
@@ -154,6 +164,16 @@ def predictions(bundle: Bundle, keys: Sequence[str], p: Float64, by: Decision) -
             called = classes[max(range(len(row)), key=row.__getitem__)]
         out.append(Prediction(key, called, dict(zip(classes, row, strict=True)), above))
     return out
+
+
+def estimates(keys: Sequence[str], predicted: Float64) -> list[Estimate]:
+    return [Estimate(key, value) for key, value in zip(keys, predicted[:, 0].tolist(), strict=True)]
+
+
+def estimates_as_columns(name: str, rows: Sequence[Estimate]) -> pa.Table:
+    """The column pred_<name> for the table. Raises ProbeError as `as_columns`."""
+    check_column_name(name)
+    return pa.table({"key": [r.key for r in rows], f"pred_{name}": [r.predicted for r in rows]})
 
 
 def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:

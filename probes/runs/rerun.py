@@ -18,9 +18,9 @@ from probes.progress import Stages
 from probes.runs.bundle import Bundle, bundle_of, read_bundle
 from probes.runs.compare import Comparison, compare
 from probes.runs.compare_levels import compare_levels
+from probes.runs.outcome import package_versions
 from probes.runs.result import ProbeResult
 from probes.runs.review.reviewed import run_reviewed
-from probes.runs.run import package_versions
 
 TOLERANCE = 1e-9  # of metrics
 WEIGHTS_TOLERANCE = 1e-6  # of weights, relative to the largest
@@ -28,7 +28,7 @@ SHOWN = 10
 COMPARED = (
     "flow", "split", "positive", "audit", "selection", "baselines", "test", "without_duplicates", "patients",
     "confusion", "calibration", "temperature", "operating", "subgroups", "gaps", "neighbours", "folds", "few_shot",
-    "shuffled_auc", "review",
+    "shuffled_auc", "review", "numbers", "survival",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from probes.fitting.sweep import Selection
 from probes.fitting.trained import NeighbourResult
 from probes.request import ProbeRequest
 from probes.runs.review.record import Review
+from probes.runs.targets.record import NumbersResult, SurvivalResult
 
 FORMAT = 2  # of a result's JSON, a comparison's and a bundle's; 2 names the table's identity and the version's commit
 FORMATS = (1, FORMAT)  # readable formats
@@ -66,6 +67,8 @@ class ProbeResult:
     folds: tuple[FoldResult, ...] = ()
     few_shot: FewShot | None = None
     review: Review | None = None  # D25 to D32, where asked for
+    numbers: NumbersResult | None = None  # of a numeric target (D36), whose metrics are in `test`
+    survival: SurvivalResult | None = None  # of times with events (D37), whose metrics are in `test`
     shuffled_auc: Interval | None = None  # mean and 95 % range over SHUFFLES fits on shuffled labels
     warnings: tuple[str, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)

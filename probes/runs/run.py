@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,35 +13,29 @@ from indexer.store.text import read_text
 from indexer.types import Float32, Float64, Int64
 from probes.cohort.experiment import Experiment, prepare
 from probes.cohort.load import ProbeData, load, open_store
-from probes.cohort.positive import Positive
-from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.truth import Truth, hide_absent, probabilities
-from probes.evaluation.calibration import Calibration, at_bound, calibration, fit_temperature
-from probes.evaluation.leakage import Audit, audit, near_duplicates
+from probes.evaluation.calibration import Calibration, calibration, fit_temperature
+from probes.evaluation.leakage import Audit
 from probes.evaluation.metrics import confusion
-from probes.evaluation.operating import OperatingPoint
 from probes.evaluation.operating_points import global_threshold, operating_points
 from probes.evaluation.scoring import Resampling, Scored, baselines, by_group, control_range, curves, score
-from probes.evaluation.subgroups import FEWEST, gaps, subgroup_results
+from probes.evaluation.subgroups import gaps, subgroup_results
 from probes.fitting.few_shot import few_shot
-from probes.fitting.sweep import UNCHOSEN
 from probes.fitting.train import train
 from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
+from probes.runs.cautions import (
+    warnings_of,
+    warnings_of_calls,
+    warnings_of_operating,
+    warnings_of_positive,
+    warnings_of_temperature,
+)
+from probes.runs.outcome import Outcome, audit_split, package_versions
 from probes.runs.result import FORMAT, ProbeResult
-
-PACKAGES = ("embedding-indexer", "numpy", "scipy", "scikit-learn", "pyarrow", "pylance")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A result and its intermediate data, from which a bundle is made."""
-
-    result: ProbeResult
-    experiment: Experiment
-    trained: Trained
-    p: Float64  # (test rows, c) after the temperature
+from probes.runs.targets.numbers import run_numbers
+from probes.runs.targets.survival import run_survival
 
 
 def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
@@ -56,7 +49,7 @@ def run(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
         experiment = prepare(request, data)
     release_freed_memory()
     outcome = run_prepared(experiment, store, progress)
-    if not request.few_shot:
+    if not request.few_shot or request.target != "classes":
         return outcome
     with progress.stage("label efficiency"):
         curve = few_shot(experiment, outcome.result.selection.value, progress)
@@ -77,21 +70,12 @@ def run_prepared(experiment: Experiment, store: EmbeddingStore, progress: Stages
     if experiment.request.probe != "zero-shot":
         with progress.stage("near-duplicate audit", len(experiment.split.test)):
             near, found = audit_split(experiment, progress)
+    if experiment.request.target != "classes":
+        run_target = run_numbers if experiment.request.target == "numeric" else run_survival
+        return run_target(experiment, (near, found), progress)
     trained = train(experiment, store, progress)
     with progress.stage("intervals"):
         return _assemble(experiment, trained, (near, found), progress)
-
-
-def audit_split(experiment: Experiment, progress: Stages) -> tuple[Float32, Audit]:
-    """D2: highest cosine of each test row to a fitted row of another group, and the counts."""
-    data, rows, test = experiment.data, experiment.fit_rows, experiment.split.test
-    unit = fit_scaler("none", data.vectors, experiment.split.train)
-    cosine, nearest = near_duplicates(
-        features(data.vectors, rows, unit), features(data.vectors, test, unit),
-        base_groups=data.groups[rows], query_groups=data.groups[test],
-        tau=experiment.request.tau, progress=progress,
-    )  # fmt: skip
-    return cosine, audit(cosine, nearest, data.truth.take(test), data.truth.take(rows), experiment.request.tau)
 
 
 def _assemble(
@@ -188,95 +172,3 @@ def _patients(experiment: Experiment, scored: tuple[Float64, Truth, Int64], how:
     if mixed:
         notes += (f"{mixed} groups left out: their rows are of several classes",)
     return Scored(result.rows, result.groups, result.metrics, result.classes, result.excluded, notes + result.notes)
-
-
-def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, scored: Scored) -> tuple[str, ...]:
-    """The warnings of a result."""
-    source, selection, facts = experiment.data.source, trained.selection, experiment.facts
-    flow = experiment.data.flow
-    val = facts.parts["val"]
-    few = [name for name, count in val.classes.items() if count < FEWEST and experiment.val_chooses]
-    checks = (
-        (experiment.data.level == "image", experiment.facts.statement),
-        (source.random_weights, f"{source.encoder} has random weights: the vectors mean nothing"),
-        *(
-            (bool(names), f"no {part} row of: {', '.join(names)}; metrics not defined")
-            for part, names in facts.absent.items()
-        ),
-        (bool(val.rows) and not experiment.val_chooses, "val shows one class only: train rows choose in its place"),
-        (bool(few), f"val has fewer than {FEWEST} rows of {_named(few)}: what was chosen on it is unsure"),
-        (flow.duplicates > 0, f"{flow.duplicates} fitted rows left out: their image bytes occur in a later split"),
-        (found is not None and found.flagged > 0, _flagged(found)),
-        (
-            selection.inner == UNCHOSEN,
-            f"nothing could choose {selection.parameter}: no inner rows show both classes; "
-            f"{selection.parameter} = {selection.value:g} is the default",
-        ),
-        (selection.at_edge, f"the best {selection.parameter} is at the edge of the search"),
-        (not trained.converged, "the final fit did not reach its tolerance"),
-        (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
-    )
-    return tuple(text for holds, text in checks if holds)
-
-
-def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """A warning, from a confusion matrix (true, predicted), about classes that the probe never predicts."""
-    called = [name for name, count in zip(classes, matrix.sum(0), strict=True) if count] if matrix.size else []
-    shown = [name for name, count in zip(classes, matrix.sum(1), strict=True) if count] if matrix.size else []
-    if len(called) >= len(shown):
-        return ()
-    if len(called) == 1:
-        return (f"the probe calls every test row {called[0]!r}",)
-    never = [name for name in shown if name not in called]
-    return (f"the probe calls no test row {_named(never)}, though the test split has such rows",)
-
-
-def warnings_of_positive(positive: Positive | None, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """A warning where the positive class was chosen by the order of the names only."""
-    if positive is None or positive.reason != "order":
-        return ()
-    other = next(name for name in classes if name != positive.name)
-    words = f"{positive.name!r} is taken as the positive class, {other!r} as its absence, as the last by name"
-    return (f"{words}: name the right one with --positive",)
-
-
-def warnings_of_operating(points: tuple[OperatingPoint, ...]) -> tuple[str, ...]:
-    """Warnings about operating points whose target specificity lies above the interval on the test rows."""
-    out = []
-    for point in points:
-        found = point.rates["specificity"]
-        if found.high < point.target_specificity:
-            out.append(
-                f"the operating point of {point.column} misses its specificity: {found.value:.3f} ({found.low:.3f} to "
-                f"{found.high:.3f}) on the test rows, {point.target_specificity:g} asked for"
-            )
-    return tuple(out)
-
-
-def warnings_of_temperature(temperature: float) -> tuple[str, ...]:
-    """A warning where D8's temperature is at a bound of its search."""
-    if not at_bound(temperature):
-        return ()
-    return (f"the temperature is at the bound of its search ({temperature:.3g}): it calibrates nothing",)
-
-
-def _named(classes: list[str], most: int = 4) -> str:
-    return ", ".join(classes) if len(classes) <= most else f"{len(classes)} classes"
-
-
-def _flagged(found: Audit | None) -> str:
-    if found is None:
-        return ""
-    share = f"{found.flagged} of {found.test_rows} test rows"
-    rest = "; nothing is left to score without them" if found.flagged == found.test_rows else ""
-    return f"{share} have a near-twin (cosine ≥ {found.tau:g}) among the fitted rows{rest}"
-
-
-def package_versions() -> dict[str, str]:
-    out = {}
-    for name in PACKAGES:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:  # not installed: run from a source tree
-            out[name] = "not installed"
-    return out

@@ -22,7 +22,7 @@ def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def rows_of(
     patients: int = 120, images: int = 3, seed: int = 0, signal: float = 1.0
 ) -> tuple[np.ndarray[Any, Any], list[dict[str, Any]]]:
-    """Vectors (n, DIM) and metadata: patient, sex, site, ill (0/1), finding, grade, a, b, c (0/1/None), side."""
+    """Vectors (n, DIM) and metadata: patient, sex, site, ill (0/1), finding, grade, months, a to c (0/1/None), side."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(7).standard_normal((8, DIM))
     vectors, metadata = [], []
@@ -43,6 +43,7 @@ def rows_of(
                     "ill": ill,
                     "finding": FINDINGS[finding],
                     "grade": ill + finding,
+                    "months": 60 - 20 * ill - 10 * finding + number % 7,
                     "side": ("train", "train", "train", "val", "test")[number % 5],
                 }
                 | masked

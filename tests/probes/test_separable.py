@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from probes.reporting.words import number
-from probes.runs.run import warnings_of_calls
+from probes.runs.cautions import warnings_of_calls
 from tests.commands import call
 from tests.probes.cohort import make_cohort, make_separable
 from tests.probes.test_rows import ILL, probe

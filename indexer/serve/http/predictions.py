@@ -87,13 +87,15 @@ class Calls:
 
 
 def has_calls(found: Listed) -> bool:
-    """Whether the result's predictions lie beside it."""
-    return _sound(found.folder / PREDICTIONS)
+    """Whether the result's predictions of classes lie beside it."""
+    return bool(found.result.test.classes) and _sound(found.folder / PREDICTIONS)
 
 
 def read_calls(found: Listed) -> Calls:
     """The predictions beside a result. Raises RowNotFound where there are none, InputError where they are not its."""
     path = found.folder / PREDICTIONS
+    if not found.result.test.classes:
+        raise RowNotFound(f"result {found.name} is of no classes: its predictions have no cells and bins.")
     if not _sound(path):
         raise RowNotFound(
             f"result {found.name} has no {PREDICTIONS} of its test images (a nested cross-validation writes none)."

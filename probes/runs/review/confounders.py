@@ -26,9 +26,9 @@ from probes.evaluation.scoring import Resampling, compact, score
 from probes.evaluation.subgroups import MISSING
 from probes.fitting.estimators import Recipe, fit, shows_two_classes
 from probes.fitting.train import train
+from probes.runs.outcome import Outcome
 from probes.runs.review.record import Confounder, Confounders
 from probes.runs.review.useful import scored_rows
-from probes.runs.run import Outcome
 
 MOST_VALUES = 50
 QUARTERS_FROM = 13  # different numbers from which a column is cut at the quartiles of the fitted rows

@@ -13,8 +13,9 @@ from probes.cohort.truth import Truth, both_sides, hide_absent, label_as_classes
 from probes.compute.exact_search import top_k
 from probes.evaluation.examples.label_errors import confident, normalised_margin
 from probes.evaluation.examples.typical import closeness, typicality
+from probes.runs.outcome import Outcome
 from probes.runs.review.record import Example, Examples, Neighbour
-from probes.runs.run import Outcome, applied_temperature
+from probes.runs.run import applied_temperature
 
 LISTED = 100  # most of a kind, of prototypes and outliers of a class fewer
 OF_A_CLASS = 5

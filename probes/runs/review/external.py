@@ -25,9 +25,10 @@ from probes.evaluation.operating_points import rates_at
 from probes.evaluation.scoring import Resampling, score
 from probes.fitting.train import logits_of
 from probes.request import ProbeRequest
+from probes.runs.outcome import Outcome
 from probes.runs.review.record import External, RateDrop
 from probes.runs.review.useful import scored_rows
-from probes.runs.run import Outcome, applied_temperature
+from probes.runs.run import applied_temperature
 
 STRANGER = 1 << 40  # added to the group ids of external rows: none is a group of the split
 

@@ -9,13 +9,14 @@ from probes.cohort.load import open_store
 from probes.evaluation.scoring import Resampling
 from probes.progress import Stages
 from probes.request import ProbeRequest
+from probes.runs.outcome import Outcome
 from probes.runs.review.confounders import confounders
 from probes.runs.review.examples import examples
 from probes.runs.review.external import check_external, external
 from probes.runs.review.record import Review
 from probes.runs.review.repeats import check_repeats, multiverse, repeats
 from probes.runs.review.useful import with_usefulness
-from probes.runs.run import Outcome, run
+from probes.runs.run import run
 
 
 def run_reviewed(request: ProbeRequest, progress: Stages | None = None) -> Outcome:

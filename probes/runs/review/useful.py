@@ -14,8 +14,8 @@ from probes.evaluation.certainty.trust import Trust, place_of, trusted
 from probes.evaluation.scoring import Resampling
 from probes.evaluation.usefulness.costs import RATIOS, Costs, costs
 from probes.evaluation.usefulness.decision_curve import DecisionCurve, decision_curve
+from probes.runs.outcome import Outcome
 from probes.runs.review.record import Review
-from probes.runs.run import Outcome
 
 RATES = ("sensitivity", "specificity")  # of an operating point, whose intervals were simulated too
 
