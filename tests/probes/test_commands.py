@@ -88,7 +88,7 @@ REACHED = {
 ELSEWHERE = {  # tested where they act
     "--multilabel", "--ordinal", "--preset", "--out", "--replace", "--json", "--review", "--coverage", "--costs",
     "--confounder", "--test-db", "--test-table", "--test-where", "--distinct-groups",
-    "--repeats", "--multiverse", "--link", "--level", "--pool",
+    "--repeats", "--multiverse", "--link", "--level", "--pool", "--numeric",
 }  # fmt: skip
 
 
