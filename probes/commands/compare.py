@@ -36,8 +36,9 @@ METRICS = {
 )
 @click.option(
     "--metric",
+    metavar="METRIC",
     type=click.Choice([*METRICS["classes"], *METRICS["numeric"]]),
-    help="Metric of the differences; kappa_quadratic is of --ordinal. Default: auc_macro, with --numeric mae.",
+    help="Of: auc_macro, balanced_accuracy, ap_macro, kappa_quadratic (--ordinal); --numeric: mae, rmse, r2, spearman.",
 )
 @click.option(
     "--predictions", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.parquet",
