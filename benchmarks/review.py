@@ -124,7 +124,7 @@ PARTS: dict[str, tuple[Part, Part]] = {
     "selective prediction": (lambda d: selective(d.both, d.truth, d.groups, HOW), script_selective),
     "confounder: within its values": (lambda d: adjusted(d.both, d.truth, d.groups, d.site, HOW), script_strata),
     "examples: nearest fitted images": (
-        lambda d: top_k(d.x, d.x[:400], 5),
+        lambda d: top_k(d.x, d.x[:400], 5, base_groups=d.groups, query_groups=d.groups[:400]),
         lambda d: NearestNeighbors(n_neighbors=5, metric="cosine").fit(d.x).kneighbors(d.x[:400]),
     ),
 }
