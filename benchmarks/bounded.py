@@ -22,7 +22,9 @@ def peak_rss_bytes() -> int:
 def main(database: str, queries: str, truth: str, latency_ms: str, memory_bytes: str) -> None:
     keys = json.loads(Path(truth).read_text())
     store = EmbeddingStore.open(database)
-    ours, candidates = our_index(store, np.load(queries), keys, float(latency_ms), int(memory_bytes))
+    ours, candidates = our_index(
+        store, np.load(queries, allow_pickle=False), keys, float(latency_ms), int(memory_bytes)
+    )
     print(json.dumps({"ours": asdict(ours), "candidates": candidates, "peak_rss_bytes": peak_rss_bytes()}))
 
 

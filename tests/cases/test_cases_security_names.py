@@ -116,7 +116,7 @@ def test_a_result_nested_without_end_is_one_line(tmp_path):
 @pytest.mark.case("X6")
 @pytest.mark.parametrize("name", ["costs $5 or $6", "$x^", "$$", r"$\frac{", "_hidden"])
 def test_a_name_with_dollar_signs_is_drawn_as_it_is_written(name):
-    drawn = plots.penalty_sweep(Selection(name, 1.0, "rows", False, ()))
+    drawn = plots.penalty_sweep(Selection(name, 1.0, "rows", False, ()), "macro AUC")
     assert f">{name}<" in drawn
 
 

@@ -261,7 +261,7 @@ def test_every_long_command_shows_its_progress_on_the_terminal(tmp_path, monkeyp
         (("index", tmp_path / "packed", db), ["embedding 1 shard"]),
         (("failures", db, "--retry"), ["embedding 1 shard"]),
         (("build-ann", db), ["reading vectors", "measuring candidates", "building exact", "measuring", "writing"]),
-        (("near-duplicates", db), ["reading vectors", "grouping copies", "comparing"]),
+        (("near-duplicates", db), ["reading vectors", "grouping copies", "putting near rows together", "comparing"]),
         (("search", db, "--shards", tmp_path / "packed", "--out", tmp_path / "hits.parquet"), ["searching"]),
     ):
         made.clear()
