@@ -442,3 +442,13 @@ def test_a_header_that_cannot_be_followed_is_refused_by_the_name_of_its_element(
     dataset.save_as(file)
     with pytest.raises(PixelError, match=reason):
         seen(file.getvalue())
+
+
+@pytest.mark.parametrize("element", [0x00280102, 0x00280100, 0x00280103, 0x00280004])  # HighBit and others of pixels
+def test_an_element_of_the_pixels_with_a_representation_that_does_not_exist_is_a_named_failure(element: int) -> None:
+    whole = dicom(np.full((SIDE, SIDE), 9, np.uint8))
+    tag = (element >> 16).to_bytes(2, "little") + (element & 0xFFFF).to_bytes(2, "little")
+    at = whole.index(tag) + len(tag)
+    assert whole[at : at + 2] in (b"US", b"CS")
+    with pytest.raises(PixelError):
+        seen(whole[:at] + b"ES" + whole[at + 2 :])

@@ -53,12 +53,13 @@ class DicomReader:
             self._dataset.PhotometricInterpretation, colour = colour_model(self._dataset)
             add_offset_table(self._dataset, count)
             burned_in = str(getattr(self._dataset, "BurnedInAnnotation", "")) == "YES"
+            bits = contradictory_bits(self._dataset)
         except dicom_errors() as error:
             raise named(error, "DICOM") from error
         if count > len(data):
             raise PixelError("corrupt image", f"DICOM: {count:,} frames announced in {len(data):,} bytes")
         burned = ("burned-in annotation",) if burned_in else ()
-        self._flags = (*burned, *colour, *contradictory_bits(self._dataset))
+        self._flags = (*burned, *colour, *bits)
         self.parts = Numbered(count, FrameFacts(self._dataset, count))
         self._isolated: IsolatedReader | None = None
 
