@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUP_BYTES = 8 << 20  # of a Parquet file's row groups
 EXPORTED_ROWS = 2048  # of a batch that is read
-RELEASED = 32  # batches after which the memory that was freed goes back: 15 MB less of 3.2 million rows
+RELEASED = 8  # batches after which the memory that was freed goes back: 15 MB less of 3.2 million rows
 
 
 @click.command("export", short_help="Write the vectors as .npy, Parquet or a Hugging Face data set.")
