@@ -70,9 +70,16 @@ class OpenedTable:
 
     def read_once(self) -> Any:
         """A handle for one read of all rows, to be dropped after it: `dataset` would keep what Lance needs to know of
-        each page read, some 9 bytes a row of all columns together.
+        each page read, some 9 bytes a row of all columns together. Where the version was cleaned up since, `dataset`
+        itself, which still reads the files that newer versions have too.
         """
-        return lance.dataset(self.dataset.uri, version=self.state.version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
+        version = self.state.version
+        try:
+            return lance.dataset(self.dataset.uri, version=version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
+        except (ValueError, OSError) as error:
+            if "not found" not in str(error).lower():
+                raise
+            return self.dataset
 
     def stored(self, names: Sequence[str]) -> list[str]:
         """The stored columns to read for `names`: in a table of format 1, `frame` for `part`."""

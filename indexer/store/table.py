@@ -241,14 +241,9 @@ class EmbeddingStore:
             return len(self._opened.dataset.versions())
 
     def scan(
-        self,
-        columns: Sequence[str],
-        where: str | None = None,
-        *,
-        vectors: bool = False,
-        batch_rows: int = 8192,
-        once: bool = False,
-    ) -> Iterator[pa.RecordBatch]:
+        self, columns: Sequence[str], where: str | None = None, *,
+        vectors: bool = False, batch_rows: int = 8192, once: bool = False,
+    ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         """Batches of `_rowid` and the columns, of the held version. Raises BadFilter, InputError (unknown column).
 
         With `once`, or without a filter, what Lance learns of the files is dropped after the scan; otherwise it is

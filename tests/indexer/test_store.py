@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -19,7 +21,7 @@ from indexer.store.writer import StoreWriter
 from indexer.store.writing.keys import KeySet, key_hashes
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
 from tests.commands import call
-from tests.tables import make_table, spec_for, unit_rows
+from tests.tables import add_shard, make_table, spec_for, unit_rows
 
 DIM = 8
 SPEC = EncoderSpec("fake", "random:0", "pooled", DIM, (0.0,) * 3, (1.0,) * 3, "fp32", PixelSpec(16, 16))
@@ -322,3 +324,13 @@ def test_a_detached_version_that_a_killed_import_of_labels_left_is_no_version(st
         writer.commit([result("a", 0, 30), result("b", 30, 20)])
     again.refresh()
     assert again.count() == 50
+
+
+def test_a_held_version_that_was_cleaned_up_is_read_from_the_files_that_newer_ones_share(store):
+    keys = sorted(key for batch in store.scan(["key"]) for key in batch.column("key").to_pylist())
+    add_shard(EmbeddingStore.open(store.uri), "later", ["late"], unit_rows(1, store.dim))
+    newest = lance.dataset(str(Path(store.uri) / f"{store.name}.lance"))
+    newest.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+    with pytest.raises(StoreError, match="gone"):
+        EmbeddingStore.open(store.uri).at(store.version)
+    assert sorted(key for batch in store.scan(["key"]) for key in batch.column("key").to_pylist()) == keys
