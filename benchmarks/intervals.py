@@ -7,8 +7,6 @@ AUC, the per cent whose interval lies below it, and the mean width.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm, t
 
+from benchmarks.coverage import simulate
 from probes.cohort.truth import class_truth
 from probes.evaluation.bootstrap import replicate
 from probes.evaluation.metrics import Evaluator, evaluator
@@ -106,15 +105,7 @@ def coverage(design: Design, sets: int, replicates: int) -> dict[str, list[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--replicates", type=int, default=400)
-    args = parser.parse_args()
-    found = {name: coverage(design, args.sets, args.replicates) for name, design in DESIGNS.items()}
-    RESULTS.write_text(
-        json.dumps({"sets": args.sets, "replicates": args.replicates, "designs": found}, indent=1) + "\n"
-    )
-    print(json.dumps(found, indent=1))
+    simulate(__doc__, coverage, DESIGNS, RESULTS, sets=1000, replicates=400)
 
 
 if __name__ == "__main__":

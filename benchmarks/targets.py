@@ -8,8 +8,6 @@ sets whose interval holds the true value.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.coverage import simulate
 from probes.evaluation.bootstrap import replicate
 from probes.evaluation.paired import degrees
 from probes.evaluation.targets.agreement import METRICS, NumberEvaluator, number_evaluator
@@ -133,18 +132,7 @@ def coverage(design: Design, sets: int, replicates: int) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=int, default=400)
-    parser.add_argument("--replicates", type=int, default=300)
-    args = parser.parse_args()
-    found = {name: coverage(design, args.sets, args.replicates) for name, design in DESIGNS.items()}
-    RESULTS.write_text(
-        json.dumps({"sets": args.sets, "replicates": args.replicates, "designs": found}, indent=1) + "\n"
-    )
-    for name, metrics in found.items():
-        print(name)
-        for metric, methods in metrics.items():
-            print("  ", metric, methods)
+    simulate(__doc__, coverage, DESIGNS, RESULTS, sets=400, replicates=300)
 
 
 if __name__ == "__main__":
