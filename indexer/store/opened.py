@@ -21,6 +21,7 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.addresses import is_remote
 from indexer.errors import StoreError
 from indexer.malloc import release_freed_memory
 from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
@@ -30,7 +31,8 @@ from indexer.store.names import network_folder
 from indexer.store.schema import UNREADABLE
 from indexer.types import EncoderSpec, KeyRule, TileRule
 
-CHECKED_AT_ONCE = 2  # data files; one takes 0.7 ms of a local disk, and some requests of an object store
+CHECKED_AT_ONCE = 2  # data files of a disk; one takes 0.7 ms, and its metadata some MB
+REQUESTED_AT_ONCE = 8  # data files of an object store, each some requests
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _require_whole(dataset: Any, name: str, whole: set[str]) -> int:
     """
     found = [(fragment, {file.path for file in fragment.data_files()}) for fragment in dataset.get_fragments()]
     unknown = [(fragment, files) for fragment, files in found if not files <= whole]
-    with ThreadPoolExecutor(CHECKED_AT_ONCE) as threads:
+    with ThreadPoolExecutor(REQUESTED_AT_ONCE if is_remote(dataset.uri) else CHECKED_AT_ONCE) as threads:
         causes = threads.map(unreadable, [fragment for fragment, _ in unknown])
         for (_, files), cause in zip(unknown, causes, strict=True):
             if cause is not None:
