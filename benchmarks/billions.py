@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, provenance, write
 from indexer.pipeline.options import RunOptions
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
@@ -36,7 +36,6 @@ from indexer.store.writing.keys import KeySet, key_hashes
 from indexer.store.writing.side_tables import LedgerEntry
 from indexer.types import EmbeddingBatch, EmbeddingRow, EncoderSpec, PixelSpec, Place, Shard, ShardResult
 
-RESULTS = Path(__file__).parent / "results"
 SCALE = 1024
 DIM = 512
 SIZES = (100_000_000, 1_000_000_000)
@@ -319,10 +318,10 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        found: dict[str, Any] = {"machine": machine("cpu"), "row_bytes": row_bytes(folder), "writer": of_a_writer()}
+        found: dict[str, Any] = {**provenance(), "row_bytes": row_bytes(folder), "writer": of_a_writer()}
         found["scaled"] = scaled_down(folder, args.commits)
     found["sizes"] = [at(rows, found["scaled"], found["writer"], found["row_bytes"]) for rows in SIZES]
-    (RESULTS / "billions.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(RESULTS / "billions.json", found)
     (RESULTS / "scale.md").write_text(page(found))
     print(json.dumps(found) if args.json else page(found))
     return 0

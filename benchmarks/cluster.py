@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.synthetic import shards as synthetic_shards
-from benchmarks.throughput import machine
 from indexer.archive.shards import find_shards
 from indexer.commands.cluster.ways import made_encoder
 from indexer.pipeline.drive import Hooks
@@ -51,16 +51,16 @@ def main() -> int:
     parser.add_argument("--driver-alone", action="store_true", help="without the workers' efficiency, and without Ray")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine("cpu"), "load_average": os.getloadavg()[0]}
+    result: dict[str, Any] = {"load_average": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         driver(Path(folder) / "first", PART_ROWS)  # which imports what a run needs
         result |= driver(Path(folder) / "driver", args.rows)
         if not args.driver_alone:
             result |= efficiency(Path(folder))
-    out = Path(__file__).parent / "results" / "cluster.json"
+    out = RESULTS / "cluster.json"
     if args.driver_alone and out.exists():  # the workers' figures stay those of the run before
         result = json.loads(out.read_text()) | result
-    out.write_text(json.dumps(result, indent=1))
+    result = write(out, result)
     print(json.dumps(result) if args.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
     bounded = result["in_flight_bytes"] <= result["in_flight_bound"]
     return 0 if bounded and result["driver_rows_per_second"] >= ROWS_GOAL else 1

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import write
+
 
 def simulate(
     doc: str | None,
@@ -24,7 +26,5 @@ def simulate(
     parser.add_argument("--replicates", type=int, default=replicates)
     args = parser.parse_args()
     found = {name: coverage(design, args.sets, args.replicates) for name, design in designs.items()}
-    results.write_text(
-        json.dumps({"sets": args.sets, "replicates": args.replicates, "designs": found}, indent=1) + "\n"
-    )
+    write(results, {"sets": args.sets, "replicates": args.replicates, "designs": found})
     print(json.dumps(found, indent=1))

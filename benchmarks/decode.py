@@ -15,8 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,11 @@ from PIL import features
 
 from benchmarks.decode_files import KINDS, TARGET, Kind, by_pillow
 from benchmarks.photographs import mosaic
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, write
 from indexer.encoders import load
 from indexer.pixels import decode
 from indexer.types import PixelSpec
 
-RESULTS = Path(__file__).parent / "results"
 SIDES = (512, 1024, 2048)
 GOALS = {"512": 2.5, "2048": 4.0}
 ROUNDS = 3
@@ -39,8 +36,6 @@ PICTURES = 6  # different ones of each kind and side, fewer where one round of t
 SPEC = PixelSpec(TARGET, TARGET)
 ENCODER = "efficientnet-lite0"
 ERROR_IMAGES = 32  # of each side
-PACKAGES = ("simplejpeg", "pillow", "torch", "torchvision", "tifffile", "pydicom", "python-gdcm", "pyjpegls",
-            "pylibjpeg-openjpeg", "numpy")  # fmt: skip
 
 
 def main() -> None:
@@ -63,11 +58,9 @@ def main() -> None:
         "kinds": kinds,
         "threads": [by_threads(kind, args) for kind in KINDS],
         "embedding_errors": errors,
-        "versions": {name: version(name) for name in PACKAGES} | {"libjpeg-turbo of Pillow": features.version("jpg")},
-        "machine": machine("cpu"),
+        "libjpeg_turbo_of_pillow": features.version("jpg"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "decode.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = write(RESULTS / "decode.json", result)
     print(json.dumps(result) if args.json else table(result))
     sys.exit(0 if all(result["goals_met"].values()) else 1)
 

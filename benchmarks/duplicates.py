@@ -18,14 +18,13 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, write
 from benchmarks.vectors import KINDS, blocks
 from indexer.ann.exact import DECIMALS
 from indexer.store.table import EmbeddingStore
@@ -41,7 +40,6 @@ from indexer.types import (
     ShardResult,
 )
 
-RESULTS = Path(__file__).parent / "results"
 NEAR_EACH = 100  # one row in so many is a near-duplicate of the row before it
 COPIES_EACH = 10  # one row in so many is the same image
 NOISE = 0.2  # length of a near-duplicate's difference
@@ -81,10 +79,8 @@ def main() -> None:
         "goal_seconds": GOAL_SECONDS, "goal_bytes": GOAL_BYTES,
         "met": seconds <= GOAL_SECONDS and peak <= GOAL_BYTES if args.rows == 1_000_000 else None,
         "report": report,
-        "machine": machine("cpu"),
-        "versions": {name: version(name) for name in ("embedding-indexer", "numpy", "pylance", "faiss-cpu")},
     }  # fmt: skip
-    (RESULTS / f"duplicates-{args.rows}-{args.data}.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = write(RESULTS / f"duplicates-{args.rows}-{args.data}.json", result)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 
 

@@ -9,7 +9,6 @@ after the other in this one run. Times are the CPU time of the searching thread.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, write
 from benchmarks.vectors import blocks
 from indexer.ann.goal import Goal
 from indexer.ann.index import Allowed, Effort, VectorIndex, load
@@ -40,7 +39,6 @@ from indexer.types import (
     ShardResult,
 )
 
-RESULTS = Path(__file__).parent / "results"
 K = 10
 SHARES = (0.5, 0.1, 0.01, 0.001)
 TIGHT = 2_000  # clusters, which an index searches in few lists
@@ -79,8 +77,8 @@ def main() -> int:
                 index = built(Path(folder), vectors, Goal(recall=args.recall, kind=kind))
                 found += [asdict(m) for m in measured(index, data, vectors, queries, args.queries)]
     low = [m for m in found if m["recall"] < args.recall]
-    result = {"rows": args.rows, "dim": args.dim, "asked": args.recall, "machine": machine("cpu"), "filters": found}
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"rows": args.rows, "dim": args.dim, "asked": args.recall, "filters": found}
+    write(args.out, result)
     print(table(found))
     print(f"below {args.recall}: {len(low)} of {len(found)}")
     return 1 if low else 0

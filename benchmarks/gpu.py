@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import RESULTS, provenance, write
 from benchmarks.stages import Settings
 from benchmarks.synthetic import shards
-from benchmarks.throughput import CEILING_GOALS, RESULTS, ceiling, machine, stage
+from benchmarks.throughput import CEILING_GOALS, ceiling, stage
 
 ENCODERS = ("open_clip:ViT-B-32", "open_clip:ViT-L-14", "open_clip:RN50", "torchvision:resnet50")
 NO_GPU = 2  # exit code
@@ -49,11 +50,10 @@ def main() -> int:
         shards(folder, args.images)
         chosen = Settings("", "random", precision=args.precision, device=args.device, seconds=args.seconds)
         rows = [row for name in args.encoder or ENCODERS for row in measured(folder, name, chosen, decoders)]
-    result = {"machine": machine("cuda"), "images": args.images, "runs": rows}
+    result = {**provenance("cuda"), "images": args.images, "runs": rows}
     name = re.sub(r"[^a-z0-9]+", "-", result["machine"]["gpus"][0].lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"gpu-{name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write(path, result, "cuda")
     print(json.dumps(result) if args.json else table(result))
     return int(any(row["end_to_end_over_ceiling"] < CEILING_GOALS["gpu"] for row in rows))
 

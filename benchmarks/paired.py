@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm, t
 
+from benchmarks.provenance import write
 from indexer.types import Bool, Float64, Int64
 from probes.evaluation.bootstrap import draw
 from probes.evaluation.paired import leave_out, paired_difference
@@ -123,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     found = {name: rejected(design, args.sets, args.replicates) for name, design in DESIGNS.items()}
     facts = {"sets": args.sets, "replicates": args.replicates, "rejected_at_5_per_cent": found}
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    write(RESULTS, facts)
     print(json.dumps(found, indent=1))
 
 

@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,13 @@ import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.throughput import machine
+from benchmarks.provenance import write
 from indexer.children import environment, python_command
 
 ENCODER = "efficientnet-lite0"  # its weights come as a package
 SIDE, BATCH, RATE, FINE_RATE, PATIENCE, MOST_EPOCHS = 32, 32, 1e-3, 3e-4, 3, 40
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 RESULTS = Path(__file__).parent / "results" / "paper.json"
-PACKAGES = ("embedding-indexer", "torch", "torchvision", "timm", "scikit-learn", "numpy")
 Parts = dict[str, tuple[Any, Any]]  # train, val, test → pictures (n, h, w) uint8 and classes (n,)
 
 
@@ -195,7 +193,6 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "epochs": done.epochs, "epochs_equal_time": equal.epochs, "epochs_fine_tuning": fine.epochs,
         "epochs_fine_tuning_equal_time": fine_equal.epochs, "side_training": SIDE,
         "side_fine_tuning": args.fine_tune_side, "made": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in PACKAGES}, "machine": machine("cpu"),
     }  # fmt: skip
 
 
@@ -230,7 +227,7 @@ def main() -> int:
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # before torch is loaded, and for the commands
     found = measured(args)
     if not args.no_file:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        found = write(RESULTS, found)
     print(json.dumps(found) if args.json else table(found))
     return 0
 

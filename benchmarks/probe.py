@@ -34,12 +34,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.probe_data import TABLE, fill
-from benchmarks.throughput import machine
+from benchmarks.provenance import write
 
 RESULTS = Path(__file__).parent / "results" / "probe.json"
 GOALS = {"speedup_over_script": 5.0, "auc_difference": 1e-3, "peak_over_matrix": 3.0}
@@ -47,7 +46,6 @@ SIZES = ((100_000, 512, 10), (1_000_000, 512, 2))
 WHOLE_BELOW = 400_000  # rows up to which the script is measured whole
 QUERIES, REPLICATES = (256, 512), (10, 20)  # counts at which its parts are measured above that
 ALL_REPLICATES = 2000
-PACKAGES = ("numpy", "scipy", "scikit-learn", "pylance", "lancedb")
 IMPORTS = "import probes.runs.run, scipy.optimize, sklearn.linear_model, sklearn.metrics"
 
 
@@ -67,7 +65,7 @@ def main() -> None:
             whole = rows <= WHOLE_BELOW and not args.extrapolate
             runs[f"{rows}x{dim}x{classes}"] = measure(Path(folder) / "db", (rows, dim, classes), whole=whole)
             result = worst(runs)
-            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+            result = write(RESULTS, result)
     print(json.dumps(result) if args.json else table(result))
 
 
@@ -119,8 +117,6 @@ def measure(db: Path, size: tuple[int, int, int], *, whole: bool) -> dict[str, A
         "ours": ours,
         "script": script,
         "made": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in PACKAGES},
-        "machine": machine("cpu"),
     }
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, write
 from benchmarks.vectors import KINDS, blocks
 from indexer.ann.engines.kinds import ENGINES
 from indexer.ann.engines.protocol import Trained
@@ -47,12 +45,10 @@ def main() -> None:
         for share in SHARES
     ]
     result = {
-        "rows": args.rows, "dim": args.dim, "machine": machine("cpu"), "versions": {"faiss-cpu": version("faiss-cpu")},
+        "rows": args.rows, "dim": args.dim,
         "rebuild_share": REBUILD_SHARE, "scanned_over_rebuilt_at_share": worst(found, REBUILD_SHARE), "runs": found,
     }  # fmt: skip
-    out = Path(__file__).parent / "results" / "refresh.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1))
+    result = write(RESULTS / "refresh.json", result)
     print(json.dumps(result) if args.json else table(found))
 
 

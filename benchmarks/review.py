@@ -7,7 +7,6 @@ the same few replicates and permutations. Printed: seconds of both and their rat
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks.provenance import write
 from indexer.types import Bool, Float32, Float64, Int64
 from probes.cohort.truth import class_truth
 from probes.compute.exact_search import top_k
@@ -151,7 +151,7 @@ def main() -> int:
         found[name] = {"seconds": round(own, 4), "script": round(plain, 4), "ratio": round(plain / own, 1)}
         print(f"{name}: {own:.3f} s, script {plain:.3f} s, {plain / own:.1f} times", flush=True)
     facts = {"rows": ROWS, "patients": PATIENTS, "replicates": REPLICATES, "permutations": PERMUTATIONS, "parts": found}
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write(RESULTS, facts)
     return int(any(part["ratio"] < 1 for part in found.values()))
 
 

@@ -34,16 +34,14 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.scale_cases import CASES, DATA, Case
-from benchmarks.throughput import machine
 
-RESULTS = Path(__file__).parent / "results"
 TIMES = (1, 4, 16)
 AGAIN = 2  # more runs of what is over its budget
 FLOOR_SECONDS = 0.05
@@ -104,14 +102,12 @@ def main() -> int:
         growths = [g for data in DATA for g in _measure(Path(scratch), data, cases, args)]
     result: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
-        "machine": machine("cpu"),
-        "versions": {name: version(name) for name in ("embedding-indexer", "pylance", "pyarrow", "numpy", "faiss-cpu")},
         "cases": [asdict(g) for g in growths],
         "over_budget": [words for g in growths for words in g.over],
     }
     out = args.out or (RESULTS / "scale.json" if not args.only and args.shrink == 1 else None)
     if out:
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        result = write(out, result)
     print(json.dumps(result) if args.json else table(growths, result))
     return 1 if result["over_budget"] else 0
 

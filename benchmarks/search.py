@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import numpy as np
 
 from benchmarks import native as lance_native
 from benchmarks.native import K, Measured, Search, measured, native
-from benchmarks.throughput import machine
+from benchmarks.provenance import RESULTS, write
 from benchmarks.vectors import BLOCK, KINDS, blocks
 from indexer.ann.goal import Goal
 from indexer.search.index_build import build_index
@@ -53,7 +52,6 @@ from indexer.types import (
 RECALL = 0.98
 SITES = 50  # a filter on one of them lets 2 % through
 FILTERED, EXACT = 64, 64  # queries for what is slow
-PACKAGES = ("faiss-cpu", "rabitqlib", "lancedb", "pylance", "numpy")
 
 
 def main() -> None:
@@ -81,8 +79,6 @@ def main() -> None:
         "rows": sources[0].rows,
         "dim": sources[0].dim,
         "memory_bytes": args.memory,
-        "machine": machine("cpu"),
-        "versions": {name: version(name) for name in PACKAGES},
         "build_limit": args.build_limit,
         **worst(runs),
         "runs": runs,
@@ -92,9 +88,7 @@ def main() -> None:
         given.name if given else args.data,
         *([f"{args.memory >> 20}M"] if args.memory else []),
     ]
-    out = Path(__file__).parent / "results" / f"search-{'-'.join(words)}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1))
+    result = write(RESULTS / f"search-{'-'.join(words)}.json", result)
     if args.json:
         print(json.dumps(result))
     else:

@@ -22,15 +22,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.search import SITES, fill
-from benchmarks.throughput import machine
 from indexer.ann.goal import Goal
 from indexer.search.index_build import build_index
 from indexer.search.searcher import Searcher
@@ -45,7 +44,6 @@ MEASURED = 300  # queries one at a time
 USERS, EACH = 20, 25
 COMMITS = 5
 NEW = "new"  # keys of rows that are committed beside the users begin so
-PACKAGES = ("fastapi", "uvicorn", "faiss-cpu", "pylance", "numpy")
 
 
 def main() -> None:
@@ -64,13 +62,10 @@ def main() -> None:
             "rows": args.rows,
             "dim": args.dim,
             "queries": args.queries,
-            "machine": machine("cpu"),
-            "versions": {name: version(name) for name in PACKAGES},
             **run(path, args),
         }
     if not args.no_file:
-        out = Path(__file__).parent / "results" / f"serve-{args.rows}.json"
-        out.write_text(json.dumps(result, indent=1))
+        result = write(RESULTS / f"serve-{args.rows}.json", result)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 
 

@@ -20,14 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.stages import side_by_side
-from benchmarks.throughput import machine
 
 GOALS = {"end_to_end_over_ceiling": (0.9, "at least"), "rss_16_times_over_1": (1.1, "at most")}
 TILE, MPP = 256, 0.5
@@ -55,14 +54,13 @@ def main() -> int:
             for side in (SMALL, LARGE)
         }
     result: dict[str, Any] = {
-        "tile": TILE, "machine": machine("cpu"), "versions": {"openslide-bin": version("openslide-bin")},
+        "tile": TILE,
         "rounds": rounds, "peak_rss_mb": {str(side): round(nbytes / 1e6) for side, nbytes in peaks.items()},
         "cpu_over_ceiling": round(statistics.median(r["cpu_over_ceiling"] for r in rounds), 3),
         "end_to_end_over_ceiling": round(statistics.median(r["over_ceiling"] for r in rounds), 3),
         "rss_16_times_over_1": round(peaks[LARGE] / peaks[SMALL], 3),
     }  # fmt: skip
-    out = Path(__file__).parent / "results" / "slides.json"
-    out.write_text(json.dumps(result, indent=1))
+    result = write(RESULTS / "slides.json", result)
     print(json.dumps(result) if args.json else table(result))
     high, low = GOALS["end_to_end_over_ceiling"][0], GOALS["rss_16_times_over_1"][0]
     return int(result["end_to_end_over_ceiling"] < high or result["rss_16_times_over_1"] > low)

@@ -18,14 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.throughput import RESULTS, machine
+from benchmarks.provenance import RESULTS, write
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.encoders.backends.cpu import use_one_thread_beside_others
@@ -80,10 +79,9 @@ def main() -> None:
         "cpu_us_per_picture": {k: statistics.median(r[k]["cpu_us"] for r in rounds) for k in shards},
         "pictures_per_second": {k: statistics.median(r[k]["pictures_per_second"] for r in rounds) for k in shards},
         "many_shards_over_few": ratio, "goals_met": {"many shards within 10 %": ratio >= ALIKE},
-        "steps_us_per_picture": steps, "rounds": rounds, "machine": machine("cpu"),
-        "versions": {name: version(name) for name in ("embedding-indexer", "torch", "pillow", "pylance")},
+        "steps_us_per_picture": steps, "rounds": rounds,
     }  # fmt: skip
-    (RESULTS / "small.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = write(RESULTS / "small.json", result)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 
 

@@ -7,7 +7,6 @@ than 0.8 of the first tenth's rate, opened again in a second, counted in 50 ms.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import statistics
 import sys
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.stream import SIDE
-from benchmarks.throughput import machine
 from indexer.disk import DiskSync
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
@@ -30,7 +29,6 @@ from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
 from indexer.types import EncoderSpec, Float32, PixelSpec, Shard, UInt8
 
-RESULTS = Path(__file__).parent / "results"
 STREAM = Path(__file__).with_name("stream.py")
 IMAGES = 4096  # a shard
 TENTHS = 10
@@ -111,8 +109,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         result = soak(Path(folder) / "db", args.rows, args.dim)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = write(RESULTS / "soak.json", result)
     print(json.dumps(result) if args.json else table(result))
     return 0 if all(map(reached, GOALS, [result] * len(GOALS))) else 1
 
@@ -141,9 +138,7 @@ def soak(db: Path, rows: int, dim: int) -> dict[str, Any]:
         "embedded": report.embedded,
         **reopened(str(db), rows),
         "table_bytes": sum(p.stat().st_size for p in db.rglob("*") if p.is_file()),
-        "machine": machine("cpu") | {"memory_bytes": psutil.virtual_memory().total, "load": psutil.getloadavg()[0]},
-        "versions": {p: importlib.metadata.version(p) for p in ("pylance", "lancedb", "pyarrow", "numpy")},
-        "python": sys.version.split()[0],
+        "memory_bytes": psutil.virtual_memory().total,
     }
 
 

@@ -17,16 +17,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.scale_cases import DIM, command
 from benchmarks.scale_data import make_table
-from benchmarks.throughput import machine
 from indexer.store.table import EmbeddingStore
 
-OUT = Path(__file__).parent / "results" / "start.json"
+OUT = RESULTS / "start.json"
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,11 @@ def main() -> None:
         )
         found = [measured(name, words, goal, args.times) for name, words, goal in asked]
     result: dict[str, Any] = {
-        "rows": count, "times": args.times, "machine": machine("cpu"),
-        "versions": {name: version(name) for name in ("embedding-indexer", "pylance", "pyarrow", "faiss-cpu", "torch")},
+        "rows": count, "times": args.times,
         "commands": [asdict(start) for start in found],
         "over_goal": [start.name for start in found if start.wall_seconds > start.goal_seconds],
     }  # fmt: skip
-    OUT.write_text(json.dumps(result, indent=1) + "\n")
+    result = write(OUT, result)
     print(json.dumps(result) if args.json else table(found))
 
 

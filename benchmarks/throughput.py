@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,10 +20,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import RESULTS, write
 from benchmarks.stages import Settings
 from benchmarks.synthetic import shards
 
-RESULTS = Path(__file__).parent / "results"
 CEILING_GOALS = {"cpu": 0.95, "gpu": 0.9}
 NAIVE_GOAL = 2.5  # on a CPU
 MEMORY_GOAL = 1.5 * 2**30
@@ -70,8 +68,7 @@ def main() -> int:
             result["ten_times"] = stage("end-to-end", folder / "ten", checked)
     result["peak_rss_bytes"] = max(result["peak_rss_bytes"], result["checked"]["peak_rss_bytes"])
     result["missed"] = missed(result)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = write(args.out, result, args.device)
     print(json.dumps(result) if args.json else table(result))
     return 1 if result["missed"] else 0
 
@@ -138,7 +135,6 @@ def measure(folder: Path, settings: Settings, rounds: int, peer: str | None = No
         "images": whole[0]["images"],
         "rounds": taken,
         "settings": asdict(settings),
-        "machine": machine(device),
     }
     for name in ("naive", "products", "peer"):
         if name in taken[0]:
@@ -188,21 +184,6 @@ def _median(taken: list[dict[str, dict[str, Any]]], name: str, field: str = "ima
 
 def _ratio(taken: list[dict[str, dict[str, Any]]], one: str, other: str) -> float:
     return statistics.median(r[one]["images_per_second"] / r[other]["images_per_second"] for r in taken)
-
-
-def machine(device: str) -> dict[str, Any]:
-    import torch
-
-    model = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device != "cpu" else []
-    load = os.getloadavg()[2]  # of 15 minutes, this run's own included: above the cores, others were busy too
-    cores = len(os.sched_getaffinity(0))
-    return {"cpu": model, "cores": cores, "gpus": names, "torch": torch.__version__, "load_15_minutes": load}
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
 
 
 def table(result: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from scipy.stats import norm
 
 import probes.evaluation.certainty as home
 from benchmarks.intervals import Design
+from benchmarks.provenance import provenance
 from probes.cohort.truth import class_truth
 from probes.evaluation.bootstrap import draw as resamples
 from probes.evaluation.interval_kinds import area_interval, proportion_interval
@@ -135,8 +136,9 @@ def main() -> None:
             facts = {name: getattr(design, name) for name in FACTS}
             found.append({**facts, "coverage": own})
             lines = ",\n".join(json.dumps(each) for each in found)
+            facts = json.dumps({"sets": args.sets, "replicates": args.replicates, **provenance()})
             RESULTS.write_text(
-                f'{{"sets": {args.sets}, "replicates": {args.replicates}, "designs": [\n{lines}\n]}}\n',
+                f'{facts[:-1]}, "designs": [\n{lines}\n]}}\n',
                 encoding="utf-8",
             )
             print(facts, own, flush=True)
