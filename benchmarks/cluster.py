@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.provenance import RESULTS, write
 from benchmarks.synthetic import shards as synthetic_shards
 from indexer.archive.shards import find_shards
-from indexer.commands.cluster.ways import made_encoder
+from indexer.commands.cluster.ways import Slices, made_encoder
 from indexer.pipeline.drive import Hooks
 from indexer.pipeline.engines.ray_actors import RayActors
 from indexer.pipeline.engines.ray_cluster import Cluster, ClusterOptions, connected
@@ -192,7 +192,7 @@ def efficiency(folder: Path) -> dict[str, Any]:
     """Images a second of one and of two workers."""
     synthetic_shards(folder / "shards", IMAGES)
     plan = find_shards([str(folder / "shards")]).shards
-    make = partial(made_encoder, "axial", "efficientnet-lite0", device="cpu")
+    make = partial(made_encoder, Slices("axial", 1), "efficientnet-lite0", device="cpu")
     rates: dict[int, float] = {}
     for workers in (1, 2):
         with connected(ClusterOptions(workers=workers), WorkerOptions(make, 1, "all", ANSWER_ROWS)) as cluster:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.archive.shards import find_shards
+from indexer.errors import EncoderError
 from indexer.pipeline.engines.ray_actors import RayActors
 from indexer.pipeline.engines.ray_cluster import ClusterOptions, connected
 from indexer.pipeline.engines.ray_worker import WorkerOptions
@@ -24,6 +25,10 @@ from tests.cluster.part import slowly
 from tests.fakes import FakeEncoder
 
 FATAL = 255  # every pixel of a picture that kills whoever embeds it
+
+
+def broken() -> FakeEncoder:
+    raise EncoderError("no such weights here. Name others with --weights.")
 
 
 class Deadly(FakeEncoder):

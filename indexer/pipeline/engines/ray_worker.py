@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from indexer.pipeline.engines.threads import Threads
 from indexer.pipeline.in_flight import Before, Planned, Stored
@@ -60,12 +61,19 @@ class ShardWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._encoder = options.make()
-        self._threads = options.threads or self._encoder.workers
         self._engine: Threads | None = None
         self._results: Iterator[ShardResult | None] = iter(())
         self._given = 0.0  # when the last result was
         self._files: list[tuple[str, bytes]] = []  # not given to the driver yet
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """Not made with the actor: of an error there, Ray tells only that the actor died."""
+        return self._options.make()
+
+    @property
+    def _threads(self) -> int:
+        return self._options.threads or self._encoder.workers
 
     def introduce(self) -> Introduced:
         return Introduced(self._encoder.spec, self._encoder.device, self._threads)
