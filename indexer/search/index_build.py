@@ -136,7 +136,7 @@ def _locked(store: EmbeddingStore) -> Iterator[IndexPlace]:
         )
     place.directory.mkdir(parents=store.path is None, exist_ok=True)
     with WriterLock(place.directory / "build.lock", what=f"the index of table {store.name}"):
-        place.fetch()
+        place.begin()
         yield place
 
 

@@ -102,6 +102,21 @@ def test_of_two_machines_that_build_at_once_the_second_is_refused(server, store,
     assert nearest(store) == exact(store)
 
 
+def test_an_index_of_images_that_were_deleted_while_it_was_built_is_not_published(
+    server, store, tmp_path, monkeypatch
+) -> None:
+    first = index_place(store)
+    first.begin()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    built = build_index(store, Goal()).manifest
+    shutil.copytree(store.index_directory, first.directory, dirs_exist_ok=True)
+    (tmp_path / "keys.txt").write_text("k5\n")
+    assert call("indexer", "delete", store.uri, "--keys", tmp_path / "keys.txt", "--yes").code == 0
+    with pytest.raises(StoreLocked, match="deleted meanwhile"):
+        first.publish(built)
+    assert [name for name in server.names() if f"{store.uri[5:]}/{store.name}.faiss" in name] == []
+
+
 def test_labels_filters_failures_and_a_probe_work_in_the_bucket(server, store, tmp_path) -> None:
     lines = "".join(f"k{n},{'ab'[n % 2]}\n" for n in range(ROWS))
     (tmp_path / "labels.csv").write_text("key,grade\n" + lines)

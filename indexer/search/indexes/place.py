@@ -1,9 +1,10 @@
 """Where the index of a table lies: a folder beside a local table; for one in an object store, objects beside it and a
 copy on this machine, in the user's cache directory.
 
-The published manifest is replaced by a conditional put: of two machines that build at once, the second is refused. A
-copy is downloaded under other names, checked against the manifest's hashes, and switched by one atomic replace. A copy
-that was altered or lost is downloaded again. The copies of all tables hold at most CACHE_BYTES, the last used stay.
+The published manifest is replaced by a conditional put: of two machines that build at once, the second is refused, and
+so is a builder that began before images were deleted, since its index holds them. A copy is downloaded under other
+names, checked against the manifest's hashes, and switched by one atomic replace. A copy that was altered or lost is
+downloaded again. The copies of all tables hold at most CACHE_BYTES, the last used stay.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from indexer.errors import IndexFileError, StoreError, StoreLocked
 from indexer.remote import objects
 from indexer.remote.objects import Bucket, Tag
 from indexer.store.table import EmbeddingStore
+from indexer.store.writing.deleted import receipts
 
 CACHE_BYTES = 64 << 30
 BLOCK = 1 << 20
@@ -37,6 +39,10 @@ class IndexPlace:
 
     def fetch(self) -> None:
         """Bring the published index here. Raises StoreError, IndexFileError."""
+
+    def begin(self) -> None:
+        """`fetch`, before an index is built. Raises StoreError, IndexFileError."""
+        self.fetch()
 
     def publish(self, manifest: Manifest) -> None:
         """Make this generation, whose files are in `directory`, the current one. Raises StoreLocked, StoreError."""
@@ -68,6 +74,8 @@ class PublishedPlace(IndexPlace):
 
     def __init__(self, store: EmbeddingStore) -> None:
         super().__init__(store)
+        self._store = store
+        self._deletions = frozenset[str]()  # of images, when the build began
         self._what = f"the index of table {store.name} in {store.uri}"
         self._address = join(store.uri, f"{store.name}.faiss")
         self._tag: Tag | None = None  # of the manifest that was fetched or published last
@@ -87,6 +95,10 @@ class PublishedPlace(IndexPlace):
             except OSError as error:
                 raise self._unreachable(error) from error
 
+    def begin(self) -> None:
+        self._deletions = self._deletions_now()
+        self.fetch()
+
     def publish(self, manifest: Manifest) -> None:
         try:
             there = {found.path for found in objects.listed(f"{self._address}/")}
@@ -101,6 +113,9 @@ class PublishedPlace(IndexPlace):
                 f"{self._what} was published by another machine meanwhile. Search with that one, or refresh it: "
                 "indexer build-ann --refresh."
             )
+        if self._deletions_now() != self._deletions:  # a later one removes this index by itself
+            self.withdraw()
+            raise StoreLocked(f"{self._what} was built of images that were deleted meanwhile. Build it again.")
         self._tag = tag
         super().publish(manifest)
 
@@ -136,6 +151,9 @@ class PublishedPlace(IndexPlace):
                 path.unlink(missing_ok=True)
             self.fetch()
             return super().load(whole=whole)
+
+    def _deletions_now(self) -> frozenset[str]:
+        return frozenset(address for address, _ in receipts(self._store))
 
     def _fetch(self) -> None:
         """Raises OSError, IndexFileError."""

@@ -1,0 +1,150 @@
+"""The table of README's section "Measured", from the files under benchmarks/results: `python -m benchmarks.summary`.
+
+A test holds README to it, so that no figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.provenance import RESULTS
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    file: str  # under benchmarks/results, without .json; a line whose file is not there is left out
+    figure: Callable[[Result], str]
+    beside: str
+    goal: str
+    met: Callable[[Result], bool]
+
+
+def _own(result: Result) -> Result:
+    (run,) = result["runs"]
+    found: Result = next(index for index in run["indexes"] if index["name"] == "ours")
+    return found
+
+
+def _search(what: str, file: str, most_ms: float) -> Line:
+    return Line(
+        f"one query, {what}",
+        file,
+        lambda r: f"{_own(r)['p50_ms']:.2f} ms, recall@10 {_own(r)['recall_at_10']:.3f}{_native(r)}",
+        "LanceDB's best own index, by queries a second",
+        f"{most_ms:g} ms, .98, 10 ×",
+        lambda r: (
+            _own(r)["p50_ms"] <= most_ms and _own(r)["recall_at_10"] >= 0.98 and (r["qps_over_best_native"] or 0) >= 10
+        ),
+    )
+
+
+def _native(result: Result) -> str:
+    times = result["qps_over_best_native"]
+    return f", {times:.1f} ×" if times else ""
+
+
+def _start(name: str, words: str, goal: float) -> Line:
+    def seconds(result: Result) -> float:
+        return next(float(c["wall_seconds"]) for c in result["commands"] if c["name"].startswith(name))
+
+    return Line(words, "start", lambda r: f"{seconds(r):.2f} s", "", f"{goal:g} s", lambda r: seconds(r) <= goal)
+
+
+LINES = (
+    Line(
+        "embedding on a CPU: ViT-B/32 in bf16, JPEG of 512 px",
+        "throughput",
+        lambda r: f"{r['end_to_end_over_ceiling']:.2f} of the ceiling, {r['over_naive_script']:.1f} ×",
+        "decoding and model alone; a script of 40 lines",
+        ".95, 2.5 ×",
+        lambda r: r["end_to_end_over_ceiling"] >= 0.95 and r["over_naive_script"] >= 2.5,
+    ),
+    Line(
+        "whole slides to tiles' vectors",
+        "slides",
+        lambda r: f"{r['end_to_end_over_ceiling']:.2f} of the ceiling",
+        "reading, decoding and model alone",
+        ".9",
+        lambda r: bool(r["end_to_end_over_ceiling"] >= 0.9),
+    ),
+    Line(
+        "decoding JPEG of 2,048 px to the encoder's square",
+        "decode",
+        lambda r: f"{r['jpeg_over_pillow']['2048']:.1f} ×",
+        "Pillow",
+        "4 ×",
+        lambda r: bool(r["jpeg_over_pillow"]["2048"] >= 4),
+    ),
+    _search("200,000 × 512 in clusters", "search-200000-clustered", 0.5),
+    _search("200,000 × 512 overlapping", "search-200000-overlapping", 0.5),
+    _search("1,000,000 × 512 overlapping", "search-1000000-overlapping", 1.0),
+    Line(
+        "all near-duplicates of 1,000,000 × 512 at .95",
+        "duplicates-1000000-overlapping",
+        lambda r: f"{r['seconds']:.0f} s, {r['peak_rss_bytes'] / 1e9:.2f} GB, {r['pairs_wrong']} pairs wrong",
+        "brute force on a sample",
+        "600 s, 3 GB, 0",
+        lambda r: r["seconds"] <= 600 and r["peak_rss_bytes"] <= 3e9 and not r["pairs_wrong"],
+    ),
+    _start("search by key", "`indexer search --key`, cold, 1,000,000 rows", 0.5),
+    _start("search by image", "`indexer search` of an image, cold", 2.0),
+    Line(
+        "linear probe with sweep and intervals, 100,000 × 512",
+        "probe-100000",
+        lambda r: f"{r['speedup_over_script']:.1f} ×, {r['peak_over_matrix']:.1f} × the matrix",
+        "a scikit-learn script; memory",
+        "5 ×, 3 ×",
+        lambda r: r["speedup_over_script"] >= 5 and r["peak_over_matrix"] <= 3,
+    ),
+    Line(
+        "Ray: two workers; the driver's commits",
+        "cluster",
+        lambda r: f"{r['efficiency_2_workers_over_1']:.2f}, {r['driver_rows_per_second']:,} rows/s",
+        "one worker, twice",
+        ".9, 50,000 rows/s",
+        lambda r: r["efficiency_2_workers_over_1"] >= 0.9 and r["driver_rows_per_second"] >= 50_000,
+    ),
+    Line(
+        "memory and time of 16 commands as tables grow",
+        "scale",
+        lambda r: f"{len(r['over_budget'])} over their budget",
+        "a quarter of the rows",
+        "0",
+        lambda r: not r["over_budget"],
+    ),
+)
+
+
+def table() -> list[str]:
+    """Lines of Markdown."""
+    lines = ["| what | measured | beside | goal | met | processor |", "|---|---|---|---|---|---|"]
+    return lines + [_markdown(line, result) for line, result in _found()]
+
+
+def _found() -> Iterator[tuple[Line, Result]]:
+    for line in LINES:
+        path = RESULTS / f"{line.file}.json"
+        if path.exists():
+            yield line, json.loads(path.read_text(encoding="utf-8"))
+
+
+def _markdown(line: Line, result: Result) -> str:
+    machine = result["machine"]
+    met = "yes" if line.met(result) else "no"
+    cells = line.what, line.figure(result), line.beside, line.goal, met, f"{machine['cpu']}, {machine['cores']} cores"
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    print("\n".join(table()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
