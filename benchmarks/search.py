@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,16 @@ def main() -> None:
     parser.add_argument("--table", help="a database: its vectors in place of made-up ones")
     parser.add_argument("--name", help="of the table in that database, where it has several")
     parser.add_argument("--memory", type=size, help="of the build and the search, as 400M or 4G")
-    parser.add_argument("--folder", type=Path, help="where the tables are made; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="where the tables are made and kept, and taken from the next time")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     given = stored(args) if args.table else None
     sources = [given] if given else [made(kind, args) for kind in (KINDS if args.data == "both" else [args.data])]
     runs = []
     for data in sources:
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            runs.append(run(Path(folder), data, args))
+        with ExitStack() as stack:
+            kept = args.folder and args.folder / f"{data.name}-{data.rows}x{data.dim}"
+            runs.append(run(kept or Path(stack.enter_context(tempfile.TemporaryDirectory())), data, args))
     result = {
         "rows": sources[0].rows,
         "dim": sources[0].dim,
@@ -152,7 +154,10 @@ def size(text: str) -> int:
 
 
 def run(folder: Path, data: Data, args: argparse.Namespace) -> dict[str, Any]:
-    store, queries = filled(folder / "db", data.name, data.blocks(), data.dim), data.queries
+    store, queries = (
+        kept(folder / "db", data.rows) or filled(folder / "db", data.name, data.blocks(), data.dim),
+        data.queries,
+    )
     exact = Searcher(store, exact=True, memory_bytes=args.memory or Goal.memory_bytes)
     truth = keys_from(exact)(queries)
     rows, filtered, nbytes = [], {}, data.rows * data.dim * 2
@@ -191,6 +196,16 @@ def run(folder: Path, data: Data, args: argparse.Namespace) -> dict[str, Any]:
 def fill(path: Path, kind: str, rows: int, dim: int) -> EmbeddingStore:
     """A table of made-up vectors."""
     return filled(path, kind, blocks(kind, rows, dim, seed=0), dim)
+
+
+def kept(path: Path, rows: int) -> EmbeddingStore | None:
+    """The table of an earlier run, if it is whole."""
+    if not path.is_dir():
+        return None
+    store = EmbeddingStore.open(str(path), "vectors")
+    if store.count() != rows:
+        raise SystemExit(f"{path} is of a run that was stopped: remove it.")
+    return store
 
 
 def filled(path: Path, kind: str, vectors: Iterator[Float16], dim: int) -> EmbeddingStore:
