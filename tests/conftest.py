@@ -38,6 +38,19 @@ settings.register_profile("any load", deadline=None, suppress_health_check=[Heal
 settings.load_profile("any load")
 
 
+# Files of minutes, in the order of their length: they begin first, or one process waits at the end for the other.
+LONG = (
+    "faults/test_faults.py", "probes/test_bundle.py", "test_readme.py", "indexer/test_encoders_openvino.py",
+    "power/test_power_loss.py", "cluster/test_writers.py", "probes/test_commands.py", "cluster/test_ray.py",
+    "cluster/test_requests.py", "cluster/test_database.py", "cluster/test_parts.py", "test_end_to_end.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))  # stable: the others stay in their order
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """`-k cases` chooses the tests of faults found by use, `-k case_P1_` those of one (tests/cases/catalogue.py).
 
