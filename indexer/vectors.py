@@ -53,5 +53,5 @@ def unit_rows(raw: Float32) -> tuple[Float16, Float32, Bool]:
         norms = np.sqrt(np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
     good = np.isfinite(norms) & (norms > 0) & (norms < np.finfo(np.float32).max)
     safe = np.where(good, norms, 1.0)
-    units = np.where(good[:, None], raw, 0) / safe[:, None]
+    units = (raw if good.all() else np.where(good[:, None], raw, 0)) / safe[:, None]
     return units.astype(np.float16), norms.astype(np.float32), good

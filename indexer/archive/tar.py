@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from indexer.addresses import DAMAGE, facts, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import Links, Target, read_scattered, scattered
@@ -190,11 +190,23 @@ def _member(
     room(size)
     if target is not None:
         return _Member(header.name, offset, _read(url, offset, size, header.name))
-    file = archive.extractfile(header)
-    data = file.read() if file else b""
+    data = _sparse(archive, header) if header.issparse() else _next_bytes(archive, header)
     if len(data) < size:
         raise CutShard(f"{stored_address(url)} ends inside {header.name}")
     return _Member(header.name, offset, data)
+
+
+def _next_bytes(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    """A regular file's data, straight from the stream: `extractfile` makes three objects for each member."""
+    stream: Any = archive.fileobj
+    stream.seek(header.offset_data)
+    data: bytes = stream.read(header.size)
+    return data
+
+
+def _sparse(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(header)
+    return file.read() if file else b""
 
 
 class _Ending:
@@ -256,7 +268,7 @@ def _header_class(end: list[str], stream: _Ending) -> type[tarfile.TarInfo]:
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
             try:
-                header = super().frombuf(buf, encoding, errors)
+                header = _plain_header(cls, buf, encoding, errors) or super().frombuf(buf, encoding, errors)
             except tarfile.HeaderError as error:
                 end.append(type(error).__name__)
                 raise
@@ -264,3 +276,34 @@ def _header_class(end: list[str], stream: _Ending) -> type[tarfile.TarInfo]:
             return header
 
     return Header
+
+
+_Header = TypeVar("_Header", bound=tarfile.TarInfo)
+_SLICES = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owner, group, mtime, device
+
+
+def _plain_header(kind: type[_Header], block: bytes | bytearray, encoding: str, errors: str) -> _Header | None:
+    """What `TarInfo.frombuf` makes of a regular file's header with octal numbers, in a third of its time, but for what
+    nobody asks for: owner, mode and times. None for any other block.
+    """
+    if len(block) != tarfile.BLOCKSIZE or block[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        return None
+    try:
+        checksum, size = _octal(block[148:156]), _octal(block[124:136])
+        for start, stop in _SLICES:
+            _octal(block[start:stop])
+    except ValueError:
+        return None
+    name = block[:100].partition(b"\0")[0].decode(encoding, errors)
+    if sum(block) - sum(block[148:156]) + 8 * ord(" ") != checksum or name.endswith("/"):
+        return None
+    header = kind()
+    prefix = block[345:500].partition(b"\0")[0].decode(encoding, errors)
+    header.name = f"{prefix}/{name}" if prefix else name
+    header.size, header.type, header.chksum = size, bytes(block[156:157]), checksum
+    return header
+
+
+def _octal(field: bytes | bytearray) -> int:
+    """As tarfile's `nti`; raises ValueError for numbers in base 256 too."""
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)

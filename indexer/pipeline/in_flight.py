@@ -104,7 +104,8 @@ class Job:
         while (lowest := self._open.get(self._low)) is not None and lowest.done:
             del self._open[self._low]
             self._low += 1
-            lowest.rows.sort(key=lambda row: part_order(row[0].place.part))  # stored and new ones may be mixed
+            if len(lowest.rows) > 1:  # stored and new ones may be mixed
+                lowest.rows.sort(key=lambda row: part_order(row[0].place.part))
             self._rows.extend(lowest.rows)
             self._failures.extend(lowest.failures)
             self._reused += lowest.reused

@@ -163,7 +163,8 @@ class Embedder:
         sample, tally = task.sample, self.tally
         start = time.perf_counter()
         try:
-            sample = replace(sample, image=sample.read(), late=None)
+            if sample.late is not None:
+                sample = replace(sample, image=sample.read(), late=None)
         except PixelError as error:
             tally.clock("decode", start)
             self._resolve(task, [], [_failure(sample, error)], done=True)
@@ -214,9 +215,8 @@ class Embedder:
 
     def _push(self, task: Task, row: EmbeddingRow, start: float, *, last: bool) -> float:
         """Queue the image in the buffer's next slot. A full batch is embedded, which is not counted as decode time."""
-        light = replace(
-            task, sample=replace(task.sample, image=b"", late=None)
-        )  # a batch of large files would fill the memory
+        # Without its bytes: a batch of large files would fill the memory
+        light = Task(task.job, task.order, replace(task.sample, image=b"", late=None))
         self._waiting.append((light, row, last))
         if len(self._waiting) < len(self._buffer):
             return start

@@ -36,7 +36,7 @@ _quiet: list[Any] = []  # the filter as the warnings module stores it
 
 
 _SILENT = logging.CRITICAL + 1
-_LOGGERS = ("tifffile", "nibabel", "nibabel.global", "pydicom")
+_LOGGERS = tuple(map(logging.getLogger, ("tifffile", "nibabel", "nibabel.global", "pydicom")))
 
 
 def quiet() -> None:
@@ -44,7 +44,7 @@ def quiet() -> None:
 
     Filters by module, set once: `warnings.catch_warnings` is not thread-safe.
     """
-    for logger in map(logging.getLogger, _LOGGERS):
+    for logger in _LOGGERS:
         if logger.level != _SILENT:  # setLevel visits every logger of the process, in half the time of a decode
             logger.setLevel(_SILENT)
     if not (_quiet and _quiet[0] in warnings.filters):

@@ -37,20 +37,19 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
         pixels = np.repeat(pixels[..., None], 3, 2)
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
     planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
-    return square_of_planes(planes, spec, aspect).numpy()
+    return np.ascontiguousarray(square_of_planes(planes, spec, aspect).numpy())
 
 
 def square_of_planes(planes: torch.Tensor, spec: PixelSpec, aspect: float = 1.0) -> torch.Tensor:
-    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device. Strips must be trimmed before."""
+    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device, perhaps a view. Strips must be trimmed before."""
     height, width = _target(planes.shape[1] * aspect, planes.shape[2], spec)
     resized = _resize(planes, height, width, spec.interpolation).permute(1, 2, 0)
-    canvas = resized.new_zeros((spec.size, spec.size, 3))
-    top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
     if spec.fit == "crop":  # torchvision's CenterCrop: round half to even of the difference
         top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
-        canvas[...] = resized[top : top + spec.size, left : left + spec.size]
-    else:
-        canvas[top : top + height, left : left + width] = resized
+        return resized[top : top + spec.size, left : left + spec.size].expand(-1, -1, 3)
+    canvas = resized.new_zeros((spec.size, spec.size, 3))
+    top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
+    canvas[top : top + height, left : left + width] = resized
     return canvas
 
 

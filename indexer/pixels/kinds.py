@@ -35,4 +35,9 @@ def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) 
         return VolumeReader(kind, data, rendering)
     from indexer.pixels.pillow import PillowReader
 
+    if kind == "png":
+        from indexer.pixels.plain_png import PlainPngReader, plain_png
+
+        if content := plain_png(data):
+            return PlainPngReader(data, content, rendering)
     return PillowReader(data, kind, rendering)

@@ -19,7 +19,10 @@ _SEVERAL = ""  # marks more than one match; no name is empty
 
 def image_suffix(name: str) -> str | None:
     """The suffix of an image's file name, "" for a name without one (as in DICOM trees); None for other files."""
-    last = PurePosixPath(name).name.lower()
+    last = name.rpartition("/")[2]
+    if last in ("", "."):
+        last = PurePosixPath(name).name
+    last = last.lower()
     for suffix in ("nii.gz", SERIES):
         if last.endswith(f".{suffix}"):
             return suffix

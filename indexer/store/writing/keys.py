@@ -71,7 +71,7 @@ class TableKeys:
     def may_have(self, key: str) -> bool:
         """Whether the table may have a row of this key; where not, it has none. Any thread may call it."""
         with self._lock:
-            return bool(self._learn().suspects([key]))
+            return self._learn().has(key)
 
     def without_duplicates(self, results: Sequence[ShardResult]) -> Unique:
         """Each result's batches without rows whose key the table or an earlier row has.
@@ -170,6 +170,12 @@ class KeySet:
             found = spots[(spots < len(run)) & (run[np.minimum(spots, len(run) - 1)] == gone)] if len(run) else spots
             if len(found):
                 self._runs[number] = np.delete(run, found)
+
+    def has(self, key: str) -> bool:
+        """Whether the key's hash is in the set."""
+        asked = np.int64(hash(key))
+        spots = ((run, np.searchsorted(run, asked)) for run in self._runs)
+        return any(spot < len(run) and run[spot] == asked for run, spot in spots)
 
     def suspects(self, keys: Sequence[str]) -> set[str]:
         """Keys whose hash is in the set, or that occur twice in `keys`."""
