@@ -27,10 +27,9 @@ from urllib.parse import unquote, urlsplit
 from indexer.decompression import decompressed, is_compressed
 from indexer.errors import ReadError, ShardNotFound
 from indexer.redact import stored_address
-from indexer.remote import objects, web
+from indexer.remote import objects
 from indexer.remote.objects import is_object
-from indexer.remote.stream import Facts
-from indexer.remote.web import is_web
+from indexer.remote.stream import Facts, is_web
 
 # errors of the decompressors and of tarfile, with its ValueError for a malformed number in an extended header
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
@@ -92,10 +91,9 @@ def identity(address: str, name: str, *, hash_content: bool = False) -> str | No
 def facts(address: str, name: str) -> Facts:
     """What the server of a remote address says of its content. Raises ShardNotFound where it does not answer."""
     try:
-        if is_web(address):
-            return web.facts(address)
-        if is_object(address):
-            return objects.facts(address)
+        if is_web(address) or is_object(address):
+            found: Facts = _server(address).facts(address)
+            return found
     except OSError as error:
         cause = str(error).removeprefix(f"{name}: ")
         raise ShardNotFound(f"{name} does not answer: {cause}. Check the address and its credentials.") from error
@@ -112,10 +110,9 @@ def read_range(address: str, offset: int, nbytes: int) -> bytes:
 
     The address may come from a table, so redirections to another host are not followed.
     """
-    if is_web(address) or is_object(address):
-        ranged = web.read_range if is_web(address) else objects.read_range
-        if not is_compressed(_head(address)):
-            return ranged(address, offset, nbytes)
+    if (is_web(address) or is_object(address)) and not is_compressed(_head(address)):
+        data: bytes = _server(address).read_range(address, offset, nbytes)
+        return data
     with open_stream(address, same_host=True) as stream:
         if stream.seekable():
             stream.seek(offset)
@@ -134,7 +131,7 @@ def open_stream(address: str, *, same_host: bool = False) -> Iterator[IO[bytes]]
         if address.startswith("pipe:"):
             raw = _Command(address.removeprefix("pipe:"))
         elif is_web(address):
-            raw = web.stream(address, same_host=same_host)
+            raw = _server(address).stream(address, same_host=same_host)
         elif is_object(address):
             raw = objects.stream(address)
         elif is_remote(address):
@@ -227,7 +224,17 @@ def end_commands() -> None:
 @lru_cache(maxsize=1024)
 def _head(address: str) -> bytes:
     """The first bytes of a remote file, which tell whether it is compressed."""
-    return web.read_range(address, 0, HEAD_BYTES) if is_web(address) else objects.read_range(address, 0, HEAD_BYTES)
+    head: bytes = _server(address).read_range(address, 0, HEAD_BYTES)
+    return head
+
+
+def _server(address: str) -> Any:
+    """The module for a web server's or an object store's address."""
+    if not is_web(address):
+        return objects
+    from indexer.remote import web
+
+    return web
 
 
 def _skip(stream: IO[bytes], nbytes: int) -> None:

@@ -12,7 +12,7 @@ from indexer.archive.roots import is_below
 from indexer.archive.slides.named import key_in
 from indexer.errors import InputError, PixelError, ReadError
 from indexer.redact import PIPE, can_be_reopened, stored_address
-from indexer.remote.web import is_web
+from indexer.remote.stream import is_web
 from indexer.slides.place import in_its_slide
 from indexer.slides.tile import SUFFIX, named_tile
 from indexer.types import Failure, Place, Sample, Shard, UInt8

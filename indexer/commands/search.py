@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -134,6 +135,9 @@ def command(
     from indexer.store.pandas_free import forgo_pandas
 
     forgo_pandas()
+    # One image is embedded on all cores, whose threads else spin between its many short steps: on a machine that does
+    # other work too, they take the time of the threads that they wait for
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from indexer.output_file import require_writable
     from indexer.search.answer import answer
     from indexer.search.searcher import Searcher

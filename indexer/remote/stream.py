@@ -12,6 +12,11 @@ T = TypeVar("T")
 PAUSES = (0.2, 1.0, 3.0, 10.0)  # seconds before each new try, since the last byte came
 
 
+def is_web(address: str) -> bool:
+    """Whether an address is of a web server. Here, since importing `web` takes as long as opening a table."""
+    return address.startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a server says of a file, without sending it."""

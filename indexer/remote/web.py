@@ -26,10 +26,6 @@ BLOCK = 1 << 16
 _PLAIN = "%/:=&?~#+!$,;'@()*[]"  # characters that an address holds as they are (RFC 3986 section 2.2)
 
 
-def is_web(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
-
-
 def facts(url: str) -> Facts:
     """Raises OSError."""
 

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from indexer.redact import redacted
 from indexer.remote import objects, web
 from indexer.remote.objects import is_object
-from indexer.remote.stream import ResumedStream, SlowServer, lasts
-from indexer.remote.web import is_web
+from indexer.remote.stream import ResumedStream, SlowServer, is_web, lasts
 
 BLOCK = 1 << 20
 SMALL_BYTES = 4 << 20  # of a file that is read beside others; larger ones are read one by one, each in its turn

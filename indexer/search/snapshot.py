@@ -158,9 +158,10 @@ def advance(old: Snapshot, view: EmbeddingStore) -> Snapshot:
 
 
 def _changed_by(old: Snapshot, view: EmbeddingStore, delta: Delta) -> Snapshot:
-    touched = np.unique(np.concatenate([delta.inserted, delta.updated, delta.deleted]))
-    if not len(touched):
+    changes = np.concatenate([delta.inserted, delta.updated, delta.deleted])
+    if not len(changes):  # before `unique`, which imports numpy.ma
         return replace(old, view=view)
+    touched = np.unique(changes)
     unchanged: list[Int64] = []  # rows of the index updated without a change of their vectors, e.g. by a label import
     step = int(np.clip(old.memory_bytes // 8 // (2 * view.dim), FEWEST_ROWS, MOST_ROWS))
     before = gathered([], view.dim, old.memory_bytes) if old.fresh is None else old.fresh

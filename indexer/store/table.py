@@ -292,15 +292,16 @@ class EmbeddingStore:
         if not len(ids):
             ids_of_none = pa.array([], pa.uint64())
             return np.zeros(0, bool), self.empty(names).add_column(0, "_rowid", ids_of_none)
-        unique = np.unique(ids)
+        # Lists, since `unique` and pyarrow import numpy.ma to take an array, which a search needs for nothing else
+        unique = sorted(set(ids.tolist()))
         # Lance preserves neither the order nor missing ids, so the ids are read too and the rows realigned.
         with reading(None, self.name):
-            got = held.dataset._take_rows(pa.array(unique.astype(np.uint64)), columns=[*held.stored(names), "_rowid"])
+            got = held.dataset._take_rows(pa.array(unique, pa.uint64()), columns=[*held.stored(names), "_rowid"])
         have = got.column("_rowid").to_numpy().astype(np.int64)
         order = np.argsort(have)
         spot = np.searchsorted(have, ids, sorter=order)
         found = (spot < len(have)) & (have[order[np.minimum(spot, len(have) - 1)]] == ids) if len(have) else ids < 0
-        return found, part_of(got.take(pa.array(order[spot[found]])), ["_rowid", *names])
+        return found, part_of(got.take(pa.array(order[spot[found]].tolist(), pa.int64())), ["_rowid", *names])
 
     def delta(self, since: int, *, commit: str = "") -> Delta:
         """Row ids inserted, updated and deleted after version `since`, which is the one that `commit` made.

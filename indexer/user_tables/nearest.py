@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import heapq
 from collections.abc import Iterable
 
@@ -18,6 +17,8 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
 
     One pass, and memory for a few hundred names.
     """
+    import difflib  # a search that finds its names does without
+
     bare = RULES[-1]
     wanted = bare(name)
     ranked = heapq.nlargest(_COMPARED, ((_common(wanted, bare(other)), other) for other in names))

@@ -21,8 +21,7 @@ from indexer.memory.budget import MAX_IMAGE
 from indexer.redact import stored_address
 from indexer.remote import objects
 from indexer.remote.objects import Listed, is_object
-from indexer.remote.stream import ResumedStream
-from indexer.remote.web import is_web
+from indexer.remote.stream import ResumedStream, is_web
 from indexer.remote.whole import SMALL_BYTES, begun, drained, read_whole
 from indexer.types import Failure, Place, Sample, Shard
 from indexer.user_tables.joining import image_suffix
