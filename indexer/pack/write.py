@@ -13,8 +13,8 @@ from indexer.archive.samples import sidecar_fields
 from indexer.errors import InputError, PixelError
 from indexer.memory.budget import MAX_IMAGE
 from indexer.pack.destination import Destination
-from indexer.pack.headers.deidentify import CANNOT, deidentified
-from indexer.pack.headers.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, read_header
+from indexer.pack.headers.deidentify import CANNOT, deidentified, parsed_whole
+from indexer.pack.headers.dicom_fields import WHOLE_ID, PatientIds, dicom_fields, header_of, read_header
 from indexer.pack.headers.secret import KeyedHash
 from indexer.pack.plan import Entry, ShardPlan
 from indexer.pack.source import Source
@@ -158,7 +158,10 @@ class ShardWriter:
         """The bytes and metadata to store, and a note on what was unreadable. Raises PixelError."""
         if not _is_dicom(entry):
             return data, *self._beside(entry)
-        header = read_header(BytesIO(data)) if entry.kind == "dicom" else None
+        dataset = _parsed(data) if self.deidentify and entry.kind == "dicom" else None
+        header = None
+        if entry.kind == "dicom":
+            header = read_header(BytesIO(data)) if dataset is None else header_of(dataset)
         if header is None:
             if self.deidentify:
                 raise PixelError(CANNOT, "no readable DICOM header")
@@ -167,7 +170,7 @@ class ShardWriter:
         if self.refuse_burned_in and fields.get("burned_in"):  # instances of a server were not scanned before
             raise PixelError(BURNED_IN)
         if self.deidentify:
-            data = deidentified(data, self.keyed, fields.get("patient", ""))
+            data = deidentified(dataset or parsed_whole(data), self.keyed, fields.get("patient", ""))
         return data, {**entry.row, **fields}, NO_MATCH if fields.get("patient_from") == WHOLE_ID else ""
 
     def _beside(self, entry: Entry) -> tuple[dict[str, Any], str]:
@@ -202,6 +205,14 @@ def _common(slices: Iterator[dict[str, Any]]) -> dict[str, Any]:
     for other in slices:
         found = {name: value for name, value in found.items() if name in other and other[name] == value}
     return found
+
+
+def _parsed(data: bytes) -> Any | None:
+    """The whole file's data set; None where it is damaged, behind the header perhaps."""
+    try:
+        return parsed_whole(data)
+    except PixelError:
+        return None
 
 
 def _is_dicom(entry: Entry) -> bool:

@@ -216,6 +216,28 @@ def test_a_file_that_dcmtk_cannot_show_is_not_shown_without_a_flag(tmp_path):
 
 
 @pytest.mark.case("P5")
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_small_png_in_which_any_byte_changed_or_is_missing_is_what_pillow_makes_of_it(mode):
+    """Whole files without metadata are read past Pillow's own checks of a file."""
+    side = 12
+    samples = np.random.default_rng(0).normal(128, 40, (side, side, len(mode))).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(samples.squeeze()).save(file, "PNG", dpi=(72, 72))  # with a pHYs chunk
+    whole = file.getvalue()
+    flipped = (whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(8, len(whole)))
+    for data in (whole, *flipped, *(whole[:at] for at in range(8, len(whole), 5))):
+        try:
+            image = Image.open(io.BytesIO(data))
+            image.load()
+        except (OSError, SyntaxError, ValueError):
+            with pytest.raises(PixelError):
+                list(decode(data, "png", PixelSpec(side, side)))
+            continue
+        if image.mode in ("L", "RGB") and image.size == (side, side):
+            (picture,) = decode(data, "png", PixelSpec(side, side))
+            assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_the_transparent_grey_of_a_png_is_black_at_either_depth(depth):
     values = np.arange(256).reshape(16, 16) * (1 if depth == 8 else 257)

@@ -31,6 +31,9 @@ SAMPLE = 512  # pictures; every second one calibrates, the others measure
 FEWEST = 8 * BATCH_SIZE
 RETENTION_FLOOR = 0.95
 COSINE_FLOOR = 0.99  # of the median
+# Layers at either end that stay in bf16, tried in turn. Their rounding meets few channels or the vector itself: the
+# bundled encoder's retention rises from .914 to .958 by two of them, and each try takes a tenth of NNCF's own search
+ENDS = (0, 2)
 
 Stage = Callable[[str], None]  # gets one line on what is being done
 
@@ -70,9 +73,12 @@ def calibrate(
     reference = CpuBackend(towers, fp32, convolutional=definition.convolutional).embed(measured)
     transformer = not definition.convolutional
     say(f"quantising to int8 on {len(calibrating) * BATCH_SIZE} of the images")
-    graph = quantised(image_tower(definition.build(), spec), calibrating, transformer=transformer)
-    found = _agreement(definition, spec, graph, measured, reference)
-    if not _close(found):
+    for ends in ENDS:
+        graph = quantised(image_tower(definition.build(), spec), calibrating, transformer=transformer, ends=ends)
+        found = _agreement(definition, spec, graph, measured, reference)
+        if _close(found):
+            break
+    else:
         say(f"{_words(found)}: looking for the layers that must stay in bf16 (minutes)")
         tower = image_tower(definition.build(), spec)
         cosine = _mean_cosine(reference)

@@ -28,11 +28,22 @@ def require_packages() -> None:
     _nncf()
 
 
-def quantised(graph: Any, batches: Batches, *, transformer: bool) -> Any:
-    """Every layer that can be in int8: weights per channel, activations by ranges measured on `batches`."""
+def quantised(graph: Any, batches: Batches, *, transformer: bool, ends: int = 0) -> Any:
+    """Every layer that can be in int8: weights per channel, activations by ranges measured on `batches`.
+
+    The first and last `ends` layers stay as they are.
+    """
     nncf = _nncf()
+    names = [layer.get_friendly_name() for layer in _layers(graph)]
+    outer = dict.fromkeys(names[:ends] + names[len(names) - ends :])
     with _silent():
-        return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches), **_common(transformer))
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            ignored_scope=nncf.IgnoredScope(names=list(outer)),
+            **_common(transformer),
+        )
 
 
 def quantised_but_sensitive(
@@ -63,11 +74,13 @@ def quantised_but_sensitive(
 
 def layers_in_int8(graph: Any) -> tuple[int, int]:
     """The number of convolutions and matrix products whose input is quantised, and of all of them."""
-    layers = [
-        op for op in graph.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
-    ]
-    inputs = [op.input_value(0).get_node().get_type_name() for op in layers]
-    return sum(name == "FakeQuantize" for name in inputs), len(layers)
+    inputs = [layer.input_value(0).get_node().get_type_name() for layer in _layers(graph)]
+    return sum(name == "FakeQuantize" for name in inputs), len(inputs)
+
+
+def _layers(graph: Any) -> list[Any]:
+    """The convolutions and matrix products, in order."""
+    return [op for op in graph.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")]
 
 
 def batched(pictures: UInt8) -> list[UInt8]:

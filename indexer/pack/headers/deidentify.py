@@ -113,14 +113,24 @@ class _Encoding:
     order: str  # "little" or "big"
 
 
-def deidentified(data: bytes, keyed: KeyedHash, patient: str) -> bytes:
-    """The file with a header of allowed elements only; `patient` is the keyed hash that becomes its PatientID.
-
-    Raises PixelError where it cannot be parsed, or an element of the pixels' description is not what it must be.
-    """
+def parsed_whole(data: bytes) -> Any:
+    """The file's data set. Raises PixelError where it cannot be parsed."""
     quiet()
     try:
-        dataset = parsed(BytesIO(data), limit=MAX_INFLATED)
+        return parsed(BytesIO(data), limit=MAX_INFLATED)
+    except PixelError as error:
+        raise PixelError(CANNOT, error.detail or error.reason) from error
+    except dicom_errors() as error:
+        raise PixelError(CANNOT, _words(error)) from error
+
+
+def deidentified(dataset: Any, keyed: KeyedHash, patient: str) -> bytes:
+    """The file with a header of allowed elements only; `patient` is the keyed hash that becomes its PatientID.
+
+    `dataset` is `parsed_whole`'s, none of whose values were converted: what is copied are the file's own bytes.
+    Raises PixelError where an element of the pixels' description is not what it must be.
+    """
+    try:
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
         implicit, little = dataset.original_encoding
         if not syntax:
@@ -131,10 +141,14 @@ def deidentified(data: bytes, keyed: KeyedHash, patient: str) -> bytes:
     except PixelError as error:
         raise PixelError(CANNOT, error.detail or error.reason) from error
     except dicom_errors() as error:
-        raise PixelError(CANNOT, " ".join(str(error).split())[:200] or type(error).__name__) from error
+        raise PixelError(CANNOT, _words(error)) from error
     if not re.fullmatch(r"[0-9.]{1,64}", syntax):
         raise PixelError(CANNOT, "its transfer syntax is no UID")
     return _meta(sop_class, instance, syntax) + (_deflated(body) if syntax == DEFLATED else body)
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _coded(dataset: Any, syntax: str) -> dict[str, bytes]:

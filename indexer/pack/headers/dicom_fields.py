@@ -54,10 +54,29 @@ def read_header(file: BinaryIO) -> Any | None:
         raise InputError("the source holds DICOM files: pip install 'embedding-indexer[dicom]'") from error
     quiet()
     try:
-        header = parsed(file, limit=HEADER_BYTES, stop_before_pixels=True, specific_tags=_TAGS)
-        _ = [header.get(tag) for tag in _TAGS]  # pydicom parses values on access
+        return _readable(parsed(file, limit=HEADER_BYTES, stop_before_pixels=True, specific_tags=_TAGS))
     except dicom_errors():
         return None
+
+
+def header_of(dataset: Any) -> Any | None:
+    """What `read_header` reads, of a whole file that is parsed already and stays as it is."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.dataset import Dataset
+
+    tags = [int(tag_for_keyword(word) or 0) for word in ("SpecificCharacterSet", *_TAGS)]
+    try:
+        header = Dataset({tag: dataset.get_item(tag) for tag in tags if tag in dataset})
+        header.file_meta = dataset.file_meta
+        header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+        return _readable(header)
+    except dicom_errors():
+        return None
+
+
+def _readable(header: Any) -> Any | None:
+    """The header where it is one of DICOM; else None, or one of pydicom's errors."""
+    _ = [header.get(tag) for tag in _TAGS]  # pydicom parses values on access
     known = any(word in header for word in ("SOPClassUID", "SOPInstanceUID", "Rows")) or is_directory(header)
     return header if known else None
 
