@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from benchmarks.decode_files import deep
 from benchmarks.photographs import mosaic
-from benchmarks.throughput import RESULTS, machine
+from benchmarks.provenance import RESULTS, write
 
 SIDE, SERIES = 512, 50  # pixels; slices of one series
 PICTURES = 20  # different pixels; encoding JPEG 2000 takes longer than packing it
@@ -53,10 +52,8 @@ def main() -> int:
     result: dict[str, Any] = {
         "images": args.images, "side": SIDE, "rounds": args.rounds, "syntaxes": found,
         "missed": [] if ratio >= GOAL else [f"uncompressed: {ratio:.2f} of the copy's rate < {GOAL}"],
-        "machine": machine("cpu"),
-        "versions": {name: version(name) for name in ("embedding-indexer", "pydicom")},
     }  # fmt: skip
-    (RESULTS / "pack.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = write(RESULTS / "pack.json", result)
     print(json.dumps(result) if args.json else table(result))
     return 1 if result["missed"] else 0
 
@@ -112,7 +109,6 @@ def tree(root: Path, syntax: str, images: int) -> int:
         template.SeriesInstanceUID = generate_uid(entropy_srcs=[f"series{series}"])
         template.StudyInstanceUID = generate_uid(entropy_srcs=[f"study{series}"])
         template.SOPInstanceUID = template.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
-        template.InstanceNumber = number % SERIES
         template.ImagePositionPatient = [0, 0, float(number % SERIES)]
         template.save_as(path)
         nbytes += path.stat().st_size

@@ -300,7 +300,7 @@ def _plain_header(kind: type[_Header], block: bytes | bytearray, encoding: str, 
     header = kind()
     prefix = block[345:500].partition(b"\0")[0].decode(encoding, errors)
     header.name = f"{prefix}/{name}" if prefix else name
-    header.size, header.type, header.chksum = size, bytes(block[156:157]), checksum
+    header.size, header.type = size, bytes(block[156:157])
     return header
 
 
