@@ -142,14 +142,17 @@ def test_a_command_killed_at_any_request_is_done_again_and_nothing_is_lost(life,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "stride"), [(0, 1), (1, 3), (2, 3), (3, 3), (4, 3)])
+@pytest.mark.parametrize(
+    ("number", "first", "stride"),  # a share of the long ones each
+    [*((0, first, 4) for first in (1, 2, 3, 4)), (1, 1, 3), (2, 1, 3), (3, 1, 3), *((4, f, 12) for f in (1, 4, 7, 10))],
+)
 def test_the_same_at_every_request_of_an_index_run_and_at_every_third_of_what_follows(
-    life, server, fault, number, stride
+    life, server, fault, number, first, stride
 ) -> None:
     before = server.fresh()
     for step in life.steps[:number]:
         assert life.zygote.run(*step.words(before)).code in (0, 1)
-    at = 1
+    at = first
     while survives(life, server, life.steps[number], before, at, fault):
         at += stride
     assert at > 10
