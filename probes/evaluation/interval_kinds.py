@@ -18,7 +18,6 @@ from probes.evaluation.ranks import EQUAL
 
 MISSED = 0.025  # probability on either side
 MOST_EXPONENT = 700.0  # exp of more overflows
-NO_SHARE = (0, 0)  # counts of what is no share of rows
 
 
 @cache
@@ -61,8 +60,7 @@ def area_interval(value: float, replicates: Float64, sides: int) -> Interval:
 
 
 def proportion_interval(value: float, replicates: Float64, counts: tuple[int, int]) -> Interval:
-    """Interval of a share of rows. `counts`: groups and rows in its denominator; NO_SHARE for a number of another kind,
-    whose interval is the percentiles.
+    """Interval of a share of rows. `counts`: groups and rows in its denominator.
 
     Wilson's score interval with as many trials as would have the replicates' variance, p(1-p)/variance, at most the
     rows, and Student's t of the groups in place of 1.96 (Dean & Pagano 2015). At 0 and 1, where resamples are constant,
@@ -83,6 +81,44 @@ def proportion_interval(value: float, replicates: Float64, counts: tuple[int, in
     centre = (value + squared / 2) / (1 + squared)
     half = math.sqrt(squared * (value * (1 - value) + squared / 4)) / (1 + squared)
     return replace(plain, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def other(share: Interval) -> Interval:
+    """1 minus the share."""
+    return replace(share, value=1 - share.value, low=1 - share.high, high=1 - share.low)
+
+
+def ratio_interval(over: Interval, under: Interval) -> Interval:
+    """The ratio of two shares of different rows, from their intervals: MOVER on its logarithm (Donner & Zou 2012).
+
+    ln low = ln(a/b) - √(ln²(a/a_low) + ln²(b_high/b)), the upper end likewise. Where a is 0 the ratio is 0, to
+    a_high / b_low; where b is 0 it is infinite, from a_low / b_high; NaN where both are.
+    """
+    reliable = over.reliable and under.reliable
+    a, b = over.value, under.value
+    if not (a > 0 or b > 0) or math.isnan(over.low) or math.isnan(under.low):  # NaN is not above 0
+        value = a / b if b > 0 else math.nan
+        return Interval(value, math.nan, math.nan, reliable=False)
+    if not b > 0:
+        return Interval(math.inf, over.low / under.high, math.inf, reliable=reliable)
+    if not a > 0:
+        return Interval(0.0, 0.0, over.high / under.low if under.low > 0 else math.inf, reliable=reliable)
+    down = math.hypot(_log(a, over.low), _log(under.high, b))
+    up = math.hypot(_log(over.high, a), _log(b, under.low))
+    return Interval(a / b, a / b * math.exp(-down), a / b * math.exp(up), reliable=reliable)
+
+
+def _log(larger: float, smaller: float) -> float:
+    """Of the ratio; finite where the smaller is 0, so that exp of it neither overflows nor is undefined."""
+    return min(MOST_EXPONENT / 2, math.log(larger / smaller)) if smaller > 0 else MOST_EXPONENT / 2
+
+
+def varied_interval(value: float, replicates: Float64) -> Interval:
+    """Percentiles; none where all replicates are equal, as the difference of two perfect scores or the kappa of calls
+    of one grade alone: a width of 0 is no certainty.
+    """
+    plain = interval(value, replicates)
+    return replace(plain, low=math.nan, high=math.nan) if plain.low == plain.high else plain
 
 
 def mean_interval(value: float, replicates: Float64, parts: Sequence[tuple[Interval, Float64]]) -> Interval:

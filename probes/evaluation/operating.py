@@ -72,10 +72,3 @@ def denominators(positive: Bool, called: Bool, groups: Int64) -> dict[str, tuple
     """The numbers of groups and of rows in the denominator of each rate that is a share."""
     parts = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
     return {name: (len(np.unique(groups[rows])), int(rows.sum())) for name, rows in parts.items()}
-
-
-def ppv_at(sensitivity: Float64, specificity: Float64, prevalence: float) -> Float64:
-    """sens·π / (sens·π + (1 - spec)(1 - π)) for each (b,); NaN where no row would be positive."""
-    called = sensitivity * prevalence
-    below = called + (1 - specificity) * (1 - prevalence)
-    return np.divide(called, below, out=np.full_like(below, np.nan), where=below > 0)

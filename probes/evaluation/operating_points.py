@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
 from probes.evaluation.bootstrap import Interval, interval, replicate
-from probes.evaluation.certainty.trust import place, quoted
-from probes.evaluation.interval_kinds import NO_SHARE, proportion_interval
-from probes.evaluation.operating import RATES, OperatingPoint, choose_threshold, denominators, ppv_at, rates_evaluator
+from probes.evaluation.certainty.trust import Place, place, quoted
+from probes.evaluation.interval_kinds import other, proportion_interval, ratio_interval
+from probes.evaluation.operating import RATES, OperatingPoint, choose_threshold, denominators, rates_evaluator
 from probes.evaluation.ranks import auc_and_ap, rank_column
 from probes.evaluation.scoring import Resampling, compact
 from probes.request import ProbeRequest
@@ -38,12 +41,12 @@ def _operating_point(
     known = inner_truth.known[:, j]
     chosen = choose_threshold(inner_truth.positive[known, j], inner_p[known, j], request.specificity)
     rows = np.flatnonzero(truth.known[:, j]) if not np.isnan(chosen.value) else np.empty(0, np.int64)
-    values, drawn = rates_at(chosen.value, (truth.positive[rows, j], p[rows, j], groups[rows]), how)
+    values = rates_at(chosen.value, (truth.positive[rows, j], p[rows, j], groups[rows]), how)
     ppv = None
     if request.prevalence is not None:
-        sensitivity, specificity = (np.append(drawn[n], values[n].value) for n in ("sensitivity", "specificity"))
-        at = ppv_at(sensitivity, specificity, request.prevalence)
-        ppv = interval(float(at[-1]), at[:-1])
+        found = ppv_interval(values, request.prevalence)
+        column = truth.positive[rows, j], p[rows, j], groups[rows]
+        ppv = quoted(found, "ppv_at_prevalence", _place(*column) if len(rows) else None)
     return OperatingPoint(
         truth.classes[j],
         request.specificity,
@@ -56,27 +59,52 @@ def _operating_point(
     )
 
 
-def rates_at(
-    threshold: float, column: tuple[Bool, Float64, Int64], how: Resampling
-) -> tuple[dict[str, Interval], dict[str, Float64]]:
-    """RATES of one column at a fixed threshold, with intervals, and their replicates. `column`: positive, score and
-    group of its rows (n,); without rows all are NaN.
+def rates_at(threshold: float, column: tuple[Bool, Float64, Int64], how: Resampling) -> dict[str, Interval]:
+    """RATES of one column at a fixed threshold, with intervals. `column`: positive, score and group of its rows (n,);
+    without rows all are NaN.
     """
     positive, score, groups = column
     own = compact(groups)
     n_groups = int(own.max()) + 1 if len(own) else 0
     nothing = np.full(how.replicates, np.nan)
     if not n_groups:
-        return dict.fromkeys(RATES, interval(float("nan"), nothing)), dict.fromkeys(RATES, nothing)
+        return dict.fromkeys(RATES, interval(float("nan"), nothing))
     called = score >= threshold
     rates, once = rates_evaluator(positive, called, own, n_groups), np.ones((1, n_groups), np.int64)
     counts = denominators(positive, called, own)
     point = {name: float(value[0]) for name, value in rates(once).items()}
     drawn = replicate(rates, n_groups, replicates=how.replicates, seed=how.seed)
-    area = auc_and_ap(rank_column(score, positive, np.ones(len(score), bool), own), once)[0]
-    at = place(positive, score, own, float(area[0]))
+    at = _place(positive, score, own)
+    found = {name: proportion_interval(point[name], drawn[name], counts[name]) for name in counts}
+    found |= ratios(found)
+    return {name: quoted(found[name], name, at) for name in RATES}
+
+
+def ratios(rates: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Both likelihood ratios; not defined where they are infinite."""
+    sensitivity, specificity = rates["sensitivity"], rates["specificity"]
     found = {
-        name: quoted(proportion_interval(point[name], drawn[name], counts.get(name, NO_SHARE)), name, at)
-        for name in RATES
+        "lr_positive": ratio_interval(sensitivity, other(specificity)),
+        "lr_negative": ratio_interval(other(sensitivity), specificity),
     }
-    return found, drawn
+    undefined = Interval(float("nan"), float("nan"), float("nan"), reliable=False)
+    return {name: value if value.value < np.inf else undefined for name, value in found.items()}
+
+
+def ppv_interval(rates: Mapping[str, Interval], prevalence: float) -> Interval:
+    """sens·π / (sens·π + (1 - spec)(1 - π)): its odds are the prevalence's times LR+, and its ends those of LR+."""
+    ratio = ratio_interval(rates["sensitivity"], other(rates["specificity"]))
+    odds = prevalence / (1 - prevalence)
+
+    def share(times: float) -> float:
+        return 1 - 1 / (1 + odds * times)
+
+    return replace(ratio, value=share(ratio.value), low=share(ratio.low), high=share(ratio.high))
+
+
+def _place(positive: Bool, score: Float64, groups: Int64) -> Place:
+    """Of one column's rows (n,) among the simulated designs."""
+    own = compact(groups)
+    ranked = rank_column(score, positive, np.ones(len(score), bool), own)
+    area = auc_and_ap(ranked, np.ones((1, int(own.max()) + 1), np.int64))[0]
+    return place(positive, score, own, float(area[0]))

@@ -19,6 +19,7 @@ from probes.evaluation.interval_kinds import (
     loss_interval,
     mean_interval,
     proportion_interval,
+    varied_interval,
 )
 from probes.evaluation.metrics import HEADLINE, Evaluator, Values, evaluator
 from probes.evaluation.ranks import EQUAL, mean
@@ -117,7 +118,7 @@ def metric_intervals(measured: Evaluator, point: Values, drawn: Values) -> dict[
         elif name in influence:
             found[name] = loss_interval(value, replicates, influence[name], measured.largest(name))
         else:
-            found[name] = (centred_interval if name == "ece_debiased" else interval)(value, replicates)
+            found[name] = (centred_interval if name == "ece_debiased" else varied_interval)(value, replicates)
     return found
 
 

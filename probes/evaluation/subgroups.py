@@ -9,9 +9,9 @@ import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, interval, replicate
+from probes.evaluation.bootstrap import Interval, replicate
 from probes.evaluation.certainty.trust import place_of, quoted
-from probes.evaluation.interval_kinds import area_interval
+from probes.evaluation.interval_kinds import area_interval, varied_interval
 from probes.evaluation.metrics import Values, evaluator
 from probes.evaluation.operating import rates_evaluator
 from probes.evaluation.operating_points import rates_at
@@ -89,7 +89,7 @@ def _one(
     auc = quoted(auc, "auc_macro", place_of(p, truth, groups, point["auc"]))
     if not binary or np.isnan(threshold):
         return SubgroupResult(column, value, *counted, auc, None, None)
-    rates, _ = rates_at(threshold, (positive, p[:, -1], groups), how)
+    rates = rates_at(threshold, (positive, p[:, -1], groups), how)
     return SubgroupResult(column, value, *counted, auc, rates["sensitivity"], rates["specificity"])
 
 
@@ -141,7 +141,7 @@ def _difference(
         return {"difference": first(weights) - second(weights)}
 
     drawn = replicate(evaluate, n_groups, replicates=how.replicates, seed=how.seed)
-    return interval(gap, drawn["difference"])
+    return varied_interval(gap, drawn["difference"])
 
 
 def _metric(

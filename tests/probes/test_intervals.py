@@ -15,7 +15,6 @@ from probes.cohort.truth import class_truth, label_truth
 from probes.evaluation.bootstrap import Interval, draw, interval, replicate
 from probes.evaluation.delong import delong
 from probes.evaluation.interval_kinds import (
-    NO_SHARE,
     area_interval,
     degrees,
     loss_interval,
@@ -220,8 +219,6 @@ def test_a_share_of_all_or_none_gets_clopper_and_pearsons_interval_of_its_patien
         found = proportion_interval(value, np.full(100, value), (groups, 3 * groups))
         exact = binomtest(successes, groups).proportion_ci(0.95, method="exact")
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-    ratio = np.linspace(0.2, 3.8, 101)
-    assert proportion_interval(0.5, ratio, NO_SHARE) == interval(0.5, ratio)  # a likelihood ratio is no share
 
 
 def test_a_share_has_wilsons_interval_of_the_trials_that_its_variance_is_worth():

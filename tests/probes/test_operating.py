@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from probes.cohort.truth import class_truth
-from probes.evaluation.bootstrap import draw
-from probes.evaluation.operating import choose_threshold, ppv_at, rates_evaluator
+from probes.evaluation.bootstrap import Interval, draw
+from probes.evaluation.operating import choose_threshold, rates_evaluator
+from probes.evaluation.operating_points import ppv_interval, ratios
 from probes.evaluation.scoring import Resampling, by_group
 from probes.evaluation.subgroups import gaps, subgroup_results
 
@@ -39,8 +42,28 @@ def test_rates_and_ppv_at_a_prevalence():
     assert values == pytest.approx(
         {"sensitivity": 3 / 4, "specificity": 5 / 6, "ppv": 3 / 4, "npv": 5 / 6, "lr_positive": 4.5, "lr_negative": 0.3}
     )
-    assert ppv_at(0.75, 5 / 6, 0.01) == pytest.approx(0.0075 / (0.0075 + 0.165))
-    assert np.isnan(ppv_at(0.0, 1.0, 0.5))
+
+
+def test_likelihood_ratios_and_a_ppv_have_the_intervals_of_a_ratio_of_two_shares():
+    """MOVER by hand, for sensitivity 3/4 (1/2 to 9/10) and specificity 4/5 (3/5 to 9/10); and where nothing varies."""
+    rates = {"sensitivity": Interval(3 / 4, 1 / 2, 9 / 10), "specificity": Interval(4 / 5, 3 / 5, 9 / 10)}
+    found = ratios(rates)
+    down, up = math.hypot(math.log(1.5), math.log(2)), math.hypot(math.log(1.2), math.log(2))
+    positive = (15 / 4, 15 / 4 * math.exp(-down), 15 / 4 * math.exp(up))
+    assert (found["lr_positive"].value, found["lr_positive"].low, found["lr_positive"].high) == pytest.approx(positive)
+    assert found["lr_negative"].value == pytest.approx(5 / 16)
+    ppv = ppv_interval(rates, 0.01)
+    assert ppv.value == pytest.approx(0.0075 / (0.0075 + 0.99 * 0.2))
+    assert (ppv.low, ppv.high) == pytest.approx(tuple(r / (r + 99) for r in positive[1:]))
+    perfect = {"sensitivity": Interval(1, 0.8, 1), "specificity": Interval(1, 0.9, 1)}
+    assert np.isnan(ratios(perfect)["lr_positive"].value)  # infinite
+    assert ratios(perfect)["lr_negative"].high == pytest.approx(0.2 / 0.9)
+    ppv = ppv_interval(perfect, 0.1)
+    assert (ppv.value, ppv.low, ppv.high) == pytest.approx((1, 0.08 / (0.08 + 0.09), 1))  # no certainty
+    nothing = {"sensitivity": Interval(0, 0, 0.3), "specificity": Interval(1, 0.9, 1)}
+    assert np.isnan(ppv_interval(nothing, 0.5).value)  # no row is called
+    silent = {"sensitivity": Interval(0, 0, 0.3), "specificity": Interval(0.9, 0.8, 0.95)}
+    assert ratios(silent)["lr_positive"].high == pytest.approx(0.3 / 0.05)
 
 
 def test_a_small_subgroup_has_no_number_and_missing_values_are_a_subgroup():

@@ -9,8 +9,8 @@ import numpy as np
 
 from indexer.types import Bool, Float64, Int64
 from probes.cohort.truth import Truth
-from probes.evaluation.bootstrap import Interval, interval, replicate
-from probes.evaluation.interval_kinds import area_interval
+from probes.evaluation.bootstrap import Interval, replicate
+from probes.evaluation.interval_kinds import area_interval, varied_interval
 from probes.evaluation.metrics import Values, nan_mean
 from probes.evaluation.ranks import auc_and_ap, rank_column
 from probes.evaluation.scoring import Resampling, compact
@@ -54,7 +54,7 @@ def adjusted(p: Float64, truth: Truth, groups: Int64, stratum: Int64, how: Resam
     fewest = min((s for s in sides if s), default=0)
     found = {name: area_interval(point[name], drawn[name], fewest) for name in ("plain", "within", "balanced")}
     return Adjusted(
-        found["plain"], found["within"], found["balanced"], interval(point["fall"], drawn["fall"]),
+        found["plain"], found["within"], found["balanced"], varied_interval(point["fall"], drawn["fall"]),
         _usable(truth, stratum),
     )  # fmt: skip
 

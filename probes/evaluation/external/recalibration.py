@@ -29,8 +29,9 @@ class Recalibration:
 def recalibration(name: str, positive: Bool, p: Float64, groups: Int64) -> Recalibration:
     """Both fits by maximum likelihood, with standard errors by groups (the sandwich estimator; Liang & Zeger 1986).
 
-    Intervals are estimate ∓ t · SE, t with one degree of freedom fewer than the groups. NaN where no finite maximum
-    exists: one class only, or rows that the probabilities separate.
+    Intervals are estimate ∓ t · SE, t with one degree of freedom fewer than the groups on the smaller side: with those
+    of all groups they hold the slope too rarely where few are positive. NaN where no finite maximum exists: one class
+    only, or rows that the probabilities separate; no interval with fewer than two groups on a side.
     """
     score = np.log(np.clip(p, CLIP, 1 - CLIP)) - np.log(np.clip(1 - p, CLIP, 1 - CLIP))
     ones = np.ones_like(score)
@@ -69,11 +70,12 @@ def _fitted(x: Float64, y: Float64, offset: Float64, groups: Int64) -> list[Inte
         return undefined
     ids = np.unique(groups, return_inverse=True)[1]
     count = int(ids.max()) + 1
-    if count < 2:
+    sides = min(len(np.unique(ids[y == side])) for side in (0, 1))
+    if sides < 2:
         return [Interval(float(b), float("nan"), float("nan"), 0, reliable=False) for b in beta]
     by_group = np.zeros((count, x.shape[1]))
     np.add.at(by_group, ids, x * (y - expit(x @ beta + offset))[:, None])
     inverse = np.linalg.inv(curvature)
     variance = inverse @ (by_group.T @ by_group) @ inverse * count / (count - 1)
-    half = float(t.ppf(0.975, count - 1)) * np.sqrt(np.diag(variance))
+    half = float(t.ppf(0.975, sides - 1)) * np.sqrt(np.diag(variance))
     return [Interval(float(b), float(b - h), float(b + h)) for b, h in zip(beta, half, strict=True)]

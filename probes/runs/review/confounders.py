@@ -17,8 +17,10 @@ from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.splits import Split
 from probes.cohort.truth import Truth, class_truth, hide_absent, probabilities
 from probes.evaluation.bootstrap import Interval, replicate
+from probes.evaluation.certainty.trust import Place, quoted
+from probes.evaluation.confounding.permutation import raises_p
 from probes.evaluation.confounding.robustness import Near, Robustness, neighbours, robustness
-from probes.evaluation.confounding.strata import adjusted
+from probes.evaluation.confounding.strata import Adjusted, adjusted
 from probes.evaluation.interval_kinds import area_interval
 from probes.evaluation.metrics import Evaluator, evaluator
 from probes.evaluation.paired import leave_out, paired_difference
@@ -28,7 +30,7 @@ from probes.fitting.estimators import Recipe, fit, shows_two_classes
 from probes.fitting.train import train
 from probes.runs.outcome import Outcome
 from probes.runs.review.record import Confounder, Confounders
-from probes.runs.review.useful import scored_rows
+from probes.runs.review.useful import place_here, scored_rows
 
 MOST_VALUES = 50
 QUARTERS_FROM = 13  # different numbers from which a column is cut at the quartiles of the fitted rows
@@ -103,9 +105,17 @@ def _one(
         missing,
         _readable(experiment, ids, names, store, (resampling, progress)),
         None if alone is None else _area(alone, scored, resampling),
-        adjusted(*scored, ids[test], resampling),
+        _quoted(adjusted(*scored, ids[test], resampling), place_here(outcome)),
         _robustness(experiment, near, ids),
+        raises_p=raises_p(*scored, ids[test], resampling.seed),
     )
+
+
+def _quoted(found: Adjusted, at: Place | None) -> Adjusted:
+    return replace(
+        found, within=quoted(found.within, "within_strata", at), balanced=quoted(found.balanced, "balanced_auc", at),
+        fall=quoted(found.fall, "fall", at),
+    )  # fmt: skip
 
 
 def _readable(

@@ -64,6 +64,7 @@ class Confounder:
     adjusted: Adjusted | None
     robustness: Robustness | None
     note: str = ""
+    raises_p: float | None = None  # one-sided, by permutation: of a column that does not raise the AUC
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from indexer.types import Float64, Int64
 from probes.cohort.truth import Truth, hide_absent
 from probes.evaluation.certainty.conformal import ConformalSets, conformal_sets, label_sets
 from probes.evaluation.certainty.selective import selective
-from probes.evaluation.certainty.trust import Trust, place_of, trusted
+from probes.evaluation.certainty.trust import Place, Trust, place, place_of, trust, trusted
+from probes.evaluation.operating import RATES
 from probes.evaluation.scoring import Resampling
 from probes.evaluation.usefulness.costs import RATIOS, Costs, costs
 from probes.evaluation.usefulness.decision_curve import DecisionCurve, decision_curve
 from probes.runs.outcome import Outcome
 from probes.runs.review.record import Review
-
-RATES = ("sensitivity", "specificity")  # of an operating point, whose intervals were simulated too
 
 
 def scored_rows(outcome: Outcome) -> tuple[Float64, Truth, Int64]:
@@ -33,7 +32,7 @@ def with_usefulness(review: Review, outcome: Outcome, how: Resampling) -> Review
     curves, tables = _of_columns(outcome, scored, how)
     return replace(
         review, decision=curves, costs=tables, conformal=_sets(outcome, scored, how),
-        label_sets=_label_sets(outcome, scored, how), selective=selective(*scored, how), trust=_trust(outcome, scored),
+        label_sets=_label_sets(outcome, scored, how), selective=selective(*scored, how), trust=_trust(outcome),
     )  # fmt: skip
 
 
@@ -49,7 +48,9 @@ def _of_columns(
         rows = np.flatnonzero(truth.known[:, j])
         own = truth.positive[rows, j], p[rows, j], groups[rows]
         if own[0].any() and not own[0].all():
-            curves.append(decision_curve(point.column, *own, how))
+            curve = decision_curve(point.column, *own, how)
+            found = trust("net_benefit", place(*own, outcome.result.test.classes[j].auc.value))
+            curves.append(curve if found is None else replace(curve, held=found.coverage))
             tables.append(costs(point.column, own, point.threshold, ratios, how))
     return tuple(curves), tuple(tables)
 
@@ -67,8 +68,12 @@ def _label_sets(outcome: Outcome, scored: tuple[Float64, Truth, Int64], how: Res
     return label_sets(*scored, outcome.result.request.coverage, how) if scored[1].multilabel else ()
 
 
-def _trust(outcome: Outcome, scored: tuple[Float64, Truth, Int64]) -> tuple[Trust, ...]:
-    result = outcome.result
-    at = place_of(*scored, np.array([c.auc.value for c in result.test.classes]))
+def _trust(outcome: Outcome) -> tuple[Trust, ...]:
+    result, at = outcome.result, place_here(outcome)
     named = dict.fromkeys((*result.test.metrics, *(RATES if len(result.operating) == 1 else ())))
     return () if at is None else trusted(named, at)
+
+
+def place_here(outcome: Outcome) -> Place | None:
+    """Where the test rows lie among the simulated designs."""
+    return place_of(*scored_rows(outcome), np.array([c.auc.value for c in outcome.result.test.classes]))
