@@ -68,7 +68,9 @@ _CLASS_SCORE = [
     click.option(
         "--specificity", type=FiniteRange(0, 1), help=f"Target of the operating point. {default_of('specificity')}"
     ),
-    click.option("--prevalence", type=FiniteRange(0, 1), help="Also the PPV at this prevalence."),
+    click.option(
+        "--prevalence", type=FiniteRange(0, 1, min_open=True, max_open=True), help="Also the PPV at this prevalence."
+    ),
     click.option(
         "--pooling", type=click.Choice(["mean", "max"]), help=f"Pooling of a patient's rows. {default_of('pooling')}"
     ),
@@ -85,11 +87,11 @@ _REVIEW = [
     click.option("--review", is_flag=True,
                  help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
     click.option("--coverage", type=FiniteRange(0.5, 0.99),
-                 help=f"Of the sets, which --multilabel has for each label. {default_of('coverage')}"),
+                 help=f"With --review: share of new images whose set holds the true class. {default_of('coverage')}"),
     click.option("--costs", metavar="R,R",
-                 help="With --review: false alarms that a missed positive is worth, else 1,5,20."),
+                 help="With --review: how many false alarms one missed positive is worth, else 1,5,20."),
     click.option("--confounder", "confounders", metavar="A,B",
-                 help="Columns, e.g. site,scanner: are they what is classified?"),
+                 help="Columns, e.g. site,scanner, that may be what is classified: the AUC without their help."),
     click.option("--test-db", metavar="DB", help="An external test: the frozen probe on another database."),
     click.option("--test-table", metavar="TABLE", help="The external test's table, there or in DB."),
     click.option("--test-where", metavar="FILTER",
@@ -97,7 +99,7 @@ _REVIEW = [
     click.option("--distinct-groups", is_flag=True,
                  help="With --test-db: equal group names there are other patients, not left out."),
     click.option("--repeats", type=click.IntRange(2, 100), help="Also the spread over so many further splits."),
-    click.option("--multiverse", is_flag=True, help="Also the AUC by scaling, rule for C, split and pooling."),
+    click.option("--multiverse", is_flag=True, help="Also the AUC by scaling, rule for C, split and pooling: 18 fits."),
 ]  # fmt: skip
 shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
@@ -159,12 +161,20 @@ def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
         if name in given:
             raise click.UsageError(f"--preset {given['preset']} fixes --{name}: leave one of the two out.")
     labels = tuple(s.strip() for s in label.split(",") if s.strip())
-    given["subgroups"] = tuple(s.strip() for s in given.pop("subgroup", "").split(",") if s.strip())
-    given["confounders"] = tuple(s.strip() for s in given.pop("confounders", "").split(",") if s.strip())
-    given["costs"] = _ratios(given.pop("costs", ""))
+    given["subgroups"] = _names("subgroup", given.pop("subgroup", None))
+    given["confounders"] = _names("confounder", given.pop("confounders", None))
+    given["costs"] = _ratios(given.pop("costs")) if "costs" in given else ()
     if probe in SCALING:
         given.setdefault("scaling", SCALING[probe])
     return ProbeRequest(probe=probe, labels=labels, **(given | fixed))
+
+
+def _names(option: str, text: str | None) -> tuple[str, ...]:
+    """The columns between commas. Raises UsageError where none is named."""
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise click.UsageError(f"--{option} {text!r} names no column.")
+    return names
 
 
 def _ratios(text: str) -> tuple[float, ...]:
@@ -173,7 +183,7 @@ def _ratios(text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         found = (math.nan,)
-    if not all(0 < ratio < math.inf for ratio in found):
+    if not found or not all(0 < ratio < math.inf for ratio in found):
         raise click.UsageError(f"--costs {text}: give positive numbers, e.g. --costs 1,5,20.")
     return found
 

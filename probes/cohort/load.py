@@ -191,6 +191,14 @@ def _check_columns(request: ProbeRequest) -> None:
             f"--level {request.level} pools unit vectors: --scaling raw has none, and class texts are compared with "
             "means alone. Choose another --scaling, or --pool mean."
         )
+    for name in request.confounders:
+        if name in (*request.labels, request.group):
+            known = (
+                "--label: it says all of the finding"
+                if name in request.labels
+                else "--group: no value of it is on two sides"
+            )
+            raise InputError(f"{name} is both --confounder and {known}. Name another column with --confounder.")
     for name in request.labels:
         if name == request.group:
             raise InputError(

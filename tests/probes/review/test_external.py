@@ -59,7 +59,8 @@ def test_recalibration_and_its_errors_by_patients_are_those_of_statsmodels():
         # statsmodels' factor for GLM is g/(g-1) · (n-1)/(n-k): ours is the first alone
         k = len(fitted.params)
         error = fitted.bse[at] / np.sqrt((len(y) - 1) / (len(y) - k))
-        assert own.high - own.value == pytest.approx(t.ppf(0.975, 59) * error, rel=2e-2)
+        sides = min(len(np.unique(groups[y])), len(np.unique(groups[~y])))
+        assert own.high - own.value == pytest.approx(t.ppf(0.975, sides - 1) * error, rel=1e-2)
 
 
 def test_recalibration_of_separated_rows_or_one_class_is_undefined():
@@ -111,6 +112,15 @@ def test_rows_that_are_kept_for_the_external_test_are_in_no_part_of_the_split(he
     assert {sites[int(key[1:])] for key in keys} == {"A"}
 
 
+def test_a_filter_of_both_kinds_of_rows_and_one_of_the_external_ones_go_together(here):
+    """As the refusal of filters that exclude each other says it."""
+    alone, both = (
+        probe("linear", here, *ILL, "--replicates", 50, "--test-where", "site = 'B'", *where)["review"]["external"]
+        for where in ((), ("--where", "(site = 'A') OR (site = 'B')"))
+    )
+    assert {**alone, "flow": 0} == {**both, "flow": 0}
+
+
 def test_a_class_without_external_rows_is_named_since_the_macro_drop_compares_other_means(here):
     kept = "site = 'B'", "site = 'B' AND finding <> 'mass'"
     whole, without = (probe("prototype", here, *FINDING, "--test-where", where) for where in kept)
@@ -139,12 +149,19 @@ def test_a_site_left_out_is_scored_by_a_probe_of_the_others(tmp_path):
     ("options", "words"),
     [
         (("--test-where", "site = 'nix'"), "no rows"),
+        (
+            ("--where", "site = 'A'", "--test-where", "site = 'B'"),
+            "--where \"(site = 'A') OR (site = 'B')\"",
+        ),
         (("--test-table", "nix"), "nix"),
         (("--split", "nested", "--review"), "one test split"),
         (("--split", "leave-out:site", "--confounder", "site"), "one test split"),
         (("--split", "leave-out:nix"), "nix"),
         (("--split", "side", "--repeats", "3"), "--repeats"),
-        (("--confounder", "patient"), "values"),
+        (("--confounder", "patient"), "both --confounder and --group"),
+        (("--confounder", "ill"), "both --confounder and --label"),
+        (("--test-table", "t"), "--test-table names the table itself"),
+        (("--test-where", "site = "), "--test-where 'site = '"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(here, options, words):
