@@ -60,7 +60,7 @@ def blocks(owner: Int64, classes: Int64, dim: int) -> Iterator[tuple[int, Float3
 
 
 def fill(path: Path, rows: int, dim: int, classes: int) -> None:
-    """A table of unit rows with columns `label` and `patient`, written through the store."""
+    """A table of unit rows with columns `label`, `patient` and `site`, written through the store."""
     half = (0.5, 0.5, 0.5)
     spec = EncoderSpec("made-patients", "random:2", "pooled", dim, half, half, "fp32", PixelSpec(size=8, resize=8))
     store = EmbeddingStore.create(str(path), TABLE, spec)
@@ -72,7 +72,7 @@ def fill(path: Path, rows: int, dim: int, classes: int) -> None:
             made = tuple(
                 EmbeddingRow(
                     f"k{i:07d}", place, f"{i:064x}",
-                    {"label": f"c{of_patient[owner[i]]}", "patient": f"p{owner[i]}"},
+                    {"label": f"c{of_patient[owner[i]]}", "patient": f"p{owner[i]}", "site": f"s{owner[i] % 4}"},
                 )
                 for i in range(start, start + len(vectors))
             )  # fmt: skip

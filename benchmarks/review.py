@@ -2,12 +2,18 @@
 
 4000 scored rows of 1000 patients, 512 numbers a row. Scripts resample patients in a loop, as scripts do; both sides use
 the same few replicates and permutations. Printed: seconds of both and their ratio; a ratio below 1 is a failure.
+
+With --commands also the seconds and the largest resident set of `probes linear` on a table of 20,000 rows, as processes
+of their own: plain, and with each option of a review, so that it is seen what an option costs, and that one which is
+not given costs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +25,16 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks import review_targets as targets
+from benchmarks.probe import spawn
+from benchmarks.probe_data import TABLE, fill
 from benchmarks.provenance import write
 from indexer.types import Bool, Float32, Float64, Int64
 from probes.cohort.truth import class_truth
 from probes.compute.exact_search import top_k
 from probes.evaluation.certainty.conformal import conformal_sets
 from probes.evaluation.certainty.selective import selective
+from probes.evaluation.confounding.permutation import raises_p
 from probes.evaluation.confounding.strata import adjusted
 from probes.evaluation.external.shift import shift
 from probes.evaluation.scoring import Resampling, score
@@ -48,9 +58,11 @@ class Data:
         self.both = np.stack([1 - self.p, self.p], axis=1)
         self.truth = class_truth(self.y, ("no", "yes"))
         self.site: Int64 = rng.integers(0, 4, ROWS)
+        self.stratum: Int64 = rng.integers(0, 4, PATIENTS)[self.groups]
         x = rng.standard_normal((ROWS, DIM)).astype(np.float32)
         self.x: Float32 = x / np.linalg.norm(x, axis=1, keepdims=True)
         self.here: Bool = self.groups < PATIENTS // 2
+        self.targets = targets.Targets(self.x, self.groups)
         _, self.ids = np.unique(self.groups, return_inverse=True)
 
     def resamples(self) -> Iterator[Int64]:
@@ -95,6 +107,19 @@ def script_strata(d: Data) -> object:
     return np.percentile([within(rows) for rows in d.resamples()], [2.5, 97.5])
 
 
+def script_raises(d: Data) -> object:
+    """The same permutations among the patients of each class."""
+    rng, found = np.random.default_rng(4), []
+    value, ill = np.full(PATIENTS, -1), np.zeros(PATIENTS, bool)
+    value[d.groups], ill[d.groups] = d.stratum, d.y == 1
+    for _ in range(PERMUTATIONS + 1):
+        parts = [(d.y[r], d.p[r]) for s in range(4) if len(r := np.flatnonzero(value[d.groups] == s))]
+        found.append(np.average([roc_auc_score(*part) for part in parts], weights=[y.sum() for y, _ in parts]))
+        for side in (ill, ~ill):
+            value[side] = rng.permutation(value[side])
+    return found
+
+
 def script_shift(d: Data) -> object:
     """Of 1000 rows a set, as the test itself draws."""
     rows = np.concatenate([np.flatnonzero(d.here)[:1000], np.flatnonzero(~d.here)[:1000]])
@@ -115,6 +140,13 @@ def ours_shift(d: Data) -> object:
 
 
 HOW = Resampling(REPLICATES, 0)
+TABLE_ROWS = 20_000
+OPTIONS = {
+    "plain": [],
+    "--review": ["--review"],
+    "--confounder": ["--confounder", "site"],
+    "--test-where": ["--test-where", "site = 's3'"],
+}
 Part = Callable[[Data], object]
 PARTS: dict[str, tuple[Part, Part]] = {
     "external test: every metric with its interval": (lambda d: score(d.both, d.truth, d.groups, HOW), script_metrics),
@@ -123,6 +155,23 @@ PARTS: dict[str, tuple[Part, Part]] = {
     "conformal sets": (lambda d: conformal_sets(d.both, d.truth, d.groups, 0.9, HOW), script_sets),
     "selective prediction": (lambda d: selective(d.both, d.truth, d.groups, HOW), script_selective),
     "confounder: within its values": (lambda d: adjusted(d.both, d.truth, d.groups, d.site, HOW), script_strata),
+    "numbers: ridge with alpha by folds": (
+        lambda d: targets.ours_ridge(d.targets),
+        lambda d: targets.script_ridge(d.targets),
+    ),
+    "numbers: every metric with its interval": (
+        lambda d: targets.ours_numbers(d.targets, HOW),
+        lambda d: targets.script_numbers(d.targets, list(d.resamples())),
+    ),
+    "survival: Cox on 50 components": (lambda d: targets.ours_cox(d.targets), lambda d: targets.script_cox(d.targets)),
+    "survival: both C with their intervals": (
+        lambda d: targets.ours_concordance(d.targets, HOW),
+        lambda d: targets.script_concordance(d.targets, list(d.resamples())),
+    ),
+    "confounder: does it raise the AUC": (
+        lambda d: raises_p(d.both, d.truth, d.groups, d.stratum, 0, PERMUTATIONS),
+        script_raises,
+    ),
     "examples: nearest fitted images": (
         lambda d: top_k(d.x, d.x[:400], 5, base_groups=d.groups, query_groups=d.groups[:400]),
         lambda d: NearestNeighbors(n_neighbors=5, metric="cosine").fit(d.x).kneighbors(d.x[:400]),
@@ -140,17 +189,37 @@ def seconds(run: Part, data: Data, rounds: int) -> float:
     return min(taken)
 
 
+def commands() -> dict[str, dict[str, float]]:
+    """Options of a review → seconds, processor seconds and the largest resident set of the command."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        db = Path(folder) / "db"
+        fill(db, TABLE_ROWS, DIM, 2)
+        plain = [sys.executable, "-m", "probes", "linear", str(db), "--table", TABLE, "--label", "label", "--group",
+                 "patient", "--json"]  # fmt: skip
+        spawn(plain)  # a copy of the vectors stays in the cache
+        for name, options in OPTIONS.items():
+            cost = min((spawn([*plain, *options])[1] for _ in range(2)), key=lambda cost: float(cost["cpu_seconds"]))
+            found[name] = {key: round(value, 1) for key, value in cost.items() if key != "peak_bytes"}
+            found[name]["peak_mb"] = round(cost["peak_bytes"] / 1e6)
+            print(f"{name}: {found[name]}", flush=True)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--commands", action="store_true", help="also whole commands (4 minutes); else those stored")
     args = parser.parse_args()
-    data, found = Data(), {}
+    data, found = Data(), dict[str, dict[str, float]]()
+    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, (ours, script) in PARTS.items():
         ours(data)  # imports
         own, plain = seconds(ours, data, args.rounds), seconds(script, data, args.rounds)
         found[name] = {"seconds": round(own, 4), "script": round(plain, 4), "ratio": round(plain / own, 1)}
         print(f"{name}: {own:.3f} s, script {plain:.3f} s, {plain / own:.1f} times", flush=True)
     facts = {"rows": ROWS, "patients": PATIENTS, "replicates": REPLICATES, "permutations": PERMUTATIONS, "parts": found}
+    facts["commands"] = commands() if args.commands else stored.get("commands")
     write(RESULTS, facts)
     return int(any(part["ratio"] < 1 for part in found.values()))
 
