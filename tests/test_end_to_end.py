@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from indexer.demo import __main__ as demo
+from indexer.demo import review
 from indexer.demo.volume import Slice, slices, write_dicom
 from probes.runs.result_files import read_result
 from tests.archives import picture
@@ -88,6 +89,8 @@ def test_the_demo_finds_more_than_raw_pixels_do_and_ends_with_one_self_contained
         return done.out
 
     monkeypatch.setattr(demo, "step", step)
+    monkeypatch.setattr(review, "step", step)
+    monkeypatch.setattr(review, "REVIEW", (*review.REVIEW, "--replicates", "50"))
     monkeypatch.setattr(demo, "slices", lambda: [s for s in slices() if s.query or round(s.millimetres) % 2 == 0])
     demo.demo.main(["--out", str(tmp_path / "out")], standalone_mode=False)
     shares = re.findall(r"^(?:sagittal|coronal|axial) +\d+ +([\d.]+) +([\d.]+)", capsys.readouterr().out, re.MULTILINE)
@@ -98,8 +101,13 @@ def test_the_demo_finds_more_than_raw_pixels_do_and_ends_with_one_self_contained
     assert page.count("<svg") == page.count("<table class='grid named'>") == 2  # each probe's curve, and its errors
     links = re.findall(r"""(?:src|href)\s*=\s*["']?([^\s"'>]+)""", page) + re.findall(r"url\(([^)]+)\)", page)
     beside = [link for link in links if not link.startswith(("data:", "#"))]  # the probes' own reports
-    assert beside == ["probe-linear/report.html", "probe-knn/report.html"]
-    assert all((tmp_path / "out" / link).is_file() for link in beside)
+    files = [link.partition("#")[0] for link in beside]
+    assert list(dict.fromkeys(files)) == ["probe-linear/report.html", "probe-knn/report.html", "review.html"]
+    assert all((tmp_path / "out" / link).is_file() for link in files)
+    reviewed = (tmp_path / "out" / "review.html").read_text()
+    assert all(f"id='{link.partition('#')[2]}'" in reviewed for link in beside if "#" in link)
+    assert "images of elsewhere?" in reviewed
+    assert reviewed.count("src='data:image/png;base64,") > 20  # errors, suspects and typical slices
     linear = read_result(tmp_path / "out" / "probe-linear").test.metrics["auc_macro"]
     assert f"<b>{linear.value:.3f}</b> <span class='ci'>({linear.low:.3f} to {linear.high:.3f})" in page
     assert "one average brain" in page.lower()

@@ -14,6 +14,7 @@ import numpy as np
 
 from indexer.demo.page import write_page
 from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, raw_pixel_shares
+from indexer.demo.review import WRONG_EVERY, review_parts, reviewed_probe
 from indexer.demo.steps import fresh_folder, step
 from indexer.demo.volume import PLANES, slices, write_archive, write_queries
 from indexer.options import run
@@ -24,6 +25,7 @@ WHAT = (
     "photographs; there are no disease labels. The numbers show that the machinery works, nothing clinical."
 )
 BANDS = 8  # anatomical levels along the axial axis
+BLOCK = 2  # neighbouring slices of a plane that are one group of the reviewed probe
 SLABS_PER_BAND = 5  # contiguous slabs, used as groups: neighbouring slices are on the same side of a split
 
 
@@ -50,7 +52,7 @@ def demo(out: Path, seed: int) -> None:
     shares = embedding_shares(hits, queries), raw_pixel_shares(cuts, queries), chance(cuts, queries)
     _print_shares(*shares)
 
-    _write_labels(db, out / "labels.csv")
+    wrong = _write_labels(db, out / "labels.csv")
     step("indexer", "labels", db, str(out / "labels.csv"))
     step("indexer", "map", db)
     probes = {}
@@ -62,7 +64,10 @@ def demo(out: Path, seed: int) -> None:
             "--seed", str(seed), *more, "--out", str(folder),
         )  # fmt: skip
         probes[folder.name] = read_result(folder)
-    page = write_page(out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes)
+    more = review_parts(reviewed_probe(db, out, seed=seed), wrong)
+    page = write_page(
+        out / "demo.html", what=WHAT, db=db, queries=queries, hits=hits, shares=shares, probes=probes, more=more
+    )
     click.secho(f"\nThe page: {page.resolve()}   ({time.monotonic() - start:.0f} s)", bold=True)
     click.secho(f"To look around and search in a browser: indexer serve {db}", bold=True)
 
@@ -85,22 +90,29 @@ def _print_shares(embedding: dict[str, Share], raw: dict[str, Share], luck: dict
         click.echo(f"{plane:<10}{e.queries:>8}{e.share:>11.2f}{r.share:>12.2f}{luck[plane]:>8.2f}")
 
 
-def _write_labels(db: str, path: Path) -> None:
-    """Write labels by key: eight bands of the axial axis as classes, contiguous slabs as groups."""
+def _write_labels(db: str, path: Path) -> set[str]:
+    """Write labels by key: of axial slices eight bands as classes and contiguous slabs as groups; of all slices whether
+    they are of their plane's central half, with blocks of neighbours as groups. Returns the keys of the slices whose
+    half is wrong on purpose.
+    """
     from indexer.store.table import EmbeddingStore
 
-    rows = [
-        row
-        for batch in EmbeddingStore.open(db).scan(["key", "slice_location"], "image_orientation = 'axial'")
-        for row in batch.to_pylist()
-    ]
-    rows.sort(key=lambda row: row["slice_location"])
-    edges = np.linspace(0, BANDS * SLABS_PER_BAND, len(rows), endpoint=False).astype(int)
+    wrong = set()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", "level", "slab"])
-        for row, slab in zip(rows, edges, strict=True):
-            writer.writerow([row["key"], f"band {slab // SLABS_PER_BAND + 1}", f"slab {slab:02d}"])
+        writer.writerow(["key", "level", "slab", "place_in_head", "block"])
+        for plane in PLANES:
+            batches = EmbeddingStore.open(db).scan(["key", "slice_location"], f"image_orientation = '{plane}'")
+            rows = sorted((row["slice_location"], row["key"]) for batch in batches for row in batch.to_pylist())
+            edges = np.linspace(0, BANDS * SLABS_PER_BAND, len(rows), endpoint=False).astype(int)
+            for i, ((_, key), slab) in enumerate(zip(rows, edges, strict=True)):
+                band = [f"band {slab // SLABS_PER_BAND + 1}", f"slab {slab:02d}"] if plane == "axial" else ["", ""]
+                central = len(rows) / 4 <= i < 3 * len(rows) / 4
+                if i % WRONG_EVERY == WRONG_EVERY // 2:
+                    central = not central
+                    wrong.add(key)
+                writer.writerow([key, *band, "central" if central else "outer", f"{plane} {i // BLOCK:02d}"])
+    return wrong
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ def write_page(
     hits: HITS,
     shares: tuple[dict[str, Share], dict[str, Share], dict[str, float]],
     probes: Mapping[str, ProbeResult],
+    more: Sequence[str] = (),
 ) -> Path:
-    """Write the page. The hits' pictures are read back from the shards.
+    """Write the page, with `more` after the probes. The hits' pictures are read back from the shards.
 
     `probes` maps the folder of a result, relative to the page's, to the result.
     """
@@ -71,6 +72,7 @@ def write_page(
         "<h2>Queries and their nearest slices</h2>",
         *_gallery(store, queries, hits),
         *drawn,
+        *more,
         definitions_of(drawn),
         "<footer>Not for clinical use. Made by <code>make demo</code>; every number on this page was computed "
         "in that run.</footer>",

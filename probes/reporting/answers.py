@@ -46,7 +46,7 @@ def answers(result: ProbeResult) -> dict[str, str]:
     balance = f"class weight {request.class_weight or 'none'}; prevalence in test: {shares}" if shares else "no classes"
     ensemble = f"{TREES} trees of a random forest" if request.probe == "forest" else "none"
     return _reviewed(result) | {
-        "C7": data, "C9": pixels, "C10": request.where or "all rows of the table with a label", "C12": missing,
+        "C7": data, "C9": pixels, "C10": request.own_where or "all rows of the table with a label", "C12": missing,
         "C19": split, "C20": result.split.statement, "C22": model, "C23": software,
         "C24": f"encoder: the named weights; {STARTS.get(request.probe, CONVEX_START)}",
         "C25": choice, "C26": choice, "C27": ensemble, "C28": metrics, "C29": uncertainty, "C30": sensitivity,

@@ -13,9 +13,11 @@ from probes.reporting.definitions import definitions_of, term
 from probes.reporting.page import cell, contents, figure, html_table, legend, section
 from probes.reporting.ranges import scale
 from probes.reporting.review import sections as sections_of
+from probes.reporting.review.certainty import certainty
 from probes.reporting.review.gallery import Pictures, gallery
+from probes.reporting.review.short import in_short
 from probes.reporting.targets import sections as sections_of_targets
-from probes.reporting.text import positive_words
+from probes.reporting.text import positive_words, unmatched_words
 from probes.reporting.words import NAMES, inner_key, number
 from probes.runs.result import ProbeResult
 
@@ -43,6 +45,7 @@ def report_html(result: ProbeResult, pictures: Pictures | None = None) -> str:
         _facts(result),
         _level(result) if result.split.level != "image" else "",
         *(f"<p class='warning'>{escape(w)}</p>" for w in result.warnings if w != result.split.statement),
+        in_short(result),
         contents(sections),
         *sections,
         "<footer><b>Not for clinical use.</b> Research use only. Made from the stored vectors; seed "
@@ -58,7 +61,7 @@ def _reviewed(result: ProbeResult, pictures: Pictures | None) -> list[str]:
         return []
     return [
         sections_of.external(result, review.external) if review.external else "",
-        sections_of.confounders(result, review), sections_of.usefulness(review), sections_of.certainty(result, review),
+        sections_of.confounders(result, review), sections_of.usefulness(review), certainty(result, review),
         gallery(review.examples, pictures), sections_of.sensitivity(result, review),
     ]  # fmt: skip
 
@@ -82,10 +85,10 @@ def _level(result: ProbeResult) -> str:
 
 
 def _flow(result: ProbeResult) -> str:
-    flow = result.flow
+    flow, left = result.flow, unmatched_words(result.request).replace("not matched", "unmatched")
     steps = [
         ("images read", flow.embedded + flow.failed), (f"decoded and embedded, {flow.failed} failed", flow.embedded),
-        *([("matched by --where", flow.matched)] if result.request.where else []),
+        *([(f"of them not {left}", flow.matched)] if left else []),
         (f"labelled, {flow.groups} groups", flow.labelled),
     ]  # fmt: skip
     boxes = [_box(count, name) for name, count in steps]

@@ -5,6 +5,7 @@ What the result knows is filled in; what only people can say is named as theirs,
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from indexer.design.page import whole_page
@@ -40,7 +41,7 @@ def card_html(result: ProbeResult) -> str:
         section("certainty", "Certainty", _certainty(result)),
         section("limits", "Limits and warnings", _limits(result)),
         section("people", "For people to answer", _open(result)),
-        section("items", "Reporting items", f"<p>{BOTH}: a part of the answer is missing.</p>", items_html(result)),
+        section("items", "Reporting items", f"<p>Answered by {BOTH}: a part is missing.</p>", items_html(result)),
     ]
     sections.append(definitions_of(sections))
     level = "warning" if result.split.level == "image" else "level"
@@ -55,8 +56,13 @@ def card_html(result: ProbeResult) -> str:
 
 
 def _facts(pairs: dict[str, str]) -> str:
-    lines = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs.items() if text)
+    lines = (f"<dt>{escape(name)}</dt><dd>{_with_code(text)}</dd>" for name, text in pairs.items() if text)
     return f"<dl class='facts'>{''.join(lines)}</dl>"
+
+
+def _with_code(text: str) -> str:
+    """As HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _model(result: ProbeResult) -> str:
@@ -104,7 +110,7 @@ def _performance(result: ProbeResult) -> str:
     majority = result.baselines.get("majority", {})
     rows = [["metric", head, *quotes, term("majority")]]
     for name, value in result.test.metrics.items():
-        own = [held_cell(value, result.test.groups) for _ in quotes]
+        own = [held_cell((value, result.test.groups)) for _ in quotes]
         rows.append(
             [term(metric_key(name, result)), show(value), *own, number(majority[name]) if name in majority else ""]
         )
@@ -112,7 +118,7 @@ def _performance(result: ProbeResult) -> str:
         point = result.operating[0]
         for name in ("sensitivity", "specificity", "ppv", "npv"):
             named = f"{term(name)} at p ≥ {number(point.threshold)}"
-            rows.append([named, rate(name, point.rates, cell), held_cell(point.rates[name], result.test.groups), ""])
+            rows.append([named, rate(name, point.rates, cell), held_cell((point.rates[name], result.test.groups)), ""])
     return html_table(rows, "below", f"{result.test.rows} test rows of {result.test.groups} groups.")
 
 
@@ -136,7 +142,7 @@ def _elsewhere(result: ProbeResult) -> str:
         lines.append("No external data were scored.")
     if result.folds and result.folds[0].site:
         lines.append(answers(result)["C33"] + ".")
-    lines.append(answers(result)["C36"] + ".")
+    lines.append(f"Subgroups: {answers(result)['C36']}.")
     for gap in result.gaps:
         lines.append(f"Largest gap in {gap.metric} by {gap.column}: {number(gap.gap)}, lowest in {gap.worst}.")
     if review is not None and review.confounders is not None:

@@ -52,7 +52,7 @@ def _metrics(result: ProbeResult) -> str:
     rows = [["metric", head, *quotes, *baselines, *(name for name, _ in extra)]]
     for name, value in result.test.metrics.items():
         base = [shown_as(name)(b[name]) if name in b else "" for b in result.baselines.values()]
-        own = [held_cell(value, result.test.groups) for _ in quotes]
+        own = [held_cell((value, result.test.groups)) for _ in quotes]
         shown = [spread_cell(each) if result.folds else cell(each, shown_as(name))
                  for each in (value, *(s.metrics[name] for _, s in extra))]  # fmt: skip
         rows.append([term(metric_key(name, result)), shown[0], *own, *base, *shown[1:]])
@@ -107,7 +107,7 @@ def _class_table(
     for c in shown:
         own = [drawn.bar(c.auc)] if drawn else []
         own += [_delong(c.delong)] if exact else []
-        quote = [f"{held_cell(c.auc, scored.groups)}, {held_cell(c.ap, scored.groups)}"] if quotes else []
+        quote = [held_cell((c.auc, scored.groups), (c.ap, scored.groups))] if quotes else []
         counted = f"{c.positives} of {c.rows}"
         rows.append([escape(c.name), counted, number(c.prevalence), show(c.auc), *own, show(c.ap), *quote])
     lost = len(scored.classes) - len(shown)
@@ -221,7 +221,7 @@ def operating(result: ProbeResult) -> str:
         columns.append(column)
     named = [escape(o.column) for o in result.operating]
     if len(columns) == 1:
-        quotes = [held_cell(first.rates.get(name), result.test.groups) for name in first.rates]
+        quotes = [held_cell((first.rates.get(name), result.test.groups)) for name in first.rates]
         quotes = ["", *quotes, *[""] * (len(header) - 1 - len(quotes))]
         lines = zip(header, columns[0], quotes, strict=True)
         table = html_table([["positive", *named, term("simulated_coverage")], *lines])

@@ -11,11 +11,37 @@ from probes.evaluation.certainty.trust import FAIR
 from probes.reporting.words import held, number, plus_minus
 
 SECTION = re.compile(r"<section id='([\w-]+)'><h2>(.*?)</h2>")
+QUESTIONS = {  # section → what it answers
+    "rows": "Which images were used, and on which side of the split is each patient?",
+    "audit": "Has the probe seen near copies of the images that it is tested on?",
+    "results": "How well does it classify patients that it was not fitted on, and how sure is that?",
+    "curves": "What does each threshold gain, and what does it cost?",
+    "confusion": "Which classes are taken for which?",
+    "calibration": "Of the images with a probability of 80 %, are 80 % of that class?",
+    "operating": "At the threshold that was fixed beforehand, how many are found, and how many alarms are false?",
+    "subgroups": "Is it equally good for everyone?",
+    "external": "Does it hold on images of elsewhere?",
+    "confounders": "Is it the finding that is classified, or something that goes with it, such as the scanner?",
+    "usefulness": "Would acting on it do more good than harm, and at which threshold?",
+    "certainty": "Which answers are sure, which cases should a person read, and can the intervals be believed?",
+    "examples": "Which images should a person look at?",
+    "sensitivity": "Would another split, or another choice in the protocol, have given another result?",
+    "choice": "How was the probe's one setting chosen?",
+    "folds": "Does the result hold in every part that was left out in turn?",
+    "few-shot": "How many labelled patients does it take?",
+    "limits": "What do these numbers not show?",
+    "items": "What do reporting guidelines ask, and who answers it?",
+    "performance": "How well does it classify patients that it was not fitted on?",
+    "elsewhere": "Does it hold elsewhere, for everyone, and without help from the scanner?",
+}
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A section with a heading; empty where all its parts are. `title` is plain text."""
-    return f"<section id='{name}'><h2>{escape(title)}</h2>{''.join(parts)}</section>" if any(parts) else ""
+    """A section with a heading and the question it answers; empty where all its parts are. `title` is plain text."""
+    if not any(parts):
+        return ""
+    asked = f"<p class='asked'>{QUESTIONS[name]}</p>" if name in QUESTIONS else ""
+    return f"<section id='{name}'><h2>{escape(title)}</h2>{asked}{''.join(parts)}</section>"
 
 
 def contents(parts: Iterable[str]) -> str:
@@ -53,11 +79,13 @@ def cell(value: Interval | None, show: Callable[[float], str] = number) -> str:
     return f"<b>{show(value.value)}</b> <span class='ci'>({show(value.low)} to {show(value.high)}{doubt})</span>"
 
 
-def held_cell(value: Interval | None, groups: int) -> str:
-    """D29's quote; marked where such intervals held the truth too rarely, or n is too small."""
-    text = held(value, groups)
-    doubtful = text == "n too small" or (value is not None and value.held is not None and value.held < FAIR)
-    return f"<span class='{'bad' if doubtful else 'ci'}'>{text}</span>" if text else ""
+def held_cell(*values: tuple[Interval | None, int]) -> str:
+    """D29's quote of each interval, of so many groups; marked where such intervals held the truth too rarely, or n is
+    too small.
+    """
+    texts = [text for text in (held(value, groups) for value, groups in values) if text]
+    doubtful = "n too small" in texts or any(v is not None and v.held is not None and v.held < FAIR for v, _ in values)
+    return f"<span class='{'bad' if doubtful else 'ci'}'>{', '.join(dict.fromkeys(texts))}</span>" if texts else ""
 
 
 def spread_cell(value: Interval | None) -> str:

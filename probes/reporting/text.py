@@ -24,6 +24,7 @@ from probes.reporting.words import (
     shown_as,
     with_interval,
 )
+from probes.request import ProbeRequest
 from probes.runs.result import ProbeResult
 
 SHOWN_CLASSES = 40
@@ -53,12 +54,19 @@ def result_text(result: ProbeResult) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
+def unmatched_words(request: ProbeRequest) -> str:
+    """Why rows of the table are in no part of the split."""
+    kept = request.own_where != request.where
+    reasons = (("not matched by --where", request.where is not None), ("kept for the external test", kept))
+    return " or ".join(words for words, holds in reasons if holds)
+
+
 def _split(result: ProbeResult) -> list[str]:
     flow, source = result.flow, result.source
     left_out = [
         f"{count} {what}"
         for count, what in (
-            (flow.embedded - flow.matched, "not matched by --where"),
+            (flow.embedded - flow.matched, unmatched_words(result.request)),
             (flow.unlabelled, "without a label"),
             (flow.unassigned, "without a split"),
             (flow.duplicates, "duplicates of a later split"),

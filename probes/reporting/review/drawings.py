@@ -11,7 +11,7 @@ from probes.reporting.plots import ACCENT, GREY, INK, svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HEADROOM, DEPTH = 1.15, 0.35  # of the net benefit's axis, relative to the prevalence
+HEADROOM, DEPTH = 1.05, 0.35  # of the net benefit's axis, relative to the top of the band
 
 
 def decision(curve: DecisionCurve) -> str:
@@ -22,7 +22,7 @@ def decision(curve: DecisionCurve) -> str:
         axes.plot(curve.thresholds, curve.treat_all, color=INK, lw=1.1, ls="--")
         axes.fill_between(curve.thresholds, curve.low, curve.high, color=ACCENT, alpha=0.15, lw=0)
         axes.plot(curve.thresholds, curve.model, color=ACCENT, lw=1.6)
-        top = max(curve.prevalence, 0.01)
+        top = max(curve.prevalence, *curve.high, 0.01)
         axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1), ylim=(-DEPTH * top, HEADROOM * top))
 
     return svg(draw, name="decision curve")

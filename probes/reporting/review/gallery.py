@@ -39,6 +39,8 @@ def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
             continue
         linked = f" ({term(kind)})" if kind in TERMS else ""
         parts.append(f"<h3>{escape(title)}{linked}</h3>")
+        if kind == "error" and pictures is not None:
+            parts.append("<p class='dim'>Neighbours with the label of the image are green, others red.</p>")
         if pictures is None:
             parts.append(html_table(_lines(own if kind in OF_CLASSES else own[:SHOWN]), "words"))
         elif kind == "error":

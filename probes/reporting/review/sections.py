@@ -8,14 +8,13 @@ from html import escape
 import numpy as np
 
 from probes.evaluation.bootstrap import Interval
-from probes.evaluation.certainty.conformal import ConformalSets
 from probes.evaluation.external.recalibration import Recalibration
 from probes.evaluation.usefulness.costs import PER, Costs
 from probes.reporting.definitions import term
-from probes.reporting.page import cell, figure, html_table, legend, section, series_line
+from probes.reporting.page import cell, figure, held_cell, html_table, legend, section, series_line
 from probes.reporting.review import drawings
+from probes.reporting.review.certainty import label_sets
 from probes.reporting.review.sentences import (
-    SHIFT_CAVEAT,
     SHOWN,
     confounder_sentence,
     decision_sentence,
@@ -25,7 +24,7 @@ from probes.reporting.review.sentences import (
     shift_sentence,
     together_sentence,
 )
-from probes.reporting.words import metric_key, number, rate
+from probes.reporting.words import NAMES, metric_key, number, rate
 from probes.runs.result import ProbeResult
 from probes.runs.review.record import Choice, Confounder, External, Review
 
@@ -35,16 +34,23 @@ ALL_MARK, NONE_MARK = "border-top: 2px dashed var(--ink)", "border-top: 2px soli
 
 def external(result: ProbeResult, found: External) -> str:
     """D25, D26."""
-    rows = [["", "test rows here", "external rows", f"{term('drop')} ({term('interval')})"]]
+    rows = [["", "test rows here", "external rows", f"{term('drop')} ({term('interval')})",
+             f"{term('simulated_coverage')}: external rows, drop"]]  # fmt: skip
+    fewer = min(result.test.groups, found.test.groups)
+
+    def quotes(there: Interval, fall: Interval) -> str:
+        return held_cell((there, found.test.groups), (fall, fewer))
+
     for name, fall in found.drops.items():
-        values = cell(result.test.metrics[name]), cell(found.test.metrics[name]), cell(fall)
+        there = found.test.metrics[name]
+        values = cell(result.test.metrics[name]), cell(there), cell(fall), quotes(there, fall)
         rows.append([term(metric_key(name, result)), *values])
     here = {o.column: o for o in result.operating}
     for point, falls in zip(found.operating, found.rate_drops, strict=True):
         for name, fall in falls.rates.items():
             named = f"{term(name)}, {escape(point.column)} at {number(point.threshold)}"
             own = (rate(name, of.rates, cell) for of in (here[point.column], point))
-            rows.append([named, *own, cell(fall)])
+            rows.append([named, *own, cell(fall), quotes(point.rates[name], fall)])
     where = f" where {found.where}" if found.where else ""
     caption = (
         f"The frozen probe on table {escape(found.table)}, version {found.version}{escape(where)}: "
@@ -60,17 +66,19 @@ def external(result: ProbeResult, found: External) -> str:
         links = f" ({term('shift_classifier')}, {term('mmd')})"
         parts.append(f"<p>{escape(shift_sentence(found.shift))}{links}</p>")
     if found.conformal is not None:
-        parts.append(f"<p>There: {escape(sets_sentence(found.conformal))}</p>")
+        parts.append(f"<p>{escape(sets_sentence(found.conformal))}</p>")
     if found.label_sets:
-        parts.append(_label_sets(found.label_sets, "The sets of each label there."))
+        parts.append(label_sets(found.label_sets, "The sets of each label there."))
     return section("external", "External test", *parts)
 
 
 def _recalibrations(found: External) -> list[list[str]]:
-    rows = [["", "mean probability", "share positive", term("calibration_intercept"), term("calibration_slope")]]
+    rows = [["", "mean probability", "share positive", term("calibration_intercept"), term("calibration_slope"),
+             term("simulated_coverage")]]  # fmt: skip
 
     def line(name: str, of: Recalibration) -> list[str]:
-        return [name, number(of.expected), number(of.observed), cell(of.intercept), cell(of.slope)]
+        quote = held_cell((of.intercept, found.test.groups), (of.slope, found.test.groups))
+        return [name, number(of.expected), number(of.observed), cell(of.intercept), cell(of.slope), quote]
 
     for here, there in zip(found.recalibration_here, found.recalibration, strict=True):
         rows += [line(f"{escape(here.name)}, test rows here", here), line(f"{escape(there.name)}, external", there)]
@@ -89,10 +97,21 @@ def confounders(result: ProbeResult, review: Review) -> str:
         f"<li class='{'bad' if is_confounded(c) else ''}'>{escape(confounder_sentence(c))}</li>" for c in found.columns
     )
     caption = f"AUCs of the {result.test.rows} test rows for each column that could stand in for the label."
+    caption += _held_of_confounders(found.columns)
     return section(
         "confounders", "Confounders", f"<ul>{marked}</ul>", html_table(rows, "below", caption),
         f"<p>{escape(together_sentence(found))}</p>",
     )  # fmt: skip
+
+
+def _held_of_confounders(columns: tuple[Confounder, ...]) -> str:
+    """D29's quotes, which are the same for all columns."""
+    inside = next((c.adjusted for c in columns if c.adjusted is not None), None)
+    if inside is None or inside.within.held is None:
+        return ""
+    named = {"within_strata": inside.within, "balanced_auc": inside.balanced, "fall": inside.fall}
+    quotes = (f"{NAMES[key]} {value.held:.0f} %" for key, value in named.items() if value.held is not None)
+    return f" {term('simulated_coverage', 'Held in simulations')}: {', '.join(quotes)}."
 
 
 def _confounder(found: Confounder) -> list[str]:
@@ -118,12 +137,17 @@ def usefulness(review: Review) -> str:
         marks = legend([(series_line(0), "the probe, with its 95 % band"), (ALL_MARK, "every row called positive"),
                         (NONE_MARK, "none called")])  # fmt: skip
         caption = f"Net benefit for {curve.name}, prevalence {number(curve.prevalence)} in the test rows."
+        caption += (
+            ""
+            if curve.held is None
+            else f" At a threshold such bands held the truth in {curve.held:.0f} % of simulations."
+        )
         drawn.append(figure(drawings.decision(curve), caption, marks))
     sentences = "".join(f"<li>{escape(decision_sentence(curve))}</li>" for curve in review.decision[:SHOWN])
     tables = [html_table(_costs(each), "below", _costs_caption(each)) for each in review.costs[:SHOWN]]
     rest = len(review.decision) - SHOWN
     more = f"<p class='dim'>The first {SHOWN} of {len(review.decision)} classes.</p>" if rest > 0 else ""
-    lead = f"<p>{term('net_benefit')} weighs true against false positives by the threshold's odds.</p>"
+    lead = f"<p>{term('net_benefit', 'Net benefit')} weighs true against false positives by the threshold's odds.</p>"
     return section(
         "usefulness", "Usefulness", lead, f"<ul>{sentences}</ul>", f"<div class='plots'>{''.join(drawn)}</div>",
         *tables, more,
@@ -147,102 +171,6 @@ def _costs(found: Costs) -> list[list[str]]:
         every = number(row.cost_all), number(row.cost_none)
         rows.append([worth, at, *counts, cell(row.read), cell(row.cost), *every])
     return rows
-
-
-def certainty(result: ProbeResult, review: Review) -> str:
-    """D28, D29."""
-    parts = []
-    if review.conformal is not None:
-        parts.append(f"<h3>Which classes are possible</h3><p>{escape(sets_sentence(review.conformal))}</p>")
-        if not review.conformal.refused:
-            parts += [_sets(review), f"<p class='dim'>{SHIFT_CAVEAT}</p>"]
-    if review.label_sets:
-        caption = (
-            f"{term('conformal_set', 'Conformal sets')} of {review.label_sets[0].wanted:.0%} of each label: absent, "
-            "present, both or neither; half of the test groups calibrate, the others measure."
-        )
-        parts += [
-            "<h3>Which answers are possible</h3>",
-            _label_sets(review.label_sets, caption),
-            f"<p class='dim'>{SHIFT_CAVEAT}</p>",
-        ]
-    if review.selective is not None:
-        parts += ["<h3>Which rows to leave to a person</h3>", _selective(review)]
-    if review.trust:
-        parts += ["<h3>May these intervals be trusted?</h3>", _trust(result, review)]
-    return section("certainty", "Certainty", *parts)
-
-
-def _sets(review: Review) -> str:
-    assert review.conformal is not None
-    rows = [["class", "calibrating groups", "in the set from p ≥", "measured groups", term("set_coverage")]]
-    rows += [
-        [escape(c.name), str(c.calibration_groups), number(c.least_p, 4), str(c.groups), cell(c.coverage)]
-        for c in review.conformal.classes
-    ]
-    caption = (
-        f"{term('conformal_set', 'Conformal sets')} of {review.conformal.wanted:.0%} by class; half of the test groups "
-        "calibrate, the others measure."
-    )
-    return html_table(rows, "below", caption)
-
-
-def _label_sets(found: tuple[ConformalSets, ...], caption: str) -> str:
-    head = [
-        "label",
-        "calibrating groups",
-        f"{term('set_coverage')} without it",
-        "with it",
-        "one answer",
-        "of them right",
-    ]
-    rows = [[*head, "both possible", "neither"]]
-    for sets in found:
-        if sets.refused:
-            refused = f"<td colspan='{len(head) - 1}' class='dim'>{escape(sets.refused)}</td>"
-            rows.append([escape(sets.label), refused])
-            continue
-        without, having = sets.classes
-        neither, one, both = (f"{size / max(sets.rows, 1):.0%}" for size in sets.sizes)
-        counted = f"{without.calibration_groups} without, {having.calibration_groups} with"
-        rows.append([escape(sets.label), counted, cell(without.coverage), cell(having.coverage), one,
-                     number(sets.single_right), both, neither])  # fmt: skip
-    return html_table(rows, "below", caption)
-
-
-def _selective(review: Review) -> str:
-    found = review.selective
-    assert found is not None
-    rows = [["share kept", "rows", "least probability", term("risk")]]
-    rows += [[f"{k.coverage:.0%}", str(k.rows), number(k.least), cell(k.risk)] for k in found.kept]
-    caption = "Error rate when the least certain rows go to a person; dashed: no row does."
-    area = (
-        f"<p class='dim'>{term('aurc')}: {number(found.area)}; of a random order {number(found.area_random)}, of the "
-        f"best {number(found.area_best)}.</p>"
-    )
-    drawn = figure(drawings.risk_by_coverage(found), caption)
-    return f"<div class='plots'>{drawn}{html_table(rows, 'below', 'The same in numbers.')}</div>{area}"
-
-
-def _trust(result: ProbeResult, review: Review) -> str:
-    rows = [["metric", term("interval"), term("simulated_coverage"), "to be trusted"]]
-    rows += [
-        [term(metric_key(t.metric, result)), _own(result, t.metric), f"{t.coverage:.1f} %", t.verdict]
-        for t in review.trust
-    ]
-    caption = (
-        f"Share of simulated studies whose 95 % interval held the truth. Nearest design: {review.trust[0].words} "
-        "(<code>python -m benchmarks.trust</code>)."
-    )
-    return html_table(rows, "", caption)
-
-
-def _own(result: ProbeResult, metric: str) -> str:
-    """The interval that is spoken of."""
-    value: Interval | None = result.test.metrics.get(metric)
-    if value is None and len(result.operating) == 1:
-        value = result.operating[0].rates.get(metric)
-    return "–" if value is None else f"{number(value.low)} to {number(value.high)}"
 
 
 def sensitivity(result: ProbeResult, review: Review) -> str:

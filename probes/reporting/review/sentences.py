@@ -13,6 +13,10 @@ SHOWN = 8  # columns whose decision curves are shown
 CHANCE = 0.5
 ALPHA = 0.05
 READABLE = {True: "can be read off", False: "is not shown to be on"}
+NOT_SIMULATED = (
+    "How often other intervals hold the truth was not simulated: those of gaps between subgroups, of costs and numbers "
+    "needed to read, of the error rates of kept rows, and of the coverage of conformal sets."
+)
 SHIFT_CAVEAT = (
     "The coverage holds for new patients like the calibrating ones; at another site, scanner or prevalence it may not."
 )
@@ -43,28 +47,39 @@ def shift_sentence(found: Shift) -> str:
 
 
 def is_confounded(found: Confounder) -> bool:
-    """Whether the AUC within the strata is lower than the plain one by more than chance (D30)."""
+    """Whether the column raises the AUC by more than chance (D30): by permutation, else by the interval of the fall."""
+    if found.raises_p is not None:
+        return found.raises_p < ALPHA
     return found.adjusted is not None and found.adjusted.fall.low > 0
 
 
 def confounder_sentence(found: Confounder) -> str:
+    """The verdict first, then what it rests on."""
     if found.note:
         return f"{found.column}: {found.note}."
     readable, alone, inside = found.readable, found.alone, found.adjusted
-    parts = [f"{found.column} {READABLE[above(readable)]} the vectors"]
-    parts[0] += f" (AUC {_plain(readable)})" if readable else ""
-    if alone is not None:
-        parts.append(f"it alone gives AUC {_plain(alone)} for the label")
+    parts = []
     if inside is not None and inside.within.value == inside.within.value:
-        verdict = "more than chance: part of the result is the confounder's" if is_confounded(found) else (
-            "no more than chance"
-        )  # fmt: skip
+        verdict = "raises the AUC by more than chance, so that part of the result is the confounder's"
+        verdict = verdict if is_confounded(found) else "does not raise the AUC by more than chance"
+        tested = "" if found.raises_p is None else f" (p {p_value(found.raises_p)} by permutation)"
         parts.append(
-            f"within its values the AUC is {number(inside.within.value)}, {_plain(inside.fall)} lower than overall, "
-            f"{verdict}"
+            f"{found.column} {verdict}: within its values it is {number(inside.within.value)}, over all rows "
+            f"{number(inside.plain.value)}{tested}"
         )
     elif inside is not None:
-        parts.append("no value of it has rows of both sides, so that it cannot be told from the label")
+        parts.append(f"{found.column} cannot be told from the label: no value of it has rows of both sides")
+    shown = f"{READABLE[above(readable)]} the vectors"
+    shown += f", AUC {_plain(readable)}" if readable else ""
+    parts.append(f"it {shown}" if parts else f"{found.column} {shown}")
+    if alone is not None:
+        parts.append(f"it alone gives AUC {_plain(alone)} for the label")
+    near = found.robustness
+    if near is not None:
+        parts.append(
+            f"of near images that share one of the two only, {near.index:.0%} share the class (by chance "
+            f"{near.chance:.0%})"
+        )
     return "; ".join(parts) + "."
 
 
@@ -72,7 +87,8 @@ def together_sentence(found: Confounders) -> str:
     if found.together is None or found.gain is None:
         return "A probe on these columns could not be fitted: the fitted rows show one class only."
     names = ", ".join(c.column for c in found.columns)
-    beyond = "says more than they do" if found.gain.low > 0 else "is not shown to say more than they do"
+    they = "it does" if len(found.columns) == 1 else "they do"
+    beyond = f"says more than {they}" if found.gain.low > 0 else f"is not shown to say more than {they}"
     return (
         f"A probe on {names} alone: AUC {_plain(found.together)}; the vectors' probe {beyond} (difference "
         f"{_plain(found.gain)}, p {p_value(found.gain_p)})."
@@ -95,10 +111,11 @@ def sets_sentence(found: ConformalSets) -> str:
     total = max(found.rows, 1)
     single = found.sizes[1] / total if len(found.sizes) > 1 else 0.0
     empty, several = found.sizes[0] / total, sum(found.sizes[2:]) / total
+    fewer = ", fewer than promised," if found.coverage and found.coverage.high < found.wanted else ""
     return (
-        f"Sets of {found.wanted:.0%} cover {_plain(found.coverage)} of {found.rows} rows that did not calibrate; one "
-        f"class in {single:.0%} of the sets ({number(found.single_right)} of them right), several in {several:.0%}, "
-        f"none in {empty:.0%}."
+        f"Sets of {found.wanted:.0%} cover {_plain(found.coverage)}{fewer} of {found.rows} rows that did not "
+        f"calibrate; one class in {single:.0%} of the sets ({number(found.single_right)} of them right), several in "
+        f"{several:.0%}, none in {empty:.0%}."
     )
 
 

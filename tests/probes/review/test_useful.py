@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_an_interval_is_quoted_with_the_nearest_simulated_design_and_never_with_
     rare = trust("balanced_accuracy", Place(100, 0.1, 1.0, 0.0, 0.75))  # hardly a row is called positive
     assert rare.coverage >= 93  # 30 % by percentiles
     assert trust("auc_macro", Place(19, 0.3, 2.5, 0.5, 0.75)) is None  # no design is as small
-    assert trust("kappa_quadratic", Place(300, 0.1, 1.0, 0.0, 0.92)) is None
+    assert trust("auc_weighted", Place(300, 0.1, 1.0, 0.0, 0.92)) is None
 
 
 def test_likeness_of_patients_is_the_intraclass_correlation():
@@ -195,6 +196,9 @@ def test_a_reviewed_result_has_every_part_on_its_page_and_in_its_text(reviewed):
         for heading in ("Usefulness", "Certainty", "Images to look at", "May these intervals be trusted?"):
             assert heading in page
         assert "nan" not in page.lower().replace("finance", "")
+        asked = re.findall(r"<dt><a href='#([\w-]+)'>", page)  # in short: each question leads to its section
+        assert {"results", "audit", "usefulness", "certainty", "examples"} <= set(asked)
+        assert all(f"<section id='{section}'>" in page for section in asked)
     text = call("probes", "linear", folder / "db", *ILL, "--review", "--replicates", 50).out
     assert "decision curve" in text
     assert "held the truth in simulations" in text
@@ -232,5 +236,10 @@ def test_every_label_has_sets_of_its_own_that_cover_its_absence_and_its_presence
 def test_options_of_a_review_alone_say_so(reviewed):
     for option in (("--costs", "1"), ("--coverage", "0.9")):
         assert "is of --review" in call("probes", "linear", reviewed[0] / "db", *ILL, *option).err
-    assert "positive numbers" in call("probes", "linear", reviewed[0] / "db", *ILL, "--review", "--costs", "x").err
+    for ratios in ("x", ",", "0", "nan"):
+        assert (
+            "positive numbers" in call("probes", "linear", reviewed[0] / "db", *ILL, "--review", "--costs", ratios).err
+        )
+    for option in ("--confounder", "--subgroup"):
+        assert "names no column" in call("probes", "linear", reviewed[0] / "db", *ILL, option, ",").err
     assert "labels" in refusal("linear", reviewed[0] / "db", "--label", "nix", "--group", "patient", "--review")
