@@ -61,8 +61,8 @@ def best(scores: Float64, ids: Int64, k: int) -> Found:
     """Sorted by score, then row id, cut to k columns. An entry without score (-inf) gets id -1, and vice versa."""
     known = (ids >= 0) & (scores > -np.inf)
     scores, ids = np.where(known, scores, -np.inf), np.where(known, ids, -1)
-    order = np.lexsort((ids, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+    order, rows = np.lexsort((ids, -scores), axis=1)[:, :k], np.arange(len(ids))[:, None]
+    return scores[rows, order], ids[rows, order]
 
 
 def padded(found: Found, k: int) -> Found:

@@ -107,6 +107,8 @@ class VectorIndex:
             return self.scan(queries, k, allowed)
         found = padded(answer(self._searchable, queries, k, self.manifest.settings, allowed), k)
         left = found[1][:, -1] < 0  # the searched lists held too few rows, though k rows are allowed
+        if filtered is None and not left.any():
+            return found
         far = np.zeros(len(queries), bool)
         if filtered is not None and allowed is not None and self.approximate:
             far = left | ~self._near(queries, found, allowed)
@@ -188,8 +190,7 @@ def answer(over: Searchable, queries: Float64, k: int, settings: Settings, allow
     scores, ids = engine.candidates(over.index, queries, fetch, int(np.ceil(settings.nprobe / share)), bitmap)
     if over.stale:
         ids = _once(ids)
-    positions = rows.positions(ids)
-    found = padded(rank(rows, positions, queries, np.where(positions >= 0, ids, -1), k), k)
+    found = padded(rank(rows, rows.positions(ids), queries, ids, k), k)
     if engine.error is None or fetch >= len(rows):
         return found
     left = (ids[:, -1] >= 0) & ~(scores[:, -1] + engine.error < kth_score(found, k))

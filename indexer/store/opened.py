@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from indexer.addresses import is_remote
 from indexer.errors import StoreError
 from indexer.malloc import release_freed_memory
 from indexer.store.formats.format import FORMAT, UNMARKED, TableFacts, facts_of
+from indexer.store.holding.newest import Newest
 from indexer.store.lance_errors import MENDED_BY, first_line
 from indexer.store.mend import CHECK_CACHE_BYTES, manifest_path, unreadable
 from indexer.store.names import network_folder
@@ -57,6 +59,7 @@ class OpenedTable:
     state: TableState
     stamp: tuple[int, ...] | None  # of the version's manifest file; None in an object store
     whole: set[str] = field(default_factory=set, compare=False)  # readable data files, and commits of versions
+    newest: Newest | None = field(default=None, compare=False)  # None where it was opened by its number
 
     @property
     def unreadable(self) -> list[str]:
@@ -95,6 +98,7 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
     Lance's own errors pass through. Each call makes a new Lance session: a shared one would cache the manifests of
     versions that were rolled back since.
     """
+    newest = Newest(path) if version is None else None  # before the table is opened
     dataset = lance.dataset(path, version=version)
     stamp = _stamp(path, dataset.version)  # read first, so that a later change of the file is detected
     facts = facts_of(dataset.schema.metadata, table)
@@ -118,7 +122,7 @@ def open_version(path: str, table: str, version: int | None = None) -> OpenedTab
     except (TypeError, ValueError) as error:
         raise StoreError(f"table {table} cuts slides by a rule that this version does not know.") from error
     state = TableState(facts.identity, int(dataset.version), commit_of(dataset), spec.fingerprint)
-    return OpenedTable(dataset, facts, spec, keys, tiles, state, stamp)
+    return OpenedTable(dataset, facts, spec, keys, tiles, state, stamp, newest=newest)
 
 
 def open_side(main: OpenedTable, path: str, name: str) -> Any:
@@ -170,8 +174,15 @@ def commit_of(dataset: Any) -> str:
 
 def is_newest(opened: OpenedTable, path: str) -> bool:
     """Whether `opened` is still the table's newest version and the same commit. Cheap for a local table."""
-    same = opened.dataset.latest_version == opened.state.version
-    return bool(same and opened.stamp is not None and _stamp(path, opened.state.version) == opened.stamp)
+    if opened.stamp is None:
+        return False
+    version = opened.state.version
+
+    def look_up() -> bool:
+        return bool(opened.dataset.latest_version == version)
+
+    newest = look_up() if opened.newest is None else opened.newest.is_still(look_up)
+    return newest and _stamp(path, version) == opened.stamp
 
 
 def part_of(data: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordBatch | pa.Table:
@@ -194,7 +205,12 @@ def _stamp(path: str, version: int) -> tuple[int, ...] | None:
     if "://" in path:
         return None
     try:
-        stat = manifest_path(Path(path), version).stat()
+        stat = _manifest(path, version).stat()
     except OSError:  # a manifest of another name, as in Lance before 0.18
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=1_024)  # making a Path takes longer than all else that a search of an unchanged table asks
+def _manifest(path: str, version: int) -> Path:
+    return manifest_path(Path(path), version)

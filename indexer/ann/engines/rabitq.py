@@ -37,7 +37,6 @@ SPARE_SHARE = 1.5  # candidates sought for a filter, by those expected to pass i
 GROWTH = 1.5  # of the room of a list that is full, so that adding in blocks copies each entry a few times only
 FOOTER = struct.Struct("<8sQQQQ")  # magic, bytes of rabitqlib's part (0: no entries), entries, lists, dim
 MAGIC = b"IXRABITQ"
-MISSING = np.uint32(2**32 - 1)  # in place of an entry where fewer were found
 CHECK_SECONDS = 600.0
 
 
@@ -108,9 +107,11 @@ class RabitqLists:
         """As of every engine; with a bitmap, none at all for a query of which too few of the MOST_FETCHED nearest
         entries are allowed: an exact scan is quicker there.
         """
+        entries, there = len(index.row_ids), index.lists is not None and len(queries) > 0
+        if there and bitmap is None and k <= entries:
+            return _nearest(index, queries, k, width)
         scores, ids = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
-        entries = len(index.row_ids)
-        if index.lists is None or not len(queries):
+        if not there:
             return scores, ids
         fetch = min(k, entries)
         if bitmap is None:
@@ -230,9 +231,11 @@ def _nearest(index: RabitqIndex, queries: Float64, k: int, width: int) -> tuple[
     threads = cores() if len(queries) >= FEW_QUERIES else 1
     wide = filled_up(queries.astype(np.float32))
     entries, distances = index.lists.search(wide, k, min(width, index.nlist), num_threads=threads)
-    there = entries < len(index.row_ids)
-    ids: Int64 = np.where(there, index.row_ids[np.where(there, entries, 0)], -1)
-    return np.where(ids >= 0, 1 - distances, np.float32(-np.inf)).astype(np.float32), ids
+    ids: Int64 = index.row_ids.take(entries, mode="clip")
+    missing = (entries >= len(index.row_ids)) | (ids < 0)  # fewer were found; removed
+    scores: Float32 = 1 - distances
+    scores[missing], ids[missing] = -np.inf, -1
+    return scores, ids
 
 
 def _make_room(index: RabitqIndex, more: Int64) -> None:

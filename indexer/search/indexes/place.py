@@ -36,6 +36,7 @@ class IndexPlace:
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.directory = store.index_directory
+        self._manifest = self.directory / NAME
 
     def fetch(self) -> None:
         """Bring the published index here. Raises StoreError, IndexFileError."""
@@ -59,7 +60,7 @@ class IndexPlace:
     def stamp(self) -> object:
         """A value that changes when a builder publishes another index; None where there is none."""
         try:
-            stat = (self.directory / NAME).stat()
+            stat = self._manifest.stat()
         except FileNotFoundError:
             return None
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
