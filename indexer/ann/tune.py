@@ -19,6 +19,7 @@ from indexer.ann.vectors import Rows
 from indexer.types import Bool, Float64, Int64
 
 SINGLE_QUERIES = 32  # queries timed one at a time
+OPTIONS = 4  # pairs of width and depth that reach the recall, of which the fastest is taken
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def tune(over: Searchable, truth: Truth, target: float) -> Settings:
         if depth is not None:
             options.append(Settings(width, depth))
         top = max(top, (float(shares[-1].mean()), Settings(width, depths[-1])), key=lambda found: found[0])
-        if depth == depths[0] or len(options) == 2 or (depth is None and top[0] >= 1):
+        if depth == depths[0] or len(options) == OPTIONS or (depth is None and top[0] >= 1):
             break
     if len(options) > 1:
         return min(options, key=lambda option: batch_seconds(over, truth.queries, option))

@@ -21,7 +21,7 @@ from indexer.duplicates.copies import PICTURE, Copies, read_copies
 from indexer.duplicates.facts import facts_of, with_facts
 from indexer.duplicates.listing import Clusters, Listing, clusters_of, joined
 from indexer.duplicates.options import NearOptions
-from indexer.duplicates.pairs import PairSearch
+from indexer.duplicates.pairs import PairSearch, ordered_rows
 from indexer.duplicates.scratch import Scratch
 from indexer.duplicates.tally import Tally
 from indexer.errors import InputError
@@ -140,8 +140,8 @@ def _compare(copies: Copies, tally: Tally, threshold: float, scratch: Scratch, p
     """Count all pairs of classes; returns how many were scored in full."""
     if len(copies.first) < 2:
         return 0
-    with progress.stage("putting near rows together"):
-        search = PairSearch(copies.vectors, threshold, scratch=scratch.zeros)
+    with progress.stage("putting near rows together", ordered_rows(*copies.vectors.shape)):
+        search = PairSearch(copies.vectors, threshold, scratch=scratch.zeros, progress=progress)
     with progress.stage("comparing", search.size):
         for block, looked in search.blocks(tally.reduce):
             tally.add(block)

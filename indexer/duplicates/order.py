@@ -16,7 +16,8 @@ import numpy.typing as npt
 from indexer.ann.engines.routing import train_centroids
 from indexer.ann.exact import unit_floats
 from indexer.duplicates.scratch import chunks
-from indexer.types import Bool, Float16, Float32, Int64
+from indexer.progress.silent import SILENT
+from indexer.types import Bool, Float16, Float32, Int64, Progress
 
 EACH = 32  # sample rows for each cluster
 ROWS = 2_048  # converted to float32 at once
@@ -24,7 +25,13 @@ ROWS = 2_048  # converted to float32 at once
 MARGIN = 0.02
 
 
-def near_together(vectors: Float16, rows: int, *, scratch: Callable[[tuple[int, ...], npt.DTypeLike], Any]) -> Int64:
+def near_together(
+    vectors: Float16,
+    rows: int,
+    *,
+    scratch: Callable[[tuple[int, ...], npt.DTypeLike], Any],
+    progress: Progress = SILENT,
+) -> Int64:
     """The positions (n,) of the rows in an order in which k-means clusters of about `rows` rows follow each other."""
     n = len(vectors)
     clusters = max(1, n // rows)
@@ -33,12 +40,15 @@ def near_together(vectors: Float16, rows: int, *, scratch: Callable[[tuple[int, 
     nearest, order = scratch((n,), np.int32), scratch((n,), np.int64)
     for part in chunks(n, ROWS):
         nearest[part] = (unit_floats(vectors[part], 0.0) @ centroids.T).argmax(1)
+        progress.advance(part.stop - part.start)
     order[:] = np.argsort(nearest, kind="stable")
     found: Int64 = order
     return found
 
 
-def may_pair(vectors: Float16, order: Int64, left: int, right: int, threshold: float) -> Bool:
+def may_pair(
+    vectors: Float16, order: Int64, left: int, right: int, threshold: float, *, progress: Progress = SILENT
+) -> Bool:
     """Whether a pair may reach the cosine `threshold` (blocks of `left` rows, blocks of `right` rows, in this order).
 
     False only where none can.
@@ -51,12 +61,14 @@ def may_pair(vectors: Float16, order: Int64, left: int, right: int, threshold: f
         pivots.append(mean / max(float(np.linalg.norm(mean)), np.finfo(np.float32).tiny))
         angles = _angles(rows @ pivots[-1])
         spans.append((angles.min(), angles.max()))
+        progress.advance(part.stop - part.start)
     toward, (least, most) = np.stack(pivots), np.array(spans).T
     furthest = float(np.arccos(threshold)) + MARGIN
     columns = []
     for part in chunks(n, right):
         angles = _angles(unit_floats(vectors[order[part]], 0.0) @ toward.T)
         columns.append(np.maximum(angles.min(0) - most, least - angles.max(0)) <= furthest)
+        progress.advance(part.stop - part.start)
     return np.stack(columns, 1)
 
 

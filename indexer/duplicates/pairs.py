@@ -21,13 +21,15 @@ from threadpoolctl import threadpool_limits
 from indexer.ann.exact import DECIMALS, to_float32, unit_floats
 from indexer.cores import cores
 from indexer.duplicates.order import may_pair, near_together
-from indexer.types import Bool, Float16, Float32, Float64, Int64
+from indexer.progress.silent import SILENT
+from indexer.types import Bool, Float16, Float32, Float64, Int64, Progress
 
 LEFT, RIGHT = 1024, 2048  # rows of a block, whose 8 MiB of products fit into the cache
 SAMPLE = 8_192  # rows from which the rotation is computed
 PROBE = 1_024  # rows whose pairs estimate how many bounds reach the threshold
 AXES = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384)
 FEW = 4  # rows for each dimension up to which all products take less time than the rotation
+ORDERINGS = 4  # times that each row is read: to its cluster, to the left and right blocks, to its rotated place
 BLOCKS = 8  # from so many blocks on, putting near rows together takes less time than it saves
 SLACK = 1e-4  # margin for float32 rounding; candidates are scored again
 # Nanoseconds on one core, measured: a product takes 0.5 + 0.0125·d, a candidate's full score about 1500.
@@ -45,13 +47,15 @@ class PairSearch:
     `scratch(shape, kind)` gives the arrays for the rotated rows and their order, in memory or mapped.
     """
 
-    def __init__(self, vectors: Float16, threshold: float, *, scratch: Scratch) -> None:
+    def __init__(self, vectors: Float16, threshold: float, *, scratch: Scratch, progress: Progress = SILENT) -> None:
+        """`progress` is advanced by the rows put in order, `ordered_rows` in all."""
         n, dim = vectors.shape
         order, near = np.arange(n), None
-        if n > max(FEW * dim, BLOCKS * LEFT):
-            order = near_together(vectors, LEFT, scratch=scratch)
-            near = may_pair(vectors, order, LEFT, RIGHT, threshold - SLACK)
-        rotated, self.axes = _rotated(vectors, order, threshold, scratch)  # of the bound; dim where none is faster
+        if _is_large(n, dim):
+            order = near_together(vectors, LEFT, scratch=scratch, progress=progress)
+            near = may_pair(vectors, order, LEFT, RIGHT, threshold - SLACK, progress=progress)
+        # of the bound; dim where none is faster
+        rotated, self.axes = _rotated(vectors, order, threshold, scratch, progress)
         self._work = _Work(vectors, order, rotated, near, threshold)
         self.size = self._work.size  # pairs that will be looked at; some are looked at twice
         self.candidates = 0  # pairs scored in full so far
@@ -65,6 +69,15 @@ class PairSearch:
             for found, looked, scored in _in_turn(pool, self._work, reduce):
                 self.candidates += scored
                 yield found, looked
+
+
+def ordered_rows(n: int, dim: int) -> int:
+    """The rows by which the preparation of a search of n rows advances its progress: each is read several times."""
+    return ORDERINGS * n if _is_large(n, dim) else n
+
+
+def _is_large(n: int, dim: int) -> bool:
+    return n > max(FEW * dim, BLOCKS * LEFT)
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,9 @@ def _in_turn(pool: ThreadPoolExecutor, work: _Work, reduce: Callable[[Scored], T
             future.cancel()
 
 
-def _rotated(vectors: Float16, order: Int64, threshold: float, scratch: Scratch) -> tuple[Float32, int]:
+def _rotated(
+    vectors: Float16, order: Int64, threshold: float, scratch: Scratch, progress: Progress
+) -> tuple[Float32, int]:
     """The rotated rows, in this order, on the number of axes that makes the search fastest, and that number."""
     n, dim = vectors.shape
     axes, basis = dim, np.empty((dim, 0), np.float32)
@@ -168,6 +183,7 @@ def _rotated(vectors: Float16, order: Int64, threshold: float, scratch: Scratch)
     out = scratch((n, axes + (axes < dim)), np.float32)
     for start in range(0, n, LEFT):
         rows = unit_floats(vectors[order[start : start + LEFT]], 0.0)
+        progress.advance(len(rows))
         if axes == dim:
             out[start : start + LEFT] = rows
             continue

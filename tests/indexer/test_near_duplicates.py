@@ -23,6 +23,7 @@ from indexer.errors import InputError
 from indexer.store.table import EmbeddingStore
 from tests.commands import call
 from tests.memory import peak_memory
+from tests.progress import Recorder
 from tests.tables import add_shard, cosines, make_table, unit_rows
 
 
@@ -37,8 +38,11 @@ def heap(shape: tuple[int, ...], kind: type) -> np.ndarray:
 
 
 def close_pairs(vectors: np.ndarray, threshold: float) -> tuple[PairSearch, np.ndarray, np.ndarray, np.ndarray]:
-    """The search, and all pairs that its blocks gave: a, b, score."""
-    search = PairSearch(vectors, threshold, scratch=heap)
+    """The search, whose preparation was counted whole, and all pairs that its blocks gave: a, b, score."""
+    recorder = Recorder()
+    with recorder.stage("putting near rows together", ann_pairs.ordered_rows(*vectors.shape)):
+        search = PairSearch(vectors, threshold, scratch=heap, progress=recorder)
+    assert recorder.stages[0].done == recorder.stages[0].total
     blocks = [found for found, _ in search.blocks(lambda scored: scored)]
     return search, *(np.concatenate(column) for column in zip(*blocks, strict=True))
 

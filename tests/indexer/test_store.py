@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import BadFilter, InputError, NewerFormat, StoreError, StoreNotFound
+from indexer.store.holding import newest
 from indexer.store.labelling.join import add_columns
 from indexer.store.names import table_names
 from indexer.store.rows import TextVectors, place_of
@@ -80,6 +81,23 @@ def test_a_held_store_sees_later_commits_only_after_refresh_and_an_old_version_s
     assert (store.count(), store.at(before).count()) == (55, 50)
     with pytest.raises(StoreError, match="version 999"):
         store.at(999)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e9], ids=["settled", "new"])
+def test_a_commit_of_another_is_seen_at_once_also_where_the_folder_of_versions_was_not_listed(
+    store, monkeypatch, seconds
+):
+    monkeypatch.setattr(newest, "SETTLED_SECONDS", seconds)
+    held, other = EmbeddingStore.open(store.uri), EmbeddingStore.open(store.uri)
+    older = held.at(store.version)
+    for first in (50, 60, 70):
+        known = held.refresh()
+        assert held.refresh() == known
+        with StoreWriter(other) as writer:
+            writer.commit([result(f"s{first}", first, 5)])
+        assert held.refresh() > known
+        assert held.count() == 50 + 5 * (first - 40) // 10
+    assert (older.version, older.refresh()) == (store.version, held.version)
 
 
 def test_delta_names_inserted_and_deleted_rows(store):

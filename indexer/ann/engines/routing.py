@@ -78,8 +78,8 @@ def list_widths(index: Any, neighbours: Neighbours, target: float) -> list[int]:
 
 
 def ladder(bottom: int, top: int) -> list[int]:
-    """Integers from bottom to top in steps of about a fifth."""
+    """Integers from bottom to top in steps of about a tenth."""
     steps = [bottom]
     while steps[-1] < top:
-        steps.append(min(max(steps[-1] + 1, round(steps[-1] * 1.2)), top))
+        steps.append(min(max(steps[-1] + 1, round(steps[-1] * 1.1)), top))
     return steps
