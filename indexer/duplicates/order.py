@@ -21,6 +21,8 @@ from indexer.types import Bool, Float16, Float32, Int64, Progress
 
 EACH = 32  # sample rows for each cluster
 ROWS = 2_048  # converted to float32 at once
+CLUSTERS = 256  # compared with each other by their sampled rows
+WITHIN_REACH = 0.9  # share of pairs of clusters above which comparing all pairs takes less time than the order
 # Radians. Float32 products of unit rows err by less than 3e-5, which at 0° is an angle of 0.008.
 MARGIN = 0.02
 
@@ -28,15 +30,23 @@ MARGIN = 0.02
 def near_together(
     vectors: Float16,
     rows: int,
+    threshold: float,
     *,
     scratch: Callable[[tuple[int, ...], npt.DTypeLike], Any],
     progress: Progress = SILENT,
-) -> Int64:
-    """The positions (n,) of the rows in an order in which k-means clusters of about `rows` rows follow each other."""
+) -> Int64 | None:
+    """The positions (n,) of the rows in an order in which k-means clusters of about `rows` rows follow each other.
+
+    None where a sample shows that nearly every cluster may hold a pair with every other, so that no order pays.
+    """
     n = len(vectors)
     clusters = max(1, n // rows)
-    picked = np.random.default_rng(0).choice(n, min(n, EACH * clusters), replace=False)
-    centroids = _in_turn(train_centroids(unit_floats(vectors[np.sort(picked)], 0.0), clusters))
+    picked = np.sort(np.random.default_rng(0).choice(n, min(n, EACH * clusters), replace=False))
+    points = unit_floats(vectors[picked], 0.0)
+    centroids = train_centroids(points, clusters)
+    if _within_reach(points, centroids, threshold) > WITHIN_REACH:
+        return None
+    centroids = _in_turn(centroids)
     nearest, order = scratch((n,), np.int32), scratch((n,), np.int64)
     for part in chunks(n, ROWS):
         nearest[part] = (unit_floats(vectors[part], 0.0) @ centroids.T).argmax(1)
@@ -44,6 +54,19 @@ def near_together(
     order[:] = np.argsort(nearest, kind="stable")
     found: Int64 = order
     return found
+
+
+def _within_reach(points: Float32, centroids: Float32, threshold: float) -> float:
+    """At least this share of the pairs of clusters may hold a pair: of some clusters, by the sampled points in them."""
+    own = np.concatenate([(points[part] @ centroids.T).argmax(1) for part in chunks(len(points), ROWS)])
+    some = np.random.default_rng(1).permutation(np.unique(own))[:CLUSTERS]
+    inside = np.flatnonzero(np.isin(own, some))
+    inside = inside[np.argsort(own[inside], kind="stable")]
+    kinds, starts = np.unique(own[inside], return_index=True)
+    angles = _angles(points[inside] @ centroids[kinds].T)
+    least, most = (reduce.reduceat(angles, starts, axis=0) for reduce in (np.minimum, np.maximum))  # (cluster, pivot)
+    gaps = np.maximum(least - np.diag(most), np.diag(least) - most)
+    return float((gaps <= np.arccos(threshold) + MARGIN).mean())
 
 
 def may_pair(

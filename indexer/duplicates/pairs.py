@@ -52,8 +52,12 @@ class PairSearch:
         n, dim = vectors.shape
         order, near = np.arange(n), None
         if _is_large(n, dim):
-            order = near_together(vectors, LEFT, scratch=scratch, progress=progress)
-            near = may_pair(vectors, order, LEFT, RIGHT, threshold - SLACK, progress=progress)
+            together = near_together(vectors, LEFT, threshold - SLACK, scratch=scratch, progress=progress)
+            if together is None:
+                progress.advance((ORDERINGS - 1) * n)
+            else:
+                order = together
+                near = may_pair(vectors, order, LEFT, RIGHT, threshold - SLACK, progress=progress)
         # of the bound; dim where none is faster
         rotated, self.axes = _rotated(vectors, order, threshold, scratch, progress)
         self._work = _Work(vectors, order, rotated, near, threshold)
