@@ -21,7 +21,7 @@ from indexer.ann.goal import Goal
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Settings
 from indexer.ann.sampling import HELD_OUT, GivenQueries, draw, floats_of, part_of, queries_of
-from indexer.ann.tune import Truth, measure, recall_at_10, speed, truth_of, tune
+from indexer.ann.tune import CPU, Truth, measure, recall_at_10, speed, truth_of, tune
 from indexer.ann.vectors import Rows
 from indexer.types import Float64
 
@@ -30,7 +30,6 @@ GRAPH_ROWS = 8_000  # sample of a graph: adding a row takes a hundred times as l
 SMALL_ROWS = 2_000  # fewer are not measured: a scan takes under a tenth of a millisecond a thousand rows
 RANGE_POINTS = 8_192  # rows that set the ranges of 8-bit codes; more changed them by less than one code
 NEAR = 32  # nearest rows of each query in the sample: its neighbours, and rows with similar codes
-CLOCK = time.thread_time  # CPU time, so that other load on the machine does not change the choice
 SIMILAR_BUILD = 2.0  # builds within this factor of the quickest count as equally cheap; the quicker search decides
 
 
@@ -136,10 +135,10 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
     if not len(queries):
         return Candidate(EXACT.name, settings, 1.0, 0.0, 0.0, 0, 0.0)
     index = EXACT.build(rows.dim, None)
-    started = time.perf_counter()
+    started = CPU.batch()
     EXACT.add(index, float_blocks(part, block_rows(rows.dim, goal.memory_bytes)))
-    added = time.perf_counter() - started
-    p50_ms, rate = speed(Searchable(index, EXACT, part), queries, settings, CLOCK)
+    added = CPU.batch() - started
+    p50_ms, rate = speed(Searchable(index, EXACT, part), queries, settings, CPU)
     scale = len(rows) / len(part)
     return Candidate(
         EXACT.name, settings, 1.0, p50_ms * scale, rate / scale,
@@ -150,9 +149,9 @@ def _exact_candidate(rows: Rows, goal: Goal) -> Candidate:
 def _measure_lists(engine: IndexEngine, n: int, sample: Rows, truth: Truth, trained: Trained, goal: Goal) -> Candidate:
     """Inverted lists: recall over the sample with the build's own centroids, speed with lists of their full length."""
     index = engine.build(sample.dim, trained)
-    started = time.perf_counter()
+    started = CPU.batch()
     engine.add(index, float_blocks(sample, block_rows(sample.dim, goal.memory_bytes)))
-    added = (time.perf_counter() - started) * n / len(sample)
+    added = (CPU.batch() - started) * n / len(sample)
     over = Searchable(index, engine, sample)
     settings = tune(over, truth.half(0), goal.recall)
     shown = truth.half(1)
@@ -175,7 +174,7 @@ def _list_speed(
     index = engine.build(sample.dim, Trained(trained.centroids[:few], trained.ranges))
     engine.add(index, float_blocks(sample, len(sample)))
     over = Searchable(index, engine, sample)
-    alone, together = zip(*(speed(over, queries, replace(settings, nprobe=p), CLOCK) for p in (1, few)), strict=True)
+    alone, together = zip(*(speed(over, queries, replace(settings, nprobe=p), CPU) for p in (1, few)), strict=True)
     lists = (settings.nprobe - 1) / max(few - 1, 1)
     batch = [1e3 / rate for rate in together]
     return alone[0] + max(alone[1] - alone[0], 0.0) * lists, batch[0] + max(batch[1] - batch[0], 0.0) * lists
@@ -186,12 +185,12 @@ def _measure_graph(engine: IndexEngine, n: int, sample: Rows, truth: Truth, goal
     part = part_of(sample, np.arange(0, len(sample), max(1, len(sample) // GRAPH_ROWS)))
     answers = truth_of(part, truth.queries, truth.own)
     index = engine.build(part.dim, None)
-    started = time.perf_counter()
+    started = CPU.batch()
     engine.add(index, float_blocks(part, block_rows(part.dim, goal.memory_bytes)))
-    added = time.perf_counter() - started
+    added = CPU.batch() - started
     over = Searchable(index, engine, part)
     settings = tune(over, answers.half(0), goal.recall)
-    got = measure(over, answers.half(1), settings, CLOCK)
+    got = measure(over, answers.half(1), settings, CPU)
     longer = float(np.log(n) / np.log(len(part))) if len(part) > 1 else 1.0
     nbytes = int(engine.bytes_per_vector(part.dim) * n)
     return Candidate(

@@ -16,10 +16,27 @@ from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Measured, Settings
 from indexer.ann.rerank import rescore
 from indexer.ann.vectors import Rows
+from indexer.cores import cores
 from indexer.types import Bool, Float64, Int64
 
 SINGLE_QUERIES = 32  # queries timed one at a time
 OPTIONS = 4  # pairs of width and depth that reach the recall, of which the fastest is taken
+
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Clocks in seconds: of a query alone, which runs on one thread, and of a batch, which runs on all cores."""
+
+    alone: Clock
+    batch: Clock
+
+
+WALL = Clocks(time.perf_counter, time.perf_counter)
+# CPU time, which other load on the machine changes little
+CPU = Clocks(time.thread_time, lambda: time.process_time() / cores())
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ def tune(over: Searchable, truth: Truth, target: float) -> Settings:
         if depth == depths[0] or len(options) == OPTIONS or (depth is None and top[0] >= 1):
             break
     if len(options) > 1:
-        return min(options, key=lambda option: batch_seconds(over, truth.queries, option))
+        return min(options, key=lambda option: batch_seconds(over, truth.queries, option, time.process_time))
     return options[0] if options else top[1]
 
 
@@ -81,31 +98,24 @@ def neighbours_of(rows: Rows, truth: Truth) -> Neighbours:
     return Neighbours(truth.queries, vectors.reshape(*positions.shape, rows.dim), positions >= 0)
 
 
-def measure(
-    over: Searchable, truth: Truth, settings: Settings, clock: Callable[[], float] = time.perf_counter
-) -> Measured:
+def measure(over: Searchable, truth: Truth, settings: Settings, clocks: Clocks = WALL) -> Measured:
     """Recall and speed with these settings."""
     k = K + 1 if (truth.own >= 0).any() else K
     found = answer(over, truth.queries, k, settings)[1]
     recall = float(recall_at_10(truth, over.rows, found).mean())
-    p50_ms, rate = speed(over, truth.queries, settings, clock)
+    p50_ms, rate = speed(over, truth.queries, settings, clocks)
     return Measured(recall, p50_ms, rate, len(truth.queries))
 
 
-def speed(
-    over: Searchable, queries: Float64, settings: Settings, clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, float]:
-    """Median milliseconds by `clock` of a query alone, and queries per second in one batch.
-
-    A query alone runs on one thread, so `time.thread_time` measures its cost independently of other load.
-    """
-    times = [_timed(partial(answer, over, q[None], K, settings), clock) for q in queries[:SINGLE_QUERIES]]
-    return 1e3 * float(np.median(times)), len(queries) / batch_seconds(over, queries, settings)
+def speed(over: Searchable, queries: Float64, settings: Settings, clocks: Clocks = WALL) -> tuple[float, float]:
+    """Median milliseconds of a query alone, and queries per second in one batch."""
+    times = [_timed(partial(answer, over, q[None], K, settings), clocks.alone) for q in queries[:SINGLE_QUERIES]]
+    return 1e3 * float(np.median(times)), len(queries) / batch_seconds(over, queries, settings, clocks.batch)
 
 
-def batch_seconds(over: Searchable, queries: Float64, settings: Settings) -> float:
+def batch_seconds(over: Searchable, queries: Float64, settings: Settings, clock: Clock) -> float:
     """Seconds for all queries in one batch, the better of two runs."""
-    return min(_timed(lambda: answer(over, queries, K, settings)) for _ in range(2))
+    return min(_timed(lambda: answer(over, queries, K, settings), clock) for _ in range(2))
 
 
 def _recalls(over: Searchable, truth: Truth, width: int, depths: list[int]) -> list[Float64]:
@@ -132,7 +142,7 @@ def _shares(truth: Truth, hits: Bool) -> Float64:
     return counts / max(truth.neighbours, 1)
 
 
-def _timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+def _timed(call: Callable[[], object], clock: Clock) -> float:
     start = clock()
     call()
     return clock() - start
