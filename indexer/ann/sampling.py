@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.ann.engines.routing import POINTS_PER_CENTROID, lists_for
-from indexer.ann.exact import to_float32, unit_floats
+from indexer.ann.exact import unit_floats
+from indexer.ann.half import to_float32
 from indexer.ann.vectors import Rows
 from indexer.types import Float32, Float64, Int64
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from indexer.ann.engines.protocol import K, Neighbours
 from indexer.ann.engines.routing import sure
-from indexer.ann.exact import best, cosines_of, exact_topk, padded, rounding_of, to_float32, unit_floats
+from indexer.ann.exact import best, cosines_of, exact_topk, padded, rounding_of, unit_floats
+from indexer.ann.half import to_float32
 from indexer.ann.index import Searchable, answer
 from indexer.ann.manifest import Measured, Settings
 from indexer.ann.rerank import rescore

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from indexer.ann.exact import DECIMALS, to_float32, unit_floats
+from indexer.ann.exact import DECIMALS, unit_floats
+from indexer.ann.half import to_float32
 from indexer.cores import cores
 from indexer.duplicates.order import may_pair, near_together
 from indexer.progress.silent import SILENT

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from indexer.ann import exact, rerank
 from indexer.ann.goal import Goal
+from indexer.ann.half import finite_float32, to_float32
 from indexer.ann.vectors import Rows
 from indexer.duplicates.find import find_near_duplicates
 from indexer.duplicates.options import NearOptions
@@ -161,7 +162,8 @@ def test_exact_search_ranks_any_rows_as_float64_does(n, q, k, seed, spread, odd,
 def test_rows_are_re_ranked_as_float64_does_whatever_stands_between_them() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)]
-    assert (rerank.shifted(finite).view(np.uint32) == finite.astype(np.float32).view(np.uint32)).all()
+    assert (finite_float32(finite).view(np.uint32) == finite.astype(np.float32).view(np.uint32)).all()
+    np.testing.assert_array_equal(to_float32(every.reshape(-1, 64)), every.reshape(-1, 64).astype(np.float32))
 
     vectors = unit_rows(400, 64)
     queries = unit(unit_rows(30, 64, seed=3))
