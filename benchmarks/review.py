@@ -112,10 +112,11 @@ def script_raises(d: Data) -> object:
     rng, found = np.random.default_rng(4), []
     value, ill = np.full(PATIENTS, -1), np.zeros(PATIENTS, bool)
     value[d.groups], ill[d.groups] = d.stratum, d.y == 1
+    sides = [np.flatnonzero((value >= 0) & (ill == side)) for side in (True, False)]
     for _ in range(PERMUTATIONS + 1):
         parts = [(d.y[r], d.p[r]) for s in range(4) if len(r := np.flatnonzero(value[d.groups] == s))]
         found.append(np.average([roc_auc_score(*part) for part in parts], weights=[y.sum() for y, _ in parts]))
-        for side in (ill, ~ill):
+        for side in sides:
             value[side] = rng.permutation(value[side])
     return found
 
