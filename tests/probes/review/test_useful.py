@@ -134,9 +134,11 @@ def test_the_risk_by_coverage_is_that_of_sorted_rows():
 def test_an_interval_is_quoted_with_the_nearest_simulated_design_and_never_with_a_larger_one():
     whole = designs()
     assert len({(d.patients, d.prevalence, d.images, d.of_patient, d.auc) for d in whole}) == len(whole) >= 24
-    every = [percent for d in whole for percent in d.coverage.values()]
-    assert min(every) >= 84  # n too small for a loss or a share of 20 patients; by percentiles it was 30
-    assert 94 < sum(every) / len(every) < 99
+    narrow = ("kappa_quadratic", "net_benefit")  # percentiles, which D29 names as too narrow
+    every = [percent for d in whole for name, percent in d.coverage.items() if name not in narrow]
+    assert min(every) >= 88  # n too small for a loss of 20 patients; by percentiles it was 30
+    assert 94 < sum(every) / len(every) < 98
+    assert all({*narrow, "fall", "drop_auc_macro", "lr_positive"} <= set(d.coverage) for d in whole)
     for groups in (20, 45, 120, 5000):
         found = trust("auc_macro", Place(groups, 0.3, 2.5, 0.5, 0.75))
         assert found.verdict == "yes"
