@@ -33,6 +33,8 @@ class Settings:
     compiled: bool = True
     decoder: str = "cpu"  # of JPEG: cpu | gpu
     seconds: float = 20.0  # of the decode and model stages
+    database: str = ""  # whose encoder this is, as int8 is kept with it
+    table: str = ""  # of the database
     check: bool = False  # also the comparison with fp32 that `indexer index` makes: it costs memory
 
 
@@ -231,8 +233,11 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _encoder(settings: Settings) -> Any:
-    from indexer.encoders import load
+    from indexer.encoders import load, load_spec
+    from indexer.store.table import EmbeddingStore
 
+    if settings.database:
+        return load_spec(EmbeddingStore.open(settings.database, settings.table).spec)
     return load(
         settings.encoder,
         weights=settings.weights,

@@ -24,6 +24,7 @@ from benchmarks.provenance import RESULTS, write
 from benchmarks.stages import Settings
 from benchmarks.synthetic import shards
 
+VIT = "open_clip:ViT-B-32"
 CEILING_GOALS = {"cpu": 0.95, "gpu": 0.9}
 NAIVE_GOAL = 2.5  # on a CPU
 MEMORY_GOAL = 1.5 * 2**30
@@ -40,9 +41,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="of decoding alone and the model alone, each round")
-    parser.add_argument("--encoder", default="open_clip:ViT-B-32")
+    parser.add_argument("--encoder", help=f"default: {VIT}, and with --precision int8 three of them")
     parser.add_argument("--weights", default="random", help="speed does not depend on what the weights are")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("bf16", "int8"), default="bf16", help="int8: benchmarks.int8 instead")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--ten-times", action="store_true", help="also ten times the images, for the memory")
     parser.add_argument("--archive", type=Path, help="where the synthetic shards are kept between runs")
@@ -50,11 +52,22 @@ def main() -> int:
         "--peer", nargs="?", const=sys.executable, metavar="PYTHON",
         help="also clip-retrieval, installed for this interpreter (its pins are older than ours)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=RESULTS / "throughput.json")
+    parser.add_argument("--out", type=Path, help="default: in benchmarks/results")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()
+    if args.precision == "int8":
+        from benchmarks.int8 import CASES, compare
+        from benchmarks.int8 import table as int8_table
+
+        known = [case.encoder for case in CASES]
+        if args.encoder and args.encoder not in known:
+            parser.error(f"--precision int8 has goals for {', '.join(known)}")
+        encoders = [args.encoder] if args.encoder else known
+        compared = compare(args.images, args.rounds, encoders, args.out or RESULTS / "throughput-int8.json")
+        print(json.dumps(compared) if args.json else int8_table(compared))
+        return 1 if compared["missed"] else 0
     settings = Settings(
-        args.encoder, args.weights, device=args.device, compiled=not args.no_compile, seconds=args.seconds
+        args.encoder or VIT, args.weights, device=args.device, compiled=not args.no_compile, seconds=args.seconds
     )
     peer = args.peer if args.peer and has_peer(args.peer) else None
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +81,7 @@ def main() -> int:
             result["ten_times"] = stage("end-to-end", folder / "ten", checked)
     result["peak_rss_bytes"] = max(result["peak_rss_bytes"], result["checked"]["peak_rss_bytes"])
     result["missed"] = missed(result)
-    result = write(args.out, result, args.device)
+    result = write(args.out or RESULTS / "throughput.json", result, args.device)
     print(json.dumps(result) if args.json else table(result))
     return 1 if result["missed"] else 0
 
