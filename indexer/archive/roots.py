@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def state_file() -> Path:
 
 def remember(table: str, addresses: Iterable[str]) -> bool:
     """Add the roots of these shard addresses to those of a table. False where the state directory cannot be written."""
-    new = {root for address in addresses if (root := _root_of(address))}
+    new = {root for address in _one_of_each_folder(addresses) if (root := _root_of(address))}
     try:
         with _locked(state_file()) as file:
             tables = _read(file)
@@ -59,6 +60,25 @@ def is_below(address: str, roots: Sequence[str]) -> bool:
         return not climbs and any(address == root or address.startswith(f"{root.rstrip('/')}/") for root in roots)
     path = Path(address).resolve()
     return any(path.is_relative_to(root) for root in roots if not is_remote(root))
+
+
+def _one_of_each_folder(addresses: Iterable[str]) -> Iterator[str]:
+    """Without the files of a folder of which one was given: they have its root, and there may be a million of them."""
+    folders: set[str] = set()
+    for address in addresses:
+        if not is_remote(address) and _is_plain_file(address):
+            folder = os.path.dirname(address)  # noqa: PTH120 - a Path for each file would take most of the time
+            if folder in folders:
+                continue
+            folders.add(folder)
+        yield address
+
+
+def _is_plain_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)  # of a link the root is where it leads
+    except OSError:
+        return False
 
 
 def _root_of(address: str) -> str:

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from indexer.addresses import DAMAGE, facts, identity, is_remote, open_stream, read_range, require_scheme
 from indexer.archive.links import Links, Target, read_scattered, scattered
@@ -32,6 +32,7 @@ COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".
 TOO_LARGE = "member too large"
 MAX_HEADER = 4 << 20  # bytes of one member's headers, its name included
 MAX_PADDING = 1 << 20  # bytes of zeros after an archive, behind which another one is looked for
+AT_END = "EOFHeaderError"  # tarfile's error at the two blocks of zeros that end an archive
 LONGEST_NAME = 4096  # characters, as of a path
 
 
@@ -128,13 +129,12 @@ class _Member:
 
 def _members(stream: IO[bytes], url: str, room: Callable[[int], None]) -> Iterator[_Member]:
     """Every member except directories; `room` is called with its size before it is read. Raises NotATar, CutShard."""
-    end: list[str] = []  # how the last header read ended
+    ending: Any = _Ending(stream, url)
     try:
         # tarfile copies the rest of its buffer at each header; both larger and smaller buffers were slower
-        ending: Any = _Ending(stream, url)
-        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_header_class(end, ending), bufsize=1 << 16)  # noqa: SIM115
+        archive = tarfile.open(fileobj=ending, mode="r|", tarinfo=_Header, bufsize=1 << 16)  # noqa: SIM115
     except DAMAGE as error:
-        if "EOFHeaderError" in end:
+        if ending.end == AT_END:
             return  # two blocks of zeros: an empty archive
         raise _read_error(error, url, NotATar(f"{stored_address(url)} is not a tar archive: {error}")) from error
     links = Links(url)
@@ -143,10 +143,10 @@ def _members(stream: IO[bytes], url: str, room: Callable[[int], None]) -> Iterat
             if not header.isdir():
                 yield _member(archive, header, links, url, room)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-        second = _second_archive(archive) if "EOFHeaderError" in end else ""
+        second = _second_archive(archive) if ending.end == AT_END else ""
     except DAMAGE as error:
         raise _read_error(error, url, CutShard(f"{stored_address(url)} breaks off: {error}")) from error
-    if "EOFHeaderError" not in end:
+    if ending.end != AT_END:
         raise CutShard(f"{stored_address(url)} breaks off: no end-of-archive mark")
     if second:
         detail = f"{second} and what follows: join archives by `tar --concatenate`, or name each of them"
@@ -218,6 +218,7 @@ class _Ending:
 
     def __init__(self, stream: IO[bytes], url: str) -> None:
         self._stream, self._left, self._url = stream, self.READS, url
+        self.end = ""  # the name of the error by which the last header ended
         self.header_bytes: int | None = None  # that may still be read of one member's headers; None outside of them
 
     def read(self, nbytes: int) -> bytes:
@@ -247,38 +248,37 @@ def _read_error(error: BaseException, url: str, damaged: ReadError) -> ReadError
     return damaged
 
 
-def _header_class(end: list[str], stream: _Ending) -> type[tarfile.TarInfo]:
-    """A header class that records in `end` how the archive ended: tarfile ends silently at a damaged header.
+class _Header(tarfile.TarInfo):
+    """A header that records in `_Ending.end` how the archive ended: tarfile ends silently at a damaged header.
 
-    Extended headers (pax, GNU, sparse maps) may announce any size, and tarfile reads them whole: `stream` bounds them.
+    Extended headers (pax, GNU, sparse maps) may announce any size, and tarfile reads them whole: that stream bounds
+    them.
     """
 
-    class Header(tarfile.TarInfo):
-        @classmethod
-        def fromtarfile(cls, tarfile: tarfile.TarFile) -> Header:
-            outer = stream.header_bytes is None
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        stream: _Ending = archive.fileobj.fileobj  # type: ignore[union-attr]  # of tarfile's own stream
+        outer = stream.header_bytes is None
+        if outer:
+            stream.header_bytes = MAX_HEADER
+        try:
+            header = super().fromtarfile(archive)
+        except tarfile.SubsequentHeaderError:  # type: ignore[attr-defined]  # the header behind it was recorded
+            raise
+        except tarfile.HeaderError as error:
+            stream.end = type(error).__name__
+            raise
+        finally:
             if outer:
-                stream.header_bytes = MAX_HEADER
-            try:
-                return super().fromtarfile(tarfile)
-            finally:
-                if outer:
-                    stream.header_bytes = None
+                stream.header_bytes = None
+        stream.end = ""
+        return header
 
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
-            try:
-                header = _plain_header(cls, buf, encoding, errors) or super().frombuf(buf, encoding, errors)
-            except tarfile.HeaderError as error:
-                end.append(type(error).__name__)
-                raise
-            end.clear()
-            return header
-
-    return Header
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        return _plain_header(cls, buf, encoding, errors) or super().frombuf(buf, encoding, errors)
 
 
-_Header = TypeVar("_Header", bound=tarfile.TarInfo)
 _SLICES = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owner, group, mtime, device
 
 
