@@ -20,7 +20,7 @@ FLOORS = (
     {"indexer", "indexer.children", "indexer.cores", "indexer.decompression", "indexer.design", "indexer.disk",
      "indexer.errors", "indexer.jsonable", "indexer.malloc", "indexer.memory", "indexer.redact", "indexer.streams",
      "indexer.types", "probes", "probes.presets", "probes.request"},
-    {"indexer.isolation", "indexer.remote"},
+    {"indexer.isolation", "indexer.libtorch", "indexer.remote"},
     {"indexer.addresses", "indexer.options", "indexer.output_file", "indexer.progress", "indexer.user_tables",
      "indexer.vectors", "probes.compute"},
     {"indexer.slides"},

@@ -19,7 +19,7 @@ from indexer.ann.goal import Goal
 from indexer.ann.index import load
 from indexer.archive.reader import read_shard
 from indexer.encoders.families.catalogue import bundled_weights
-from indexer.encoders.families.weights import verified
+from indexer.encoders.families.file_hash import verified
 from indexer.errors import BadFilter, IndexFileError, WeightsMismatch
 from indexer.search.index_build import build_index
 from indexer.store.table import EmbeddingStore

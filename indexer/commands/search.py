@@ -152,9 +152,8 @@ def command(
     # What a page shows must not depend on where the text goes
     drawn = names if columns is not None or not (html or png) else tuple(store.columns())
     options = SearchOptions(k, where, exclude_same, one_per, min_score, offset, drawn, by)
-    searcher = Searcher(
-        store, exact=exact, load_encoder=lambda spec: _load_encoder(spec, weights, device, download=download)
-    )
+    load = _load_light if images and weights is None else _load_encoder
+    searcher = Searcher(store, exact=exact, load_encoder=lambda spec: load(spec, weights, device, download=download))
     if out:
         emit(_batch(searcher, shards, options, out), as_json=as_json)
         return
@@ -186,6 +185,13 @@ def _load_encoder(spec: EncoderSpec, weights: str | None, device: str, *, downlo
     from indexer.encoders import load_spec
 
     return load_spec(spec, weights=weights, device=device, download=download)
+
+
+def _load_light(spec: EncoderSpec, weights: str | None, device: str, *, download: bool) -> Any:
+    """For images alone: the bundled encoder without the import of torch."""
+    from indexer.encoders.light.encoder import light_encoder
+
+    return light_encoder(spec, device) or _load_encoder(spec, weights, device, download=download)
 
 
 def _columns(named: str | None, store: Any, *, shown: bool) -> tuple[str, ...]:

@@ -83,20 +83,15 @@ def load_spec(
     which somebody else may have made. Raises WeightsNotFound, EncoderMismatch where the weights found are others.
     """
     from indexer.encoders.backends.device import OPENVINO
-    from indexer.encoders.families.definition import fitted
+    from indexer.encoders.families.definition import with_options
     from indexer.encoders.families.weights import parse
 
     definition = find(spec.name, parse(_stored_weights(spec, weights), download=download))
-    fit = None if definition.spec.pixels.fit == spec.pixels.fit else spec.pixels.fit
-    pixels = fitted(definition.spec.pixels, fit, spec.pixels.window)
-    pixels = replace(pixels, plane=spec.pixels.plane, channels=spec.pixels.channels)
+    found = with_options(definition.spec, spec)
     if spec.pixels.decoder == GPU_DECODER:
-        pixels = replace(pixels, decoder=GPU_DECODER)
-    backend = OPENVINO if OPENVINO in (device, spec.backend) else definition.spec.backend
-    found = replace(
-        definition.spec, precision=spec.precision, pixels=pixels, backend=backend, source=spec.source,
-        calibration=spec.calibration, network=spec.network,
-    )  # fmt: skip
+        found = replace(found, pixels=replace(found.pixels, decoder=GPU_DECODER))
+    if OPENVINO in (device, spec.backend):
+        found = replace(found, backend=OPENVINO)
     if found.fingerprint != spec.fingerprint:
         raise EncoderMismatch(
             stored=f"{spec.name} {spec.fingerprint}", given=f"{found.fingerprint} ({spec.differences(found)})"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from platform import machine
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from indexer.libtorch.library import library
+from indexer.libtorch.operators import resized as resized_by_library
 from indexer.types import PixelSpec, UInt8
 
 if TYPE_CHECKING:
@@ -27,28 +31,37 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
     `aspect` is the height of one pixel divided by its width. Fit "crop": the shorter side to `resize`, then a centre
     crop; "squash": both sides to `size`; "pad": the longer side to `size`, centred on black.
     """
-    import torch
-
     if abs(aspect - 1) < SQUARE_PIXELS or not 1 / THINNEST < aspect < THINNEST:
         aspect = 1.0
     if spec.fit == "crop":
         pixels = _trim(pixels, aspect)
     if pixels.ndim == 2 and pixels.size <= SPREAD_PIXELS:
         pixels = np.repeat(pixels[..., None], 3, 2)
-    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
-    planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
-    return np.ascontiguousarray(square_of_planes(planes, spec, aspect).numpy())
+    height, width = _target(pixels.shape[0] * aspect, pixels.shape[1], spec)
+    resized = pixels if pixels.shape[:2] == (height, width) else _resized(pixels, height, width, spec.interpolation)
+    return _fitted(resized if resized.ndim == 3 else resized[..., None], np.empty, spec)
 
 
-def square_of_planes(planes: torch.Tensor, spec: PixelSpec, aspect: float = 1.0) -> torch.Tensor:
-    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device, perhaps a view. Strips must be trimmed before."""
-    height, width = _target(planes.shape[1] * aspect, planes.shape[2], spec)
+def square_of_planes(planes: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
+    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device. Strips must be trimmed before."""
+    height, width = _target(planes.shape[1], planes.shape[2], spec)
     resized = _resize(planes, height, width, spec.interpolation).permute(1, 2, 0)
+    return _fitted(resized, resized.new_empty, spec)
+
+
+_Pixels = TypeVar("_Pixels", UInt8, "torch.Tensor")
+
+
+def _fitted(resized: _Pixels, empty: Callable[..., _Pixels], spec: PixelSpec) -> _Pixels:
+    """(height, width, 1 or 3) → (size, size, 3): its centre, or all of it centred on black. Always a copy."""
+    canvas = empty((spec.size, spec.size, 3), dtype=resized.dtype)
+    height, width = resized.shape[:2]
     if spec.fit == "crop":  # torchvision's CenterCrop: round half to even of the difference
         top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
-        return resized[top : top + spec.size, left : left + spec.size].expand(-1, -1, 3)
-    canvas = resized.new_zeros((spec.size, spec.size, 3))
+        canvas[...] = resized[top : top + spec.size, left : left + spec.size]
+        return canvas
     top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
+    canvas[...] = 0
     canvas[top : top + height, left : left + width] = resized
     return canvas
 
@@ -85,6 +98,19 @@ def _trim(pixels: UInt8, aspect: float) -> UInt8:
         top = (height - longest_height) // 2
         return pixels[top : height - top]
     return pixels
+
+
+def _resized(pixels: UInt8, height: int, width: int, interpolation: str) -> UInt8:
+    """(h, w) or (h, w, 3) → (height, width) or (height, width, 3), without importing torch where it can be."""
+    if "torch" not in sys.modules and interpolation == "bicubic" and pixels.ndim == 3 and library():
+        return resized_by_library(pixels, height, width)
+    import torch
+
+    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
+    planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
+    resized = _resize(planes, height, width, interpolation)
+    found: UInt8 = (resized[0] if pixels.ndim == 2 else resized.permute(1, 2, 0)).numpy()
+    return found
 
 
 def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:

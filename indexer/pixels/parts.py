@@ -92,10 +92,12 @@ class Numbered(Sequence[Part]):
 def wanted(frames: str, time: str, parts: Numbered) -> Iterator[int]:
     """The positions selected by `frames` (all, first, middle) in each volume that `time` (first, all) selects."""
     count = parts.in_volume
-    chosen = {"all": range(count), "first": range(1), "middle": range(count // 2, count // 2 + 1)}
-    if frames not in chosen:
+    if frames not in ("all", "first", "middle"):
         raise ValueError(f"frames is {frames!r}, not all, first or middle")
     if time not in ("first", "all"):
         raise ValueError(f"time is {time!r}, not first or all")
-    starts = range(0, len(parts) if time == "all" else 1, count)
-    return (start + position for start in starts for position in chosen[frames])
+    first = count // 2 if frames == "middle" else 0
+    chosen = range(first, count if frames == "all" else first + 1)
+    if time == "first":
+        return iter(chosen)
+    return (start + position for start in range(0, len(parts), count) for position in chosen)

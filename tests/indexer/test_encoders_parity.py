@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -18,6 +20,9 @@ from safetensors.torch import save_file
 
 from indexer.encoders import load, precision_check
 from indexer.encoders.families.catalogue import bundled_weights
+from indexer.encoders.light.legacy_file import read_legacy
+from indexer.errors import WeightsMismatch
+from indexer.libtorch.library import library
 from tests.indexer.models import MEAN, STD, TEXT, VISION, clip_directory, lowest_cosine, pictures, squares
 
 
@@ -215,6 +220,59 @@ from indexer.search.images import image_vectors, read_image
 print(image_vectors([read_image(Path(sys.argv[1]))], load("efficientnet-lite0")).shape)
 print(*({"timm", "torchvision", "torch._dynamo"} & set(sys.modules)))
 """
+
+
+@pytest.mark.skipif(library() is None, reason="torch's library has another interface here")
+def test_a_query_image_without_torch_gives_torchs_bits(tmp_path):
+    for i, picture in enumerate(pictures()):
+        picture.save(tmp_path / f"{i}.png")
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "without torch"
+    for precision in ("bf16", "fp32"):
+        ours = load("efficientnet-lite0", precision=precision, device="cpu")
+        batch = squares(pictures(), ours.spec)
+        assert np.array_equal(np.load(tmp_path / "squares.npy"), batch)
+        batch = np.concatenate([batch] * 3)  # more than one batch, the last of them not full
+        assert np.array_equal(np.load(tmp_path / f"{precision}.npy"), ours.embed(batch))
+        assert np.array_equal(np.load(tmp_path / f"{precision}-one.npy"), ours.embed(batch[:1]))
+
+
+LIGHT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from indexer.encoders.families.catalogue import entry
+from indexer.encoders.families.efficientnet_plan import plain_spec
+from indexer.encoders.light.encoder import light_encoder
+from indexer.pixels import decode
+folder = Path(sys.argv[1])
+spec = plain_spec(entry("efficientnet-lite0"))
+files = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+batch = np.stack([next(decode(path.read_bytes(), "png", spec.pixels)).pixels for path in files])
+np.save(folder / "squares.npy", batch)
+for precision in ("bf16", "fp32"):
+    encoder = light_encoder(replace(spec, precision=precision), "cpu")
+    np.save(folder / f"{precision}.npy", encoder.embed(np.concatenate([batch] * 3)))
+    np.save(folder / f"{precision}-one.npy", encoder.embed(batch[:1]))
+print("torch was imported" if "torch" in sys.modules else "without torch")
+"""
+
+
+def test_a_file_of_tensors_is_read_without_torch_and_one_that_holds_anything_else_is_refused(tmp_path):
+    matrix = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    tensors = {"b": matrix.T, "a": matrix[1:, 2:], "count": torch.tensor(7)}  # views of one storage
+    torch.save(OrderedDict(tensors), tmp_path / "plain.pth", _use_new_zipfile_serialization=False)
+    found = read_legacy(tmp_path / "plain.pth")
+    assert list(found) == list(tensors)
+    assert all(np.array_equal(found[name], tensors[name].numpy()) for name in tensors)
+    whole = (tmp_path / "plain.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:-9])
+    torch.save({"a": Path("x")}, tmp_path / "code.pth", _use_new_zipfile_serialization=False)
+    torch.save(tensors, tmp_path / "zip.pth")
+    for name in ("cut", "code", "zip"):
+        with pytest.raises(WeightsMismatch):
+            read_legacy(tmp_path / f"{name}.pth")
 
 
 def test_the_precision_check_finds_the_lowest_cosine_against_fp32():

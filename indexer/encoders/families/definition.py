@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from indexer.errors import EncoderError, UnknownEncoder
 from indexer.types import EncoderSpec, PixelSpec
 
-ImageTower = Callable[[torch.Tensor], torch.Tensor]  # (n, 3, size, size) normalised → (n, dim)
-TextTower = Callable[[torch.Tensor], torch.Tensor]  # (n, length) token ids → (n, dim)
-Tokenizer = Callable[[Sequence[str]], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+ImageTower = Callable[["torch.Tensor"], "torch.Tensor"]  # (n, 3, size, size) normalised → (n, dim)
+TextTower = Callable[["torch.Tensor"], "torch.Tensor"]  # (n, length) token ids → (n, dim)
+Tokenizer = Callable[[Sequence[str]], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ def fitted(pixels: PixelSpec, fit: str | None, window: str) -> PixelSpec:
     if fit not in ("crop", "squash", "pad"):
         raise EncoderError(f"fit {fit!r} is none of crop, squash, pad.")
     return replace(pixels, fit=fit, window=window, resize=pixels.size)
+
+
+def with_options(plain: EncoderSpec, spec: EncoderSpec) -> EncoderSpec:
+    """An encoder's spec before any option, with those options of `spec` that do not depend on a device."""
+    fit = None if plain.pixels.fit == spec.pixels.fit else spec.pixels.fit
+    pixels = fitted(plain.pixels, fit, spec.pixels.window)
+    pixels = replace(pixels, plane=spec.pixels.plane, channels=spec.pixels.channels)
+    return replace(
+        plain, precision=spec.precision, pixels=pixels, source=spec.source, calibration=spec.calibration,
+        network=spec.network,
+    )  # fmt: skip
 
 
 def unknown(name: str, known: Iterable[str], *, what: str = "encoder", way_out: str) -> UnknownEncoder:

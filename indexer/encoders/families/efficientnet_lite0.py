@@ -1,8 +1,6 @@
-"""The bundled encoder: EfficientNet-Lite0 with ImageNet weights from an installed Python package, without timm.
+"""The bundled encoder as a network of torch's modules, without timm.
 
-The network is timm's `tf_efficientnet_lite0` operation by operation, so its vectors are the same bits; a test compares
-them. Importing timm and building its network takes longer than all else that a query by an image needs but torch.
-Architecture: Tan and Le, "EfficientNet" (2019), in the Lite variant (no squeeze-and-excitation, ReLU6).
+It is timm's `tf_efficientnet_lite0` operation by operation, so its vectors are the same bits; a test compares them.
 """
 
 from __future__ import annotations
@@ -16,25 +14,15 @@ from torch import nn
 
 from indexer.encoders.families.catalogue import BUNDLED_PACKAGE, CatalogueEntry, bundled_weights
 from indexer.encoders.families.definition import EncoderDefinition, Towers
-from indexer.encoders.families.weights import read, verified
+from indexer.encoders.families.efficientnet_plan import DIM, EPSILON, HEAD, STAGES, STEM, padding, plain_spec
+from indexer.encoders.families.file_hash import verified
+from indexer.encoders.families.weights import read
 from indexer.encoders.rewritings.norms import fold_norms
 from indexer.errors import WeightsMismatch, WeightsNotFound
-from indexer.types import EncoderSpec, PixelSpec
-
-STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
-    (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
-)  # fmt: skip
-STEM, DIM, SIZE = 32, 1280, 224
-EPSILON = 1e-3  # of the batch norms, as in the TensorFlow network from which the weights come
-PIXELS = PixelSpec(SIZE, 256, "bicubic", "crop")
-HALF = (0.5, 0.5, 0.5)  # mean and std of the input
-HEAD = 2  # tensors of the classifier, which end the file
 
 
 def definition(entry: CatalogueEntry) -> EncoderDefinition:
     """The encoder of the catalogue's entry. Building it raises WeightsNotFound, WeightsMismatch."""
-    spec = EncoderSpec(entry.name, entry.weights, "pooled", DIM, HALF, HALF, "fp32", PIXELS, entry.licence)
 
     def build() -> Towers:
         with torch.device("meta"):  # no weights are drawn
@@ -44,7 +32,7 @@ def definition(entry: CatalogueEntry) -> EncoderDefinition:
         fold_norms(network)  # this network's layers are known: `rewritten` would run it twice to see that they are
         return Towers(network, network, network)
 
-    return EncoderDefinition(spec, build, text=False, convolutional=True)
+    return EncoderDefinition(plain_spec(entry), build, text=False, convolutional=True)
 
 
 def _fill(network: nn.Module) -> None:
@@ -102,9 +90,8 @@ def _layers(
 
 
 class _PaddedAfter(nn.Conv2d):
-    """A convolution of stride 2 padded as TensorFlow pads an even side: one pixel less before than after."""
+    """A convolution of stride 2 padded as TensorFlow pads."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        total = self.kernel_size[0] - 2
-        before, after = total // 2, total - total // 2
+        before, after = padding(self.kernel_size[0], 2)
         return super().forward(F.pad(input, (before, after, before, after)))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from indexer.encoders.families.catalogue import WEIGHT_FILES, licence_of
 from indexer.encoders.families.definition import EncoderDefinition
+from indexer.encoders.families.file_hash import sha256
 from indexer.encoders.families.hub import commit_of, fetch
-from indexer.encoders.families.weights import WeightsRequest, sha256
+from indexer.encoders.families.weights import WeightsRequest
 from indexer.errors import EncoderError, WeightsNotFound
 
 HUB = "hf-hub"

@@ -11,8 +11,9 @@ from torchvision import models
 
 from indexer.encoders.families.catalogue import Listed, licence_of, torch_checkpoint
 from indexer.encoders.families.definition import EncoderDefinition, Towers, triple, unknown
+from indexer.encoders.families.file_hash import verified
 from indexer.encoders.families.hub import require_network
-from indexer.encoders.families.weights import WeightsRequest, drawn_from, fill, identity, read, verified
+from indexer.encoders.families.weights import WeightsRequest, drawn_from, fill, identity, read
 from indexer.encoders.rewritings.apply import rewritten
 from indexer.errors import WeightsNotFound, sentence
 from indexer.types import EncoderSpec, PixelSpec

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 
+from indexer.encoders.families.file_hash import sha256
 from indexer.errors import WeightsMismatch, WeightsNotFound, sentence
 
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 SHOWN_KEYS = 3
 
 
@@ -56,25 +54,6 @@ def parse(weights: str | None, *, download: bool = True) -> WeightsRequest:
     if path.suffix in FILE_SUFFIXES or path.is_absolute() or weights.startswith("."):
         raise WeightsNotFound(f"no weights file {weights}. Check the path given with --weights.")
     return WeightsRequest("tag", weights, download)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verified(path: Path) -> Path:
-    """`path`, once its SHA-256 agrees with the hash in a name of the form name-<hex>.pth; other names pass.
-
-    Raises WeightsMismatch for an altered or truncated file.
-    """
-    found = HASH_IN_NAME.search(path.name)
-    if found and not sha256(path).startswith(found[1]):
-        raise WeightsMismatch(
-            f"{path} was altered or truncated: its SHA-256 does not begin with {found[1]}. Download it again."
-        )
-    return path
 
 
 def identity(request: WeightsRequest, tag: str) -> str:

@@ -1,0 +1,1 @@
+"""Torch's library without Python's torch."""
