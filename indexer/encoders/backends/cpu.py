@@ -14,7 +14,7 @@ import torch
 from indexer.cores import cores
 from indexer.encoders.backends.cpu_attention import AttentionInParts
 from indexer.encoders.backends.normalise import DTYPES, Normalise
-from indexer.encoders.families.definition import Towers
+from indexer.encoders.families.definition import BATCH_SIZE_CONVOLUTIONAL, Towers
 from indexer.encoders.rewritings.apply import packed
 from indexer.encoders.rewritings.packed import can_pack
 from indexer.types import EncoderSpec, Float32, UInt8
@@ -22,7 +22,6 @@ from indexer.types import EncoderSpec, Float32, UInt8
 BATCH_SIZE = (
     16  # from 4 to 32, ViT-B/32 runs 10 % faster and ViT-L/14 10 % slower (its activations exceed the L2 cache)
 )
-BATCH_SIZE_CONVOLUTIONAL = 8  # a batch's activations should stay in the core's cache: measured on resnet50
 _worker = threading.local()
 
 

@@ -13,6 +13,9 @@ from indexer.types import EncoderSpec, PixelSpec
 if TYPE_CHECKING:
     import torch
 
+# On a CPU; a batch's activations should stay in the core's cache: measured on resnet50
+BATCH_SIZE_CONVOLUTIONAL = 8
+
 ImageTower = Callable[["torch.Tensor"], "torch.Tensor"]  # (n, 3, size, size) normalised → (n, dim)
 TextTower = Callable[["torch.Tensor"], "torch.Tensor"]  # (n, length) token ids → (n, dim)
 Tokenizer = Callable[[Sequence[str]], "torch.Tensor"]

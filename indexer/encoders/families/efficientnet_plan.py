@@ -18,7 +18,6 @@ EPSILON = 1e-3  # of the batch norms, as in the TensorFlow network from which th
 PIXELS = PixelSpec(SIZE, 256, "bicubic", "crop")
 HALF = (0.5, 0.5, 0.5)  # mean and std of the input
 HEAD = 2  # tensors of the classifier, which end the file
-BATCH = 8  # pictures of a full batch, as of all convolutional networks
 
 
 def plain_spec(entry: CatalogueEntry) -> EncoderSpec:

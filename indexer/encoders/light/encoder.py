@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from indexer.encoders.families.catalogue import bundled_weights, entry
-from indexer.encoders.families.definition import with_options
-from indexer.encoders.families.efficientnet_plan import BATCH, DIM, HEAD, plain_spec
+from indexer.encoders.families.definition import BATCH_SIZE_CONVOLUTIONAL, with_options
+from indexer.encoders.families.efficientnet_plan import DIM, HEAD, plain_spec
 from indexer.encoders.families.file_hash import verified
 from indexer.encoders.light.legacy_file import read_legacy
 from indexer.encoders.light.network import Network
+from indexer.encoders.loading import BUNDLED
 from indexer.libtorch.library import library
 from indexer.types import EncoderSpec, Float32, UInt8
 
-BUNDLED = "efficientnet-lite0"
 GPU_DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))  # where torch may choose a GPU
 
 
@@ -28,7 +28,8 @@ class LightEncoder:
 
     def embed(self, pictures: UInt8) -> Float32:
         """(n, size, size, 3) → (n, dim)"""
-        batches = [self._network(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+        starts = range(0, len(pictures), BATCH_SIZE_CONVOLUTIONAL)
+        batches = [self._network(pictures[start : start + BATCH_SIZE_CONVOLUTIONAL]) for start in starts]
         return np.concatenate([np.empty((0, DIM), np.float32), *batches])
 
 
