@@ -257,7 +257,8 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
-        stream: _Ending = archive.fileobj.fileobj  # type: ignore[union-attr]  # of tarfile's own stream
+        own: Any = archive.fileobj  # tarfile's stream around ours
+        stream: _Ending = own.fileobj
         outer = stream.header_bytes is None
         if outer:
             stream.header_bytes = MAX_HEADER
