@@ -11,8 +11,6 @@ _.format_commands  # click
 _.http_open  # urllib: asks a handler by the name of the scheme
 _.https_open  # urllib
 _.__getitem__  # a Protocol's method: x[a:b] is how it is called
-_.find_class  # pickle.Unpickler: asked for every class
-_.persistent_load  # pickle.Unpickler: asked for every storage
 _.readable  # io.RawIOBase: asked by BufferedReader
 _.readinto  # io.RawIOBase: called by BufferedReader
 model_config  # pydantic: the options of a model

@@ -1,18 +1,17 @@
 """Reads a dictionary of tensors in torch's file format of before version 1.6, as arrays, without torch.
 
 The format is five pickles (a magic number, the protocol, facts of the machine, the dictionary, the order of the
-storages) and then each storage as a count and its elements. Of the pickles' classes only those of `_CLASSES` exist
-here, and these run no code.
+storages) and then each storage as a count and its elements. The pickles are not loaded: their operations are listed,
+and those that such a file needs are done here, so that nothing of the file is run.
 """
 
 from __future__ import annotations
 
 import mmap
-import pickle  # a class that is not in _CLASSES is refused  # nosec B403
-from collections import OrderedDict
-from collections.abc import Mapping
+import pickletools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -47,49 +46,111 @@ class _Waiting:
         return np.lib.stride_tricks.as_strided(elements[self.offset :], self.shape, steps, writeable=False)
 
 
-_CLASSES: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Waiting,
-    ("torch", "FloatStorage"): "<f4",
-    ("torch", "LongStorage"): "<i8",
+_GLOBALS: Mapping[str, Any] = {
+    "collections OrderedDict": dict,
+    "torch._utils _rebuild_tensor_v2": _Waiting,
+    "torch FloatStorage": "<f4",
+    "torch LongStorage": "<i8",
 }
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, file: mmap.mmap, storages: dict[str, _Storage]) -> None:
-        super().__init__(file)
-        self._storages = storages
+class _Machine:
+    """The stack and memory on which a pickle's operations build its value."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _CLASSES:
-            raise ValueError(f"{module}.{name} is no part of a file of tensors")
-        return _CLASSES[module, name]
+    def __init__(self, storages: dict[str, _Storage]) -> None:
+        self.stack: list[Any] = []
+        self.memory: dict[int, Any] = {}
+        self.storages = storages
+        self._marks: list[int] = []
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        _, kind, key, _, count, _ = pid
-        return self._storages.setdefault(str(key), _Storage(str(kind), int(count)))
+    def mark(self) -> None:
+        self._marks.append(len(self.stack))
+
+    def last(self, count: int | None = None) -> list[Any]:
+        """The last `count` values, or all since the last mark, which are then no longer there."""
+        start = self._marks.pop() if count is None else len(self.stack) - count
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+    def items(self, values: list[Any]) -> None:
+        self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
+
+    def extend(self, values: list[Any]) -> None:
+        self.stack[-1].extend(values)
+
+    def storage(self) -> _Storage:
+        _, kind, key, _, length, _ = self.stack.pop()
+        return self.storages.setdefault(str(key), _Storage(str(kind), int(length)))
+
+    def made(self) -> Any:
+        kind, arguments = self.last(2)
+        return kind(*arguments)
+
+
+_PUSHED: Mapping[str, Callable[[_Machine, Any], Any]] = {  # operation → the value that it puts on the stack
+    **dict.fromkeys(("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"), lambda _, value: value),
+    "NONE": lambda *_: None,
+    "NEWTRUE": lambda *_: True,
+    "NEWFALSE": lambda *_: False,
+    "EMPTY_TUPLE": lambda *_: (),
+    "EMPTY_DICT": lambda *_: {},
+    "EMPTY_LIST": lambda *_: [],
+    "TUPLE": lambda machine, _: tuple(machine.last()),
+    "TUPLE1": lambda machine, _: tuple(machine.last(1)),
+    "TUPLE2": lambda machine, _: tuple(machine.last(2)),
+    "TUPLE3": lambda machine, _: tuple(machine.last(3)),
+    "BINGET": lambda machine, place: machine.memory[place],
+    "LONG_BINGET": lambda machine, place: machine.memory[place],
+    "GLOBAL": lambda _, name: _GLOBALS[name],
+    "BINPERSID": lambda machine, _: machine.storage(),
+    "REDUCE": lambda machine, _: machine.made(),
+}
+_DONE: Mapping[str, Callable[[_Machine, Any], object]] = {  # operation → what it does else
+    "PROTO": lambda *_: None,
+    "STOP": lambda *_: None,
+    "MARK": lambda machine, _: machine.mark(),
+    "BINPUT": lambda machine, place: machine.memory.update({place: machine.stack[-1]}),
+    "LONG_BINPUT": lambda machine, place: machine.memory.update({place: machine.stack[-1]}),
+    "SETITEM": lambda machine, _: machine.items(machine.last(2)),
+    "SETITEMS": lambda machine, _: machine.items(machine.last()),
+    "APPENDS": lambda machine, _: machine.extend(machine.last()),
+    "BUILD": lambda machine, _: machine.stack.pop(),  # the versions of a state_dict's modules
+}
+
+
+def _next_value(file: IO[bytes], storages: dict[str, _Storage]) -> Any:
+    """The value of the pickle at the file's position. Raises KeyError for an operation or class not named above."""
+    machine = _Machine(storages)
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in _PUSHED:
+            machine.stack.append(_PUSHED[operation.name](machine, argument))
+        else:
+            _DONE[operation.name](machine, argument)
+    return machine.stack.pop()
 
 
 def read_legacy(path: Path) -> dict[str, _Array]:
     """The tensors by name, in the file's order, as read-only arrays in the mapped file. Raises WeightsMismatch."""
+    storages: dict[str, _Storage] = {}
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    storages: dict[str, _Storage] = {}
+        try:
+            magic, protocol, machine, waiting, order = (_next_value(file, storages) for _ in range(5))
+            if magic != MAGIC or protocol != PROTOCOL or not machine["little_endian"]:
+                raise ValueError("it is another format")
+            _fill([storages[str(key)] for key in order], pages, file.tell())
+            return {str(name): tensor.array() for name, tensor in waiting.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise WeightsMismatch(
+                f"{path} is not a plain file of tensors: {error}. Install its package again."
+            ) from error
 
-    def load() -> Any:
-        return _Reader(pages, storages).load()
 
-    try:
-        if load() != MAGIC or load() != PROTOCOL or not load()["little_endian"]:
-            raise ValueError("it is another format")
-        waiting, order = load(), load()
-        at = pages.tell()
-        for key in order:
-            storage = storages[str(key)]
-            if int.from_bytes(pages[at : at + 8], "little") != storage.count:
-                raise ValueError("a storage is not as long as it should be")
-            storage.elements = np.frombuffer(pages, storage.kind, storage.count, at + 8)
-            at += 8 + storage.elements.nbytes
-        return {str(name): tensor.array() for name, tensor in waiting.items()}
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsMismatch(f"{path} is not a plain file of tensors: {error}. Install its package again.") from error
+def _fill(storages: list[_Storage], pages: mmap.mmap, at: int) -> None:
+    """Take the elements, which lie from `at` on in this order. Raises ValueError where they are not all there."""
+    for storage in storages:
+        if int.from_bytes(pages[at : at + 8], "little") != storage.count:
+            raise ValueError("a storage is not as long as it should be")
+        storage.elements = np.frombuffer(pages, storage.kind, storage.count, at + 8)
+        at += 8 + storage.elements.nbytes
