@@ -8,7 +8,7 @@ and those that such a file needs are done here, so that nothing of the file is r
 from __future__ import annotations
 
 import mmap
-import pickletools
+import pickletools  # lists operations, and runs none  # nosec B403
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
