@@ -13,7 +13,7 @@ import click
 
 from indexer.options import FiniteRange, json_option, table_option, where_option
 from probes.presets import PRESETS, SCALING
-from probes.request import LEAVE_OUT, ProbeRequest
+from probes.request import ProbeRequest
 
 Command = Callable[..., Any]
 
@@ -83,13 +83,18 @@ _RESULT = [
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
     click.option("--replace", is_flag=True, help="With --out: also where the result of another probe lies."),
 ]  # fmt: skip
-_REVIEW = [
-    click.option("--review", is_flag=True,
-                 help="Also decision curves, costs, conformal sets, selective prediction, and images to look at."),
+_LOOK = click.option(
+    "--review", is_flag=True,
+    help="Also decision curves, costs, conformal sets, selective prediction, and images to look at.",
+)  # fmt: skip
+_SETS = [
     click.option("--coverage", type=FiniteRange(0.5, 0.99),
-                 help=f"With --review: share of new images whose set holds the true class. {default_of('coverage')}"),
+                 help="With --review: share of new images whose set, or range of --numeric, holds the truth. "
+                 f"{default_of('coverage')}"),
     click.option("--costs", metavar="R,R",
                  help="With --review: how many false alarms one missed positive is worth, else 1,5,20."),
+]  # fmt: skip
+_ELSEWHERE = [
     click.option("--confounder", "confounders", metavar="A,B",
                  help="Columns, e.g. site,scanner, that may be what is classified: the AUC without their help."),
     click.option("--test-db", metavar="DB", help="An external test: the frozen probe on another database."),
@@ -99,7 +104,8 @@ _REVIEW = [
     click.option("--distinct-groups", is_flag=True,
                  help="With --test-db: equal group names there are other patients, not left out."),
     click.option("--repeats", type=click.IntRange(2, 100), help="Also the spread over so many further splits."),
-    click.option("--multiverse", is_flag=True, help="Also the AUC by scaling, rule for C, split and pooling: 18 fits."),
+    click.option("--multiverse", is_flag=True,
+                 help="Also the headline metric by scaling, rule for the penalty, split and pooling: 18 fits."),
 ]  # fmt: skip
 shuffle_option = click.option(
     "--shuffle-control", is_flag=True, help="Also fit on shuffled labels: the AUC must be near 0.5."
@@ -113,8 +119,7 @@ numeric_option = click.option(
 )
 CLASSES_ONLY = (  # options without a meaning for numbers
     "multilabel", "ordinal", "positive", "class_weight", "preset", "specificity", "prevalence", "pooling",
-    "shuffle_control", "review", "coverage", "costs", "confounders", "test_db", "test_table", "test_where",
-    "distinct_groups", "repeats", "multiverse",
+    "shuffle_control", "costs",
 )  # fmt: skip
 class_weight_option = click.option(
     "--class-weight", type=click.Choice(["balanced"]), help="Weight classes equally. Default: by row."
@@ -129,12 +134,25 @@ def probe_options(command: Command) -> Command:
 
 def survival_options(command: Command) -> Command:
     """The options of a probe of times with events, and --json."""
-    return _all([*_TABLE, *_TIMES, *_ROWS, *_SPLIT, _TAU, *_RESULT, json_option], command)
+    look = click.option("--review", is_flag=True, help="Also the most wrong images beside their nearest fitted ones.")
+    score = [_SUBGROUP, _TAU, look, *_ELSEWHERE, *_RESULT]
+    return _all([*_TABLE, *_TIMES, *_ROWS, *_SPLIT, *score, json_option], command)
+
+
+def comparison_options(command: Command) -> Command:
+    """Those of all probes, of which --label may give way to --time and --event."""
+    label = click.option("--label", "label", default="", metavar="COLUMN", help="Column of the classes, or numbers.")
+    times = [
+        click.option(f"--{name}", default="", metavar="COLUMN", help=f"Of --probe survival: column of the {name}s.")
+        for name in ("time", "event")
+    ]
+    score = [_SUBGROUP, _TAU, *_CLASS_SCORE, *_RESULT]
+    return _all([*_TABLE, label, *times, *_LABEL[1:], *_ROWS, *_SPLIT, *score, json_option], command)
 
 
 def review_options(command: Command) -> Command:
     """The options of a probe whose result answers what reviewers ask next."""
-    return _all(_REVIEW, command)
+    return _all([_LOOK, *_SETS, *_ELSEWHERE], command)
 
 
 def fit_options(command: Command) -> Command:
@@ -160,7 +178,7 @@ def make_request(probe: str, options: dict[str, Any]) -> ProbeRequest:
     for name in fixed:
         if name in given:
             raise click.UsageError(f"--preset {given['preset']} fixes --{name}: leave one of the two out.")
-    labels = tuple(s.strip() for s in label.split(",") if s.strip())
+    labels = _names("label", label)
     given["subgroups"] = _names("subgroup", given.pop("subgroup", None))
     given["confounders"] = _names("confounder", given.pop("confounders", None))
     given["costs"] = _ratios(given.pop("costs")) if "costs" in given else ()
@@ -194,15 +212,7 @@ def _check_numeric(label: str, given: dict[str, Any]) -> None:
         raise click.UsageError("--numeric takes one column of numbers: run the probe once for each.")
     for name in CLASSES_ONLY:
         if given.get(name) not in (None, ()):
-            shown = {"confounders": "confounder"}.get(name, name).replace("_", "-")
-            raise click.UsageError(f"--{shown} is of classes: leave it out, or leave --numeric out.")
-    _check_one_split(given)
-
-
-def _check_one_split(given: dict[str, Any]) -> None:
-    split = given.get("split", "hash")
-    if split == "nested" or split.startswith(LEAVE_OUT):
-        raise click.UsageError(f"--split {split} is of classes: use hash, stratified or a column.")
+            raise click.UsageError(f"--{name.replace('_', '-')} is of classes: leave it out, or leave --numeric out.")
 
 
 def make_survival_request(options: dict[str, Any]) -> ProbeRequest:
@@ -211,8 +221,9 @@ def make_survival_request(options: dict[str, Any]) -> ProbeRequest:
     labels = given.pop("time"), given.pop("event")
     if labels[0] == labels[1]:
         raise click.UsageError("--time and --event name one column: name the column of 0 and 1 with --event.")
-    _check_one_split(given)
     _check_together("survival", labels[0].replace(",", " "), given)
+    given["subgroups"] = _names("subgroup", given.pop("subgroup", None))
+    given["confounders"] = _names("confounder", given.pop("confounders", None))
     return ProbeRequest(probe="survival", labels=labels, **given)
 
 

@@ -106,8 +106,7 @@ def of_rows() -> Iterator[tuple[str, ...]]:
         yield *command, DB, *OF_DATABASE[line], "--time" if line == "probes survival" else "--label", "nix"
         yield *command, DB, *OF_DATABASE[line], "--group", ODD
         yield *command, DB, *OF_DATABASE[line], "--split", "nix"
-        if line != "probes survival":  # which has no subgroups
-            yield *command, DB, *OF_DATABASE[line], "--subgroup", "nix"
+        yield *command, DB, *OF_DATABASE[line], "--subgroup", "nix"
         yield *command, DB, *OF_DATABASE[line], "--seed", "x"
     yield "indexer", "search", EMPTY, "--key", "k0"
     for queries in (("--key", "nix"), ("--key", ODD), ("--key", ""), ("--text", "x"), ()):
@@ -210,7 +209,7 @@ ALONE = (  # wrong in a way of one command
     ("probes", "compare", DB, *LABEL, "--tables", "t,t", "--numeric", "--probe", "forest"),
     ("probes", "survival", DB, *TIMES, "--event", "grade"),
     ("probes", "survival", DB, *TIMES, "--event", "months"),
-    ("probes", "survival", DB, *TIMES, "--split", "nested"),
+    ("probes", "survival", DB, *TIMES, "--split", "nested", "--multiverse"),
     ("probes", "linear", DB, *LABEL, "--test-db", "@other"),
     ("probes", "linear", DB, *LABEL, "--test-where", "("),
     ("probes", "linear", DB, *LABEL, "--out", "@pictures"),

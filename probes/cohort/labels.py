@@ -26,7 +26,7 @@ def read_truth(
     """Indices of the labelled rows (m,), their truth (m rows), and the positive class of two."""
     if request.target != "classes":
         read = read_numbers if request.target == "numeric" else read_survival
-        return *read(table, *request.labels), None
+        return *read(table, *request.labels, frozen=classes is not None), None
     if request.multilabel:
         values = np.stack([_binary(table.column(name), name) for name in request.labels], axis=1)
         labelled = np.flatnonzero(~np.isnan(values).all(axis=1))

@@ -13,14 +13,16 @@ FEWEST_GROUPS = 5  # of val rows with numbers, below which folds of train choose
 FEWEST_EVENTS = 10  # of val rows, likewise
 
 
-def read_numbers(table: pa.Table, name: str) -> tuple[Int64, Truth]:
-    """Indices (m,) of the rows with a number, and their numbers. Raises ProbeError where there is nothing to learn."""
+def read_numbers(table: pa.Table, name: str, *, frozen: bool) -> tuple[Int64, Truth]:
+    """Indices (m,) of the rows with a number, and their numbers. Raises ProbeError where there is nothing to learn;
+    rows for a `frozen` probe only need a number.
+    """
     values = _numbers(table, name, "--numeric takes")
     labelled = np.flatnonzero(~np.isnan(values))
     values = values[labelled]
     if not len(values):
         raise ProbeError(f"column {name} has no value in any of these rows. Join labels with `indexer labels`.")
-    if (values == values[0]).all():
+    if (values == values[0]).all() and not frozen:
         raise ProbeError(
             f"column {name} holds one value only ({values[0]:g}): nothing can be learnt. "
             "Name another column with --label, or take in more rows (--where)."
@@ -28,8 +30,10 @@ def read_numbers(table: pa.Table, name: str) -> tuple[Int64, Truth]:
     return labelled, number_truth(values, name)
 
 
-def read_survival(table: pa.Table, time: str, event: str) -> tuple[Int64, Truth]:
-    """Indices (m,) of the rows with a time and an event (1, or 0 for censored), and these. Raises ProbeError."""
+def read_survival(table: pa.Table, time: str, event: str, *, frozen: bool) -> tuple[Int64, Truth]:
+    """Indices (m,) of the rows with a time and an event (1, or 0 for censored), and these. Raises ProbeError; rows for
+    a `frozen` probe only need both.
+    """
     times, events = _numbers(table, time, "--time takes"), _numbers(table, event, "--event takes")
     wrong = events[~np.isnan(events) & (events != 0) & (events != 1)]
     if len(wrong):
@@ -43,6 +47,8 @@ def read_survival(table: pa.Table, time: str, event: str) -> tuple[Int64, Truth]
     labelled = np.flatnonzero(known)
     if not len(labelled):
         raise ProbeError(f"no row has both {time} and {event}. Join labels with `indexer labels`.")
+    if frozen:
+        return labelled, survival_truth(times[labelled], events[labelled] == 1)
     if not events[labelled].any():
         raise ProbeError(f"column {event} holds no event (1) in any of these rows. Name another one with --event.")
     if (times[labelled] == times[labelled[0]]).all():

@@ -9,16 +9,40 @@ import click
 
 from indexer.options import emit
 from indexer.output_file import require_writable
-from probes.options import class_weight_option, fit_options, make_request, numeric_option, probe_options
+from probes.options import (
+    class_weight_option,
+    comparison_options,
+    fit_options,
+    make_request,
+    make_survival_request,
+    numeric_option,
+)
+from probes.request import ProbeRequest
 
 METRICS = {
     "classes": ("auc_macro", "balanced_accuracy", "ap_macro", "kappa_quadratic"),
     "numeric": ("mae", "rmse", "r2", "spearman"),
+    "survival": ("uno", "harrell"),
 }  # of differences; the first is the default
+OF_TIMES = {
+    "db",
+    "time",
+    "event",
+    "group",
+    "pool",
+    "split",
+    "where",
+    "salt",
+    "seed",
+    "subgroup",
+    "tau",
+    "replicates",
+    "scaling",
+}  # of --probe survival
 
 
 @click.command("compare", short_help="The same probe on several tables: paired differences.")
-@probe_options
+@comparison_options
 @numeric_option
 @fit_options
 @class_weight_option
@@ -31,14 +55,14 @@ METRICS = {
     "--probe",
     default="linear",
     show_default=True,
-    type=click.Choice(["linear", "knn", "prototype", "svm", "svm-rbf", "mlp", "forest"]),
+    type=click.Choice(["linear", "knn", "prototype", "svm", "svm-rbf", "mlp", "forest", "survival"]),
     help="Which probe to fit on each table.",
 )
 @click.option(
     "--metric",
     metavar="METRIC",
-    type=click.Choice([*METRICS["classes"], *METRICS["numeric"]]),
-    help="Of: auc_macro, balanced_accuracy, ap_macro, kappa_quadratic (--ordinal); --numeric: mae, rmse, r2, spearman.",
+    type=click.Choice([name for names in METRICS.values() for name in names]),
+    help="auc_macro, balanced_accuracy, ap_macro, kappa_quadratic; numbers: mae, rmse, r2, spearman; uno, harrell",
 )
 @click.option(
     "--predictions", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.parquet",
@@ -70,9 +94,8 @@ def command(
 
     names = [name.strip() for name in (tables or levels).split(",") if name.strip()]
     _check(tables, levels, metric, options, predictions)
-    if options["numeric"] and probe not in ("linear", "knn"):
-        raise click.UsageError(f"--numeric is of --probe linear and knn: {probe} has classes.")
-    request = make_request(probe, options | ({"level": names[-1]} if levels and options["pool"] else {}))
+    _check_target(probe, options, levels)
+    request = _request(probe, options | ({"level": names[-1]} if levels and options["pool"] else {}))
     known = METRICS[request.target]
     if metric is not None and metric not in known:
         raise click.UsageError(f"--metric {metric} is of another target: choose one of {', '.join(known)}.")
@@ -91,6 +114,35 @@ def command(
     if out is not None:
         write_comparison(found, out)
     emit(found, as_json=as_json, text=comparison_text)
+
+
+def _check_target(probe: str, options: dict[str, Any], levels: str) -> None:
+    """Raise UsageError for a probe without the columns of its target."""
+    times = bool(options["time"] or options["event"])
+    wrong = (
+        (options["numeric"] and probe not in ("linear", "knn"),
+         f"--numeric is of --probe linear and knn: {probe} has another target."),
+        (probe == "survival" and not (options["time"] and options["event"]),
+         "a survival probe needs --time and --event."),
+        (probe == "survival" and bool(options["label"] or levels),
+         "--probe survival compares --tables by --time and --event: leave --label and --levels out."),
+        (probe != "survival" and times, "--time and --event are of --probe survival."),
+        (probe != "survival" and not options["label"], "name the column of the classes or numbers with --label."),
+    )  # fmt: skip
+    for holds, text in wrong:
+        if holds:
+            raise click.UsageError(text)
+
+
+def _request(probe: str, options: dict[str, Any]) -> ProbeRequest:
+    """The request of a table's probe. Raises UsageError for options without a meaning for times."""
+    if probe != "survival":
+        return make_request(probe, {name: value for name, value in options.items() if name not in ("time", "event")})
+    given = {name: value for name, value in options.items() if value not in (None, False, "")}
+    strange = sorted(given.keys() - OF_TIMES)
+    if strange:
+        raise click.UsageError(f"--{strange[0].replace('_', '-')} is not of --probe survival: leave it out.")
+    return make_survival_request(given)
 
 
 def _check(tables: str, levels: str, metric: str | None, options: dict[str, Any], predictions: Path | None) -> None:

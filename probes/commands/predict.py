@@ -43,7 +43,8 @@ def command(
 
     Of two classes, and of labels, a row is positive from the operating point on that was chosen with the probe; of more
     classes the most probable is called, and those that reach their own operating point are listed as above it. A probe
-    of numbers gives the number. Only a table of the same encoder fingerprint is accepted. Not for clinical use.
+    of numbers gives the number, one of survival the log hazard ratio and the probability of survival up to a horizon.
+    Only a table of the same encoder fingerprint is accepted. Not for clinical use.
     """
     if images and (where or write):
         raise click.UsageError("--images are not rows of the table: leave --where and --write out.")
@@ -56,6 +57,7 @@ def command(
         check_column_name,
         estimates,
         estimates_as_columns,
+        horizon_of_bundle,
         predict_images,
         predict_table,
         predictions,
@@ -78,11 +80,13 @@ def command(
         keys, p, unread = predict_images(probe, store, images, weights)
         scored = iter([(keys, p)])
     if target != "classes":
-        found = [row for keys, p in scored for row in estimates(keys, p)]
+        found = [row for keys, p in scored for row in estimates(probe, keys, p)]
         columns = estimates_as_columns(write, found) if write and found else None
-        facts: dict[str, object] = {"rows": found}
+        horizon = horizon_of_bundle(probe)
+        facts: dict[str, object] = {"rows": found} | ({} if horizon is None else {"horizon": horizon})
         shown: object = found
         line = f"predicted: {', '.join(probe.facts.request.labels)}"
+        line += "" if horizon is None else f"; survival up to {probe.facts.request.labels[0]} {horizon:g}"
     else:
         rows = [row for keys, p in scored for row in predictions(probe, keys, p, by)]
         columns = as_columns(write, rows) if write and rows else None

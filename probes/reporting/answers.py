@@ -5,7 +5,7 @@ from __future__ import annotations
 from probes.fitting.estimators import TREES
 from probes.reporting.caveats import limits
 from probes.reporting.review.sentences import confounder_sentence, external_sentence, spread_words
-from probes.reporting.words import NAMES, number, plus_minus, rate, shown_as, with_interval
+from probes.reporting.words import NAMES, SITE_METRICS, headline, number, plus_minus, rate, shown_as, with_interval
 from probes.runs.result import ProbeResult
 
 WHOLE = "weights.npz and probe.json beside the result"  # where the model is
@@ -16,8 +16,7 @@ STARTS = {  # by probe, where no convex fit is made
     "prototype": "class means", "zero-shot": "nothing is fitted", "ridge": "a solution in closed form",
     "survival": "Newton's method from zero",
 }  # fmt: skip
-ERRORS = {  # by target
-    "classes": "the report's confusion matrix or errors; predictions.parquet has each test row's key and probabilities",
+ERRORS = {  # by target that is no class
     "survival": "predictions.parquet has each test row's key, risk, time and event",
     "numeric": "the report's Bland-Altman plot; predictions.parquet has each test row's key and both numbers",
 }
@@ -70,8 +69,11 @@ def _reviewed(result: ProbeResult) -> dict[str, str]:
     """Items that only a result with an external test, images to look at or a sensitivity analysis answers."""
     out, review = {}, result.review
     if result.folds and result.folds[0].site:
-        each = ", ".join(f"{f.site} {with_interval(f.auc)}" for f in result.folds[:SHOWN])
-        out["C33"] = f"each {result.request.left_out} left out in turn, macro AUC: {each}"
+        metric = headline(result)
+        values = [(f.site, f.of_site.get(metric, f.auc)) for f in result.folds[:SHOWN]]
+        each = ", ".join(f"{site} {with_interval(value, shown_as(metric))}" for site, value in values)
+        named = "macro AUC" if metric == "auc_macro" else NAMES[metric]
+        out["C33"] = f"each {result.request.left_out} left out in turn, {named}: {each}"
     if review is None:
         return out
     if review.external is not None:
@@ -80,6 +82,8 @@ def _reviewed(result: ProbeResult) -> dict[str, str]:
         out["C31"] = (
             f"by example: {review.examples.errors} errors with their nearest fitted images, prototypes and outliers of "
             "each class, suspect labels (examples.csv)"
+            if result.request.target == "classes"
+            else "by example: the most wrong with their nearest fitted images, prototypes and outliers (examples.csv)"
         )
     return out
 
@@ -92,11 +96,7 @@ def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
         choice = selection.inner if result.folds else "nothing to choose"
     choice += "; no test row chose anything"
     if result.request.target != "classes":
-        uncertainty = f"95 % intervals from {result.request.replicates} bootstrap draws of whole groups"
-        named = ("mae", "r2") if result.numbers else ("uno", "harrell")
-        shown = ", ".join(f"{NAMES[name]} {with_interval(result.test.metrics[name], shown_as(name))}" for name in named)
-        output = f"a number in the unit of {result.request.labels[0]}" if result.numbers else "a log hazard ratio"
-        return choice, uncertainty, shown, WHOLE, output
+        return choice, *_of_target(result)
     area = result.test.metrics["auc_macro"]
     if result.folds:
         uncertainty = f"mean ± SD of {len(result.folds)} outer folds; no interval"
@@ -109,10 +109,28 @@ def _of_kind(result: ProbeResult) -> tuple[str, str, str, str, str]:
     return choice, uncertainty, f"macro AUC {with_interval(area)}; all metrics in the result", WHOLE, output
 
 
+def _of_target(result: ProbeResult) -> tuple[str, str, str, str]:
+    """The same of a number or a time: uncertainty, performance, the model's files, output."""
+    folds, show = len(result.folds), plus_minus if result.folds else with_interval
+    uncertainty = f"95 % intervals from {result.request.replicates} bootstrap draws of whole groups"
+    if folds:
+        uncertainty = f"mean ± SD of {folds} outer folds; no interval"
+    named = SITE_METRICS[result.request.target][:2]
+    shown = ", ".join(f"{NAMES[name]} {show(result.test.metrics[name], shown_as(name))}" for name in named)
+    output = f"a number in the unit of {result.request.labels[0]}"
+    if result.request.target == "survival":
+        output = "a log hazard ratio, and the probability of survival up to a horizon"
+    return uncertainty, shown, "mean of outer folds, no single model" if folds else WHOLE, output
+
+
 def _errors(result: ProbeResult) -> str:
     """Where the wrong calls can be looked at: folds keep no scores of single rows, and labels no confusion matrix."""
+    target = result.request.target
     if result.folds:
-        return "by fold: metrics, and classes that are never called; scores of single rows are not kept"
+        called = ", and classes that are never called" if target == "classes" else ""
+        return f"by fold: metrics{called}; scores of single rows are not kept"
+    if target != "classes":
+        return ERRORS[target]
     matrix = "the report's confusion matrix or errors; " if result.confusion else ""
     return matrix + "predictions.parquet has every test row's key, truth and probabilities"
 
@@ -134,7 +152,8 @@ def _audited(result: ProbeResult) -> str:
 
 
 def _subgroups(result: ProbeResult) -> str:
-    found = result.subgroups or (result.numbers.subgroups if result.numbers else ())
+    of_target = result.numbers or result.survival
+    found = result.subgroups or (of_target.subgroups if of_target else ())
     if not found:
         return NO_SUBGROUPS
     columns = ", ".join(dict.fromkeys(s.column for s in found))

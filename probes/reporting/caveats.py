@@ -16,9 +16,7 @@ LIMITS = (
 def limits(result: ProbeResult) -> tuple[str, ...]:
     """The limitations of a result, with that of a small test split."""
     own = []
-    if result.request.target != "classes":
-        own.append("No external data were scored: `probes predict` applies the stored probe to them.")
-    elif result.review is None or result.review.external is None:
+    if result.review is None or result.review.external is None:
         own.append("No external data were scored: name some with --test-db or --test-where.")
     if result.review is not None and result.review.examples is not None:
         own.append("Suspect labels are suggestions of this probe: a person decides, and not by the probe alone.")

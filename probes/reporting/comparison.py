@@ -15,7 +15,9 @@ from probes.reporting.words import NAMES, metric_key, p_value, shown_as, with_in
 from probes.runs.compare import Comparison
 
 PAGE = "comparison.html"
-SHOWN = {"classes": ("auc_macro", "balanced_accuracy"), "numeric": ("mae", "r2")}  # metrics of each table, in text
+SHOWN = {  # metrics of each table, in text
+    "classes": ("auc_macro", "balanced_accuracy"), "numeric": ("mae", "r2"), "survival": ("uno", "harrell"),
+}  # fmt: skip
 ERRORS = ("mae", "rmse")  # metrics of which less is better
 
 
@@ -130,6 +132,8 @@ def _each_table(found: Comparison) -> list[list[str]]:
 
 def _baseline(found: Comparison) -> tuple[str, dict[str, float]]:
     """The baseline beside the tables, the same for all of them, and its metrics."""
+    if found.results[0].request.target == "survival":
+        return "chance", dict.fromkeys(SHOWN["survival"], 0.5)
     name, values = next(iter(found.results[0].baselines.items()))
     if found.cases:
         values = found.majority

@@ -16,6 +16,7 @@ from probes.reporting.review import sections as sections_of
 from probes.reporting.review.certainty import certainty
 from probes.reporting.review.gallery import Pictures, gallery
 from probes.reporting.review.short import in_short
+from probes.reporting.targets import review as of_targets
 from probes.reporting.targets import sections as sections_of_targets
 from probes.reporting.text import positive_words, unmatched_words
 from probes.reporting.words import NAMES, inner_key, number
@@ -34,6 +35,7 @@ def report_html(result: ProbeResult, pictures: Pictures | None = None) -> str:
         numbers.operating(result), numbers.subgroups(result), sections_of_targets.numbers(result),
         sections_of_targets.survival(result),
         *_reviewed(result, pictures), _choice(result), _few_shot(result), sections_of_targets.sizes(result),
+        sections_of_targets.risk_sizes(result),
         section("limits", "Limits", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in limits(result))}</ul>"),
         section("items", "Reporting items", items_html(result)),
     ]  # fmt: skip
@@ -59,6 +61,13 @@ def _reviewed(result: ProbeResult, pictures: Pictures | None) -> list[str]:
     review = result.review
     if review is None:
         return []
+    if result.request.target != "classes":
+        return [
+            of_targets.external(result, review.external) if review.external else "",
+            of_targets.confounders(result, review), of_targets.certainty(review),
+            gallery(review.examples, pictures, result.request.target),
+            sections_of.sensitivity(result, review),
+        ]  # fmt: skip
     return [
         sections_of.external(result, review.external) if review.external else "",
         sections_of.confounders(result, review), sections_of.usefulness(review), certainty(result, review),
@@ -138,6 +147,8 @@ def _audit(result: ProbeResult) -> str:
 
 
 def _choice(result: ProbeResult) -> str:
+    if result.folds and result.request.target != "classes":
+        return (of_targets.sites if result.folds[0].site else of_targets.outer_folds)(result)
     if result.folds and result.folds[0].site:
         return _sites(result)
     if result.folds:

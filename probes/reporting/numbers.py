@@ -53,7 +53,7 @@ def _metrics(result: ProbeResult) -> str:
     for name, value in result.test.metrics.items():
         base = [shown_as(name)(b[name]) if name in b else "" for b in result.baselines.values()]
         own = [held_cell((value, result.test.groups)) for _ in quotes]
-        shown = [spread_cell(each) if result.folds else cell(each, shown_as(name))
+        shown = [(spread_cell if result.folds else cell)(each, shown_as(name))
                  for each in (value, *(s.metrics[name] for _, s in extra))]  # fmt: skip
         rows.append([term(metric_key(name, result)), shown[0], *own, *base, *shown[1:]])
     notes, words = (

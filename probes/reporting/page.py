@@ -14,14 +14,16 @@ SECTION = re.compile(r"<section id='([\w-]+)'><h2>(.*?)</h2>")
 QUESTIONS = {  # section → what it answers
     "rows": "Which images were used, and on which side of the split is each patient?",
     "audit": "Has the probe seen near copies of the images that it is tested on?",
-    "results": "How well does it classify patients that it was not fitted on, and how sure is that?",
+    "results": "How well does it do on patients that it was not fitted on, and how sure is that?",
+    "agreement": "How far are the predicted numbers from the true ones?",
+    "survival": "Is the event earlier where the risk is higher, and as frequent as predicted?",
     "curves": "What does each threshold gain, and what does it cost?",
     "confusion": "Which classes are taken for which?",
     "calibration": "Of the images with a probability of 80 %, are 80 % of that class?",
     "operating": "At the threshold that was fixed beforehand, how many are found, and how many alarms are false?",
     "subgroups": "Is it equally good for everyone?",
     "external": "Does it hold on images of elsewhere?",
-    "confounders": "Is it the finding that is classified, or something that goes with it, such as the scanner?",
+    "confounders": "Is it the finding that is predicted, or something that goes with it, such as the scanner?",
     "usefulness": "Would acting on it do more good than harm, and at which threshold?",
     "certainty": "Which answers are sure, which cases should a person read, and can the intervals be believed?",
     "examples": "Which images should a person look at?",
@@ -88,11 +90,11 @@ def held_cell(*values: tuple[Interval | None, int]) -> str:
     return f"<span class='{'bad' if doubtful else 'ci'}'>{', '.join(dict.fromkeys(texts))}</span>" if texts else ""
 
 
-def spread_cell(value: Interval | None) -> str:
+def spread_cell(value: Interval | None, show: Callable[[float], str] = number) -> str:
     """Mean ± SD."""
     if value is None:
         return "–"
-    mean, _, sd = plus_minus(value).partition(" ± ")
+    mean, _, sd = plus_minus(value, show).partition(" ± ")
     return f"<b>{mean}</b>" + (f" <span class='ci'>± {sd}</span>" if sd else "")
 
 

@@ -7,7 +7,7 @@ from probes.cohort.splits import units
 from probes.fitting.sweep import UNCHOSEN
 from probes.reporting.review.text import text_of
 from probes.reporting.tabular import table
-from probes.reporting.targets.text import numbers_text, survival_text
+from probes.reporting.targets.text import folds_text, numbers_text, survival_text
 from probes.reporting.words import (
     NAMES,
     VALUE,
@@ -149,7 +149,7 @@ def _metrics(result: ProbeResult) -> list[str]:
     for name, value in result.test.metrics.items():
         base = [shown_as(name)(b[name]) if name in b else "" for b in result.baselines.values()]
         own = [held(value, result.test.groups) for _ in quotes]
-        shown = [show(each) if result.folds else with_interval(each, shown_as(name))
+        shown = [show(each, shown_as(name))
                  for each in (value, *(scored.metrics[name] for _, scored in sets))]  # fmt: skip
         rows.append([metric_name(name, result), shown[0], *own, *base, *shown[1:]])
     lines = table(rows)
@@ -182,6 +182,8 @@ def _classes(result: ProbeResult) -> list[str]:
 def _folds(result: ProbeResult) -> list[str]:
     if not result.folds:
         return []
+    if result.request.target != "classes":
+        return folds_text(result)
     if result.folds[0].site:
         head = [result.request.left_out or "site", "rows", "groups", f"{NAMES['auc_macro']} (95 % interval)"]
         return table([head, *([f.site, str(f.rows), str(f.groups), with_interval(f.auc)] for f in result.folds)])

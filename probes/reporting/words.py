@@ -90,6 +90,24 @@ NAMES = {  # key → name; each key has its definition in protocols.md, D18
     "median": "median",
     "inner_error": "inner error",
     "number_sizes": "error by size",
+    "conformal_range": "conformal range",
+    "range_coverage": "coverage of the ranges",
+    "range_width": "mean width",
+    "predicted_error": "predicted error",
+    "kept_error": "mean absolute error of the kept rows",
+    "error_area": "area under error and coverage",
+    "explained_alone": "the column alone, R²",
+    "risk_alone": "the column alone, Uno's C",
+    "within_order": "within its values",
+    "order_fall": "all rows minus within",
+    "predicted_events": "predicted share with the event",
+    "observed_events": "observed share with the event",
+    "horizon_difference": "observed minus predicted",
+    "log_rank": "log-rank test",
+    "proportionality": "proportional hazards",
+    "risk_sizes": "C by size",
+    "suspect_number": "far-out error",
+    "doubtful_number": "doubtful row",
     "uno": "Uno's C",
     "harrell": "Harrell's C",
     "inner_deviance": "inner partial deviance",
@@ -100,6 +118,7 @@ NAMES = {  # key → name; each key has its definition in protocols.md, D18
 UNDEFINED = "not defined"
 OF_LABEL = ("mae", "rmse", "bias", "limit_low", "limit_high")  # metrics in the unit of the label
 DIGITS = 4  # of them
+SITE_METRICS = {"numeric": ("mae", "r2", "bias"), "survival": ("uno", "harrell")}  # shown of each site or fold
 VALUE = "value (95 % interval)"
 SMALLEST_P = 1e-4  # smaller p values are given as "< 0.0001"
 EMPTY = {  # rate → what its denominator lacks where it is undefined
@@ -130,6 +149,11 @@ def shown_as(name: str) -> Callable[[float], str]:
     return quantity if name in OF_LABEL else number
 
 
+def headline(result: ProbeResult) -> str:
+    """The key of the metric that a probe is first judged by."""
+    return {"classes": "auc_macro", "numeric": "mae", "survival": "uno"}[result.request.target]
+
+
 def inner_key(result: ProbeResult) -> str:
     """The key of the criterion by which the penalty or k was chosen."""
     return {"classes": "inner_auc", "numeric": "inner_error", "survival": "inner_deviance"}[result.request.target]
@@ -158,11 +182,11 @@ def held(value: Interval | None, groups: int) -> str:
     return f"{value.held:.0f} %"
 
 
-def plus_minus(value: Interval | None) -> str:
+def plus_minus(value: Interval | None, show: Callable[[float], str] = number) -> str:
     """Mean ± SD, from an interval whose low is the mean minus the SD (nested folds)."""
     if value is None:
         return "-"
-    return number(value.value) + ("" if math.isnan(value.low) else f" ± {number(value.value - value.low)}")
+    return show(value.value) + ("" if math.isnan(value.low) else f" ± {show(value.value - value.low)}")
 
 
 def rate(name: str, rates: Mapping[str, Interval], show: Callable[[Interval], str]) -> str:

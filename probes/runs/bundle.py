@@ -18,6 +18,7 @@ from probes.cohort.load import Source
 from probes.cohort.scaling import Scaler, scale
 from probes.evaluation.bootstrap import Interval
 from probes.fitting.models import Model, require_trees
+from probes.fitting.targets.hazard import require_hazard
 from probes.request import ProbeRequest
 from probes.runs.outcome import Outcome
 from probes.runs.result import FORMAT
@@ -141,6 +142,7 @@ def _check(bundle: Bundle) -> None:
         raise ValueError(f"scaler of shapes {mean.shape} and {sd.shape}")
     if not isinstance(facts.temperature, float) or not facts.temperature > 0:
         raise ValueError(f"temperature {facts.temperature}")
+    require_hazard(bundle.model)
     if facts.kind == "forest":
         require_trees(bundle.model.arrays, len(mean))
     row = np.full((1, len(mean)), 1 / np.sqrt(len(mean)), np.float16)

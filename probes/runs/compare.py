@@ -23,7 +23,9 @@ from probes.evaluation.delong import delong
 from probes.evaluation.metrics import Evaluator, evaluator
 from probes.evaluation.paired import Difference, holm, leave_out, paired_difference
 from probes.evaluation.scoring import Scored, compact
-from probes.evaluation.targets.agreement import NumberEvaluator, number_evaluator
+from probes.evaluation.targets.agreement import NumberEvaluator
+from probes.evaluation.targets.concordance import ConcordanceEvaluator
+from probes.evaluation.targets.predictions import tested_rows
 from probes.progress import Stages
 from probes.request import IMAGE, ProbeRequest
 from probes.runs.outcome import Outcome
@@ -261,9 +263,9 @@ def paired_differences(
     return differences, tuple(paired.test(i, j)[1] for i, j in pairs)
 
 
-def _measured(p: Float64, truth: Truth, groups: Int64) -> Evaluator | NumberEvaluator:
-    """The metrics of probabilities (n, c), or of predicted numbers (n, 1)."""
-    return evaluator(p, truth, groups) if truth.numbers is None else number_evaluator(p[:, 0], truth.numbers, groups)
+def _measured(p: Float64, truth: Truth, groups: Int64) -> Evaluator | NumberEvaluator | ConcordanceEvaluator:
+    """The metrics of probabilities (n, c), or of predicted numbers or risks (n, 1)."""
+    return evaluator(p, truth, groups) if truth.numbers is None else tested_rows(p, truth, groups).evaluator()
 
 
 def _warnings(joined: _Joined) -> tuple[str, ...]:

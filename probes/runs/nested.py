@@ -10,9 +10,8 @@ import numpy as np
 from indexer.errors import ProbeError
 from indexer.store.table import EmbeddingStore
 from indexer.types import Float64, Int64
-from probes.cohort.experiment import Experiment, SplitFacts, absent_classes, part_facts, statement
+from probes.cohort.experiment import Experiment, statement
 from probes.cohort.load import ProbeData, open_store
-from probes.cohort.splits import FOLDS, Split, check_groups, grouped_folds, site_folds, split_sha256, without_duplicates
 from probes.cohort.truth import Truth, hide_absent, probabilities
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.calibration import fit_temperature
@@ -25,11 +24,12 @@ from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
 from probes.runs.cautions import warnings_of_calls, warnings_of_positive, warnings_of_temperature
+from probes.runs.folds import NOTE, defined_mean, fold_experiment, fold_facts, mean_sd, outer_folds
 from probes.runs.outcome import audit_split, package_versions
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
 from probes.runs.run import read
+from probes.runs.targets.folds import run_target_folds
 
-NOTE = "mean ± SD over outer folds, which share their fitted rows: no confidence interval"
 Held = tuple[Float64, Truth, Int64]  # probabilities, truth and groups of a fold's held-out rows
 
 
@@ -58,18 +58,16 @@ def run_nested(request: ProbeRequest, progress: Stages) -> ProbeResult:
     Raises ProbeError for options that need one test split, and for zero-shot, which fits nothing.
     """
     _check(request)
+    if request.target != "classes":
+        return run_target_folds(request, progress)
     store = open_store(request)
     with progress.stage("reading"):
         data = read(store, request)
-    sites: tuple[str, ...] = ()
-    if request.left_out is None:
-        folds = grouped_folds(data.truth.strata(), data.groups, request.seed)
-    else:
-        folds, sites = site_folds(data.split_values or (), data.groups)
+    folds, sites = outer_folds(request, data)
     outer = []
     for number, rows in enumerate(folds, 1):
         progress.name(f"without {sites[number - 1]}" if sites else f"outer fold {number} of {len(folds)}")
-        found = _run_fold(number, _fold(request, data, rows), store, progress)
+        found = _run_fold(number, fold_experiment(request, data, rows), store, progress)
         outer.append(replace(found, result=replace(found.result, site=sites[number - 1])) if sites else found)
     return _result(request, data, [held for _, held in folds], outer, progress)
 
@@ -87,15 +85,6 @@ def _check(request: ProbeRequest) -> None:
             raise ProbeError(
                 f"{option} needs one test split, --split {request.split} has none. Use hash, stratified or a column."
             )
-
-
-def _fold(request: ProbeRequest, data: ProbeData, rows: tuple[Int64, Int64]) -> Experiment:
-    """An outer fold as an experiment without a val split, so that inner folds choose."""
-    none = np.empty(0, np.int64)
-    split = without_duplicates(Split(rows[0], none, rows[1], none, none), data.content)
-    check_groups(split, data.groups, data.group_names)
-    absent = absent_classes(data.truth, split)
-    return Experiment(request, data, split, SplitFacts(statement(request, data), "nested", data.level, {}, absent, ""))
 
 
 def _run_fold(number: int, experiment: Experiment, store: EmbeddingStore, progress: Stages) -> _Outer:
@@ -168,33 +157,16 @@ def _fold_result(
     )  # fmt: skip
 
 
-def _facts(request: ProbeRequest, data: ProbeData, held: Sequence[Int64], sites: Sequence[str]) -> SplitFacts:
-    """The parts are the outer folds' held-out rows."""
-    named = sites or [f"fold {i}" for i in range(1, len(held) + 1)]
-    parts = {name: part_facts(data.truth, data.groups, rows) for name, rows in zip(named, held, strict=True)}
-    names = np.full(data.truth.n, "", dtype=object)
-    for name, rows in zip(named, held, strict=True):
-        names[rows] = name
-    digest = split_sha256(data.keys, names.tolist())
-    return SplitFacts(statement(request, data), _kind(request, len(held)), data.level, parts, {}, digest)
-
-
-def _kind(request: ProbeRequest, folds: int) -> str:
-    return (
-        f"nested, {FOLDS} outer folds" if request.left_out is None else f"each of {folds} {request.left_out} left out"
-    )
-
-
 def _result(
     request: ProbeRequest, data: ProbeData, held: Sequence[Int64], outer: Sequence[_Outer], progress: Stages
 ) -> ProbeResult:
-    facts = _facts(request, data, held, [fold.result.site for fold in outer if fold.result.site])
+    facts = fold_facts(request, data, held, [fold.result.site for fold in outer if fold.result.site])
     found = combine([fold.audit for fold in outer])
     duplicates = sum(fold.duplicates for fold in outer)
     classes = tuple(_class(data, j, outer) for j in range(len(data.truth.classes)))
     distinct = _scored([fold.distinct for fold in outer], sum(fold.distinct_rows for fold in outer))
     patients = [fold.patients for fold in outer if fold.patients is not None]
-    controls = [_mean(list(fold.control_aucs)) for fold in outer if fold.control_aucs]
+    controls = [defined_mean(list(fold.control_aucs)) for fold in outer if fold.control_aucs]
     return ProbeResult(
         format=FORMAT,
         request=request,
@@ -250,7 +222,7 @@ def _scored(points: Sequence[Values], rows: int) -> Scored:
 
 def _baselines(outer: Sequence[_Outer]) -> dict[str, dict[str, float]]:
     first = outer[0].baselines
-    return {name: {m: _mean([fold.baselines[name][m] for fold in outer]) for m in first[name]} for name in first}
+    return {name: {m: defined_mean([fold.baselines[name][m] for fold in outer]) for m in first[name]} for name in first}
 
 
 def _class(data: ProbeData, j: int, outer: Sequence[_Outer]) -> ClassResult:
@@ -258,16 +230,3 @@ def _class(data: ProbeData, j: int, outer: Sequence[_Outer]) -> ClassResult:
     positive = data.truth.positive[known, j]
     auc, ap = (mean_sd([float(fold.point[name][j]) for fold in outer]) for name in ("auc", "ap"))
     return ClassResult(data.truth.classes[j], int(positive.sum()), int(known.sum()), float(positive.mean()), auc, ap)
-
-
-def mean_sd(values: list[float]) -> Interval:
-    """Mean, and mean ∓ SD (n - 1), over the folds where it is defined."""
-    defined = np.array([v for v in values if not np.isnan(v)])
-    mean = _mean(values)
-    sd = float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
-    return Interval(mean, mean - sd, mean + sd, len(values) - len(defined), len(defined) == len(values))
-
-
-def _mean(values: list[float]) -> float:
-    defined = [v for v in values if not np.isnan(v)]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -9,9 +9,11 @@ from indexer.types import Float32, Float64
 from probes.cohort.experiment import Experiment
 from probes.cohort.scaling import features, fit_scaler
 from probes.evaluation.leakage import Audit, audit, near_duplicates
+from probes.evaluation.scoring import Scored
 from probes.fitting.trained import Trained
 from probes.progress import Stages
-from probes.runs.result import ProbeResult
+from probes.runs.cautions import warnings_of
+from probes.runs.result import FORMAT, ProbeResult
 
 PACKAGES = ("embedding-indexer", "numpy", "scipy", "scikit-learn", "pyarrow", "pylance")
 
@@ -36,6 +38,27 @@ def audit_split(experiment: Experiment, progress: Stages) -> tuple[Float32, Audi
         tau=experiment.request.tau, progress=progress,
     )  # fmt: skip
     return cosine, audit(cosine, nearest, data.truth.take(test), data.truth.take(rows), experiment.request.tau)
+
+
+def result_of(
+    experiment: Experiment, trained: Trained, found: Audit | None, scored: Scored, progress: Stages
+) -> ProbeResult:
+    """The result of a probe with one test split, as far as it is alike for every target; the rest is at its default."""
+    return ProbeResult(
+        format=FORMAT,
+        request=experiment.request,
+        source=experiment.data.source,
+        flow=experiment.data.flow,
+        split=experiment.facts,
+        audit=found,
+        selection=trained.selection,
+        converged=trained.converged,
+        baselines={},
+        test=scored,
+        warnings=warnings_of(experiment, trained, found, scored),
+        packages=package_versions(),
+        seconds=progress.seconds,
+    )
 
 
 def package_versions() -> dict[str, str]:

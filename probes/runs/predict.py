@@ -23,6 +23,7 @@ from probes.cohort.labels import coded, word
 from probes.cohort.scaling import scale
 from probes.cohort.truth import probabilities
 from probes.fitting.knn import group_ids
+from probes.fitting.targets.hazard import baseline_in
 from probes.request import IMAGE
 from probes.runs.bundle import Bundle
 from probes.runs.decision import Decision
@@ -48,6 +49,15 @@ class Estimate:
 
     key: str
     predicted: float
+
+
+@dataclass(frozen=True)
+class Risk:
+    """The log hazard ratio of one row to the mean fitted one."""
+
+    key: str
+    predicted: float
+    survival: float  # probability of no event up to the bundle's horizon; NaN of a bundle without a baseline hazard
 
 
 @dataclass(frozen=True)
@@ -166,14 +176,29 @@ def predictions(bundle: Bundle, keys: Sequence[str], p: Float64, by: Decision) -
     return out
 
 
-def estimates(keys: Sequence[str], predicted: Float64) -> list[Estimate]:
-    return [Estimate(key, value) for key, value in zip(keys, predicted[:, 0].tolist(), strict=True)]
+def horizon_of_bundle(bundle: Bundle) -> float | None:
+    """The time up to which a probe of times says how probable survival is; None of another probe."""
+    return bundle.model.settings["horizon"] if baseline_in(bundle.model) is not None else None
 
 
-def estimates_as_columns(name: str, rows: Sequence[Estimate]) -> pa.Table:
-    """The column pred_<name> for the table. Raises ProbeError as `as_columns`."""
+def estimates(bundle: Bundle, keys: Sequence[str], predicted: Float64) -> list[Estimate] | list[Risk]:
+    values = predicted[:, 0]
+    if bundle.facts.request.target == "numeric":
+        return [Estimate(key, value) for key, value in zip(keys, values.tolist(), strict=True)]
+    base, survival = baseline_in(bundle.model), np.full(len(values), np.nan)
+    if base is not None:
+        survival = base.survival(values, bundle.model.settings["horizon"])
+    return [Risk(key, *of) for key, *of in zip(keys, values.tolist(), survival.tolist(), strict=True)]
+
+
+def estimates_as_columns(name: str, rows: Sequence[Estimate | Risk]) -> pa.Table:
+    """The column pred_<name> for the table, of risks also pred_<name>_survival. Raises ProbeError as `as_columns`."""
     check_column_name(name)
-    return pa.table({"key": [r.key for r in rows], f"pred_{name}": [r.predicted for r in rows]})
+    columns: dict[str, list[object]] = {"key": [r.key for r in rows], f"pred_{name}": [r.predicted for r in rows]}
+    survival = [r.survival for r in rows if isinstance(r, Risk)]
+    if survival and not np.isnan(survival).any():
+        columns[f"pred_{name}_survival"] = list(survival)
+    return pa.table(columns)
 
 
 def as_columns(name: str, rows: Sequence[Prediction]) -> pa.Table:

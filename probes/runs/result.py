@@ -37,6 +37,7 @@ class FoldResult:
     site: str = ""  # of a split that leaves one site out in turn
     groups: int = 0
     auc: Interval | None = None  # macro, of the site's own rows (D9)
+    of_site: dict[str, Interval] = field(default_factory=dict)  # the same of numbers or times, by metric
 
 
 @dataclass(frozen=True)

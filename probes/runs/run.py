@@ -26,14 +26,12 @@ from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
 from probes.runs.cautions import (
-    warnings_of,
     warnings_of_calls,
     warnings_of_operating,
     warnings_of_positive,
     warnings_of_temperature,
 )
-from probes.runs.outcome import Outcome, audit_split, package_versions
-from probes.runs.result import FORMAT, ProbeResult
+from probes.runs.outcome import Outcome, audit_split, result_of
 from probes.runs.targets.numbers import run_numbers
 from probes.runs.targets.survival import run_survival
 
@@ -97,17 +95,10 @@ def _assemble(
     threshold = global_threshold(operating, truth)
     values = {name: [column[i] for i in test] for name, column in data.subgroups.items()}
     sub = tuple(r for name, own in values.items() for r in subgroup_results(name, own, scored, threshold, how))
-    result = ProbeResult(
-        format=FORMAT,
-        request=request,
-        source=data.source,
-        flow=data.flow,
-        split=experiment.facts,
-        audit=near[1],
-        selection=trained.selection,
-        converged=trained.converged,
+    begun = result_of(experiment, trained, near[1], found, progress)
+    result = replace(
+        begun,
         baselines=baselines(data.truth.take(experiment.fit_rows), truth, request.seed),
-        test=found,
         positive=data.positive,
         without_duplicates=_without(near[0], request.tau, scored, how),
         patients=_patients(experiment, scored, how),
@@ -121,14 +112,12 @@ def _assemble(
         neighbours=trained.neighbours,
         shuffled_auc=control_range(trained.control_aucs),
         warnings=(
-            *warnings_of(experiment, trained, near[1], found),
+            *begun.warnings,
             *warnings_of_calls(matrix, truth.classes),
             *warnings_of_temperature(temperature),
             *warnings_of_positive(data.positive, truth.classes),
             *warnings_of_operating(operating),
         ),
-        packages=package_versions(),
-        seconds=progress.seconds,
     )
     return Outcome(result, experiment, trained, p)
 

@@ -21,7 +21,7 @@ from indexer.serve.tables import Tables
 from probes.evaluation.metrics import ECE_BINS
 from probes.reporting.comparison import comparison_html
 from probes.reporting.html import report_html
-from probes.reporting.words import NAMES, with_interval
+from probes.reporting.words import NAMES, plus_minus, shown_as, with_interval
 from probes.runs.result import ProbeResult
 
 SIDE = 150  # pixels of a picture in a report, as its style sheet shows it
@@ -79,8 +79,11 @@ def _probes(router: APIRouter, tables: Tables) -> None:
         rows = [
             {
                 **probes.comparison_as_json(one), "called": NAMES.get(one.found.metric, one.found.metric),
-                "values": [with_interval(scored.metrics.get(one.found.metric)) for scored in one.found.scored],
-                "deltas": [with_interval(d.delta) for d in one.found.differences],
+                "values": [
+                    with_interval(scored.metrics.get(one.found.metric), shown_as(one.found.metric))
+                    for scored in one.found.scored
+                ],
+                "deltas": [with_interval(d.delta, shown_as(one.found.metric)) for d in one.found.differences],
             }
             for one in found
         ]  # fmt: skip
@@ -139,8 +142,9 @@ def _report(text: str) -> HTMLResponse:
 
 
 def _headline(result: ProbeResult) -> str:
-    """The headline metric with its interval, as the report writes it."""
-    return with_interval(result.test.metrics.get(probes.headline(result)))
+    """The headline metric with its interval, or its spread over folds, as the report writes it."""
+    name = probes.headline(result)
+    return (plus_minus if result.folds else with_interval)(result.test.metrics.get(name), shown_as(name))
 
 
 def _matrix(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -144,19 +144,19 @@ def measure(
     classes = tuple(
         ClassSets(
             name, counts[j], float(least[j]), len(np.unique(groups[at][codes == j])),
-            _coverage(held[codes == j], groups[at][codes == j], how),
+            group_coverage(held[codes == j], groups[at][codes == j], how),
         )
         for j, name in enumerate(truth.classes)
     )  # fmt: skip
     single = size == 1
     return ConformalSets(
-        wanted, "", classes, len(at), _coverage(held, groups[at], how),
+        wanted, "", classes, len(at), group_coverage(held, groups[at], how),
         tuple(np.bincount(size, minlength=len(truth.classes) + 1).tolist()),
         float(held[single].mean()) if single.any() else float("nan"),
     )  # fmt: skip
 
 
-def _coverage(held: Bool, groups: Int64, how: Resampling) -> Interval:
+def group_coverage(held: Bool, groups: Int64, how: Resampling) -> Interval:
     """Mean over groups of the share of covered rows, with D9's interval of a share."""
     if not len(held):
         return Interval(float("nan"), float("nan"), float("nan"), 0, reliable=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probes.evaluation.certainty.trust import Place, trust
 
@@ -16,7 +16,7 @@ TEST_SHARE = 0.2  # of the hash split
 class Study:
     """What is expected of the test rows."""
 
-    prevalence: float  # of patients
+    prevalence: float = 0.5  # of patients; of numbers nothing depends on it
     images: float = 1.0  # mean images a patient
     likeness: float = 0.5  # share of a score's variance that is the patient's
 
@@ -34,7 +34,7 @@ class Plan:
     expected: float
     width: float
     patients: int  # in the test split
-    positive: int
+    positive: int | None  # of them, with the finding or the event; None of numbers
     all_patients: int  # of which the hash split puts a fifth into test
     expected_width: float
     simulated_coverage: float | None  # per cent, of D29's nearest design; None where it has none
@@ -79,16 +79,26 @@ def area_width(area: float, patients: int, study: Study) -> float:
 
 
 def _plan(metric: str, expected: float, width: float, study: Study, width_of: Callable[[int], float]) -> Plan:
+    found = fewest_patients(width, width_of)
+    at = Place(found[0], min(study.prevalence, 1 - study.prevalence), study.images, study.likeness,
+               expected if metric == "auc" else 0.85)  # fmt: skip
+    known = trust("auc_macro" if metric == "auc" else metric, at)
+    plan = planned(metric, expected, width, found, round(found[0] * study.prevalence))
+    return plan if known is None else replace(plan, simulated_coverage=known.coverage)
+
+
+def fewest_patients(width: float, width_of: Callable[[int], float]) -> tuple[int, float]:
+    """The fewest whose expected width is at most `width`, and that width; MOST where no archive is large enough."""
     low, high = 1, 2
     while width_of(high) > width and high < MOST:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if width_of(middle) > width else (low, middle)
-    at = Place(high, min(study.prevalence, 1 - study.prevalence), study.images, study.likeness,
-               expected if metric == "auc" else 0.85)  # fmt: skip
-    found = trust("auc_macro" if metric == "auc" else metric, at)
-    return Plan(
-        metric, expected, width, high, round(high * study.prevalence), math.ceil(high / TEST_SHARE), width_of(high),
-        None if found is None else found.coverage,
-    )  # fmt: skip
+    return high, width_of(high)
+
+
+def planned(metric: str, expected: float, width: float, found: tuple[int, float], positive: int | None = None) -> Plan:
+    """A plan for this metric; `found` as `fewest_patients` gives it."""
+    patients, own = found
+    return Plan(metric, expected, width, patients, positive, math.ceil(patients / TEST_SHARE), own, None)

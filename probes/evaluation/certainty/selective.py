@@ -46,10 +46,7 @@ def selective(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> Selec
     if truth.codes is None or not truth.n:
         return None
     certainty, wrong = p.max(1), p.argmax(1) != truth.codes
-    order = np.argsort(-certainty, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(certainty[order]) != 0, True)) + 1  # equal certainties stay together
-    risk_at = np.cumsum(wrong[order])[ends - 1] / ends
-    risk = np.repeat(risk_at, np.diff(np.concatenate([[0], ends])))  # (n,) of keeping the first 1 … n rows
+    order, ends, risk = risk_curve(certainty, wrong)
     n, errors = len(wrong), int(wrong.sum())
     best = np.maximum(np.arange(1, n + 1) - (n - errors), 0) / np.arange(1, n + 1)
     ids = compact(groups)
@@ -61,6 +58,16 @@ def selective(p: Float64, truth: Truth, groups: Int64, how: Resampling) -> Selec
         tuple(((shown + 1) / n).tolist()), tuple(risk[shown].tolist()),
         float(risk.mean()), errors / n, float(best.mean()), kept,
     )  # fmt: skip
+
+
+def risk_curve(certainty: Float64, loss: np.ndarray) -> tuple[Int64, Int64, Float64]:
+    """Rows in descending order of certainty; how many there are up to each different one; and the mean loss (n,) of
+    keeping the first 1 … n rows, with all rows of equal certainty.
+    """
+    order = np.argsort(-certainty, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(certainty[order]) != 0, True)) + 1  # equal certainties stay together
+    risk_at = np.cumsum(loss[order])[ends - 1] / ends
+    return order, ends, np.repeat(risk_at, np.diff(np.concatenate([[0], ends])))
 
 
 def _kept(ids: Int64, wrong: np.ndarray, rows: Int64, certainty: Float64, how: Resampling) -> Kept:

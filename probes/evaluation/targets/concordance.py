@@ -60,7 +60,25 @@ class ConcordanceEvaluator:
     def point(self) -> dict[str, float]:
         return {name: float(value[0]) for name, value in self(np.ones((1, self.groups), np.int64)).items()}
 
+    def pairs(self, weights: Int64) -> tuple[Float64, Float64]:
+        """Harrell's sums (b,): pairs of which the row with the event has the higher risk, and comparable pairs."""
+        step = max(1, CACHE_ROWS // max(len(self.owners), 1))
+        parts = [self._sums(weights[start : start + step]) for start in range(0, len(weights), step)]
+        wins, comparable = (np.concatenate([(part[0] * part[i]).sum(1) for part in parts]) for i in (1, 2))
+        return wins, comparable
+
     def _block(self, weights: Int64) -> Values:
+        own, lower, comparable, unseen = self._sums(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {
+                "uno": (own * unseen * lower).sum(1) / (own * unseen * comparable).sum(1),
+                "harrell": (own * lower).sum(1) / (own * comparable).sum(1),
+            }
+
+    def _sums(self, weights: Int64) -> tuple[Float64, Float64, Float64, Float64]:
+        """Of each event row (b, e): its weight, the weight of the comparable rows of lower risk, that of all comparable
+        rows, and Ĝ⁻².
+        """
         w = np.take(weights, self.owners, axis=1).astype(np.float64)
         running = np.zeros((len(w), w.shape[1] + 1))
         np.cumsum(w, axis=1, out=running[:, 1:])
@@ -76,11 +94,7 @@ class ConcordanceEvaluator:
         censoring = product_limit(self.steps, w)
         with np.errstate(divide="ignore", invalid="ignore"):
             unseen = np.where(self.inside, np.take(censoring, self.before, axis=1) ** -2.0, 0.0)
-            unseen = np.where(np.isfinite(unseen), unseen, 0.0)
-            return {
-                "uno": (own * unseen * lower).sum(1) / (own * unseen * comparable).sum(1),
-                "harrell": (own * lower).sum(1) / (own * comparable).sum(1),
-            }
+        return own, lower, comparable, np.where(np.isfinite(unseen), unseen, 0.0)
 
 
 def horizon_of(times: Float64) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from indexer.errors import ProbeError
 from indexer.types import Float64, Int64, Progress
 from probes.cohort.experiment import Experiment
-from probes.cohort.scaling import ScaledRows, fit_scaler, rows_of
+from probes.cohort.scaling import BLOCK, ScaledRows, fit_scaler, rows_of
 from probes.cohort.splits import FOLDS, grouped_folds
 from probes.evaluation.ranks import mean
 from probes.fitting.knn import group_ids, neighbour_features
@@ -143,12 +143,21 @@ def sizes(experiment: Experiment, alpha_of_all: float, progress: Progress) -> tu
 
 
 def _alpha(x: ScaledRows, y: Float64, groups: Int64, n: int, seed: int) -> float:
-    ridge = ridge_on(x, y)
     if n < CHOSEN_FROM:
-        sums = float(((x.whole() - ridge.shift[0]) ** 2).sum())
-        return sums / len(y) if sums > 0 else 1.0
+        return mean_squared_length(x)
     folds = grouped_folds(np.zeros(len(y), np.int64), groups, seed)
-    return _lowest("alpha", ALPHAS, inner_errors(ridge, folds), "").value
+    return _lowest("alpha", ALPHAS, inner_errors(ridge_on(x, y), folds), "").value
+
+
+def mean_squared_length(x: ScaledRows) -> float:
+    """Of the centred rows x (n, dim): an alpha of the size of the data; 1 where they do not vary."""
+    n, first, second = len(x.rows), np.zeros(x.shape[1]), 0.0
+    for start in range(0, n, BLOCK):
+        block = x[start : start + BLOCK]
+        first += block.sum(0)
+        second += float((block**2).sum())
+    found = second / n - float((first / n) @ (first / n))
+    return found if found > 1e-9 * second / n else 1.0
 
 
 def _error(x: ScaledRows, y: Float64, alpha: float, test: tuple[Float64, Float64]) -> float:

@@ -18,7 +18,7 @@ from probes.cohort.scaling import BLOCK, ScaledRows
 from probes.compute.threads import one_thread
 
 ALPHAS: Float64 = 10.0 ** np.arange(-6, 8.01, 0.25)
-SMALL = 200  # rows or features of an eigenproblem that one thread solves in milliseconds
+SMALL = 500  # rows or features of an eigenproblem that one thread solves in a tenth of a second, on busy cores too
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from probes.cohort.experiment import Experiment
 from probes.cohort.scaling import BLOCK, ScaledRows, fit_scaler
 from probes.cohort.splits import FOLDS, grouped_folds
 from probes.cohort.truth import Truth
+from probes.evaluation.targets.concordance import horizon_of
 from probes.fitting.models import Model
 from probes.fitting.sweep import ALIKE, Candidate, Selection, fixed
 from probes.fitting.targets.cox import fit_cox, log_likelihood, risk_sets
+from probes.fitting.targets.hazard import HAZARD, TIMES, baseline_of
 from probes.fitting.train import logits_of
 from probes.fitting.trained import Trained
 
@@ -92,9 +94,13 @@ def train_survival(experiment: Experiment, progress: Progress) -> tuple[Trained,
         held = [(at, _risks(x, truth, fit, at, selection.value)) for fit, at in folds if events[fit].any()]
     with progress.stage("final fit"):
         found = components_of(x, COMPONENTS)
-        solved = fit_cox(found.of(x.whole()), risk_sets(times, events), selection.value)
+        inside = found.of(x.whole())
+        solved = fit_cox(inside, risk_sets(times, events), selection.value)
         weights = found.directions @ solved.beta
-        model = Model("linear", {"W": weights[None], "b": np.array([-float(found.centre @ weights)])})
+        base = baseline_of(inside @ solved.beta, times, events)
+        arrays = {"W": weights[None], "b": np.array([-float(found.centre @ weights)]),
+                  TIMES: base.times, HAZARD: base.hazard}  # fmt: skip
+        model = Model("linear", arrays, {"horizon": horizon_of(times)})
         risks = logits_of(model, data.vectors, split.test, scaler)
     held_rows = rows[np.concatenate([at for at, _ in held])]
     held_risks = np.concatenate([risk for _, risk in held])[:, None]

@@ -28,8 +28,8 @@ def decision(curve: DecisionCurve) -> str:
     return svg(draw, name="decision curve")
 
 
-def risk_by_coverage(found: Selective) -> str:
-    """The error rate of the kept rows, with intervals at the shares of the table; dashed: of all rows."""
+def risk_by_coverage(found: Selective, what: str = "error rate") -> str:
+    """The kept rows' risk, an error rate or `what` else, with intervals at the table's shares; dashed: of all rows."""
 
     def draw(axes: Axes) -> None:
         axes.axhline(found.area_random, color=GREY, lw=0.9, ls="--")
@@ -37,7 +37,7 @@ def risk_by_coverage(found: Selective) -> str:
         for kept in found.kept:
             axes.plot([kept.coverage] * 2, [kept.risk.low, kept.risk.high], color=ACCENT, lw=1)
             axes.plot(kept.coverage, kept.risk.value, "o", color=ACCENT, ms=4)
-        axes.set(xlabel="share of the rows kept", ylabel="error rate of the kept", xlim=(0, 1.02))
+        axes.set(xlabel="share of the rows kept", ylabel=f"{what} of the kept", xlim=(0, 1.02))
         axes.set_ylim(bottom=0)
 
-    return svg(draw, name="error rate by share of rows kept")
+    return svg(draw, name=f"{what} by share of rows kept")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from html import escape
 
 from probes.reporting.definitions import term
 from probes.reporting.page import html_table, section
-from probes.reporting.words import number
-from probes.runs.review.record import Example, Examples
+from probes.reporting.words import number, quantity
+from probes.runs.review.record import Example, Examples, Neighbour
 
 Pictures = Callable[[str], str]  # key → address of its picture
 SHOWN = 12
@@ -19,25 +20,48 @@ TITLES = {
     "prototype": "Prototypes of each class",
     "outlier": "Outliers of each class",
 }
+TARGET_TITLES = {  # of targets that are no classes
+    "numeric": {
+        "error": "The most wrong, each with its nearest fitted images and their numbers",
+        "suspect": "Numbers that may be wrong",
+        "doubtful": "Most doubtful: the largest predicted error",
+        "prototype": "Prototypes of each fifth of the numbers",
+        "outlier": "Outliers of each fifth of the numbers",
+    },
+    "survival": {
+        "error": "The most wrong, early events of low risk and the reverse, each with its nearest fitted images",
+        "suspect": "Times or events that may be wrong",
+        "prototype": "Prototypes of each third of the risk",
+        "outlier": "Outliers of each third of the risk",
+    },
+}
+TARGET_TERMS = {"suspect": "suspect_number", "doubtful": "doubtful_number"}
 OF_CLASSES = ("prototype", "outlier")  # five of each class: all are shown
 TERMS = ("suspect", "doubtful", "prototype", "outlier")  # kinds with a definition
 
 
-def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
+def gallery(found: Examples | None, pictures: Pictures | None = None, target: str = "classes") -> str:
     """The first of every kind; all that are listed are in examples.csv."""
     if found is None:
         return ""
+    classes = target == "classes"
+    counted = (
+        f"{found.errors} errors among the test rows; {found.suspects} suspect labels among {found.scored} rows with "
+        "out-of-sample probabilities."
+        if classes
+        else f"{found.suspects} errors are far out among those of {found.scored} rows by probes that were not "
+        "fitted on their groups: the label may be wrong."
+    )
     parts = [
-        f"<p>{found.errors} errors among the test rows; {found.suspects} suspect labels among {found.scored} rows with "
-        "out-of-sample probabilities. examples.csv lists them for a person to look at."
+        f"<p>{counted} examples.csv lists them for a person to look at."
         + ("" if pictures else " With pictures: this report on the page of <code>indexer serve</code>.")
         + "</p>"
     ]
-    for kind, title in TITLES.items():
+    for kind, title in (TITLES if classes else TARGET_TITLES[target]).items():
         own = [e for e in found.shown if e.kind == kind]
         if not own:
             continue
-        linked = f" ({term(kind)})" if kind in TERMS else ""
+        linked = f" ({term(kind if classes else TARGET_TERMS.get(kind, kind))})" if kind in TERMS else ""
         parts.append(f"<h3>{escape(title)}{linked}</h3>")
         if kind == "error" and pictures is not None:
             parts.append("<p class='dim'>Neighbours with the label of the image are green, others red.</p>")
@@ -55,10 +79,11 @@ def gallery(found: Examples | None, pictures: Pictures | None = None) -> str:
 def _lines(shown: list[Example]) -> list[list[str]]:
     """Keys in place of pictures."""
     scored, near = bool(shown[0].called), any(e.neighbours for e in shown)
-    head = ["key", "label", *(["called", "p"] if scored else ["cosine"])]
+    classes = not math.isnan(shown[0].p_called)
+    head = ["key", "label", *(["called", "p"] if classes else ["predicted", "score"] if scored else ["cosine"])]
     rows = [[*head, *(["nearest fitted images, with their labels"] if near else [])]]
     for e in shown:
-        own = [escape(e.called), number(e.p_called)] if scored else [number(e.score)]
+        own = [escape(e.called), number(e.p_called) if classes else quantity(e.score)] if scored else [number(e.score)]
         fitted = ", ".join(f"{escape(n.key)} <span class='ci'>({escape(n.label)})</span>" for n in e.neighbours)
         rows.append([escape(e.key), escape(e.label), *own, *([fitted] if near else [])])
     return rows
@@ -66,15 +91,22 @@ def _lines(shown: list[Example]) -> list[list[str]]:
 
 def _with_neighbours(example: Example, pictures: Pictures) -> str:
     near = "".join(
-        _picture(n.key, [n.label, f"cosine {number(n.cosine)}"], pictures, same=n.label == example.label)
+        _picture(n.key, [n.label, f"cosine {number(n.cosine)}"], pictures, same=_alike(n, example))
         for n in example.neighbours
     )
     return f"<div class='row small'>{_one(example, pictures, query=True)}<div class='hits'>{near}</div></div>"
 
 
+def _alike(neighbour: Neighbour, example: Example) -> bool | None:
+    """Whether both have the same class; None of numbers, which are never quite alike."""
+    return None if math.isnan(example.p_called) else neighbour.label == example.label
+
+
 def _one(example: Example, pictures: Pictures, *, query: bool = False) -> str:
     words = [f"label {example.label}"]
-    if example.called:
+    if example.called and math.isnan(example.p_called):
+        words += [f"predicted {example.called}", f"score {quantity(example.score)}"]
+    elif example.called:
         words.append(f"called {example.called}, p {number(example.p_called)}")
     else:
         words.append(f"cosine {number(example.score)}")

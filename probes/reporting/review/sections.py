@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
@@ -24,7 +25,7 @@ from probes.reporting.review.sentences import (
     shift_sentence,
     together_sentence,
 )
-from probes.reporting.words import NAMES, metric_key, number, rate
+from probes.reporting.words import NAMES, headline, metric_key, number, rate, shown_as
 from probes.runs.result import ProbeResult
 from probes.runs.review.record import Choice, Confounder, External, Review
 
@@ -179,36 +180,37 @@ def sensitivity(result: ProbeResult, review: Review) -> str:
     if review.repeats:
         rows = [["metric", "this split", term("spread"), "lowest", "highest"]]
         for each in review.repeats:
-            values = [v for v in each.values if v == v]
+            values, show = [v for v in each.values if v == v], shown_as(each.metric)
             own = result.test.metrics[each.metric].value
-            rows.append([term(metric_key(each.metric, result)), number(own),
-                         f"<b>{number(each.mean)}</b> <span class='ci'>± {number(each.sd)}</span>",
-                         number(min(values)), number(max(values))])  # fmt: skip
+            rows.append([term(metric_key(each.metric, result)), show(own),
+                         f"<b>{show(each.mean)}</b> <span class='ci'>± {show(each.sd)}</span>",
+                         show(min(values)), show(max(values))])  # fmt: skip
         caption = (
             f"Over {len(review.repeats[0].values)} further splits, whose rows overlap: how much the split matters, no "
             "confidence interval."
         )
         parts.append(html_table(rows, "", caption))
     if review.multiverse:
-        parts.append(_multiverse(review.multiverse))
+        parts.append(_multiverse(review.multiverse, headline(result)))
     return section("sensitivity", "Sensitivity to the protocol", *parts)
 
 
-def _multiverse(found: tuple[Choice, ...]) -> str:
-    areas = [c.auc_macro for c in found if c.auc_macro == c.auc_macro]
-    rows = [["choice", "combinations", f"mean {term('auc_macro')}", "lowest", "highest"]]
-    rows.append(["all", *_row(areas)])
+def _multiverse(found: tuple[Choice, ...], metric: str) -> str:
+    show = shown_as(metric)
+    rows = [["choice", "combinations", f"{term(metric)}, mean", "lowest", "highest"]]
+    rows.append(["all", *_row([c.headline for c in found], show)])
     for name, title in MULTIVERSE.items():
         by: dict[str, list[float]] = defaultdict(list)
         for choice in found:
-            by[getattr(choice, name)].append(choice.auc_macro)
-        rows += [[escape(f"{title}: {value}"), *_row(own)] for value, own in by.items()]
-    caption = f"The test macro AUC under {len(found)} combinations of choices (multiverse); the result is one of them."
+            by[getattr(choice, name)].append(choice.headline)
+        rows += [[escape(f"{title}: {value}"), *_row(own, show)] for value, own in by.items()]
+    named = "macro AUC" if metric == "auc_macro" else NAMES[metric]
+    caption = f"The test {named} under {len(found)} combinations of choices (multiverse); the result is one of them."
     return html_table(rows, "", caption)
 
 
-def _row(areas: list[float]) -> list[str]:
-    defined = [a for a in areas if a == a]
+def _row(values: list[float], show: Callable[[float], str]) -> list[str]:
+    defined = [v for v in values if v == v]
     if not defined:
-        return [str(len(areas)), number(None), "", ""]
-    return [str(len(areas)), f"<b>{number(float(np.mean(defined)))}</b>", number(min(defined)), number(max(defined))]
+        return [str(len(values)), number(None), "", ""]
+    return [str(len(values)), f"<b>{show(float(np.mean(defined)))}</b>", show(min(defined)), show(max(defined))]

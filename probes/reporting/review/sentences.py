@@ -6,7 +6,12 @@ from probes.evaluation.bootstrap import Interval
 from probes.evaluation.certainty.conformal import ConformalSets
 from probes.evaluation.external.shift import Shift
 from probes.evaluation.usefulness.decision_curve import DecisionCurve
-from probes.reporting.words import number, p_value, with_interval
+from probes.reporting.targets.sentences import (
+    target_confounder_sentence,
+    target_external_sentence,
+    target_together_sentence,
+)
+from probes.reporting.words import number, p_value, shown_as, with_interval
 from probes.runs.review.record import Confounder, Confounders, External, Spread
 
 SHOWN = 8  # columns whose decision curves are shown
@@ -23,6 +28,8 @@ SHIFT_CAVEAT = (
 
 
 def external_sentence(found: External) -> str:
+    if "auc_macro" not in found.drops:
+        return target_external_sentence(found)
     fall = found.drops["auc_macro"]
     if fall.low != fall.low:
         return (
@@ -57,6 +64,8 @@ def confounder_sentence(found: Confounder) -> str:
     """The verdict first, then what it rests on."""
     if found.note:
         return f"{found.column}: {found.note}."
+    if found.within is not None:
+        return target_confounder_sentence(found, READABLE[above(found.readable)])
     readable, alone, inside = found.readable, found.alone, found.adjusted
     parts = []
     if inside is not None and inside.within.value == inside.within.value:
@@ -84,6 +93,8 @@ def confounder_sentence(found: Confounder) -> str:
 
 
 def together_sentence(found: Confounders) -> str:
+    if found.metric != "auc_macro":
+        return target_together_sentence(found)
     if found.together is None or found.gain is None:
         return "A probe on these columns could not be fitted: the fitted rows show one class only."
     names = ", ".join(c.column for c in found.columns)
@@ -125,8 +136,8 @@ def label_sets_sentence(found: ConformalSets) -> str:
 
 
 def spread_words(found: Spread) -> str:
-    values = [v for v in found.values if v == v]
-    return f"{number(found.mean)} ± {number(found.sd)}, from {number(min(values))} to {number(max(values))}"
+    values, show = [v for v in found.values if v == v], shown_as(found.metric)
+    return f"{show(found.mean)} ± {show(found.sd)}, from {show(min(values))} to {show(max(values))}"
 
 
 def above(value: Interval | None) -> bool:

@@ -9,8 +9,10 @@ from probes.reporting.definitions import term
 from probes.reporting.page import cell, figure, html_table, legend, section
 from probes.reporting.ranges import scale
 from probes.reporting.targets import drawings
+from probes.reporting.targets.sentences import horizon_sentence, log_rank_sentence, proportional_sentence
 from probes.reporting.words import NAMES, number, quantity, with_interval
 from probes.runs.result import ProbeResult
+from probes.runs.targets.record import SurvivalResult
 
 EQUAL = "border-top: 2px dashed var(--edge)"
 BIAS, LIMIT = "border-top: 2.5px solid var(--series-1)", "border-top: 2.5px dashed var(--series-1)"
@@ -101,4 +103,44 @@ def survival(result: ProbeResult) -> str:
         f"{escape(time)} {quantity(found.horizon)}.</p>"
     )
     tables = html_table(rows, caption="Each third."), html_table(observed, caption="Rows still observed.")
-    return section("survival", "Survival by risk", text, drawn, *tables)
+    said = "".join(f"<p>{line}</p>" for line in _said(found, time))
+    return section("survival", "Survival by risk", text, drawn, *tables, said, _risk_subgroups(result))
+
+
+def _said(found: SurvivalResult, time: str) -> list[str]:
+    """The log-rank test, proportionality and calibration, each with a link to what it is."""
+    lines = [f"{escape(log_rank_sentence(found.log_rank))} ({term('log_rank')})"]
+    if found.proportional is not None:
+        lines.append(f"{escape(proportional_sentence(found.proportional))} ({term('proportionality')})")
+    if found.calibration is not None:
+        lines.append(f"{escape(horizon_sentence(found.calibration, time))} ({term('horizon_difference')})")
+    return lines
+
+
+def _risk_subgroups(result: ProbeResult) -> str:
+    found = result.survival.subgroups if result.survival else ()
+    if not found:
+        return ""
+    drawn = scale([s.uno for s in found], 0.5)
+    rows = [["subgroup", "rows", "groups", "events", term("uno"), drawn.head(NAMES["interval"]), term("harrell")]]
+    for s in found:
+        shown = ["n too small", "<td></td>", "–"]
+        if s.uno is not None:
+            shown = [cell(s.uno), drawn.bar(s.uno), cell(s.harrell)]
+        rows.append([escape(f"{s.column} = {s.value}"), str(s.rows), str(s.groups), str(s.events), *shown])
+    return html_table(rows, "below", "Each subgroup; dashed line: chance.")
+
+
+def risk_sizes(result: ProbeResult) -> str:
+    """D12 for times."""
+    found = result.survival.sizes if result.survival else ()
+    if not found:
+        return ""
+    counted, whole = f"{units(result.request.group)} in all", found[-1]
+    rows = [[escape(counted), "mean events", f"{term('risk_sizes', 'test ' + NAMES['uno'])}, mean ± SD", "draws"]]
+    for p in found:
+        spread = "" if p.uno_sd != p.uno_sd else f" <span class='ci'>± {number(p.uno_sd)}</span>"
+        size = f"all ({p.groups})" if p is whole else str(p.groups)
+        rows.append([size, f"{p.events:.1f}", f"<b>{number(p.uno_mean)}</b>{spread}", str(p.draws)])
+    caption = f"Test {NAMES['uno']} by the number of {escape(counted)}, lambda as in the result."
+    return section("few-shot", "Label efficiency", html_table(rows, caption=caption))

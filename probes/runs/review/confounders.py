@@ -103,7 +103,7 @@ def _one(
         name,
         valued,
         missing,
-        _readable(experiment, ids, names, store, (resampling, progress)),
+        readable(experiment, ids, names, store, (resampling, progress)),
         None if alone is None else _area(alone, scored, resampling),
         _quoted(adjusted(*scored, ids[test], resampling), place_here(outcome)),
         _robustness(experiment, near, ids),
@@ -118,7 +118,7 @@ def _quoted(found: Adjusted, at: Place | None) -> Adjusted:
     )  # fmt: skip
 
 
-def _readable(
+def readable(
     experiment: Experiment, ids: Int64, names: tuple[str, ...], store: EmbeddingStore, how: tuple[Resampling, Progress]
 ) -> Interval | None:
     """Test AUC of a linear probe for the column by D4 and D5, on the same split; rows without a value are left out."""
@@ -132,7 +132,7 @@ def _readable(
     absent = absent_classes(truth, own)
     settings = replace(
         experiment.request, probe="linear", scaling="l2", penalty=None, shuffle_control=False, class_weight=None,
-        search="decades", metric="cosine", multilabel=False, ordinal=False,
+        search="decades", metric="cosine", multilabel=False, ordinal=False, numeric=False,
     )  # fmt: skip
     facts = replace(experiment.facts, absent=absent)
     if not shows_two_classes(truth.take(own.train)) or not shows_two_classes(truth.take(own.test)):

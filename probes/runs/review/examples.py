@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.types import Float64, Int64
+from indexer.types import Bool, Float64, Int64
 from probes.cohort.scaling import features, fit_scaler
 from probes.cohort.truth import Truth, both_sides, hide_absent, label_as_classes, probabilities
 from probes.compute.exact_search import top_k
@@ -102,7 +102,7 @@ def _out_of_sample(outcome: Outcome) -> tuple[Int64, Float64]:
 def _scored(outcome: Outcome, listed: Sequence[tuple[str, _Ranked]]) -> Iterable[Example]:
     """Examples of scored rows, with fitted neighbours from one search. `listed`: kind and row."""
     data = outcome.experiment.data
-    near = _nearest(outcome, np.array([each.column.rows[each.at] for _, each in listed], np.int64))
+    near = nearest_fitted(outcome, np.array([each.column.rows[each.at] for _, each in listed], np.int64))
     part = outcome.experiment.split.part_of(data.truth.n)
     for (kind, each), (cosines, found) in zip(listed, near, strict=True):
         column, at = each.column, each.at
@@ -126,7 +126,7 @@ def _name(truth: Truth, row: int, column: _Column) -> str:
     return column.classes[int(truth.positive[row, j])] if truth.known[row, j] else f"{truth.classes[j]}: unknown"
 
 
-def _nearest(outcome: Outcome, rows: Int64) -> list[tuple[list[float], list[int]]]:
+def nearest_fitted(outcome: Outcome, rows: Int64) -> list[tuple[list[float], list[int]]]:
     """Cosines and rows of the nearest fitted images of each row, without those of its own group."""
     experiment = outcome.experiment
     data, fitted = experiment.data, experiment.fit_rows
@@ -143,19 +143,22 @@ def _nearest(outcome: Outcome, rows: Int64) -> list[tuple[list[float], list[int]
 
 
 def _of_classes(outcome: Outcome) -> Iterable[Example]:
-    """Prototypes and outliers of each class, or of the rows with each label, of the fitted rows; one of a group."""
+    """Prototypes and outliers of each class, or of the rows with each label."""
+    experiment = outcome.experiment
+    truth = hide_absent(experiment.data.truth, experiment.absent)
+    member = truth.positive if truth.codes is not None else truth.positive & truth.known
+    return typical_of(outcome, member, truth.classes)
+
+
+def typical_of(outcome: Outcome, member: Bool, names: Sequence[str]) -> Iterable[Example]:
+    """Prototypes and outliers of each named set of rows, of the fitted ones; one of a group. `member` (n, sets)."""
     experiment = outcome.experiment
     data, fitted = experiment.data, experiment.fit_rows
-    truth = hide_absent(data.truth, experiment.absent)
     unit = fit_scaler("none", data.vectors, experiment.split.train)
     part = experiment.split.part_of(data.truth.n)
     rng = np.random.Generator(np.random.PCG64(experiment.request.seed))
-    for j, name in enumerate(truth.classes):
-        rows = (
-            fitted[(truth.positive & truth.known)[fitted, j]]
-            if truth.codes is None
-            else fitted[truth.codes[fitted] == j]
-        )
+    for j, name in enumerate(names):
+        rows = fitted[member[fitted, j]]
         rows = np.sort(rng.permutation(rows)[:MOST_ROWS])
         if len(np.unique(data.groups[rows])) < 2:
             continue

@@ -49,7 +49,7 @@ def external(
     sets, of_labels = conformal
     experiment = outcome.experiment
     request = experiment.request
-    data, kept, store = _rows(outcome)
+    data, kept, store = external_rows(outcome)
     scaler, model = outcome.trained.scaler, outcome.trained.model
     logits = logits_of(model, data.vectors, kept, scaler)
     temperature = applied_temperature(request, outcome.result.temperature)
@@ -69,7 +69,7 @@ def external(
         where=request.test_where or "",
         flow=data.flow,
         shared_rows=data.truth.n - len(kept),
-        audit=_audit(outcome, data, kept, progress),
+        audit=external_audit(outcome, data, kept, progress),
         test=found,
         drops={
             name: quoted(drop(value, found.metrics[name]), f"drop_{name}", fewer)
@@ -81,7 +81,7 @@ def external(
         calibration=calibration(p, truth),
         recalibration=_recalibrations(columns, scored, there),
         recalibration_here=_recalibrations(columns, scored_rows(outcome), here),
-        shift=_shift(outcome, data, kept),
+        shift=external_shift(outcome, data, kept),
         conformal=None if sets is None or sets.refused else measure_frozen(*scored, sets, how),
         label_sets=measure_labels(*scored, of_labels, how),
     )
@@ -145,7 +145,7 @@ def _check_rows(request: ProbeRequest, store: EmbeddingStore) -> None:
     raise ProbeError(f"no rows in table {store.name} match --test-where {external!r}.")
 
 
-def _rows(outcome: Outcome) -> tuple[ProbeData, Int64, EmbeddingStore]:
+def external_rows(outcome: Outcome) -> tuple[ProbeData, Int64, EmbeddingStore]:
     """The external rows with a label, and which of them belong to no group of the split."""
     experiment = outcome.experiment
     request, own = experiment.request, experiment.data
@@ -224,7 +224,7 @@ def _recalibrations(
     return tuple(out)
 
 
-def _audit(outcome: Outcome, data: ProbeData, kept: Int64, progress: Progress) -> Audit:
+def external_audit(outcome: Outcome, data: ProbeData, kept: Int64, progress: Progress) -> Audit:
     """D2 of the external rows: an image that the probe was fitted on is not external."""
     experiment = outcome.experiment
     own, rows, tau = experiment.data, experiment.fit_rows, experiment.request.tau
@@ -236,7 +236,7 @@ def _audit(outcome: Outcome, data: ProbeData, kept: Int64, progress: Progress) -
     return audit(cosine, nearest, data.truth.take(kept), own.truth.take(rows), tau)
 
 
-def _shift(outcome: Outcome, data: ProbeData, kept: Int64) -> Shift | None:
+def external_shift(outcome: Outcome, data: ProbeData, kept: Int64) -> Shift | None:
     """The vectors of the test rows, which fitted nothing, against the external ones."""
     experiment = outcome.experiment
     own, test = experiment.data, experiment.split.test

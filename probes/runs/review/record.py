@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from probes.cohort.load import Flow
 from probes.evaluation.bootstrap import Interval
 from probes.evaluation.calibration import Calibration
 from probes.evaluation.certainty.conformal import ConformalSets
+from probes.evaluation.certainty.ranges import ConformalRanges
 from probes.evaluation.certainty.selective import Selective
 from probes.evaluation.certainty.trust import Trust
 from probes.evaluation.confounding.robustness import Robustness
@@ -17,8 +19,10 @@ from probes.evaluation.external.shift import Shift
 from probes.evaluation.leakage import Audit
 from probes.evaluation.operating import OperatingPoint
 from probes.evaluation.scoring import Scored
+from probes.evaluation.targets.within import Within
 from probes.evaluation.usefulness.costs import Costs
 from probes.evaluation.usefulness.decision_curve import DecisionCurve
+from probes.runs.targets.record import HorizonCalibration
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,18 @@ class External:
     audit: Audit  # of the external rows against the fitted ones
     test: Scored
     drops: dict[str, Interval]  # metric → test rows minus external rows
-    operating: tuple[OperatingPoint, ...]
-    rate_drops: tuple[RateDrop, ...]
-    calibration: Calibration
-    recalibration: tuple[Recalibration, ...]
-    recalibration_here: tuple[Recalibration, ...]  # of the test rows, to compare with
-    shift: Shift | None
-    conformal: ConformalSets | None  # coverage there of the sets calibrated here
+    operating: tuple[OperatingPoint, ...] = ()
+    rate_drops: tuple[RateDrop, ...] = ()
+    calibration: Calibration | None = None  # of classes
+    recalibration: tuple[Recalibration, ...] = ()
+    recalibration_here: tuple[Recalibration, ...] = ()  # of the test rows, to compare with
+    shift: Shift | None = None
+    conformal: ConformalSets | None = None  # coverage there of the sets calibrated here
     label_sets: tuple[ConformalSets, ...] = ()  # the same for each label
+    here: Scored | None = None  # of times: the test rows at the horizon at which the external ones are scored
+    horizon: float = float("nan")
+    at_horizon: HorizonCalibration | None = None  # of times
+    ranges: tuple[ConformalRanges, ...] = ()  # of numbers: coverage there of the ranges calibrated here
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,12 @@ class Confounder:
     values: int
     missing: int  # test rows without a value
     readable: Interval | None  # test macro AUC of a linear probe for the column, on the vectors
-    alone: Interval | None  # test macro AUC for the label of a probe on the column alone
-    adjusted: Adjusted | None
-    robustness: Robustness | None
+    alone: Interval | None  # test macro AUC (R² of numbers, Uno's C) for the label of a probe on the column alone
+    adjusted: Adjusted | None  # of classes
+    robustness: Robustness | None  # of classes
     note: str = ""
     raises_p: float | None = None  # one-sided, by permutation: of a column that does not raise the AUC
+    within: Within | None = None  # of numbers and times
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Confounders:
     together: Interval | None  # of a probe on all the columns
     gain: Interval | None  # the vectors' probe minus that one, paired on the same draws
     gain_p: float = float("nan")
+    metric: str = "auc_macro"  # of `together` and `gain`; r2 of numbers, uno of times
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,12 @@ class Choice:
     penalty: str  # how it was chosen
     seed: str  # of the split
     pooling: str
-    auc_macro: float
+    auc_macro: float = float("nan")  # of classes
+    value: float = float("nan")  # of numbers their mean absolute error, of times Uno's C
+
+    @property
+    def headline(self) -> float:
+        return self.value if math.isnan(self.auc_macro) else self.auc_macro
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,7 @@ class Review:
     costs: tuple[Costs, ...] = ()
     conformal: ConformalSets | None = None  # of classes
     label_sets: tuple[ConformalSets, ...] = ()  # of each label
+    ranges: tuple[ConformalRanges, ...] = ()  # of numbers
     selective: Selective | None = None
     trust: tuple[Trust, ...] = ()
     examples: Examples | None = None

@@ -31,8 +31,8 @@ def check_repeats(request: ProbeRequest) -> None:
     """Raise InputError where there is one split only, or no choice to vary."""
     if (request.repeats or request.multiverse) and request.split not in ("hash", "stratified"):
         raise InputError("--repeats and --multiverse draw new splits: a column gives one. Use hash or stratified.")
-    if request.multiverse and request.probe not in ("linear", "svm"):
-        raise InputError("--multiverse varies scaling and penalty of a linear probe or svm: leave it out here.")
+    if request.multiverse and request.probe not in ("linear", "svm", "ridge", "survival"):
+        raise InputError("--multiverse varies scaling and penalty of a linear probe, svm or Cox model: leave it out.")
 
 
 def with_split(request: ProbeRequest, number: int) -> ProbeRequest:
@@ -50,14 +50,22 @@ def repeats(request: ProbeRequest, data: ProbeData, store: EmbeddingStore, progr
     for number in range(1, request.repeats + 1):
         p, truth, _ = _run(with_split(request, number), data, store, progress)
         points.append(evaluator(p, truth, np.arange(truth.n)).point())
-    spreads = []
-    for name in METRICS:
-        values = [float(point[name]) for point in points if name in point]
-        defined = [v for v in values if v == v]
-        if defined:
-            sd = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
-            spreads.append(Spread(name, tuple(values), float(np.mean(defined)), sd))
-    return tuple(spreads)
+    spreads = (spread_of(name, [float(point[name]) for point in points if name in point]) for name in METRICS)
+    return tuple(each for each in spreads if each is not None)
+
+
+def spread_of(metric: str, values: list[float]) -> Spread | None:
+    """Mean and SD (n - 1) of the defined values; None without any."""
+    defined = [v for v in values if v == v]
+    if not defined:
+        return None
+    sd = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
+    return Spread(metric, tuple(values), float(np.mean(defined)), sd)
+
+
+def split_words(request: ProbeRequest) -> str:
+    """What sets a further split apart."""
+    return f"salt {request.salt!r}" if request.split == "hash" else f"seed {request.seed}"
 
 
 def multiverse(request: ProbeRequest, data: ProbeData, store: EmbeddingStore, progress: Progress) -> tuple[Choice, ...]:
@@ -65,11 +73,12 @@ def multiverse(request: ProbeRequest, data: ProbeData, store: EmbeddingStore, pr
     out: list[Choice] = []
     for number in range(SPLITS):
         own = with_split(request, number)
-        named = f"salt {own.salt!r}" if own.split == "hash" else f"seed {own.seed}"
         for scaling in SCALINGS:
             for rule, value in (("inner validation", None), (f"fixed at {FIXED:g}", FIXED)):
                 scored = _run(replace(own, scaling=scaling, penalty=value), data, store, progress)
-                out += [Choice(scaling, rule, named, pooling, area) for pooling, area in _pooled(own, scored)]
+                out += [
+                    Choice(scaling, rule, split_words(own), pooling, area) for pooling, area in _pooled(own, scored)
+                ]
     return tuple(out)
 
 

@@ -17,6 +17,7 @@ from probes.runs.review.record import Review
 from probes.runs.review.repeats import check_repeats, multiverse, repeats
 from probes.runs.review.useful import with_usefulness
 from probes.runs.run import run
+from probes.runs.targets.review.reviewed import review_target
 
 
 def run_reviewed(request: ProbeRequest, progress: Stages | None = None) -> Outcome:
@@ -44,6 +45,8 @@ def check_review(request: ProbeRequest) -> None:
 
 def _review(outcome: Outcome, progress: Stages) -> Review:
     request = outcome.experiment.request
+    if request.target != "classes":
+        return review_target(outcome, progress)
     how = Resampling(request.replicates, request.seed)
     store = open_store(request)
     review = Review()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from probes.evaluation.bootstrap import Interval
 from probes.fitting.targets.numbers import SizePoint
+from probes.fitting.targets.sizes import RiskSize
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,30 @@ class RiskThird:
 
 
 @dataclass(frozen=True)
+class RiskSubgroup:
+    """One value of a subgroup column; no metrics where there are too few events."""
+
+    column: str
+    value: str
+    rows: int
+    groups: int
+    events: int
+    uno: Interval | None
+    harrell: Interval | None
+
+
+@dataclass(frozen=True)
+class HorizonCalibration:
+    """Predicted and observed shares with the event up to a time."""
+
+    time: float  # the last at which a tenth of the fitted rows, and of these, is observed
+    rows: int
+    expected: float  # mean predicted probability of the event
+    observed: Interval  # 1 - Kaplan & Meier's estimate
+    difference: Interval  # observed minus expected, from common draws: above 0 the probabilities are too low
+
+
+@dataclass(frozen=True)
 class SurvivalResult:
     """D37: what is drawn of risks, and how they were made."""
 
@@ -47,6 +72,11 @@ class SurvivalResult:
     bounds: tuple[float, float]  # of the thirds
     ticks: tuple[float, ...]
     thirds: tuple[RiskThird, ...]
+    calibration: HorizonCalibration | None = None  # None in results of before this field
+    proportional: Interval | None = None  # correlation of Schoenfeld's residuals with time
+    log_rank: float = float("nan")  # p of equal hazards in the thirds; NaN where groups have several rows
+    sizes: tuple[RiskSize, ...] = ()  # ascending; the last is all of train
+    subgroups: tuple[RiskSubgroup, ...] = ()
 
 
 @dataclass(frozen=True)

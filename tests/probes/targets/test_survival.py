@@ -203,7 +203,7 @@ def test_the_report_and_the_card_speak_of_survival(out):
         assert absent not in page, absent
     items = {f"{i['checklist'][0]}{i['number']}": i["answer"] for i in json.loads(done("card", out, "--json").out)}
     assert "Uno's C" in items["C37"]
-    assert items["T15"] == "a log hazard ratio"
+    assert items["T15"].startswith("a log hazard ratio")
 
 
 def test_patients_pooled_to_one_row_are_fitted_and_drawn_once_each(db):
@@ -234,7 +234,7 @@ def test_rows_without_a_time_are_left_out_and_counted(db):
             ("--time", "months", "--event", "died", "--split", "side", "--where", "patient < 'p005'"),
             "events, a survival probe takes 10",
         ),
-        (("--time", "months", "--event", "died", "--split", "leave-out:site"), "is of classes"),
+        (("--time", "months", "--event", "died", "--split", "leave-out:never"), "two sites or more"),
     ],
 )
 def test_what_has_no_times_or_events_is_refused_in_one_line(db, words, said):
