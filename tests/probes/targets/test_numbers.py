@@ -254,7 +254,8 @@ def test_tables_are_compared_by_the_paired_difference_of_their_errors(db, tmp_pa
         (("--label", "age", "--coverage", "0.8"), "--coverage is of --review"),
         (("--label", "age", "--split", "nested", "--repeats", "2"), "need one test split"),
         (("--label", "age", "--split", "leave-out:same"), "two sites or more"),
-        (("--label", "age", "--confounder", "age,nix"), "no column 'nix'"),
+        (("--label", "age", "--confounder", "sex,nix"), "no column 'nix'"),
+        (("--label", "age", "--confounder", "age"), "both --confounder and --label"),
         (("--label", "age", "--ordinal"), "--ordinal is of classes"),
     ],
 )
