@@ -22,8 +22,9 @@ from probes.reporting.review.sentences import (
     sets_sentence,
     shift_sentence,
 )
+from probes.reporting.targets.sentences import ranges_sentence
 from probes.reporting.text import positive_words
-from probes.reporting.words import metric_key, number, rate
+from probes.reporting.words import metric_key, number, rate, shown_as
 from probes.runs.result import ProbeResult
 
 MOST_CLASSES = 30  # of which the card shows the AUC; the report has all
@@ -69,7 +70,7 @@ def _model(result: ProbeResult) -> str:
     source, known = result.source, answers(result)
     return _facts({
         "Model": known["C22"], "Fingerprint": source.fingerprint, "Licence of the weights": source.licence or "",
-        "Input": f"an image as the encoder reads it; {source.dim} numbers of it are classified",
+        "Input": f"an image as the encoder reads it; {source.dim} numbers of it are used",
         "Output": known["T12g"], "Classes": ", ".join(c.name for c in result.test.classes[:MOST_CLASSES]),
         "Positive class": positive_words(result).partition(": ")[2] if result.positive else "",
         "Chosen by": known["C25"], "Class weight": result.request.class_weight or "none",
@@ -107,13 +108,12 @@ def _data(result: ProbeResult) -> str:
 def _performance(result: ProbeResult) -> str:
     show, quotes = (spread_cell, []) if result.folds else (cell, [term("simulated_coverage")])
     head = "mean ± SD of the folds" if result.folds else f"value ({term('interval')})"
-    majority = result.baselines.get("majority", {})
-    rows = [["metric", head, *quotes, term("majority")]]
+    baseline, base = next(iter(result.baselines.items()), ("", {}))
+    rows = [["metric", head, *quotes, *([term(baseline)] if baseline else [])]]
     for name, value in result.test.metrics.items():
         own = [held_cell((value, result.test.groups)) for _ in quotes]
-        rows.append(
-            [term(metric_key(name, result)), show(value), *own, number(majority[name]) if name in majority else ""]
-        )
+        beside = [shown_as(name)(base[name]) if name in base else ""] if baseline else []
+        rows.append([term(metric_key(name, result)), show(value, shown_as(name)), *own, *beside])
     if len(result.operating) == 1:
         point = result.operating[0]
         for name in ("sensitivity", "specificity", "ppv", "npv"):
@@ -157,7 +157,8 @@ def _certainty(result: ProbeResult) -> str:
         lines += [decision_sentence(curve) for curve in review.decision[:MOST_CLASSES]]
         lines += [sets_sentence(review.conformal)] if review.conformal else []
         lines += [label_sets_sentence(sets) for sets in review.label_sets]
-    else:
+        lines += [ranges_sentence(each) for each in review.ranges]
+    elif result.request.target == "classes":
         lines.append("No decision curves, conformal sets or suspect labels: they are of --review.")
     return "<ul>" + "".join(f"<li>{escape(line[:1].upper() + line[1:])}</li>" for line in lines) + "</ul>"
 

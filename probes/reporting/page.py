@@ -33,7 +33,7 @@ QUESTIONS = {  # section → what it answers
     "few-shot": "How many labelled patients does it take?",
     "limits": "What do these numbers not show?",
     "items": "What do reporting guidelines ask, and who answers it?",
-    "performance": "How well does it classify patients that it was not fitted on?",
+    "performance": "How well does it do on patients that it was not fitted on?",
     "elsewhere": "Does it hold elsewhere, for everyone, and without help from the scanner?",
 }
 
