@@ -63,7 +63,7 @@ def gallery(found: Examples | None, pictures: Pictures | None = None, target: st
             continue
         linked = f" ({term(kind if classes else TARGET_TERMS.get(kind, kind))})" if kind in TERMS else ""
         parts.append(f"<h3>{escape(title)}{linked}</h3>")
-        if kind == "error" and pictures is not None:
+        if kind == "error" and pictures is not None and classes:
             parts.append("<p class='dim'>Neighbours with the label of the image are green, others red.</p>")
         if pictures is None:
             parts.append(html_table(_lines(own if kind in OF_CLASSES else own[:SHOWN]), "words"))
@@ -80,7 +80,11 @@ def _lines(shown: list[Example]) -> list[list[str]]:
     """Keys in place of pictures."""
     scored, near = bool(shown[0].called), any(e.neighbours for e in shown)
     classes = not math.isnan(shown[0].p_called)
-    head = ["key", "label", *(["called", "p"] if classes else ["predicted", "score"] if scored else ["cosine"])]
+    head = [
+        "key",
+        "label",
+        *(["called", "p"] if classes else ["predicted", _residual(shown[0])] if scored else ["cosine"]),
+    ]
     rows = [[*head, *(["nearest fitted images, with their labels"] if near else [])]]
     for e in shown:
         own = [escape(e.called), number(e.p_called) if classes else quantity(e.score)] if scored else [number(e.score)]
@@ -102,10 +106,15 @@ def _alike(neighbour: Neighbour, example: Example) -> bool | None:
     return None if math.isnan(example.p_called) else neighbour.label == example.label
 
 
+def _residual(example: Example) -> str:
+    """What an image of a number or a time is ranked by."""
+    return "predicted error" if example.kind == "doubtful" else "residual"
+
+
 def _one(example: Example, pictures: Pictures, *, query: bool = False) -> str:
     words = [f"label {example.label}"]
     if example.called and math.isnan(example.p_called):
-        words += [f"predicted {example.called}", f"score {quantity(example.score)}"]
+        words += [f"predicted {example.called}", f"{_residual(example)} {quantity(example.score)}"]
     elif example.called:
         words.append(f"called {example.called}, p {number(example.p_called)}")
     else:
