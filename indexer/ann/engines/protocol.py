@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from indexer.types import Bool, Float32, Float64, Int64, UInt8
 
 K = 10  # neighbours for which settings are chosen
-DEPTHS = (40, 60, 80, 120, 160, 240, 320)  # candidates re-ranked for a result of 10; a search fetches at least 36
+DEPTHS = (40, 80, 120, 160, 240, 320)  # candidates re-ranked for a result of 10; a search fetches at least 36
 
 FloatBlock = tuple[Int64, Float32]  # row ids (m,), unit vectors (m, dim)
 
