@@ -25,28 +25,31 @@ class Line:
     met: Callable[[Result], bool]
 
 
-def _own(result: Result) -> Result:
-    (run,) = result["runs"]
-    found: Result = next(index for index in run["indexes"] if index["name"] == "ours")
-    return found
-
-
 def _search(what: str, file: str, most_ms: float) -> Line:
+    def met(result: Result) -> bool:
+        own, times = _index(result, "ours"), result["qps_over_best_native"]
+        return bool(own["p50_ms"] <= most_ms and own["recall_at_10"] >= 0.98 and (times is None or times >= 10))
+
     return Line(
         f"one query, {what}",
         file,
-        lambda r: f"{_own(r)['p50_ms']:.2f} ms, recall@10 {_own(r)['recall_at_10']:.3f}{_native(r)}",
-        "LanceDB's best own index, by queries a second",
+        lambda r: f"{_index(r, 'ours')['p50_ms']:.2f} ms, recall@10 {_index(r, 'ours')['recall_at_10']:.3f}{_times(r)}",
+        "the scan of all vectors; LanceDB's best own index by queries a second",
         f"{most_ms:g} ms, .98, 10 ×",
-        lambda r: (
-            _own(r)["p50_ms"] <= most_ms and _own(r)["recall_at_10"] >= 0.98 and (r["qps_over_best_native"] or 0) >= 10
-        ),
+        met,
     )
 
 
-def _native(result: Result) -> str:
-    times = result["qps_over_best_native"]
-    return f", {times:.1f} ×" if times else ""
+def _index(result: Result, name: str) -> Result:
+    (run,) = result["runs"]
+    found: Result = next(index for index in run["indexes"] if index["name"].startswith(name))
+    return found
+
+
+def _times(result: Result) -> str:
+    scan = _index(result, "exact")["p50_ms"] / _index(result, "ours")["p50_ms"]
+    native = result["qps_over_best_native"]
+    return f"; {scan:.0f} ×; {native:.1f} ×" if native else f"; {scan:.0f} ×; –"
 
 
 def _start(name: str, words: str, goal: float) -> Line:
@@ -108,6 +111,14 @@ LINES = (
     _search("200,000 × 512 in clusters", "search-200000-clustered", 0.5),
     _search("200,000 × 512 overlapping", "search-200000-overlapping", 0.5),
     _search("1,000,000 × 512 overlapping", "search-1000000-overlapping", 1.0),
+    Line(
+        "10,000,000 × 512 built and searched with `--memory 4G`",
+        "search-10000000-overlapping-4096M",
+        lambda r: f"{r['peak_rss_bytes'] / 2**30:.2f} GiB, recall@10 {r['recall_at_10']:.3f}",
+        "exact search of 512 queries",
+        "4 GiB, .98",
+        lambda r: r["peak_rss_bytes"] <= 4 * 2**30 and r["recall_at_10"] >= 0.98,
+    ),
     Line(
         "all near-duplicates of 1,000,000 × 512 at .95",
         "duplicates-1000000-overlapping",
