@@ -29,8 +29,8 @@ class Recalibration:
 def recalibration(name: str, positive: Bool, p: Float64, groups: Int64) -> Recalibration:
     """Both fits by maximum likelihood, with standard errors by groups (the sandwich estimator; Liang & Zeger 1986).
 
-    Intervals are estimate ∓ t · SE, t with one degree of freedom fewer than the groups on the smaller side: with those
-    of all groups they hold the slope too rarely where few are positive. NaN where no finite maximum exists: one class
+    Intervals are estimate ∓ t · SE. For the intercept t has one degree of freedom fewer than the groups; for the slope,
+    fewer than those on the smaller side, since else it is held too rarely where few are positive. NaN where no finite maximum exists: one class
     only, or rows that the probabilities separate; no interval with fewer than two groups on a side.
     """
     score = np.log(np.clip(p, CLIP, 1 - CLIP)) - np.log(np.clip(1 - p, CLIP, 1 - CLIP))
@@ -77,5 +77,5 @@ def _fitted(x: Float64, y: Float64, offset: Float64, groups: Int64) -> list[Inte
     np.add.at(by_group, ids, x * (y - expit(x @ beta + offset))[:, None])
     inverse = np.linalg.inv(curvature)
     variance = inverse @ (by_group.T @ by_group) @ inverse * count / (count - 1)
-    half = float(t.ppf(0.975, sides - 1)) * np.sqrt(np.diag(variance))
+    half = float(t.ppf(0.975, (sides if x.shape[1] > 1 else count) - 1)) * np.sqrt(np.diag(variance))
     return [Interval(float(b), float(b - h), float(b + h)) for b, h in zip(beta, half, strict=True)]
