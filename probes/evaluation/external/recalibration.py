@@ -30,8 +30,9 @@ def recalibration(name: str, positive: Bool, p: Float64, groups: Int64) -> Recal
     """Both fits by maximum likelihood, with standard errors by groups (the sandwich estimator; Liang & Zeger 1986).
 
     Intervals are estimate ∓ t · SE. For the intercept t has one degree of freedom fewer than the groups; for the slope,
-    fewer than those on the smaller side, since else it is held too rarely where few are positive. NaN where no finite maximum exists: one class
-    only, or rows that the probabilities separate; no interval with fewer than two groups on a side.
+    fewer than those on the smaller side, since else it is held too rarely where few are positive. NaN where no finite
+    maximum exists: one class only, or rows that the probabilities separate; no interval with fewer than two groups on a
+    side.
     """
     score = np.log(np.clip(p, CLIP, 1 - CLIP)) - np.log(np.clip(1 - p, CLIP, 1 - CLIP))
     ones = np.ones_like(score)
