@@ -14,8 +14,11 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from indexer.encoders import load, load_spec
+from indexer.encoders.backends.openvino_cpu import OpenVinoBackend
+from indexer.encoders.families.weights import parse
 from indexer.encoders.int8 import calibrate, files
 from indexer.encoders.int8.agreement import agreement
+from indexer.encoders.loading import find
 from indexer.errors import EncoderError, WeightsNotFound
 from indexer.store.table import EmbeddingStore
 from indexer.types import EncoderSpec
@@ -101,6 +104,15 @@ def test_a_query_image_is_embedded_in_int8_too(made):
     (hit,) = found.json["queries"][0]["hits"]
     assert hit["key"] == "g007.png"
     assert hit["score"] > 0.9995
+
+
+def test_networks_that_their_library_builds_in_train_mode_embed_too(made):
+    """As open_clip does."""
+    spec = EmbeddingStore.open(str(made[0] / "db")).spec
+    towers = find(spec.name, parse("random")).build()
+    towers.module.train()
+    OpenVinoBackend(towers, spec, files.read(spec))
+    assert not towers.module.training
 
 
 def test_another_precision_is_another_encoder(made, tmp_path):

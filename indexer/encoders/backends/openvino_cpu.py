@@ -40,7 +40,8 @@ class OpenVinoBackend:
         self.batch_size, self.workers, self.dim = BATCH_SIZE, cores(), spec.dim
         self._compiled = compiled(graph or image_tower(towers, spec), spec.precision, self.workers)
         self._own = threading.local()
-        towers.module.to(DTYPES.get(spec.precision))  # the text tower still runs in torch; of int8 in fp32
+        towers.module.eval().requires_grad_(False)  # the text tower still runs in torch; of int8 in fp32
+        towers.module.to(DTYPES.get(spec.precision))
 
     def embed(self, pictures: UInt8) -> Float32:
         """(n, size, size, 3) → (n, dim). The graph has a fixed batch size; the last batch is padded with zeros."""
