@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.labelled import Labelled, archive, brain, macro_auc
+from benchmarks.labelled import Labelled, brain, macro_auc
 from benchmarks.provenance import provenance, write
+from benchmarks.shards import write_shards
 from benchmarks.stages import Settings
 from benchmarks.throughput import NAIVE_GOAL, naive, stage
 
 RETENTION, COSINE, AUC = 0.95, 0.99, 0.005  # goals of all encoders
 FORMATS = ("int8", "bf16", "fp32")
+SHARD = 100  # images
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def compare(images: int, rounds: int, encoders: Sequence[str], out: Path) -> dic
     with tempfile.TemporaryDirectory() as scratch:
         slices = brain()
         folder = Path(scratch) / "many"
-        archive(folder, (slices.files * -(-images // len(slices.files)))[:images], slices.suffix)
+        files = (slices.files * -(-images // len(slices.files)))[:images]
+        write_shards(folder, files, slices.suffix, each=SHARD)
         for case in CASES:
             if case.encoder in encoders:
                 found[case.encoder] = measured(case, slices, folder, Path(scratch), rounds)
@@ -103,7 +106,7 @@ def measured(case: Case, slices: Labelled, folder: Path, scratch: Path, rounds: 
 def tables(case: Case, database: Path, images: Labelled) -> dict[str, float]:
     """A table in each number format, named by it; seconds of each run. Raises RuntimeError where int8 refuses."""
     folder = database.parent / f"{database.name}-images"
-    archive(folder, images.files, images.suffix)
+    write_shards(folder, images.files, images.suffix, each=SHARD)
     seconds = {}
     for precision in FORMATS:
         words = ["index", folder, database, "--encoder", case.encoder, "--precision", precision, "--table", precision]

@@ -5,8 +5,6 @@ a table of them, by which one encoder's number formats are compared.
 from __future__ import annotations
 
 import csv
-import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks.scale_cases import command
+from benchmarks.shards import key
 from indexer.demo.__main__ import BANDS, SLABS_PER_BAND
 from indexer.demo.volume import slices
 from indexer.store.table import EmbeddingStore
@@ -25,14 +24,13 @@ from probes.runs.review.repeats import repeats
 from probes.runs.run import read
 
 SIDE, QUALITY = 512, 90  # of a slice: the matrix that clinical systems export
-SHARD = 100  # images
 SPLITS = 10
 PENALTY = 1.0  # C, equal for all number formats
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images in their files' bytes, and (key, label, group) of those that have a label. Keys are of `archive`."""
+    """Images in their files' bytes, and (key, label, group) of those that have a label; keys are `shards.key`'s."""
 
     files: Sequence[bytes]
     suffix: str
@@ -55,21 +53,6 @@ def brain() -> Labelled:
         for (_, own), slab in zip(sorted(axial), slabs, strict=True)
     ]
     return Labelled(files, "jpg", labels)
-
-
-def key(number: int) -> str:
-    return f"{number:06d}"
-
-
-def archive(folder: Path, files: Sequence[bytes], suffix: str) -> None:
-    """WebDataset shards of the files, whose keys are their numbers."""
-    folder.mkdir()
-    for start in range(0, len(files), SHARD):
-        with tarfile.open(folder / f"{start:06d}.tar", "w") as tar:
-            for number, data in enumerate(files[start : start + SHARD], start):
-                header = tarfile.TarInfo(f"{key(number)}.{suffix}")
-                header.size = len(data)
-                tar.addfile(header, io.BytesIO(data))
 
 
 def macro_auc(database: Path, table: str, labels: Sequence[tuple[str, str, str]]) -> float:

@@ -13,10 +13,9 @@ import hashlib
 import io
 import json
 import statistics
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.provenance import RESULTS, write
+from benchmarks.shards import write_shards
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.encoders.backends.cpu import use_one_thread_beside_others
@@ -68,7 +68,7 @@ def main() -> None:
         folders = {"few": Path(scratch) / "few", "many": Path(scratch) / "many"}
         files = pngs(args.images)
         for folder, each in zip(folders.values(), (args.images // FEW, EACH), strict=True):
-            write_shards(folder, files, each)
+            write_shards(folder, files, "png", each=each)
         shards = {name: find_shards([str(folder)]).shards for name, folder in folders.items()}
         rounds = [{name: run(own, args.images) for name, own in shards.items()} for _ in range(args.rounds)]
         steps = steps_alone(shards["few"][0])
@@ -96,16 +96,6 @@ def pngs(count: int) -> list[bytes]:
         Image.fromarray(raw[i % len(raw)]).save(file, "PNG")
         out.append(file.getvalue())
     return out
-
-
-def write_shards(folder: Path, files: Sequence[bytes], each: int) -> None:
-    folder.mkdir()
-    for start in range(0, len(files), each):
-        with tarfile.open(folder / f"{start:08d}.tar", "w") as archive:
-            for i, data in enumerate(files[start : start + each], start):
-                header = tarfile.TarInfo(f"{i:08d}.png")
-                header.size = len(data)
-                archive.addfile(header, io.BytesIO(data))
 
 
 def run(shards: tuple[Shard, ...], images: int) -> dict[str, float]:

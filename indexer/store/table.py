@@ -290,8 +290,7 @@ class EmbeddingStore:
         names = self._columns_with(held, columns, vectors=vectors)
         ids = np.asarray(row_ids, np.int64)
         if not len(ids):
-            ids_of_none = pa.array([], pa.uint64())
-            return np.zeros(0, bool), self.empty(names).add_column(0, "_rowid", ids_of_none)
+            return np.zeros(0, bool), self.empty(names).add_column(0, "_rowid", pa.array([], pa.uint64()))
         # Lists, since `unique` and pyarrow import numpy.ma to take an array, which a search needs for nothing else
         unique = sorted(set(ids.tolist()))
         # Lance preserves neither the order nor missing ids, so the ids are read too and the rows realigned.
