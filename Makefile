@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 LOCK := tests/constraints.txt
 STORES := azurite@3.35.0 s3rver@3.7.1
+LONG := --timeout 2400 -o faulthandler_timeout=2460
 
 $(INSTALLED): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
@@ -32,7 +33,7 @@ test: $(INSTALLED) ## all tests (about 14 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(LONG) -m slow
 
 test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss at a quarter of its states (6 minutes on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
@@ -43,7 +44,7 @@ test-power: $(INSTALLED) ## up to six states that a power failure leaves, after 
 
 test-cluster: $(INSTALLED) ## S3 and Azure, writers, parts, a Slurm array, Ray: killed, cut off, stopped; one table (long)
 	test -d .venv/node || ! command -v npm > /dev/null || npm install --silent --no-audit --no-fund --prefix .venv/node $(STORES)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow or not slow" tests/cluster
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(LONG) -n 2 --dist load -m "slow or not slow" tests/cluster
 
 fuzz: $(INSTALLED) ## 20,000 odd and damaged inputs, compared with independent readers: one table (70 seconds on 2 quiet cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz
