@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,8 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
     """
     batches = list(batches)
     rows = [row for batch in batches for row in batch.rows]
-    places = [row.place for row in rows]
+    places, metadata = [row.place for row in rows], [row.metadata for row in rows]
+    uniform = _uniform(metadata)
     arrays: dict[str, Any] = {
         "key": [row.key for row in rows],
         "shard": pa.array([p.shard for p in places], pa.string()),
@@ -123,19 +125,40 @@ def rows_table(batches: Iterable[EmbeddingBatch], known: pa.Schema) -> tuple[pa.
         "suffix": [p.suffix for p in places],
         "part": pa.array([p.part for p in places], pa.string()),
         "content": [row.content for row in rows],
-        "meta": [_META.encode(row.metadata) for row in rows],
+        "meta": _meta_texts(metadata, uniform),
         "norm": np.concatenate([b.norms for b in batches]) if batches else [],
         "vector": _vectors([b.vectors for b in batches], known.field("vector").type),
     }
     skipped = Counter[str]()
-    of_parts = [{f"{PART_COLUMN}{name}": fact for name, fact in row.facts.items()} for row in rows]
+    of_parts = [_of_part(row.facts) if row.facts else row.facts for row in rows]
     extra: list[pa.Field] = []
-    for values, facts in ((of_parts, True), ([row.metadata for row in rows], False)):
-        fields, columns = _typed_columns(values, known, skipped, facts=facts)
+    for values, columns_of_values, facts in ((of_parts, _uniform(of_parts), True), (metadata, uniform, False)):
+        fields, columns = _typed_columns(values, columns_of_values, known, skipped, facts=facts)
         extra += fields
         arrays |= columns
     schema = pa.schema([*known, *extra], metadata=known.metadata)
     return pa.table([pa.array(arrays[f.name], f.type) for f in schema], schema=schema), extra, skipped
+
+
+def _of_part(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{PART_COLUMN}{name}": fact for name, fact in facts.items()}
+
+
+def _meta_texts(rows: Sequence[Mapping[str, Any]], uniform: Mapping[str, list[Any]]) -> list[str]:
+    """The rows' metadata as JSON, as `_META` writes it."""
+    if not uniform:
+        return [_META.encode(fields) for fields in rows]
+    names = sorted(uniform)
+    pairs = (f"{encode_basestring(name).replace('%', '%%')}: %s" for name in names)
+    text = f"{{{', '.join(pairs)}}}"
+    return [text % values for values in zip(*(_json(uniform[name]) for name in names), strict=True)]
+
+
+def _json(column: list[Any]) -> Iterable[str]:
+    kinds = set(map(type, column))
+    if kinds == {str}:
+        return map(encode_basestring, column)
+    return map(int.__repr__ if kinds == {int} else _META.encode, column)
 
 
 def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
@@ -144,13 +167,20 @@ def _vectors(blocks: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _typed_columns(
-    rows: Sequence[Mapping[str, Any]], known: pa.Schema, skipped: Counter[str], *, facts: bool
+    rows: Sequence[Mapping[str, Any]],
+    uniform: dict[str, list[Any]],
+    known: pa.Schema,
+    skipped: Counter[str],
+    *,
+    facts: bool,
 ) -> tuple[list[pa.Field], dict[str, pa.Array]]:
-    """The rows' facts or metadata as columns: values of the columns in `known`, and new columns with their fields."""
+    """The rows' facts or metadata, `_uniform` of which is given, as columns: values of the columns in `known`, and new
+    columns with their fields.
+    """
     own = [name for name in known.names if name not in SYSTEM_COLUMNS and name.startswith(PART_COLUMN) == facts]
     values: dict[str, list[Any]] = {name: [] for name in own}
     room = MAX_COLUMNS - len(values)
-    regular = _regular(rows, known, room, facts=facts)
+    regular = _regular(uniform, known, room, facts=facts)
     values |= regular
     for i, fields in enumerate(rows if not regular else ()):
         for name, value in fields.items():
@@ -177,26 +207,32 @@ def _typed_columns(
     return extra, arrays
 
 
-def _regular(rows: Sequence[Mapping[str, Any]], known: pa.Schema, room: int, *, facts: bool) -> dict[str, list[Any]]:
+def _regular(uniform: dict[str, list[Any]], known: pa.Schema, room: int, *, facts: bool) -> dict[str, list[Any]]:
     """The columns of rows that all have the same fields, with plain values; none of other rows.
 
     Most archives' rows are so, and it costs a fifth.
     """
-    names = tuple(rows[0]) if rows else ()
-    new = [name for name in names if name not in known.names]
-    if not names or len(new) > room or any(tuple(fields) != names for fields in rows):
+    new = [name for name in uniform if name not in known.names]
+    if len(new) > room or (not facts and any(_unfit_name(name, 1) for name in uniform)):
         return {}
-    if not facts and any(_unfit_name(name, 1) for name in names):
+    if any(name.startswith(PART_COLUMN) != facts for name in uniform):
         return {}
-    if any(name.startswith(PART_COLUMN) != facts for name in names):
-        return {}
-    columns = dict(zip(names, map(list, zip(*(fields.values() for fields in rows), strict=True)), strict=True))
-    kinds = {name: set(map(type, column)) - {type(None)} for name, column in columns.items()}
+    kinds = {name: set(map(type, column)) - {type(None)} for name, column in uniform.items()}
     if not all(kind <= _TYPES for kind in kinds.values()):
         return {}
-    there = [name for name in names if kinds[name] or name not in new]
-    there.sort(key=lambda name: next((i for i, value in enumerate(columns[name]) if value is not None), len(rows)))
-    return {name: columns[name] for name in there}  # in the order in which values come
+    there = [name for name in uniform if kinds[name] or name not in new]
+    there.sort(
+        key=lambda name: next((i for i, value in enumerate(uniform[name]) if value is not None), len(uniform[name]))
+    )
+    return {name: uniform[name] for name in there}  # in the order in which values come
+
+
+def _uniform(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of rows that all have the same fields in the same order; none of other rows."""
+    names = tuple(rows[0]) if rows else ()
+    if not names or any(tuple(fields) != names for fields in rows):
+        return {}
+    return {name: [fields[name] for fields in rows] for name in names}
 
 
 def _plain(column: list[Any], kind: pa.DataType) -> pa.Array | None:
