@@ -33,7 +33,7 @@ def int8_encoder(
     With None no new table's is calibrated. Raises InputError for a database in an object store, for a new table without
     shards or a readable image, and EncoderError.
     """
-    from indexer.encoders.int8.calibrate import SAMPLE, calibrate
+    from indexer.encoders.int8.calibrate import SAMPLE, calibrate, stay
 
     uri = checked_uri(database)
     check_table_name(table)
@@ -52,8 +52,7 @@ def int8_encoder(
     pictures = sample_pictures(shards, spec.pixels, SAMPLE)
     made = calibrate(definition, spec, pictures, Path(network_folder(join(uri, f"{table}.lance"))), say)
     say(
-        f"int8 on {made.agreement.images} other images against fp32: {made.agreement.retention:.3f} of the 10 nearest "
-        f"neighbours stay, cosine at least {made.agreement.lowest_cosine:.4f}, median "
-        f"{made.agreement.median_cosine:.4f}; {made.layers} of {made.of_layers} layers in int8"
+        f"int8 on {made.agreement.images} other images against fp32: {stay(made.agreement, made.of_bf16)}; "
+        f"{made.layers} of {made.of_layers} layers in int8"
     )
     return ready(definition, made.spec, "auto", compiled=False)
