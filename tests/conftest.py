@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
-# Two test processes share two cores: each computes with one thread, or they wait for each other's.
+# Test processes share the cores: each computes with one thread, or they wait for each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Children (`python -m indexer`, decoders) import this tree, whatever folder they run in and whatever is installed.
@@ -44,6 +44,12 @@ LONG = (
     "power/test_power_loss.py", "cluster/test_writers.py", "probes/test_commands.py", "cluster/test_ray.py",
     "cluster/test_requests.py", "cluster/test_database.py", "cluster/test_parts.py", "test_end_to_end.py",
 )  # fmt: skip
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores, since tests wait for children and disks; each may take 3 GB, and its children more."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(os.sched_getaffinity(0)) + 1, memory // (6 << 30)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
