@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,15 +179,13 @@ def _continued(found: Found, wider: Found, width: int) -> Found:
 
 def _hits(snapshot: Snapshot, found: Found, options: SearchOptions) -> list[list[Hit]]:
     scores, ids = found
-    known = ids >= 0
-    flat = ids[known]
-    rows = columns_of(snapshot, flat, options.columns)
-    values = zip(scores[known].tolist(), flat.tolist(), snapshot.keys(flat), rows, strict=True)
-    out: list[list[Hit]] = []
-    for own in known.sum(1).tolist():
-        ranked = enumerate((next(values) for _ in range(own)), options.offset + 1)
-        out.append([Hit(rank, key, score, row_id, columns) for rank, (score, row_id, key, columns) in ranked])
-    return out
+    if ids.min(initial=0) < 0:  # some queries have fewer hits
+        known = ids >= 0
+        counts, values, flat = known.sum(1).tolist(), scores[known].tolist(), ids[known]
+    else:
+        counts, values, flat = [ids.shape[1]] * len(ids), scores.ravel().tolist(), ids.ravel()
+    each = zip(snapshot.keys(flat), values, flat.tolist(), columns_of(snapshot, flat, options.columns), strict=True)
+    return [[Hit(rank, *facts) for rank, facts in enumerate(islice(each, n), options.offset + 1)] for n in counts]
 
 
 def _with_further(hits: list[list[Hit]], further: Int64) -> list[list[Hit]]:

@@ -97,7 +97,7 @@ def _rows_of_images(view: EmbeddingStore, images: Sequence[QueryImage], column: 
 def columns_of(snapshot: Snapshot, row_ids: Int64, names: Sequence[str]) -> list[dict[str, Any]]:
     """These columns of rows found in the snapshot, in order."""
     if not names:
-        return [{} for _ in row_ids]
+        return [{} for _ in range(len(row_ids))]  # quicker than over the array
     mask, table = snapshot.view.take(row_ids, names)
     if not mask.all():
         raise RowNotFound(f"a row found in version {snapshot.version} cannot be read: the table was damaged.")

@@ -15,6 +15,7 @@ from indexer.errors import InputError, PixelError, sentence
 from indexer.types import EncoderSpec, Float64, UInt8, part_key
 
 BATCH = 64
+SMALL, LARGE = 1e-200, 1e200  # between them a squared length is as exact as any
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,24 @@ def image_parts(images: Sequence[QueryImage], encoder: Any) -> tuple[Float64, li
 def unit(vectors: npt.NDArray[Any], names: Sequence[str]) -> Float64:
     """Rows scaled to length 1. Raises InputError for a row without direction (zero, NaN, infinite)."""
     rows = np.ascontiguousarray(vectors, np.float64)
-    # Divide by the largest number first: the square of a very large or small number would overflow or underflow.
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    good = np.isfinite(largest) & (largest > 0)
-    if not good.all():
-        bad = np.flatnonzero(~good)
-        raise InputError(f"query {names[bad[0]]} has no direction: its vector is zero or not finite.")
-    scaled = rows / largest
-    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
-    unit_rows: Float64 = scaled / lengths
+    squares = np.einsum("ij,ij->i", rows, rows)
+    if not (squares.min(initial=1) > SMALL and squares.max(initial=1) < LARGE):
+        rows, squares = _scaled(rows, squares, names)
+    unit_rows: Float64 = rows / np.sqrt(squares)[:, None]
     return unit_rows
+
+
+def _scaled(rows: Float64, squares: Float64, names: Sequence[str]) -> tuple[Float64, Float64]:
+    """The rows whose squares would overflow or underflow, divided by their largest number; and all squared lengths."""
+    largest = np.abs(rows).max(axis=1, initial=0)
+    bad = np.flatnonzero(~(np.isfinite(largest) & (largest > 0)))
+    if len(bad):
+        raise InputError(f"query {names[bad[0]]} has no direction: its vector is zero or not finite.")
+    odd = np.flatnonzero(~((squares > SMALL) & (squares < LARGE)))
+    rows, squares = rows.copy(), squares.copy()
+    rows[odd] /= largest[odd, None]
+    squares[odd] = np.einsum("ij,ij->i", rows[odd], rows[odd])
+    return rows, squares
 
 
 def _pixels(image: QueryImage, spec: EncoderSpec) -> UInt8:

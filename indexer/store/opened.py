@@ -11,6 +11,7 @@ For a version written by a Lance that stored no transaction, the manifest's time
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -205,12 +206,12 @@ def _stamp(path: str, version: int) -> tuple[int, ...] | None:
     if "://" in path:
         return None
     try:
-        stat = _manifest(path, version).stat()
+        stat = os.stat(_manifest(path, version))  # noqa: PTH116 - a Path's own takes twice as long
     except OSError:  # a manifest of another name, as in Lance before 0.18
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=1_024)  # making a Path takes longer than all else that a search of an unchanged table asks
-def _manifest(path: str, version: int) -> Path:
-    return manifest_path(Path(path), version)
+def _manifest(path: str, version: int) -> str:
+    return str(manifest_path(Path(path), version))
