@@ -47,7 +47,7 @@ LONG = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores, since tests wait for children and disks; each may take 3 GB, and its children more."""
+    """One process more than cores, since tests wait for children and disks; each may take 3 GB, its children more."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)) + 1, memory // (6 << 30)))
 
