@@ -90,7 +90,7 @@ LINES = (
         lambda r: bool(r["many_shards_over_few"] >= 0.9),
     ),
     Line(
-        "packing DICOM, MB/s",
+        "packing uncompressed DICOM, MB/s over those of copying",
         "pack",
         lambda r: f"{r['syntaxes']['uncompressed']['over_copy']:.2f}",
         "cp and fsync",

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from indexer.cores import cores
+
 ROOT = Path(__file__).parents[1]
 
 # Test processes share the cores: each computes with one thread, or they wait for each other's.
@@ -49,7 +51,7 @@ LONG = (
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores, since tests wait for children and disks; each may take 3 GB, its children more."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(os.sched_getaffinity(0)) + 1, memory // (6 << 30)))
+    return max(1, min(cores() + 1, memory // (6 << 30)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ from tests.faults.runs import Action, Arm, Kind, Zygote, scratch
 
 pytestmark = pytest.mark.xdist_group("faults")
 SEED = 5
-KILLS = 6
+KILLS = 10
 
 
 @pytest.fixture(scope="module")

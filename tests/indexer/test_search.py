@@ -150,6 +150,14 @@ def test_a_query_without_direction_is_refused(searcher: Searcher, bad: np.ndarra
         searcher.by_vector(bad.astype(np.float32))
 
 
+def test_a_query_of_any_length_finds_what_its_direction_finds(searcher: Searcher) -> None:
+    """Also where the square of its length is no number."""
+    plain = QUERIES[:1].astype(np.float64)
+    wanted = [keys_of(hits) for hits in searcher.by_vector(plain)]
+    for length in (1e250, 1e-250, 1e100):
+        assert [keys_of(hits) for hits in searcher.by_vector(np.concatenate([plain * length, plain]))] == 2 * wanted
+
+
 def test_queries_of_another_dimension_are_refused(searcher: Searcher) -> None:
     with pytest.raises(InputError, match="needs"):
         searcher.by_vector(np.ones((1, DIM + 1), np.float32))

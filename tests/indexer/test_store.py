@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,22 @@ def store(tmp_path):
         writer.commit([result("a", 0, 30), result("b", 30, 20)])
     made.refresh()
     return made
+
+
+@pytest.mark.parametrize("others", [{}, {"only here": 1}])
+def test_metadata_is_kept_as_the_json_that_the_library_writes(store, others):
+    """Of rows with the same fields, which are written column by column, and of others."""
+    odd = {
+        "50 %s": 'a "b" \\ \n \x01 ü 漢', "z": 2**70, "b": True, "none": None, "x": -0.0, "y": 1e300,
+        "list": [1, {"a": "%d"}],
+    }  # fmt: skip
+    with StoreWriter(store) as writer:
+        writer.commit([result("c", 50, 2, **odd), result("d", 52, 1, **{**odd, "z": "text", "b": 1.5}, **others)])
+    store.refresh()
+    rows = [row for batch in store.scan(["key", "meta"], "key >= 'k50'") for row in batch.to_pylist()]
+    expected = {f"k{n}": {"n": n, **odd} for n in (50, 51)} | {"k52": {"n": 52, **odd, "z": "text", "b": 1.5, **others}}
+    texts = {key: json.dumps(fields, ensure_ascii=False, sort_keys=True) for key, fields in expected.items()}
+    assert {row["key"]: row["meta"] for row in rows if row["key"] in texts} == texts
 
 
 def test_take_gives_rows_in_the_order_asked_and_masks_those_that_are_gone(store):
