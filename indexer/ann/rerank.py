@@ -16,6 +16,8 @@ from indexer.types import Bool, Float32, Float64, Int64
 
 # With rows whose lengths differ from 1 by at most this, a product's bounds leave few rows for the exact cosine.
 UNIT = 0.01
+# Squared lengths outside of these are of rows without direction, which may displace others, or of a damaged file.
+SHORTEST, LONGEST = (1 - 2 * UNIT) ** 2, (1 + 2 * UNIT) ** 2
 AT_ONCE = 640  # candidates converted to float32 at once, 1.3 MB at 512 dimensions
 THREADED = 64  # queries from which on blocks of them are ranked in threads
 
@@ -25,6 +27,8 @@ def rank(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int)
     q, r = positions.shape
     slack, step = rows.slack, max(1, AT_ONCE // max(r, 1))
     one = _rank_unbounded if slack is None or slack > UNIT or not len(rows) else _rank_bounded
+    if q == 1 and one is _rank_bounded:
+        return _rank_single(rows, positions, queries, row_ids, k)
     if q <= step:
         return one(rows, positions, queries, row_ids, k)
 
@@ -42,36 +46,57 @@ def rank(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int)
     return np.concatenate(scores), np.concatenate(ids)
 
 
+def _rank_single(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
+    """`_rank_bounded` for one query, of which a service answers most: in some two thirds of its time."""
+    spots, ids, query = positions[0], row_ids[0], queries[0]
+    if min(spots.tolist(), default=0) < 0:
+        known = spots >= 0
+        spots, ids = spots[known], ids[known]
+    vectors = finite_float32(rows.take(spots))
+    r = len(spots)
+    if r > k:
+        # Not by BLAS: for one query's few rows it would wake threads, which takes longer than the product.
+        products = np.einsum("rd,d->r", vectors, query.astype(np.float32))
+        bar = np.partition(products, r - k)[r - k] - 2 * _margin(rows)
+        near = (products >= bar).nonzero()[0]
+        vectors, ids = vectors[near], ids[near]
+    doubles = vectors.astype(np.float64)
+    squares = np.einsum("ij,ij->i", doubles, doubles)
+    if not all(SHORTEST < square < LONGEST for square in squares.tolist()):
+        return _rank_unbounded(rows, positions, queries, row_ids, k)
+    scores = (np.einsum("ij,j->i", doubles, query) / np.sqrt(squares)).round(DECIMALS)
+    order = np.lexsort((ids, -scores))[None, :k]
+    return scores[order], ids[order]
+
+
 def _rank_bounded(rows: Rows, positions: Int64, queries: Float64, row_ids: Int64, k: int) -> Found:
     """`rank` where the rows' lengths differ from 1 by at most their slack."""
-    slack = rows.slack or 0.0
-    (q, r), spots, ids = positions.shape, positions.reshape(-1), row_ids.reshape(-1)
+    (q, r), spots = positions.shape, positions.reshape(-1)
     fewer = spots.min(initial=0) < 0
     vectors = finite_float32(rows.take(np.maximum(spots, 0) if fewer else spots))
-    # Not by BLAS: for one query's few rows it would wake threads, which takes longer than the product.
     products = np.einsum("qrd,qd->qr", vectors.reshape(q, r, -1), queries.astype(np.float32))
     if fewer:
         products[positions < 0] = -np.inf
     near = np.arange(q * r)
     if r > k:
-        # A product differs from the cosine by less than this; queries and rows are as good as unit vectors.
-        margin = slack / (1 - slack) * (1 + slack) + rounding_of(rows.dim)
-        ordered = products.copy()
-        ordered.partition(r - k, axis=1)
-        near = (products >= ordered[:, r - k, None] - 2 * margin).reshape(-1).nonzero()[0]
+        ordered = np.partition(products, r - k, axis=1)
+        near = (products >= ordered[:, r - k, None] - 2 * _margin(rows)).reshape(-1).nonzero()[0]
     if fewer:
         near = near[spots[near] >= 0]
     chosen = vectors[near].astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", chosen, chosen))
-    if lengths.min(initial=1) < 1 - 2 * UNIT or lengths.max(initial=1) > 1 + 2 * UNIT:
-        return _rank_unbounded(rows, positions, queries, row_ids, k)  # a row without direction may displace others
-    scores = (np.einsum("ij,ij->i", chosen, queries[near // r]) / lengths).round(DECIMALS)
-    if q == 1:
-        order = np.lexsort((ids[near], -scores))[None, :k]
-        return scores[order], ids[near][order]
+    squares = np.einsum("ij,ij->i", chosen, chosen)
+    if squares.min(initial=1) <= SHORTEST or squares.max(initial=1) >= LONGEST:
+        return _rank_unbounded(rows, positions, queries, row_ids, k)
+    scores = (np.einsum("ij,ij->i", chosen, queries[near // r]) / np.sqrt(squares)).round(DECIMALS)
     exact = np.full(positions.shape, -np.inf)
     exact.reshape(-1)[near] = scores
     return best(exact, row_ids, k)
+
+
+def _margin(rows: Rows) -> float:
+    """A product in float32 differs from the cosine by less than this: queries and rows are as good as unit vectors."""
+    slack = rows.slack or 0.0
+    return slack / (1 - slack) * (1 + slack) + rounding_of(rows.dim)
 
 
 def rescore(rows: Rows, positions: Int64, queries: Float64) -> Float32:

@@ -59,7 +59,7 @@ def stored_examples(query: Query) -> list[tuple[str, ...]]:
 def vectors_of(view: EmbeddingStore, query: Query, own: Sequence[Int64], embedded: Sequence[Float64]) -> Float64:
     """The unit vectors (q, dim) to search with."""
     if not (query.keys or query.blends):
-        return np.concatenate([np.empty((0, view.dim)), *embedded])
+        return embedded[0] if len(embedded) == 1 else np.concatenate([np.empty((0, view.dim)), *embedded])
     keys = [key for names in stored_examples(query) for key in names]
     _, rows = view.take(np.concatenate([NO_ROWS, *own]), [], vectors=True)
     none = np.empty((0, view.dim), np.float16)

@@ -51,6 +51,17 @@ def test_every_row_lies_in_the_index_once_however_it_was_added(tmp_path: Path, s
         assert (np.sort(found, axis=1) == IDS).all()
 
 
+def test_an_index_that_moves_onto_huge_pages_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ENGINE.save(indexed(3000), tmp_path / "i")
+    monkeypatch.setattr(rabitq, "SETTLED", 50)
+    index = ENGINE.load(tmp_path / "i")
+    found = [ENGINE.candidates(index, QUERIES, 20, 40) for _ in range(4)]
+    assert index.memory == []
+    for scores, ids in found[1:]:
+        assert (ids == found[0][1]).all()
+        assert (scores == found[0][0]).all()
+
+
 def test_a_removed_row_is_found_again_only_where_it_was_added_again(tmp_path: Path) -> None:
     index = indexed(1000)
     ENGINE.remove(index, IDS[:10])

@@ -111,3 +111,25 @@ print(pages(100))
 def test_memory_that_a_picture_has_freed_is_not_fetched_from_the_system_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 10  # 3,800 where each array is mapped anew
+
+
+GROWN = """
+import numpy as np
+from indexer.memory.huge_pages import collapse, grown
+
+ranges, later = [], []
+with grown(ranges):
+    parts = [np.arange(19_000, dtype=np.int32) + i for i in range(1000)]  # 76 KB each, from the heap
+assert sum(stop - start for start, stop in ranges) >= 76e6
+assert any(start <= parts[500].ctypes.data < stop for start, stop in ranges)
+collapse([*ranges, (1 << 40, 1 << 41)])  # the last one is no memory of this process
+assert all((part == np.arange(19_000) + i).all() for i, part in enumerate(parts))
+with grown(later):
+    pass
+assert sum(stop - start for start, stop in later) < 1e6
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the advice is Linux's")
+def test_memory_that_a_library_took_is_put_onto_huge_pages_and_keeps_its_content():
+    subprocess.run([sys.executable, "-c", GROWN], check=True)

@@ -167,16 +167,26 @@ def test_rows_are_re_ranked_as_float64_does_whatever_stands_between_them() -> No
 
     vectors = unit_rows(400, 64)
     queries = unit(unit_rows(30, 64, seed=3))
-    for odd in (np.nan, np.inf, -np.inf, 0):
+    for odd in (None, np.nan, np.inf, -np.inf, 0):
         changed = vectors.copy()
-        changed[::9] = odd
+        if odd is not None:
+            changed[::9] = odd
         with np.errstate(all="ignore"):
             rows = Rows(np.arange(400) * 2, changed, exact.slack_of(changed))
         positions = np.tile(np.arange(400), (30, 1))
         positions[:, 390:] = -1
-        found = rerank.rank(rows, positions, queries, np.where(positions >= 0, positions * 2, -1), 7)
+        positions[:, 5] = -1
+        ids = np.where(positions >= 0, positions * 2, -1)
+        found = rerank.rank(rows, positions, queries, ids, 7)
+        alone = [rerank.rank(rows, positions[i : i + 1], queries[i : i + 1], ids[i : i + 1], 7) for i in range(30)]
         scores = queries @ unit(vectors).T
-        scores[:, ::9], scores[:, 390:] = -2, -2
+        scores[:, 390:], scores[:, 5] = -2, -2
+        if odd is not None:
+            scores[:, ::9] = -2
         best = np.argsort(-scores, axis=1)[:, :7]
-        assert (found[1] == best * 2).all()
-        np.testing.assert_allclose(found[0], np.take_along_axis(scores, best, 1), atol=1e-11)
+        for answer in (found, tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))):
+            assert (answer[1] == best * 2).all()
+            np.testing.assert_allclose(answer[0], np.take_along_axis(scores, best, 1), atol=1e-11)
+        few = np.array([[-1, 7, -1, 3]])  # fewer than asked for
+        (nearest,) = rerank.rank(rows, few, queries[:1], np.where(few >= 0, few * 2, -1), 7)[1]
+        assert nearest[nearest >= 0].tolist() == sorted([14, 6], key=lambda row_id: -scores[0, row_id // 2])
