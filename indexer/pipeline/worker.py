@@ -17,6 +17,7 @@ from indexer.pipeline.in_flight import Before, EmbeddedRow, Job, Planned, ReadSh
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import Tally
 from indexer.pixels import decode_missing
+from indexer.pixels.png.small import SmallPictures
 from indexer.types import (
     DELETED,
     UNREAD,
@@ -39,9 +40,10 @@ _NO_SAMPLE = Sample("", "", "", b"", -1, 0)
 
 
 class Decoder(Protocol):
-    """Decodes many images at once outside the worker thread, e.g. on a GPU."""
+    """Decodes many images at once, e.g. on a GPU."""
 
     difference: float | None  # from the worker's own decoding, on a sample; None until measured
+    at_once: int  # images of one call
 
     def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
         """Pixels (size, size, 3) of each image, None for those the worker must decode. Thread-safe."""
@@ -260,10 +262,10 @@ def _failure(sample: Sample, error: PixelError, stage: Stage = "decode") -> Fail
     )  # fmt: skip
 
 
-def decoder_of(encoder: Encoder) -> Decoder | None:
-    """The decoder that the encoder's PixelSpec names, None for the workers' own. Raises EncoderError without a GPU."""
+def decoder_of(encoder: Encoder) -> Decoder:
+    """The decoder that the encoder's PixelSpec names. Raises EncoderError without a GPU."""
     if encoder.spec.pixels.decoder == CPU_DECODER:
-        return None
+        return SmallPictures(encoder.spec.pixels)
     if not encoder.device.startswith("cuda"):
         raise EncoderError(
             f"this table's JPEG files were decoded on a GPU ({encoder.spec.pixels.decoder}), and the encoder runs on "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from platform import machine
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,10 +42,28 @@ def square(pixels: UInt8, spec: PixelSpec, aspect: float = 1.0) -> UInt8:
     return _fitted(resized if resized.ndim == 3 else resized[..., None], np.empty, spec)
 
 
+def squares(pictures: Sequence[UInt8], spec: PixelSpec) -> list[UInt8]:
+    """Small pictures of one shape (h, w) or (h, w, 3), no strips → (size, size, 3) each, as `square` fits it. They may
+    be views of one array.
+    """
+    import torch
+
+    together = np.stack(pictures)
+    if together.ndim == 3:
+        together = np.repeat(together[..., None], 3, 3)
+    height, width = _target(together.shape[1], together.shape[2], spec)
+    if together.shape[1:3] != (height, width):
+        planes = torch.from_numpy(together).permute(0, 3, 1, 2)
+        together = _resize(planes, height, width, spec.interpolation).permute(0, 2, 3, 1).numpy()
+    if spec.fit == "crop":
+        return [_centre(resized, spec) for resized in together]
+    return [_fitted(resized, np.empty, spec) for resized in together]
+
+
 def square_of_planes(planes: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
     """(1 or 3, h, w) uint8 → (size, size, 3) on the same device. Strips must be trimmed before."""
     height, width = _target(planes.shape[1], planes.shape[2], spec)
-    resized = _resize(planes, height, width, spec.interpolation).permute(1, 2, 0)
+    resized = _resize_one(planes, height, width, spec.interpolation).permute(1, 2, 0)
     return _fitted(resized, resized.new_empty, spec)
 
 
@@ -55,15 +73,21 @@ _Pixels = TypeVar("_Pixels", UInt8, "torch.Tensor")
 def _fitted(resized: _Pixels, empty: Callable[..., _Pixels], spec: PixelSpec) -> _Pixels:
     """(height, width, 1 or 3) → (size, size, 3): its centre, or all of it centred on black. Always a copy."""
     canvas = empty((spec.size, spec.size, 3), dtype=resized.dtype)
-    height, width = resized.shape[:2]
-    if spec.fit == "crop":  # torchvision's CenterCrop: round half to even of the difference
-        top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
-        canvas[...] = resized[top : top + spec.size, left : left + spec.size]
+    if spec.fit == "crop":
+        canvas[...] = _centre(resized, spec)
         return canvas
+    height, width = resized.shape[:2]
     top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
     canvas[...] = 0
     canvas[top : top + height, left : left + width] = resized
     return canvas
+
+
+def _centre(resized: _Pixels, spec: PixelSpec) -> _Pixels:
+    """A view, as torchvision's CenterCrop: round half to even of the difference."""
+    height, width = resized.shape[:2]
+    top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
+    return resized[top : top + spec.size, left : left + spec.size]
 
 
 def is_strip(height: int, width: int) -> bool:
@@ -108,29 +132,34 @@ def _resized(pixels: UInt8, height: int, width: int, interpolation: str) -> UInt
 
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch warns about read-only memory
     planes = planes[None] if planes.ndim == 2 else planes.permute(2, 0, 1)  # (c, h, w); colour stays channels-last
-    resized = _resize(planes, height, width, interpolation)
+    resized = _resize_one(planes, height, width, interpolation)
     found: UInt8 = (resized[0] if pixels.ndim == 2 else resized.permute(1, 2, 0)).numpy()
     return found
 
 
-def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
-    """As torchvision's `resize_image` with antialiasing, bit for bit, without the import of torchvision."""
-    import torch
-    from torch.nn.functional import interpolate
-
+def _resize_one(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
+    """(c, h, w) → (c, height, width)"""
     channels, was_height, was_width = planes.shape
     if (was_height, was_width) == (height, width):
         return planes
     # A batch of one whose strides say channels-last, else torch makes a result in the other order (pytorch #68430)
     one = planes.as_strided((1, channels, was_height, was_width), (planes.numel(), *planes.stride()))
+    return _resize(one, height, width, interpolation)[0]
+
+
+def _resize(planes: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
+    """(n, c, h, w) → (n, c, height, width), as torchvision's `resize_image` with antialiasing, bit for bit, without
+    the import of torchvision.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
     native = planes.device.type == "cpu" and (interpolation == "bicubic" or _has_vector_resize())
-    given = one if native else one.to(torch.float32)
+    given = planes if native else planes.to(torch.float32)
     resized: torch.Tensor = interpolate(
         given, size=[height, width], mode=interpolation, align_corners=False, antialias=True
     )
-    if not native:
-        resized = resized.clamp_(0, 255).round_().to(torch.uint8)
-    return resized[0]
+    return resized if native else resized.clamp_(0, 255).round_().to(torch.uint8)
 
 
 def _has_vector_resize() -> bool:

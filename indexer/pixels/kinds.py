@@ -36,7 +36,7 @@ def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) 
     from indexer.pixels.pillow import PillowReader
 
     if kind == "png":
-        from indexer.pixels.plain_png import PlainPngReader, plain_png
+        from indexer.pixels.png.plain import PlainPngReader, plain_png
 
         if content := plain_png(data):
             return PlainPngReader(data, content, rendering)

@@ -25,6 +25,7 @@ from indexer.store.writer import StoreWriter
 from indexer.store.writing.side_tables import Ledger
 from indexer.types import Part, ShardResult
 from tests.archives import archive, png, shard, write_tar
+from tests.decoding import decode_by
 from tests.fakes import FakeEncoder
 from tests.progress import Recorder
 
@@ -300,7 +301,6 @@ def test_parts_of_one_file_become_rows_of_their_own(tmp_path):
 
 
 def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, monkeypatch):
-    import indexer.pipeline.worker as worker
     from indexer.errors import PixelError
 
     first = write_tar(tmp_path / "1.tar", [("volume.png", png(0))])
@@ -317,7 +317,7 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
         yield replace(picture, part=Part("1"))
         raise PixelError("corrupt image")
 
-    monkeypatch.setattr(worker, "decode_missing", damaged_in_the_third_part)
+    decode_by(monkeypatch, damaged_in_the_third_part)
     hooks = Hooks(Recorder(lambda counts: counts["shards"] and committed.set()))
     options = RunOptions(workers=1, commit_rows=0)
     report = run(first, tmp_path / "db", FakeEncoder(batch_size=64), options, hooks, sources=[second])
@@ -331,7 +331,6 @@ def test_whole_parts_before_a_damaged_one_are_stored_with_their_shard(tmp_path, 
 
 
 def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch):
-    import indexer.pipeline.worker as worker
     from indexer.errors import PixelError
 
     path = tmp_path / "s.tar"
@@ -344,7 +343,7 @@ def test_retry_embeds_what_now_decodes_and_leaves_the_rest(tmp_path, monkeypatch
         return decode(data, suffix, spec, frames=frames)
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "decode_missing", weak)
+        decode_by(patched, weak)
         report = run(path, tmp_path / "db")
     assert (report.embedded, report.failed) == (1, 2)
     store = EmbeddingStore.open(str(tmp_path / "db"))
@@ -522,7 +521,7 @@ def test_a_retried_image_whose_key_another_image_has_stays_a_failure(tmp_path, m
     first = write_tar(tmp_path / "1.tar", [("k.png", png(1))])
     second = write_tar(tmp_path / "2.tar", [("k.png", png(2)), ("y.png", png(3)), ("z.png", png(4)), ("y.png", png(5))])
     with monkeypatch.context() as patched:
-        patched.setattr("indexer.pipeline.worker.decode_missing", weak_decoder(png(2), png(3), png(5)))
+        decode_by(patched, weak_decoder(png(2), png(3), png(5)))
         run(first, tmp_path / "db", sources=[second])
     store = EmbeddingStore.open(str(tmp_path / "db"))
     report = retry(store, FakeEncoder())
@@ -643,8 +642,6 @@ def test_no_more_batches_are_computed_at_once_than_there_are_workers(tmp_path, w
 def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_its_own_setting(tmp_path, monkeypatch):
     import torch
 
-    import indexer.pipeline.worker as worker
-
     seen = {"decode": set(), "encode": set()}
 
     def noted(data, suffix, spec, *, frames, stored, **_):
@@ -655,7 +652,7 @@ def test_decoding_and_embedding_in_a_worker_use_one_core_and_the_caller_keeps_it
         seen["encode"].add(torch.get_num_threads())
         return vectors
 
-    monkeypatch.setattr(worker, "decode_missing", noted)
+    decode_by(monkeypatch, noted)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

@@ -30,6 +30,7 @@ from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png, write_tar
 from tests.commands import call
+from tests.decoding import decode_by
 from tests.fakes import FakeEncoder
 from tests.progress import Recorder
 from tests.tables import add_shard, make_table, unit_rows
@@ -152,7 +153,7 @@ def test_a_run_ends_though_a_later_shard_was_committed_while_the_first_took_long
         reports["after the end"] += counts["images"] == 2
         assert reports["after the end"] < 100, "both images are embedded, and the run goes on"
 
-    monkeypatch.setattr(worker, "decode_missing", slow)
+    decode_by(monkeypatch, slow)
     encoder = FakeEncoder(batch_size=1, workers=2)
     report = embedded(paths, tmp_path / "db", Recorder(watch), encoder=encoder, commit_seconds=0.0)
     assert (report.embedded, report.shards_done) == (2, 2)

@@ -30,6 +30,7 @@ from indexer.types import Failure, Place, Sample
 from indexer.upkeep.relocate import relocate
 from tests.archives import png
 from tests.commands import call
+from tests.decoding import decode_by
 from tests.fakes import FakeEncoder
 from tests.memory import peak_memory
 from tests.source_doors import DOORS, KEYS, N, content, run
@@ -69,7 +70,7 @@ def test_a_failure_is_retried_and_a_moved_archive_keeps_its_rows(tmp_path, monke
         calls.append(image)
         return real(b"no image" if len(calls) == 3 else image, *rest, **named)
 
-    monkeypatch.setattr(worker, "decode_missing", third_fails)
+    decode_by(monkeypatch, third_fails)
     assert run(source, tmp_path / "db", tables=tables, workers=1).failed == 1
     store = EmbeddingStore.open(str(tmp_path / "db"))
     again = retry(store, FakeEncoder(), roots=[str(tmp_path)])

@@ -23,6 +23,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Failure, Place, Sample
 from tests.archives import png, write_tar
 from tests.commands import call
+from tests.decoding import decode_by
 from tests.fakes import FakeEncoder
 from tests.pictures import deep, dicom
 
@@ -211,7 +212,7 @@ def test_a_changed_zip_keeps_the_vectors_of_equal_images_and_failures_are_retrie
     report = run(path, tmp_path / "db", changed="replace")
     assert (report.embedded, report.reused, report.failed) == (2, 1, 1)
     real = worker.decode_missing
-    monkeypatch.setattr(worker, "decode_missing", lambda _, *rest, **named: real(png(2), *rest, **named))
+    decode_by(monkeypatch, lambda _, *rest, **named: real(png(2), *rest, **named))
     store = EmbeddingStore.open(str(tmp_path / "db"))
     assert retry(store, FakeEncoder(), roots=[str(tmp_path)]).embedded == 1
     store.refresh()

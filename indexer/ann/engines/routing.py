@@ -22,7 +22,7 @@ FEW_ROWS = 200_000
 
 
 def lists_for(rows: int) -> int:
-    """The number of inverted lists: √rows, and for larger tables 447 · (rows / 200,000)^⅔, which is 1,308 for a million.
+    """The number of inverted lists: √rows; for larger tables 447 · (rows / 200,000)^⅔, which is 1,308 for a million.
 
     More lists scan fewer rows at equal recall, but each is compared with every query, and in a build with every row,
     which is most of its time. At 200,000 rows √rows is the quickest to search; at a million 1.25 to 1.5 times as many

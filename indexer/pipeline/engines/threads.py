@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
+from itertools import islice
 
 from indexer.archive.reader import read_shard
 from indexer.malloc import keep_freed_memory
@@ -22,7 +23,7 @@ from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, Rea
 from indexer.pipeline.prefetch import ReadAhead
 from indexer.pipeline.tally import Tally
 from indexer.pipeline.worker import Embedder, decoder_of, tasks
-from indexer.types import Encoder, ShardResult
+from indexer.types import Encoder, ShardResult, UInt8
 
 CHUNK_BYTES = 64 << 20  # of undecoded images in one worker's chunk
 
@@ -69,7 +70,7 @@ class Threads:
 
     @property
     def decoder_difference(self) -> float | None:
-        return self.decoder.difference if self.decoder else None
+        return self.decoder.difference
 
     def close(self) -> None:
         self.stop.set()
@@ -99,12 +100,13 @@ class Threads:
         while (chunk := flight.chunk()) is not None:
             if not chunk:  # no sample for now: embed what is queued, so that its shard need not wait for a full batch
                 embedder.flush()
-            squares = deque(embedder.squares(chunk))
-            coming = deque(chunk)
+            coming, squares = deque(chunk), deque[UInt8 | None]()
             chunk.clear()
             while coming:
                 if self.stop.is_set():
                     raise StopRun
+                if not squares:
+                    squares.extend(embedder.squares(list(islice(coming, self.decoder.at_once))))
                 task = coming.popleft()
                 embedder.add(task, squares.popleft())
                 flight.seen(task)

@@ -29,7 +29,9 @@ MOST_DIFFERENCE = 4.0  # grey levels, mean over an image: methods of chroma upsa
 
 
 class GpuDecoder:
-    """Decodes plain JPEG files to the encoder's square; thread-safe."""
+    """Implements `pipeline.worker.Decoder`: plain JPEG files to the encoder's square; thread-safe."""
+
+    at_once = 1 << 20  # a whole chunk
 
     def __init__(self, devices: Sequence[torch.device], spec: PixelSpec) -> None:
         self._spec = spec

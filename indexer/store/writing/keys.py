@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -173,9 +174,13 @@ class KeySet:
 
     def has(self, key: str) -> bool:
         """Whether the key's hash is in the set."""
-        asked = np.int64(hash(key))
-        spots = ((run, np.searchsorted(run, asked)) for run in self._runs)
-        return any(spot < len(run) and run[spot] == asked for run, spot in spots)
+        # Not by numpy, which lets other threads run for each search, and then waits for its turn again
+        asked = hash(key)
+        for run in self._runs:
+            spot = bisect_left(run.data, asked)
+            if spot < len(run) and run[spot] == asked:
+                return True
+        return False
 
     def suspects(self, keys: Sequence[str]) -> set[str]:
         """Keys whose hash is in the set, or that occur twice in `keys`."""

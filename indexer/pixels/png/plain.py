@@ -72,7 +72,7 @@ class PlainPngReader:
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         for position in positions:
-            pixels = self._pixels()
+            pixels = pixels_of(self._content)
             if pixels is None:
                 yield from PillowReader(self._data, "png", self._rendering).rasters([position])
             else:
@@ -81,15 +81,18 @@ class PlainPngReader:
     def close(self) -> None:
         pass
 
-    def _pixels(self) -> UInt8 | None:
-        """(h, w) or (h, w, 3); None where the decoder reports a fault."""
-        from PIL import Image
 
-        png = self._content
-        mode, samples = _MODES[png.colour]
-        try:
-            image = Image.frombytes(mode, (png.width, png.height), png.packed, "zip", mode, 0)
-        except (ValueError, MemoryError):
-            return None
-        pixels = np.frombuffer(image.tobytes(), np.uint8)
-        return pixels.reshape((png.height, png.width) if samples == 1 else (png.height, png.width, samples))
+def pixels_of(png: PlainPng) -> UInt8 | None:
+    """(h, w) or (h, w, 3); None where the decoder reports a fault."""
+    from PIL import Image
+
+    mode, samples = _MODES[png.colour]
+    # Not by Image.frombytes, which fills it first and lets other threads run for that. Rows that a short stream lacks
+    # stay zero as in a file that Pillow opens.
+    image = Image.new(mode, (png.width, png.height), None)
+    try:
+        image.frombytes(png.packed, "zip", mode, 0)
+    except (ValueError, MemoryError):
+        return None
+    pixels = np.frombuffer(image.tobytes(), np.uint8)
+    return pixels.reshape((png.height, png.width) if samples == 1 else (png.height, png.width, samples))

@@ -1,0 +1,1 @@
+"""Plain PNGs: one, and many small ones at once."""
