@@ -89,7 +89,6 @@ def measured(case: Case, slices: Labelled, folder: Path, scratch: Path, rounds: 
         "median_cosine": agreement["median_cosine"],
         "lowest_cosine": agreement["lowest_cosine"],
         "retention_at_10": agreement["retention"],
-        **({"retention_of_bf16": beside["retention"]} if (beside := facts["agreement_of_bf16"]) else {}),
         "agreement_on": agreement["images"],
         "auc_of_levels": {name: macro_auc(database, name, slices.labels) for name in FORMATS},
         "layers_in_int8": facts["layers_in_int8"],

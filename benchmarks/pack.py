@@ -42,7 +42,7 @@ GOAL = 0.25  # MB/s of `pack` over MB/s of the copy, of uncompressed files
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=600, help="of each transfer syntax")
+    parser.add_argument("--images", type=int, default=2_400, help="of each transfer syntax")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

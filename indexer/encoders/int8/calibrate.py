@@ -15,7 +15,7 @@ from indexer.encoders.backends.openvino_cpu import OpenVinoBackend, image_tower
 from indexer.encoders.backends.openvino_graph import BATCH_SIZE, imported
 from indexer.encoders.families.definition import EncoderDefinition
 from indexer.encoders.int8 import files
-from indexer.encoders.int8.agreement import NEIGHBOURS, Agreement, agreement
+from indexer.encoders.int8.agreement import NEIGHBOURS, Agreement, agreement, stored_directions
 from indexer.encoders.int8.quantise import (
     batched,
     layers_in_int8,
@@ -25,15 +25,10 @@ from indexer.encoders.int8.quantise import (
 )
 from indexer.errors import EncoderError
 from indexer.types import EncoderSpec, Float32, UInt8
-from indexer.vectors import unit_rows
 
 SAMPLE = 512  # pictures; every second one calibrates, the others measure
 FEWEST = 8 * BATCH_SIZE
 RETENTION_FLOOR = 0.95
-# Of what bf16 keeps, where that is the lower floor: of an encoder whose vectors lie close together (of random weights,
-# or collapsed) few neighbours stay in any short format, and bf16 is what a user would take instead. resnet50 with
-# random weights on brain slices: int8 .864, bf16 .882 by OpenVINO and .821 by torch
-OF_BF16 = 0.97
 COSINE_FLOOR = 0.99  # of the median
 # Layers at either end that stay in bf16, tried in turn. Their rounding meets few channels or the vector itself: the
 # bundled encoder's retention rises from .914 to .958 by two of them, and each try takes a tenth of NNCF's own search
@@ -48,7 +43,6 @@ class Calibrated:
 
     spec: EncoderSpec
     agreement: Agreement
-    of_bf16: Agreement | None  # measured only where int8 alone is below RETENTION_FLOOR
     layers: int  # in int8
     of_layers: int
 
@@ -78,30 +72,25 @@ def calibrate(
     reference = CpuBackend(towers, fp32, convolutional=definition.convolutional).embed(measured)
     transformer = not definition.convolutional
     say(f"quantising to int8 on {len(calibrating) * BATCH_SIZE} of the images")
-    floor, of_bf16 = RETENTION_FLOOR, None
     for ends in ENDS:
         graph = quantised(image_tower(definition.build(), spec), calibrating, transformer=transformer, ends=ends)
         found = _agreement(definition, spec, graph, measured, reference)
-        if found.retention < floor and of_bf16 is None:
-            of_bf16 = _agreement(definition, replace(spec, precision="bf16"), None, measured, reference)
-            floor = min(floor, OF_BF16 * of_bf16.retention)
-        if _close(found, floor):
+        if _close(found):
             break
     else:
-        say(f"{stay(found, of_bf16)}: looking for the layers that must stay in bf16 (minutes)")
+        say(f"{stay(found)}: looking for the layers that must stay in bf16 (minutes)")
         tower = image_tower(definition.build(), spec)
         cosine = _mean_cosine(reference)
         graph = quantised_but_sensitive(tower, calibrating, measuring, cosine, transformer=transformer)
         found = _agreement(definition, spec, graph, measured, reference)
-    if not _close(found, floor):
+    if not _close(found):
         raise EncoderError(
-            f"int8 moves the vectors of {spec.name} too far on these images: {stay(found, of_bf16)}, where at least "
-            f"{floor:.3g} and {COSINE_FLOOR} are asked. Use --precision bf16."
+            f"int8 moves the vectors of {spec.name} too far on these images: {stay(found)}, where at least "
+            f"{RETENTION_FLOOR} and {COSINE_FLOOR} are asked. Use --precision bf16."
         )
     inside, layers = layers_in_int8(graph)
-    made = Calibrated(replace(spec, network=str(folder)), found, of_bf16, inside, layers)
-    digest, _ = files.write(graph, _report(made, pictures), folder)
-    return replace(made, spec=replace(made.spec, calibration=digest))
+    digest, _ = files.write(graph, _report(spec, pictures, found, inside, layers), folder)
+    return Calibrated(replace(spec, calibration=digest, network=str(folder)), found, inside, layers)
 
 
 def has_int8_products() -> bool:
@@ -116,48 +105,43 @@ def has_int8_products() -> bool:
 def _agreement(
     definition: EncoderDefinition, spec: EncoderSpec, graph: Any, measured: UInt8, reference: Float32
 ) -> Agreement:
-    """Of the vectors that the table would store, with bf16 in the layers that are not quantised; without a graph none
-    is.
-    """
+    """Of the vectors that the table would store, with bf16 in the layers that are not quantised."""
     return agreement(OpenVinoBackend(definition.build(), spec, graph).embed(measured), reference)
 
 
-def _close(found: Agreement, floor: float) -> bool:
-    return found.retention >= floor and found.median_cosine >= COSINE_FLOOR
+def _close(found: Agreement) -> bool:
+    return found.retention >= RETENTION_FLOOR and found.median_cosine >= COSINE_FLOOR
 
 
-def stay(found: Agreement, of_bf16: Agreement | None) -> str:
+def stay(found: Agreement) -> str:
     """One line on what stays as it is in fp32."""
-    beside = "" if of_bf16 is None else f" (in bf16 {of_bf16.retention:.3f})"
     return (
-        f"{found.retention:.3f} of the {NEIGHBOURS} nearest neighbours stay{beside}, cosine at least "
+        f"{found.retention:.3f} of the {NEIGHBOURS} nearest neighbours stay, cosine at least "
         f"{found.lowest_cosine:.4f}, median {found.median_cosine:.4f}"
     )
 
 
 def _mean_cosine(reference: Float32) -> Callable[[Float32, int], float]:
-    theirs = unit_rows(reference)[0]
+    theirs = stored_directions(reference)
 
     def mean_cosine(vectors: Float32, number: int) -> float:
-        mine = unit_rows(vectors)[0]
         block = theirs[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
-        return float(np.einsum("ij,ij->i", mine, block, dtype=np.float64).mean())
+        return float(np.einsum("ij,ij->i", stored_directions(vectors), block).mean())
 
     return mean_cosine
 
 
-def _report(made: Calibrated, pictures: UInt8) -> dict[str, Any]:
+def _report(spec: EncoderSpec, pictures: UInt8, found: Agreement, layers: int, of_layers: int) -> dict[str, Any]:
     import nncf
 
     return {
-        "encoder": made.spec.name,
-        "weights": made.spec.weights,
+        "encoder": spec.name,
+        "weights": spec.weights,
         "pictures": len(pictures),
         "pictures_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),
-        "agreement_with_fp32": asdict(made.agreement),
-        "agreement_of_bf16": None if made.of_bf16 is None else asdict(made.of_bf16),
-        "layers_in_int8": made.layers,
-        "layers": made.of_layers,
+        "agreement_with_fp32": asdict(found),
+        "layers_in_int8": layers,
+        "layers": of_layers,
         "nncf": nncf.__version__,
         "openvino": imported().__version__,
     }

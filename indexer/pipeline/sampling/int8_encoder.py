@@ -52,7 +52,7 @@ def int8_encoder(
     pictures = sample_pictures(shards, spec.pixels, SAMPLE)
     made = calibrate(definition, spec, pictures, Path(network_folder(join(uri, f"{table}.lance"))), say)
     say(
-        f"int8 on {made.agreement.images} other images against fp32: {stay(made.agreement, made.of_bf16)}; "
+        f"int8 on {made.agreement.images} other images against fp32: {stay(made.agreement)}; "
         f"{made.layers} of {made.of_layers} layers in int8"
     )
     return ready(definition, made.spec, "auto", compiled=False)
