@@ -124,8 +124,8 @@ def test_archives_of_large_images_take_the_budget_and_a_few_images(tmp_path):
         store = EmbeddingStore.open(str(tmp_path / f"{name}.db"))
         assert store.count() + store.failures().num_rows == 60, name
     # 60 images are 960 MiB, and an unbounded run held 426 MiB of the Parquet file's. Those of the npz are decoded too,
-    # by two workers, to 8 bytes a pixel. Beside the budget, 6 to 13 images' bytes were seen in twenty runs: what readers
-    # and workers have in hand, and what malloc keeps.
+    # by two workers, to 8 bytes a pixel. Beside the budget, 6 to 13 images were seen in twenty runs: what readers and
+    # workers have in hand, and what malloc keeps.
     decoded = 2 * 8 * mib
     assert grown.pop("a.npz") < (4 + 16) * mib + decoded
     assert sum(grown.values()) < (4 + 16) * mib, grown
