@@ -56,7 +56,9 @@ def answer(
 
         return answer_groups(searcher, query, options, snapshot, pictures=pictures, roots=roots)
     embedded = embedded_examples_of(searcher, query)  # slow, so before the snapshot is taken
-    snapshot = replace(searcher.snapshot if snapshot is None else snapshot, effort=Effort())
+    snapshot = searcher.snapshot if snapshot is None else snapshot
+    if options.where is not None or options.exclude_same is not None or options.one_per is not None:
+        snapshot = replace(snapshot, effort=Effort())  # of some rows only: how they are searched is noted
     own = [key_rows(snapshot.view, keys) for keys in stored_examples(query)]
     vectors = vectors_of(snapshot.view, query, own, embedded)
     excluded = excluded_rows(snapshot, query, options, own)

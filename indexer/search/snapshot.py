@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -96,10 +97,18 @@ class Snapshot:
 
     def describe(self) -> str:
         """One line on what answers a search in this version: index, recall, newer rows, version."""
+        under = str(self.effort or "")
+        return self._described(under) if under else self._unfiltered
+
+    @cached_property
+    def _unfiltered(self) -> str:
+        return self._described("")
+
+    def _described(self, under: str) -> str:
+        """`under`: how queries under a filter were answered; the measured recall holds without one only."""
         if self.index is None:
             return f"exact scan of all rows, table version {self.version}"
         manifest = self.index.manifest
-        under = str(self.effort or "")  # the measured recall holds without a filter only
         recall = f"recall@10 measured {manifest.measured.recall_at_10:.3f}"
         if manifest.queries:
             recall += f" on the queries {manifest.queries}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -342,3 +344,25 @@ def test_the_reports_and_the_terminal_show_every_answer(dbs, numbers, times):
     text = done("survival", dbs / "times", "--time", "months", "--event", "died", "--group", "patient", "--split",
                 "nested", "--penalty", "10", "--replicates", "10").out  # fmt: skip
     assert "outer fold" in text
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "words"), [("numbers", "mae", "mean absolute error"), ("times", "uno", "Uno's C")]
+)
+def test_the_report_in_short_answers_each_question_that_has_a_section(request, of, name, words):
+    folder = request.getfixturevalue(of)
+    page, result = (folder / "report.html").read_text(), result_in(folder)
+    short = re.search("<section id='short'>(.*?)</section>", page, re.DOTALL)[1]
+    asked = re.findall(r"<dt><a href='#([\w-]+)'>", short)
+    own = "agreement" if of == "numbers" else "survival"
+    answered = ["results", "audit", own, "external", "confounders", "certainty", "examples", "sensitivity"]
+    assert asked == [name for name in answered if f"<section id='{name}'>" in page]
+    assert len(asked) >= 6
+    said = html.unescape(re.sub("<[^>]+>", " ", short))
+    value = float(re.search(rf"{words} ([\d.]+)", said)[1])
+    assert value == pytest.approx(result["test"]["metrics"][name]["value"], rel=0.01)
+    tested = result["test"]
+    assert f"on {tested['rows']} test rows of {tested['groups']} groups." in said
+    if of == "numbers":
+        low = result["test"]["metrics"]["limit_low"]["value"]
+        assert float(re.search(r"limits of agreement (-?[\d.]+) to", said)[1]) == pytest.approx(low, rel=0.01)
