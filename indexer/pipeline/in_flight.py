@@ -20,7 +20,9 @@ Stored = Container[tuple[str, int]]  # (member, offset) of the samples whose row
 Held = Callable[[Sample], bool]  # whether the table has the image, of this key and bytes, under another shard
 EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (dim,), its norm
 
-SPARE_JOBS = 64  # finished shards that may wait for the writer, beside four a worker
+SPARE_JOBS = 64  # shards in progress, or finished and waiting for the writer, beside four a worker
+MOST_JOBS = 4096  # where they hold fewer rows than one commit, as many small shards do during a commit
+TOGETHER = 16  # resolved shards at which the caller's thread is woken: each time takes turns from the workers
 POLL_SECONDS = 0.1  # how often a waiting thread looks at the stop event
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
@@ -161,12 +163,24 @@ class InFlight:
     def __init__(self, tally: Tally, *, workers: int, part_rows: int) -> None:
         """`part_rows`: a shard is taken in parts of about so many rows."""
         self.tally, self.stop, self.admission = tally, threading.Event(), Admission(budget.UNDECODED)
-        self.room = threading.Semaphore(4 * workers + SPARE_JOBS)
+        self._spare_jobs = 4 * workers + SPARE_JOBS
         self._part_rows = max(part_rows, 1)
         self._lock = threading.Lock()
         self._turned = threading.Condition(self._lock)  # notified when the first shard may have a part to take
+        self._taken = threading.Condition(self._lock)  # notified when a part was taken
         self._jobs: deque[Job] = deque()
+        self._resolved = 0  # shards whose last part can be taken
+        self._settled = 0  # rows and failures of them that can be taken
         self._chunks: queue.Queue[list[Task] | None] = queue.Queue(maxsize=workers + 1)
+
+    def room(self, wait: float = 0.0) -> bool:
+        """Whether another shard may be begun, within `wait` seconds."""
+        with self._taken:
+            return self._taken.wait_for(self._has_room, wait)
+
+    def _has_room(self) -> bool:
+        jobs = len(self._jobs)
+        return jobs < self._spare_jobs or (jobs < MOST_JOBS and self._settled < self._part_rows)
 
     def begin(self, job: Job) -> None:
         """Register the next shard of the plan."""
@@ -188,7 +202,8 @@ class InFlight:
         """Mark the shard as read to its end."""
         with self._turned:
             job.read = True
-            self._turned.notify()
+            self._resolved += job.resolved
+            self._tell(job)
 
     def resolve(
         self, task: Task, rows: Sequence[EmbeddedRow], failures: Sequence[Failure], *, done: bool, reused: int = 0
@@ -199,9 +214,16 @@ class InFlight:
         if done:
             self.tally.settle(task.sample)
         with self._turned:
+            before = job.settled
             job.settle(task.order, rows, failures, done=done, reused=reused)
-            if job.resolved or job.settled >= self._part_rows:
-                self._turned.notify()
+            self._settled += job.settled - before
+            self._resolved += done and job.resolved
+            self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        """Wake the caller's thread where it can take something, for many small shards once."""
+        if job.settled >= self._part_rows or self._resolved >= min(TOGETHER, len(self._jobs)):
+            self._turned.notify()
 
     def finished(self, wait: float = 0.0) -> ShardResult | None:
         """The next shard of the plan, or a large enough part of it; None where there is none within `wait` seconds."""
@@ -219,10 +241,12 @@ class InFlight:
         return bool(self._jobs) and (self._jobs[0].resolved or self._jobs[0].settled >= self._part_rows)
 
     def _take(self, job: Job) -> ShardResult:
+        self._settled -= job.settled
         result = job.take()
         if not result.more:
             self._jobs.remove(job)
-            self.room.release()
+            self._resolved -= 1
+        self._taken.notify()
         return result
 
     def give(self, chunk: list[Task] | None) -> None:

@@ -117,9 +117,9 @@ class Threads:
         shards = [planned.shard for planned in plan]
         with ReadAhead(shards, self._read_shard, self.stop, self._flight.admission, self._pass_on) as ahead:
             for planned in plan:
-                if not self._flight.room.acquire(blocking=False):
+                if not self._flight.room():
                     self._pass_on()  # the shards in progress may be waiting for samples in this chunk
-                    self._flight.wait(lambda: self._flight.room.acquire(timeout=POLL_SECONDS))
+                    self._flight.wait(lambda: self._flight.room(POLL_SECONDS))
                 job = Job(planned, lookup(planned))
                 self._flight.begin(job)
                 self._read_one(job, ahead)
