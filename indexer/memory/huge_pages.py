@@ -54,7 +54,7 @@ def _anonymous() -> Ranges:
     found = []
     for line in _MAPS.read_text("utf-8", "replace").splitlines():
         addresses, rights, _, _, number, *name = line.split(maxsplit=5)
-        if rights == "rw-p" and number == "0" and (not name or name[0].strip() == "[heap]"):
+        if rights == "rw-p" and number == "0" and (not name or name[0].startswith(("[heap]", "[anon"))):
             first, last = addresses.split("-")
             found.append((int(first, 16), int(last, 16)))
     return found
