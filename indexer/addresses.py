@@ -34,6 +34,7 @@ from indexer.remote.stream import Facts, is_web
 # errors of the decompressors and of tarfile, with its ValueError for a malformed number in an extended header
 DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 HEAD_BYTES = 8
+BUFFER = 1 << 16  # of a local file: a small archive is read by one call
 POLL_SECONDS = 0.005
 END_SECONDS = 5.0  # for a command to end after its output was closed, and again after SIGTERM
 # Exit codes of programs whose reader closed the pipe; 23 is curl's
@@ -139,7 +140,7 @@ def open_stream(address: str, *, same_host: bool = False) -> Iterator[IO[bytes]]
 
             raw = gopen(address, "rb")
         else:
-            raw = Path(address).open("rb")  # noqa: SIM115 - closed below
+            raw = Path(address).open("rb", BUFFER)  # noqa: SIM115 - closed below
     except (OSError, ValueError) as error:
         raise ReadError(f"{stored_address(address)} cannot be opened: {error}") from error
     try:

@@ -32,6 +32,7 @@ COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zstd", ".
 TOO_LARGE = "member too large"
 MAX_HEADER = 4 << 20  # bytes of one member's headers, its name included
 MAX_PADDING = 1 << 20  # bytes of zeros after an archive, behind which another one is looked for
+PADDING_READ = 1 << 14  # of them read at once, whole blocks
 AT_END = "EOFHeaderError"  # tarfile's error at the two blocks of zeros that end an archive
 LONGEST_NAME = 4096  # characters, as of a path
 
@@ -156,13 +157,18 @@ def _members(stream: IO[bytes], url: str, room: Callable[[int], None]) -> Iterat
 def _second_archive(archive: tarfile.TarFile) -> str:
     """The name of the first member of an archive appended to this one, as by `cat`; "" where there is none."""
     stream: Any = archive.fileobj
-    for _ in range(MAX_PADDING // tarfile.BLOCKSIZE):
-        block = stream.read(tarfile.BLOCKSIZE)
-        if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
+    for _ in range(0, MAX_PADDING, PADDING_READ):
+        part = stream.read(PADDING_READ)
+        rest = part.lstrip(b"\0")
+        if rest:
+            start = (len(part) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
             try:
+                block = part[start : start + tarfile.BLOCKSIZE]
                 return tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape").name
             except tarfile.HeaderError:
                 return ""
+        if len(part) < PADDING_READ:
+            return ""
     return ""
 
 

@@ -24,6 +24,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import DELETED, Progress, RunReport, ShardResult, UInt8
 
 FAILURE_GRACE = 1000  # images before --max-failures may stop a run
+TELL_SECONDS = 0.05  # between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def _drive(
     """The calling thread's loop, until all of `plan` is committed or the run is to stop. Gives the precision cosine."""
     tally, totals, meter = engine.tally, sink.totals, Meter(plan, engine.tally)
     cosine: float | None = None
+    told = 0.0
 
     def take(result: ShardResult) -> None:
         sink.add(result)
@@ -201,7 +203,9 @@ def _drive(
                 sink.commit()
             if cosine is None and hooks.precision_check and tally.sample_pictures:
                 cosine = hooks.precision_check(np.stack(tally.sample_pictures))
-            advance()
+            if (now := time.monotonic()) - told >= TELL_SECONDS:  # not for each of ten thousand shards
+                told = now
+                advance()
             seen, failed = tally.resolved + tally.adopted, tally.failed - tally.reasons[DELETED]
             if seen >= FAILURE_GRACE and failed > options.max_failures * seen:
                 engine.stop.set()

@@ -22,7 +22,7 @@ EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (d
 
 SPARE_JOBS = 64  # shards in progress, or finished and waiting for the writer, beside four a worker
 MOST_JOBS = 4096  # where they hold fewer rows than one commit, as many small shards do during a commit
-TOGETHER = 16  # resolved shards at which the caller's thread is woken: each time takes turns from the workers
+TOGETHER = 64  # resolved shards at which the caller's thread is woken: each time takes turns from the workers
 POLL_SECONDS = 0.1  # how often a waiting thread looks at the stop event
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
