@@ -185,6 +185,7 @@ class Peak:
     def stop(self) -> int:
         self._done.set()
         self._thread.join()
+        self._most = max(self._most, anonymous_bytes(self._pid))  # the thread may not have come to its turn
         return self._most - self._first
 
 

@@ -23,6 +23,7 @@ EmbeddedRow = tuple[EmbeddingRow, Float16, float]  # the row, its unit vector (d
 SPARE_JOBS = 64  # shards in progress, or finished and waiting for the writer, beside four a worker
 MOST_JOBS = 4096  # where they hold fewer rows than one commit, as many small shards do during a commit
 TOGETHER = 64  # resolved shards at which the caller's thread is woken: each time takes turns from the workers
+TOGETHER_ROWS = 1024  # of them: rows that wait take memory
 POLL_SECONDS = 0.1  # how often a waiting thread looks at the stop event
 
 ReadShard = Callable[[Shard], Iterator[Sample | Failure]]
@@ -222,7 +223,8 @@ class InFlight:
 
     def _tell(self, job: Job) -> None:
         """Wake the caller's thread where it can take something, for many small shards once."""
-        if job.settled >= self._part_rows or self._resolved >= min(TOGETHER, len(self._jobs)):
+        many = self._resolved >= min(TOGETHER, len(self._jobs)) or self._settled >= TOGETHER_ROWS
+        if (many and self._resolved) or job.settled >= self._part_rows:
             self._turned.notify()
 
     def finished(self, wait: float = 0.0) -> ShardResult | None:

@@ -18,11 +18,12 @@ from tests.fakes import FakeEncoder
 SCRIPT = """
 import os
 import sys
+import threading
 if hasattr(os, "sched_setaffinity"):  # libraries start threads by the number of cores, and each holds memory
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import numpy as np
 import psutil
-import indexer.pipeline.engines.threads as threads
+import indexer.pipeline.engines.threads as engine
 import indexer.pipeline.worker as worker
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import Hooks, index
@@ -42,15 +43,24 @@ def decode_missing(data, suffix, spec, *, frames, stored, **_):
     rng = np.random.default_rng(int.from_bytes(data[:8], "little"))
     yield Picture(Part(""), rng.integers(0, 256, (spec.size, spec.size, 3), np.uint8))
 
-threads.read_shard, worker.decode_missing = read, decode_missing
+engine.read_shard, worker.decode_missing = read, decode_missing
 import indexer.pipeline.run as run
 run.read_shard = read
 encoder = FakeEncoder(dim=2048, batch_size=128)
 store = EmbeddingStore.create(sys.argv[1], "t", encoder.spec)
-process, sizes = psutil.Process(), {}
-hook = lambda counts: sizes.setdefault(counts["images"] // 2500, process.memory_info().rss)
+process, sizes, seen, ended = psutil.Process(), {}, [0], threading.Event()
+
+def watch():
+    while not ended.wait(0.01):
+        sizes[seen[0] // 2500] = max(sizes.get(seen[0] // 2500, 0), process.memory_info().rss)
+
+watching = threading.Thread(target=watch)
+watching.start()
+hook = lambda counts: seen.insert(0, counts["images"])
 shards = [Shard(str(i), str(i), "1") for i in range(SHARDS)]
 report = index(shards, store, encoder, RunOptions(), Hooks(Recorder(hook)))
+ended.set()
+watching.join()
 marks = sorted(sizes)
 early = max(sizes[m] for m in marks if m <= 8)
 late = max(sizes[m] for m in marks if m >= 14)
