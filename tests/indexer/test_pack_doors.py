@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tracemalloc
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-import indexer.pack.catalogue as catalogue
 from indexer.archive.reader import read_shard
 from indexer.archive.shards import find_shards
 from indexer.errors import InputError
@@ -179,21 +179,32 @@ def test_a_link_in_place_of_a_record_is_not_written_through(tmp_path):
     assert (tmp_path / "victim").read_text() == "kept"
 
 
-def test_a_plan_of_more_files_takes_no_more_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "PAGE", 100)
-    peaks = {}
-    for files in (1000, 4000):
-        folder = tmp_path / str(files)
-        folder.mkdir()
-        for number in range(files):
-            (folder / f"{number:06d}-a-longer-name.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        options = PackOptions(str(folder), tmp_path / "out", dry_run=True, shard_files=500)
-        pack(options)
-        tracemalloc.start()
-        assert pack(options).packed == files
-        peaks[files] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert (peaks[4000] - peaks[1000]) / 3000 < 150  # bytes a file of Python's; the walk sorts a folder's names
+# In a process of its own: a thread that another test left behind would be measured with it.
+PLANNED = """
+import sys, tracemalloc
+from pathlib import Path
+from indexer.pack import catalogue
+from indexer.pack.run import PackOptions, pack
+
+catalogue.PAGE, peaks = 100, {}
+for files in (1000, 4000):
+    folder = Path(sys.argv[1]) / str(files)
+    folder.mkdir()
+    for number in range(files):
+        (folder / f"{number:06d}-a-longer-name.png").write_bytes(b"\\x89PNG\\r\\n\\x1a\\n")
+    options = PackOptions(str(folder), Path(sys.argv[1]) / "out", dry_run=True, shard_files=500)
+    pack(options)
+    tracemalloc.start()
+    assert pack(options).packed == files
+    peaks[files] = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+print((peaks[4000] - peaks[1000]) / 3000)
+"""
+
+
+def test_a_plan_of_more_files_takes_no_more_memory(tmp_path):
+    done = subprocess.run([sys.executable, "-c", PLANNED, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150  # bytes a file of Python's; the walk sorts a folder's names
 
 
 @pytest.mark.case("M8")
