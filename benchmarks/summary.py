@@ -56,7 +56,7 @@ def _times(result: Result) -> str:
 def _faster(encoder: Result) -> str:
     if "over_bf16" not in encoder:
         return "refused: its vectors moved too far"
-    script = f", {encoder['over_naive_script']:.1f} × the script" if "over_naive_script" in encoder else ""
+    script = f", {encoder['over_naive_script']:.2f} × the script" if "over_naive_script" in encoder else ""
     return f"{encoder['over_bf16']:.2f} ×{script}, {encoder['retention_at_10']:.3f} of the neighbours stay"
 
 

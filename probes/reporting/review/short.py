@@ -15,7 +15,7 @@ from probes.reporting.review.sentences import (
     spread_words,
 )
 from probes.reporting.targets import short as targets
-from probes.reporting.targets.short import KEPT, Answers
+from probes.reporting.targets.short import Answers
 from probes.reporting.words import NAMES, headline, metric_key, number, plus_minus, shown_as, with_interval
 from probes.runs.result import ProbeResult
 from probes.runs.review.record import Review
@@ -102,7 +102,7 @@ def _certain(review: Review) -> list[str]:
     sure = [sets_sentence(review.conformal)] if review.conformal else []
     sure += [label_sets_sentence(sets) for sets in review.label_sets[:MOST]]
     if review.selective is not None:
-        whole, kept = review.selective.kept[0], min(review.selective.kept, key=lambda k: abs(k.coverage - KEPT))
+        whole, kept = targets.whole_and_kept(review.selective)
         sure.append(f"The error rate is {number(whole.risk.value)}, and {number(kept.risk.value)} where the least "
                     f"certain {1 - kept.coverage:.0%} go to a person.")  # fmt: skip
     if review.trust:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from probes.evaluation.bootstrap import Interval
-from probes.evaluation.certainty.selective import Selective
+from probes.evaluation.certainty.selective import Kept, Selective
 from probes.reporting.targets.sentences import (
     horizon_sentence,
     log_rank_sentence,
@@ -57,8 +57,13 @@ def certain(review: Review) -> list[str]:
     return said
 
 
+def whole_and_kept(found: Selective) -> tuple[Kept, Kept]:
+    """All rows, and about the share KEPT of them."""
+    return found.kept[0], min(found.kept, key=lambda k: abs(k.coverage - KEPT))
+
+
 def _kept(found: Selective) -> str:
-    whole, kept = found.kept[0], min(found.kept, key=lambda k: abs(k.coverage - KEPT))
+    whole, kept = whole_and_kept(found)
     return (
         f"{NAMES['mae'][:1].upper()}{NAMES['mae'][1:]} is {quantity(whole.risk.value)}, and "
         f"{quantity(kept.risk.value)} where the {1 - kept.coverage:.0%} of the largest predicted error go to a person."
