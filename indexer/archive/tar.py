@@ -285,6 +285,15 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         return _plain_header(cls, buf, encoding, errors) or super().frombuf(buf, encoding, errors)
 
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> _Header:
+        """The same where tarfile calls this one instead, as from 3.12.11 and 3.13.5 on."""
+        plain = _plain_header(cls, buf, encoding, errors)
+        if plain is not None:
+            return plain
+        made: _Header = super()._frombuf(buf, encoding, errors, dircheck=dircheck)  # type: ignore[misc]
+        return made
+
 
 _SLICES = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owner, group, mtime, device
 

@@ -113,6 +113,11 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
     help="Threads that decode and embed, or actors of --engine ray. Default: one a core.",
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="Processes that read and decode for one encoder. Default: for a GPU 3 for 4 cores; 1 is this process alone.",
+)
+@click.option(
     "--max-failures",
     type=FiniteRange(0, 1),
     default=RunOptions.max_failures,
@@ -156,6 +161,7 @@ def command(
     prefix: int | None,
     hash_content: bool,
     workers: int | None,
+    processes: int | None,
     max_failures: float,
     commit_rows: int,
     part: str | None,
@@ -231,8 +237,8 @@ def command(
     if weights == "random":
         weights = f"random:{seed or 0}"
     options = RunOptions(
-        frames=frames, time=time, changed=changed, gone=gone, workers=workers, max_failures=max_failures,
-        commit_rows=commit_rows, command=command_line(),
+        frames=frames, time=time, changed=changed, gone=gone, workers=workers, processes=processes,
+        max_failures=max_failures, commit_rows=commit_rows, command=command_line(),
     )  # fmt: skip
     kind = {
         "weights": weights, "precision": precision, "device": device, "fit": fit, "window": window, "decoder": decoder,

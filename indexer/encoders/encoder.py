@@ -16,6 +16,7 @@ from indexer.errors import EncoderError, NoTextTower
 from indexer.types import EncoderSpec, Float32, PixelSpec, UInt8
 
 TEXT_BATCH = 64
+CHECKED_PICTURES = 16  # a batch of an encoder that others are compared with
 
 
 class Backend(Protocol):
@@ -53,6 +54,11 @@ class LoadedEncoder:
     def workers(self) -> int:
         """Number of threads that should call `embed` concurrently for full throughput."""
         return self._backend.workers
+
+    @property
+    def device_seconds(self) -> float | None:
+        """For which its GPUs have computed since it was loaded, added; None without a GPU."""
+        return getattr(self._backend, "busy_seconds", None)
 
     @property
     def logit_scale(self) -> float | None:
@@ -104,9 +110,25 @@ class LoadedEncoder:
         return LoadedEncoder(self._definition, spec, self._towers, self._backend)
 
     def in_fp32(self) -> LoadedEncoder:
-        """The same encoder in fp32 on the CPU. Reads the weights again from their source."""
+        """The same encoder in fp32, on its first GPU or on the CPU. Reads the weights again from their source."""
         towers = self._definition.build()
         spec = replace(self.spec, precision="fp32", backend="torch", calibration="", network="")
-        return LoadedEncoder(
-            self._definition, spec, towers, CpuBackend(towers, spec, convolutional=self._definition.convolutional)
+        backend = self._gpu_in_fp32(towers, spec) or CpuBackend(
+            towers, spec, convolutional=self._definition.convolutional
         )
+        return LoadedEncoder(self._definition, spec, towers, backend)
+
+    def _gpu_in_fp32(self, towers: Towers, spec: EncoderSpec) -> Backend | None:
+        """None without a GPU, or where it lacks the memory. On a CPU, 16 pictures of a ViT-L/14 take half a minute."""
+        if not self.device.startswith("cuda"):
+            return None
+        from indexer.encoders.backends.cuda import CudaLane
+        from indexer.encoders.backends.slots import SlottedBackend
+
+        gpu = torch.device(self.device.split(",")[0])
+        try:
+            lane = CudaLane(towers, spec, gpu, channels_last=self._definition.convolutional, compiled=False)
+            return SlottedBackend([lane], dim=spec.dim, largest=CHECKED_PICTURES)
+        except (EncoderError, torch.OutOfMemoryError):
+            towers.module.to("cpu")
+            return None

@@ -119,7 +119,7 @@ def too_many(report: RunReport, share: float) -> bool:
 
 def _report(store: EmbeddingStore, engine: Engine, totals: Totals, seconds: float) -> RunReport:
     tally = engine.tally
-    times = stage_times(tally.busy, workers=engine.workers)
+    times = stage_times(tally.busy, workers=engine.workers, readers=engine.readers)
     failed = sum(totals.reasons.values())
     notes = [f"{url} holds no sample" for url in totals.empty]
     if totals.labels_kept:
@@ -167,6 +167,7 @@ def _report(store: EmbeddingStore, engine: Engine, totals: Totals, seconds: floa
             device=engine.device,
             decoder=store.spec.pixels.decoder,
             kept=totals.reused + totals.adopted + tally.kept,
+            computed=engine.device_seconds,
         ),
         precision_cosine=None,
         interrupted=False,

@@ -183,6 +183,11 @@ class InFlight:
         jobs = len(self._jobs)
         return jobs < self._spare_jobs or (jobs < MOST_JOBS and self._settled < self._part_rows)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are shards of which something is left to take."""
+        return bool(self._jobs)
+
     def begin(self, job: Job) -> None:
         """Register the next shard of the plan."""
         with self._lock:

@@ -14,6 +14,7 @@ class RunOptions:
     changed: str = "error"  # error | replace: a shard whose content changed since it was indexed
     gone: str = "keep"  # keep | drop: rows whose file is gone from its folder
     workers: int | None = None  # default: the encoder's
+    processes: int | None = None  # that decode for the encoder; default: with a GPU three for four cores
     max_failures: float = 0.5  # a larger share of failed images stops the run, once FAILURE_GRACE were read
     commit_rows: int = 8192  # fewer rows a commit: more manifests and fragments
     commit_seconds: float = 30.0  # longer: more work lost in a power failure

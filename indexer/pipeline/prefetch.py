@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 
@@ -23,19 +23,22 @@ CLOSE_SECONDS = 2.0  # for a reader thread to end with the run; a thread blocked
 
 
 class ReadAhead:
-    """The streams of `shards`, in order; a context manager that ends the reader threads on exit."""
+    """The streams of shards, in order; a context manager that ends the reader threads on exit."""
 
     def __init__(
         self,
-        shards: Sequence[Shard],
+        coming: deque[Shard],
         read: ReadShard,
         stop: threading.Event,
         admission: Admission,
         pass_on: Callable[[], None],
     ) -> None:
-        """`pass_on` gives the workers what the caller holds of a stream, for which its next image may have to wait."""
+        """`coming`: the shards in order, to whose end others may be added while it is read.
+
+        `pass_on` gives the workers what the caller holds of a stream, for which its next image may have to wait.
+        """
         self._read, self._stop, self._admission, self._pass_on = read, stop, admission, pass_on
-        self._coming = deque(shard for shard in shards if is_remote(shard.url))
+        self._coming = coming
         self._pumps: deque[_Pump] = deque()  # the first one is being processed
 
     def __enter__(self) -> ReadAhead:
@@ -56,7 +59,9 @@ class ReadAhead:
         if self._pumps:
             self._pumps.popleft()
         while self._coming and len(self._pumps) < SHARDS:
-            self._pumps.append(_Pump(self._coming.popleft(), self._read, self._admission))
+            following = self._coming.popleft()
+            if is_remote(following.url):
+                self._pumps.append(_Pump(following, self._read, self._admission))
         return self._pumps[0].items(self._stop, self._pass_on)
 
 

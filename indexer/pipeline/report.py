@@ -11,7 +11,7 @@ from indexer.types import StageTime
 CPU_DECODER = "cpu-2"  # PixelSpec.decoder of every image that no GPU decoded
 LEAST_SHARE = 0.5  # of the run's time; the reader or the writer is the bottleneck only where it is busy for longer
 LEAST_USED = 0.95  # of the run's time; a GPU busy for longer is the bottleneck, however busy the cores are
-ALONE = {  # stages with one thread each, and the remedy for each
+ALONE = {  # stages with threads of their own, and the remedy for each
     "store": "put the database on a faster disk",
     "read": "put the shards on a faster disk or nearer",
 }
@@ -20,25 +20,34 @@ COLLAPSED_COSINE = 0.9999  # mean over all pairs; trained encoders stay well bel
 
 
 def bottleneck(
-    stages: tuple[StageTime, ...], seconds: float, *, device: str, decoder: str = CPU_DECODER, kept: int = 0
+    stages: tuple[StageTime, ...],
+    seconds: float,
+    *,
+    device: str,
+    decoder: str = CPU_DECODER,
+    kept: int = 0,
+    computed: float | None = None,
 ) -> str:
     """One line that names the run's bottleneck and a remedy; `kept` images needed no encoder.
 
-    `device` is the encoder's, `decoder` its PixelSpec's. A stage's share is its busy time divided by the time of its
-    own threads: one thread each for the reader and the writer, the workers for decoding and for a model on the CPU,
-    one for each GPU.
+    `device` is the encoder's, `decoder` its PixelSpec's; GPUs computed for `computed` seconds. A stage's share is its
+    busy time divided by the time of its own threads: the readers, one for the writer, the workers for decoding and for
+    a model on the CPU, one for each GPU.
     """
     busy = {s.name: s.busy_seconds for s in stages}
-    workers = next(s.threads for s in stages if s.name == "decode")
+    threads = {s.name: s.threads for s in stages}
+    workers = threads["decode"]
     work = busy["decode"] + busy["encode"]
     if seconds <= 0 or busy["encode"] <= 0:  # e.g. every image failed: no advice would help
         return "no new image: every vector was kept from before" if kept else "nothing was embedded"
     worked = min(work / (workers * seconds), 1.0)
     for name, remedy in ALONE.items():
-        if busy[name] / seconds > max(LEAST_SHARE, worked):
-            return f"{name}-bound: {_share(busy[name], seconds)} of the time; {remedy}"
+        share = busy[name] / (threads[name] * seconds)
+        if share > max(LEAST_SHARE, worked):
+            return f"{name}-bound: {_share(share, 1)} of the time; {remedy}"
     if device != "cpu":
-        return _with_gpus(busy, seconds, gpus=device.count(",") + 1, decoder=decoder)
+        encoding = busy["encode"] if computed is None else computed
+        return _with_gpus(busy["decode"], encoding, seconds, gpus=device.count(",") + 1, decoder=decoder)
     more = f"{cores()} more {plural('core', cores())}"
     if busy["decode"] > busy["encode"]:
         remedy = f"{more} would halve it, or --decoder gpu for JPEG on a machine with a GPU"
@@ -47,9 +56,9 @@ def bottleneck(
     return f"model-bound: {_share(busy['encode'], work)} of the workers' time; {remedy}"
 
 
-def _with_gpus(busy: Mapping[str, float], seconds: float, *, gpus: int, decoder: str) -> str:
-    """While decoding is slower, no batch waits for a GPU: the time in `encode` is then the time the GPU is busy."""
-    decoding, used = busy["decode"] / (cores() * seconds), min(busy["encode"] / (gpus * seconds), 1.0)
+def _with_gpus(decode: float, encode: float, seconds: float, *, gpus: int, decoder: str) -> str:
+    """`encode`: seconds for which the GPUs computed; the time of the stage is about that while decoding is slower."""
+    decoding, used = min(decode / (cores() * seconds), 1.0), min(encode / (gpus * seconds), 1.0)
     if used >= min(decoding, LEAST_USED):
         remedy = f"{gpus} more {plural('GPU', gpus)} would halve it"
         return f"model-bound: {plural('GPU', gpus)} busy {_share(used, 1)} of the time; {remedy}"
@@ -68,8 +77,8 @@ def plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def stage_times(busy: Mapping[str, float], *, workers: int) -> tuple[StageTime, ...]:
-    threads = {"read": 1, "decode": workers, "encode": workers, "store": 1}
+def stage_times(busy: Mapping[str, float], *, workers: int, readers: int = 1) -> tuple[StageTime, ...]:
+    threads = {"read": readers, "decode": workers, "encode": workers, "store": 1}
     return tuple(StageTime(name, busy.get(name, 0.0), n) for name, n in threads.items())
 
 

@@ -14,6 +14,7 @@ from indexer.groups.flaws import MOST_ROWS, SERIES, series_flaws
 from indexer.pipeline.commit import Committer
 from indexer.pipeline.drive import Driven, Hooks, drive
 from indexer.pipeline.engines.engine import Engine, Lookup
+from indexer.pipeline.engines.processes import Processes, processes_for
 from indexer.pipeline.engines.threads import Threads
 from indexer.pipeline.gone import settle_gone
 from indexer.pipeline.in_flight import Before, Held, Planned, ReadShard, held_nowhere
@@ -45,7 +46,7 @@ def index(
     """
     store.require(encoder.spec)
     options = options or RunOptions()
-    return index_by(threads_for(encoder, options), shards, store, options, hooks, folders=folders)
+    return index_by(engine_for(encoder, options), shards, store, options, hooks, folders=folders)
 
 
 def index_by(
@@ -121,8 +122,14 @@ def run_engine(
     return drive(Driven(engine, committer, start, record, not retried), writer.store, plan, lookup, options, hooks)
 
 
+def engine_for(encoder: Encoder, options: RunOptions) -> Engine:
+    """The engine of this machine: threads, and for a GPU on several cores processes that decode for it."""
+    processes = processes_for(encoder, options.processes)
+    return Processes(encoder, processes, options) if processes else threads_for(encoder, options)
+
+
 def threads_for(encoder: Encoder, options: RunOptions, read: ReadShard | None = None) -> Threads:
-    """The engine of this machine."""
+    """The engine of this process alone."""
     return Threads(
         encoder,
         workers=options.workers or encoder.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from platform import machine
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST = 8  # a crop resizes at most this many shorter sides: a strip 1 pixel high must not become gigapixels
 THINNEST = 50  # a larger ratio of a pixel's sides is taken for an error in the header
+RESIZED_PIXELS = 32 << 20  # of pictures that a GPU resizes together, as 32-bit floats of three colours
 KEPT = 3  # at 2, vectors change more than by bf16; at 3, half as much
 # Up to so many grey pixels are spread to three channels before resizing, to the same bits: torch resizes three
 # interleaved channels faster than one, and the square need not be spread. At 28 px 2.3 times as fast, at 512 px 1.2.
@@ -55,39 +57,58 @@ def squares(pictures: Sequence[UInt8], spec: PixelSpec) -> list[UInt8]:
     if together.shape[1:3] != (height, width):
         planes = torch.from_numpy(together).permute(0, 3, 1, 2)
         together = _resize(planes, height, width, spec.interpolation).permute(0, 2, 3, 1).numpy()
-    if spec.fit == "crop":
-        return [_centre(resized, spec) for resized in together]
-    return [_fitted(resized, np.empty, spec) for resized in together]
+    return list(_centre(together, spec) if spec.fit == "crop" else _fitted(together, np.empty, spec))
 
 
-def square_of_planes(planes: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
-    """(1 or 3, h, w) uint8 → (size, size, 3) on the same device. Strips must be trimmed before."""
-    height, width = _target(planes.shape[1], planes.shape[2], spec)
-    resized = _resize_one(planes, height, width, spec.interpolation).permute(1, 2, 0)
-    return _fitted(resized, resized.new_empty, spec)
+def squares_of_planes(pictures: Sequence[torch.Tensor], spec: PixelSpec) -> torch.Tensor:
+    """(1 or 3, h, w) uint8 each → (n, size, size, 3) on the same device, those of one shape together: on a GPU the
+    calls for one picture take longer than its resizing. Strips must be trimmed before.
+    """
+    shapes = defaultdict[tuple[int, ...], list[int]](list)
+    for i, planes in enumerate(pictures):
+        shapes[tuple(planes.shape)].append(i)
+    found = pictures[0].new_empty((len(pictures), spec.size, spec.size, 3))
+    for shape, own in shapes.items():
+        at_once = max(1, RESIZED_PIXELS // (shape[1] * shape[2]))
+        for start in range(0, len(own), at_once):
+            some = own[start : start + at_once]
+            resized = _resized_planes([pictures[i] for i in some], spec)
+            found[some] = _fitted(resized, resized.new_empty, spec)
+    return found
+
+
+def _resized_planes(pictures: Sequence[torch.Tensor], spec: PixelSpec) -> torch.Tensor:
+    """(c, h, w) each, of one shape → (n, height, width, c)"""
+    import torch
+
+    together = torch.stack(list(pictures))
+    height, width = _target(together.shape[2], together.shape[3], spec)
+    if together.shape[2:] != (height, width):
+        together = _resize(together, height, width, spec.interpolation)
+    return together.permute(0, 2, 3, 1)
 
 
 _Pixels = TypeVar("_Pixels", UInt8, "torch.Tensor")
 
 
 def _fitted(resized: _Pixels, empty: Callable[..., _Pixels], spec: PixelSpec) -> _Pixels:
-    """(height, width, 1 or 3) → (size, size, 3): its centre, or all of it centred on black. Always a copy."""
-    canvas = empty((spec.size, spec.size, 3), dtype=resized.dtype)
+    """(…, height, width, 1 or 3) → (…, size, size, 3): its centre, or all of it centred on black. Always a copy."""
+    canvas = empty((*resized.shape[:-3], spec.size, spec.size, 3), dtype=resized.dtype)
     if spec.fit == "crop":
         canvas[...] = _centre(resized, spec)
         return canvas
-    height, width = resized.shape[:2]
+    height, width = resized.shape[-3:-1]
     top, left = round((spec.size - height) / 2.0), round((spec.size - width) / 2.0)
     canvas[...] = 0
-    canvas[top : top + height, left : left + width] = resized
+    canvas[..., top : top + height, left : left + width, :] = resized
     return canvas
 
 
 def _centre(resized: _Pixels, spec: PixelSpec) -> _Pixels:
     """A view, as torchvision's CenterCrop: round half to even of the difference."""
-    height, width = resized.shape[:2]
+    height, width = resized.shape[-3:-1]
     top, left = round((height - spec.size) / 2.0), round((width - spec.size) / 2.0)
-    return resized[top : top + spec.size, left : left + spec.size]
+    return resized[..., top : top + spec.size, left : left + spec.size, :]
 
 
 def is_strip(height: int, width: int) -> bool:

@@ -46,11 +46,12 @@ class PretendedCuda:
             "Stream", (), {"name": name, "wait_event": lambda s, e: self.note(f"{s.name} waits for {e.name}")}
         )()
 
-    def Event(self, blocking=False):
-        name = "done" if blocking else "copied"
+    def Event(self, blocking=False, enable_timing=False):
+        name = "done" if blocking else "begun" if enable_timing else "copied"
         methods = {
             "record": lambda e: self.note(f"{e.name} recorded"),
             "synchronize": lambda e: self.note(f"host waits for {e.name}"),
+            "elapsed_time": lambda e, other: 2.0 * (e.name == "begun" and other.name == "done"),  # milliseconds
         }
         return type("Event", (), {"name": name, **methods})()
 
@@ -94,9 +95,10 @@ def test_a_batch_is_copied_then_embedded_then_waited_for(pretended):
     pretended.log.clear()
     gpu.run(slot, 4)
     assert pretended.log == [
-        "on copies", "copied recorded", "on kernels", "kernels waits for copied", "done recorded",
-        "host waits for done",
+        "on copies", "copied recorded", "on kernels", "kernels waits for copied", "begun recorded",
+        "done recorded", "host waits for done",
     ]  # fmt: skip
+    assert gpu.busy_seconds == 0.002
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -147,7 +149,8 @@ def test_memory_that_runs_out_drains_the_device_before_the_slot_is_filled_again(
     np.testing.assert_allclose(got, slotted.embed(pictures), rtol=1e-4, atol=1e-5)
     first = pretended.log.index("device drained")
     assert pretended.log[: first + 2] == [
-        "on copies", "copied recorded", "on kernels", "kernels waits for copied", "device drained", "cache emptied",
+        "on copies", "copied recorded", "on kernels", "kernels waits for copied", "begun recorded",
+        "device drained", "cache emptied",
     ]  # fmt: skip
     assert "host waits for done" not in pretended.log[:first]
 

@@ -6,6 +6,7 @@ import functools
 import http.server
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from itertools import chain
 
@@ -34,7 +35,7 @@ def sample(shard, number, nbytes=8):
 
 
 def streams(shards, read, stop=None):
-    with ReadAhead(shards, read, stop or threading.Event(), Admission(Budget(1 << 40)), lambda: None) as ahead:
+    with ReadAhead(deque(shards), read, stop or threading.Event(), Admission(Budget(1 << 40)), lambda: None) as ahead:
         for shard in shards:
             yield shard, ahead.stream(shard)
 

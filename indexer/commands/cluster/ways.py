@@ -114,9 +114,9 @@ def made_encoder(slices: Slices, name: str, **options: Any) -> LoadedEncoder:
 def engine_of(ways: Ways, make: Callable[[], LoadedEncoder], options: RunOptions) -> Iterator[Engine]:
     """The engine that was asked for, with its encoder loaded."""
     if ways.ray is None:
-        from indexer.pipeline.run import threads_for
+        from indexer.pipeline.run import engine_for
 
-        yield threads_for(make(), options)
+        yield engine_for(make(), options)
         return
     from indexer.pipeline.engines.ray_actors import RayActors
     from indexer.pipeline.engines.ray_cluster import connected
@@ -131,10 +131,11 @@ def engine_of(ways: Ways, make: Callable[[], LoadedEncoder], options: RunOptions
 def checked(engine: Engine) -> Callable[[UInt8], float] | None:
     """The check of reduced precision on a sample, where this process has the encoder."""
     from indexer.encoders import precision_check
+    from indexer.pipeline.engines.processes import Processes
     from indexer.pipeline.engines.threads import Threads
 
     exact = engine.spec.precision == "fp32" and engine.spec.backend == "torch"
-    if exact or not isinstance(engine, Threads):
+    if exact or not isinstance(engine, (Threads, Processes)):
         return None
     encoder: Any = engine.encoder
     return lambda pictures: precision_check(encoder, pictures)

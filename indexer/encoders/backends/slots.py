@@ -36,6 +36,11 @@ class Lane(Protocol[SlotT]):
 
     device: str
 
+    @property
+    def busy_seconds(self) -> float:
+        """For which the device has computed."""
+        ...
+
     def slot(self, capacity: int) -> SlotT: ...
 
     def run(self, slot: SlotT, batch: int) -> Float32:
@@ -61,6 +66,7 @@ class SlottedBackend(Generic[SlotT]):
     def __init__(self, lanes: Sequence[Lane[SlotT]], *, dim: int, largest: int) -> None:
         self._dim = dim
         self._lock = threading.Lock()
+        self._lanes = lanes
         self.device = ",".join(lane.device for lane in lanes)
         # one batch size for all devices, so that a vector's bits do not depend on which one was free
         self.batch_size = min(self._probe(lane, largest) for lane in lanes)
@@ -70,6 +76,11 @@ class SlottedBackend(Generic[SlotT]):
         for _ in range(SLOTS):
             for lane in lanes:
                 self._free.put((lane, lane.slot(self.batch_size)))
+
+    @property
+    def busy_seconds(self) -> float:
+        """For which the devices have computed, added."""
+        return sum(lane.busy_seconds for lane in self._lanes)
 
     def embed(self, pictures: UInt8) -> Float32:
         """(n, size, size, 3) → (n, dim). Every batch on a device has the full size; the last is padded with zeros."""

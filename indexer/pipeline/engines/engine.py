@@ -19,6 +19,7 @@ class Engine(Protocol):
     spec: EncoderSpec  # of the encoder that it embeds with
     device: str  # that encoder's
     workers: int  # threads that decode and embed, of all processes
+    readers: int  # threads that read shards, likewise
     parts_a_commit: int  # of `RunOptions.commit_rows` each
     tally: Tally
     stop: threading.Event  # set to end the run
@@ -37,6 +38,11 @@ class Engine(Protocol):
 
     def counts(self) -> dict[str, int]:
         """What the progress shows beside shards and images."""
+        ...
+
+    @property
+    def device_seconds(self) -> float | None:
+        """For which the GPUs computed in this run; None where that is not known."""
         ...
 
     @property

@@ -110,8 +110,12 @@ class RayActors:
             raise EncoderError(f"no worker of the Ray cluster starts: {introduced.cause}. See Ray's logs of it.")
         self.parts_a_commit = PARTS_A_COMMIT
         self.spec, self.device = introduced.spec, introduced.device
-        self.workers = introduced.threads * cluster.workers
+        self.workers, self.readers = introduced.threads * cluster.workers, cluster.workers
         self.tally = Tally(self.spec.dim)
+
+    @property
+    def device_seconds(self) -> float | None:
+        return None
 
     @property
     def decoder_difference(self) -> float | None:

@@ -7,6 +7,7 @@ workers decode while the batch of another one is on the device.
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from indexer.archive.reader import read_shard
 from indexer.malloc import keep_freed_memory
 from indexer.memory.budget import Reader
 from indexer.pipeline.engines.engine import Lookup
+from indexer.pipeline.engines.feed import Feed, whole
 from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, ReadShard, StopRun, Task
 from indexer.pipeline.prefetch import ReadAhead
 from indexer.pipeline.tally import Tally
@@ -28,8 +30,16 @@ from indexer.types import Encoder, ShardResult, UInt8
 CHUNK_BYTES = 64 << 20  # of undecoded images in one worker's chunk
 
 
+def device_seconds_of(encoder: Encoder, before: float = 0.0) -> float | None:
+    """For which the GPUs of an encoder have computed, but for those before; None for one without a GPU."""
+    seconds: float | None = getattr(encoder, "device_seconds", None)
+    return None if seconds is None else seconds - before
+
+
 class Threads:
     """Implements `engine.Engine`."""
+
+    readers = 1
 
     def __init__(
         self, encoder: Encoder, *, workers: int, frames: str, time: str, part_rows: int, read: ReadShard = read_shard
@@ -37,6 +47,7 @@ class Threads:
         self.encoder, self.workers = encoder, workers
         self.spec, self.device, self.parts_a_commit = encoder.spec, encoder.device, 1
         self.tally = Tally(encoder.spec.dim)
+        self._computed = device_seconds_of(encoder) or 0.0  # before this run
         self.decoder = decoder_of(encoder)
         self._frames, self._time, self._read_shard = frames, time, read
         self._flight = InFlight(self.tally, workers=workers, part_rows=part_rows)
@@ -44,29 +55,32 @@ class Threads:
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
         self._chunk: list[Task] = []  # of the reading thread: samples not yet passed to a worker
-        self._left = 0  # shards of the plan whose last part was not yet given to the caller
+        self._begun_all = threading.Event()
 
-    def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
+    def results(self, plan: Sequence[Planned] | Feed, lookup: Lookup) -> Iterator[ShardResult | None]:
         keep_freed_memory()
         import_module("indexer.encoders.backends.cpu")  # torch, here and once: an import by two threads can fail
-        loops: list[Callable[[], None]] = [lambda: self._read(plan, lookup), *[self._work] * self.workers]
+        feed = plan if isinstance(plan, Feed) else whole(plan)
+        loops: list[Callable[[], None]] = [lambda: self._read(feed, lookup), *[self._work] * self.workers]
         for number, loop in enumerate(loops):
             thread = threading.Thread(target=self._guarded, args=(loop,), name=f"indexer-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        self._left = len(plan)
-        while self._left and not self.stop.is_set():
-            result = self._flight.finished(POLL_SECONDS)
-            self._left -= result is not None and not result.more
-            yield result
+        while not self.stop.is_set():
+            ended = self._begun_all.is_set()  # before the look at what is in progress: nothing is added after it
+            if ended and not self._flight.busy:
+                return
+            yield self._flight.finished(POLL_SECONDS)
 
     def settled(self) -> list[ShardResult]:
-        parts = self._flight.settled()
-        self._left -= sum(not part.more for part in parts)  # a shard may end here, while one before it takes long
-        return parts
+        return self._flight.settled()
 
     def counts(self) -> dict[str, int]:
         return {}
+
+    @property
+    def device_seconds(self) -> float | None:
+        return device_seconds_of(self.encoder, self._computed)
 
     @property
     def decoder_difference(self) -> float | None:
@@ -113,10 +127,9 @@ class Threads:
                 del task  # and its bytes, before the next image is decoded
         embedder.flush()
 
-    def _read(self, plan: Sequence[Planned], lookup: Lookup) -> None:
-        shards = [planned.shard for planned in plan]
-        with ReadAhead(shards, self._read_shard, self.stop, self._flight.admission, self._pass_on) as ahead:
-            for planned in plan:
+    def _read(self, feed: Feed, lookup: Lookup) -> None:
+        with ReadAhead(feed.coming, self._read_shard, self.stop, self._flight.admission, self._pass_on) as ahead:
+            while (planned := self._next(feed)) is not None:
                 if not self._flight.room():
                     self._pass_on()  # the shards in progress may be waiting for samples in this chunk
                     self._flight.wait(lambda: self._flight.room(POLL_SECONDS))
@@ -124,8 +137,20 @@ class Threads:
                 self._flight.begin(job)
                 self._read_one(job, ahead)
             self._pass_on()
+        self._begun_all.set()
         for _ in range(self.workers):
             self._flight.give(None)
+
+    def _next(self, feed: Feed) -> Planned | None:
+        """The next shard, however long it takes to come. Raises StopRun."""
+        seconds = 0.0
+        while not self.stop.is_set():
+            try:
+                return feed.take(seconds)
+            except queue.Empty:
+                self._pass_on()  # more may come only once what was read is embedded
+                seconds = POLL_SECONDS
+        raise StopRun
 
     def _read_one(self, job: Job, ahead: ReadAhead) -> None:
         """Read a shard to its end."""

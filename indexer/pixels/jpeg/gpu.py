@@ -19,7 +19,7 @@ from torchcodec.decoders import decode_jpeg
 
 from indexer.errors import EncoderError, PixelError
 from indexer.pixels import decode
-from indexer.pixels.fit import square_of_planes
+from indexer.pixels.fit import squares_of_planes
 from indexer.pixels.jpeg.cpu import plain_size
 from indexer.types import PixelSpec, UInt8
 
@@ -115,8 +115,8 @@ class _Device:
 
     def _decoded(self, images: Sequence[bytes]) -> UInt8:
         planes = decode_jpeg(list(images), mode="RGB", device=self._device)
-        together = torch.stack([square_of_planes(p, self._spec) for p in planes])
-        pictures: UInt8 = together.cpu().numpy()  # waits for the stream: no work of this batch stays queued
+        # waits for the stream: no work of this batch stays queued
+        pictures: UInt8 = squares_of_planes(planes, self._spec).cpu().numpy()
         return pictures
 
     @contextmanager
