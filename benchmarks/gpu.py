@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -115,16 +116,18 @@ def decoded_alone(
 
 
 def decoded_by(images: list[bytes], spec: Any, decoders: Sequence[str], device: str) -> dict[str, float]:
-    """Images a second by each decoder: one process a core, or half as many that share the GPUs."""
+    """Images a second by each decoder: on the CPU one process a core; one process has the GPUs, as in a run."""
     from indexer.cores import cores
 
     rates = {}
     for decoder in decoders:
         context = get_context("fork")  # CUDA is not started in this process yet
-        processes = cores() if decoder == "cpu" else max(cores() // 2, 1)
+        processes = cores() if decoder == "cpu" else 1
         results, together = context.SimpleQueue(), context.Barrier(processes)
-        arguments = (images, spec, decoder, device, together, results)
-        children = [context.Process(target=_decode, args=(i, *arguments)) for i in range(processes)]
+        work = _decode_on_cpu if decoder == "cpu" else partial(_decode_on_gpus, device)
+        children = [
+            context.Process(target=work, args=(images, spec, i, together, results)) for i in range(processes)
+        ]  # fmt: skip
         for child in children:
             child.start()
         for child in children:
@@ -135,37 +138,44 @@ def decoded_by(images: list[bytes], spec: Any, decoders: Sequence[str], device: 
     return rates
 
 
-def _decode(
-    number: int, images: list[bytes], spec: Any, decoder: str, device: str, together: Any, results: Any
-) -> None:
-    """One process of `decoded_alone`; puts its images a second into `results`."""
+def _decode_on_cpu(images: list[bytes], spec: Any, number: int, together: Any, results: Any) -> None:
+    """One process of `decoded_by`; puts its images a second into `results`."""
     from indexer.encoders.backends.cpu import use_one_thread_beside_others
     from indexer.pixels import decode
 
     use_one_thread_beside_others()
-    at_once, batch = 1, images
-    on_gpu = None
-    if decoder == "gpu":
-        import torch
-
-        from indexer.encoders.backends.device import devices
-        from indexer.pixels.jpeg.gpu import GpuDecoder
-
-        on_gpu, at_once = GpuDecoder([torch.device(d) for d in devices(device)], spec), 125
-        on_gpu.squares(images[:at_once])
-    else:
-        list(decode(images[0], "jpg", spec))
+    list(decode(images[0], "jpg", spec))
     together.wait()
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < DECODER_SECONDS:
-        first = (17 * number + done) % len(images)
-        batch = [images[(first + i) % len(images)] for i in range(at_once)]
-        if on_gpu is None:
-            list(decode(batch[0], "jpg", spec))
-        elif any(square is None for square in on_gpu.squares(batch)):
-            sys.exit("an image was left to the CPU")
-        done += at_once
+        list(decode(images[(17 * number + done) % len(images)], "jpg", spec))
+        done += 1
     results.put(done / (time.perf_counter() - start))
+
+
+def _decode_on_gpus(
+    device: str, images: list[bytes], spec: Any, number: int, together: Any, results: Any  # noqa: ARG001 - as the other
+) -> None:  # fmt: skip
+    """The same by all callers of the GPUs' decoders."""
+    import torch
+
+    from indexer.encoders.backends.device import devices
+    from indexer.pixels.jpeg.gpu import CALLERS, GpuDecoder
+
+    gpus = [torch.device(name) for name in devices(device)]
+    decoder, at_once = GpuDecoder(gpus, spec), 125
+    decoder.squares(images[:at_once])
+
+    def work(worker: int) -> int:
+        end, done = time.perf_counter() + DECODER_SECONDS, 0
+        while time.perf_counter() < end:
+            batch = [images[(17 * worker + done + i) % len(images)] for i in range(at_once)]
+            if any(square is None for square in decoder.squares(batch)):
+                sys.exit("an image was left to the CPU")
+            done += at_once
+        return done
+
+    results.put(side_by_side(work, 2 * CALLERS * len(gpus))["images_per_second"])
 
 
 def measured(

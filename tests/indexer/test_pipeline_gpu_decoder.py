@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import socket
+import threading
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -18,6 +22,8 @@ from indexer.encoders import load
 from indexer.encoders.backends import device as encoder_device
 from indexer.errors import EncoderError
 from indexer.pipeline.engines import threads
+from indexer.pipeline.engines.lent import LentDecoder, Seats, SharedBatches, Terms, serve, shared_file
+from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index
 from indexer.pixels import decode
 from indexer.store.table import EmbeddingStore
@@ -181,6 +187,7 @@ def test_the_stream_is_drained_before_each_call_and_nothing_is_queued_after_it(m
     monkeypatch.setattr(gpu_decoder, "decode_jpeg", pretended)
     for name, stand_in in (("Stream", Stream), ("device", entered), ("stream", entered)):
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(gpu_decoder, "CALLERS", 1)
     decoder = GpuDecoder([torch.device("cuda", 1)], SPEC)
     decoder.squares([jpeg(0), jpeg(1)])
     call = ["drained", "on cuda:1", "entered", "decode 2 on cuda:1"]
@@ -202,20 +209,24 @@ def members():
     ]  # fmt: skip
 
 
-def test_a_run_with_it_stores_the_rows_and_failures_of_a_run_without(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "s.tar", members())
-    found = find_shards([str(path)]).shards
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_with_it_stores_the_rows_and_failures_of_a_run_without(tmp_path, monkeypatch, processes):
+    write_tar(tmp_path / "s.tar", members())
+    write_tar(tmp_path / "t.tar", [(f"t{i}.jpg", jpeg(20 + i)) for i in range(11)])  # two batches and a half
+    found = find_shards([str(tmp_path / "*.tar")]).shards
     without = EmbeddingStore.create(str(tmp_path / "a"), "t", FakeEncoder().spec)
     index(found, without, FakeEncoder())
     encoder = encoder_with_gpu()
     store = EmbeddingStore.create(str(tmp_path / "b"), "t", encoder.spec)
     monkeypatch.setattr(threads, "decoder_of", lambda e: GpuDecoder([CPU], e.spec.pixels))
-    report = index(found, store, encoder)
+    report = index(found, store, encoder, RunOptions(processes=processes))
     assert report.decoder_difference is not None
     a, b = (s.vectors(columns=["key"]) for s in (without, store))
-    assert a.columns.column("key").to_pylist() == b.columns.column("key").to_pylist() == ["a", "b", "c", "f"]
-    np.testing.assert_array_equal(a.vectors[:3], b.vectors[:3])
-    assert a.vectors[3].astype(float) @ b.vectors[3].astype(float) > 0.99  # the CPU shrinks it while decoding
+    a, b = (dict(zip(s.columns.column("key").to_pylist(), s.vectors, strict=True)) for s in (a, b))
+    assert a.keys() == b.keys() == {"a", "b", "c", "f", *(f"t{i}" for i in range(11))}
+    for key in a.keys() - {"f"}:
+        np.testing.assert_array_equal(a[key], b[key])
+    assert a["f"].astype(float) @ b["f"].astype(float) > 0.99  # the CPU shrinks it while decoding
     names = [[(f["key"], f["reason"]) for f in s.failures().to_pylist()] for s in (without, store)]
     assert names[0] == names[1]
     assert {key for key, _ in names[0]} == {"d", "e"}
@@ -255,3 +266,63 @@ def test_the_decoder_is_in_the_fingerprint_and_a_query_needs_no_gpu():
     theirs = replace(spec, pixels=replace(spec.pixels, decoder="gpu-1"))
     assert theirs.fingerprint != spec.fingerprint
     assert load_spec(theirs, device="cpu").spec == theirs
+
+
+class Counting(GpuDecoder):
+    """Writes down how many files come at once."""
+
+    def __init__(self):
+        super().__init__([CPU], SPEC)
+        self.asked = []
+
+    def squares_of(self, images, plain):
+        self.asked.append(len(images))
+        return super().squares_of(images, plain)
+
+
+def lent(decoder, batch_size):
+    """A decoder that borrows this one by shared memory."""
+    spec = replace(FakeEncoder().spec, pixels=SPEC)
+    terms = Terms(spec, batch_size, "cuda:0", 1)
+    file = shared_file(terms.nbytes)
+    batches = [SharedBatches(terms, file) for _ in range(2)]
+    os.close(file)
+    own, other = (Connection(end.detach()) for end in socket.socketpair())
+    threading.Thread(target=serve, args=(FakeEncoder(), decoder, batches[0], 0, own), daemon=True).start()
+    return LentDecoder(terms, Seats(batches[1], [other])), other
+
+
+def test_files_that_another_process_decodes_come_back_in_their_places():
+    decoder = Counting()
+    room = 3 * 8 * 32 * 32  # bytes, of eight squares
+    images = [
+        jpeg(0),
+        png(1),
+        jpeg(2),
+        b"",
+        *(jpeg(i, (64, 64)) for i in range(3, 20)),
+        turned(21),
+        jpeg(22, (1200, 900)),
+    ]
+    assert len(images[-1]) > room
+    borrowed, connection = lent(decoder, 8)
+    squares = borrowed.squares(images)
+    for i, (square, data) in enumerate(zip(squares, images, strict=True)):
+        if i in (1, 3, 21, 22):  # no JPEG, no file, not upright, too large
+            assert square is None
+        else:
+            np.testing.assert_array_equal(square, on_cpu(data))
+    assert sum(decoder.asked) == 19
+    assert 3 <= len(decoder.asked) <= 8
+    connection.close()
+
+
+def test_what_the_owner_of_the_gpu_meets_is_told_to_the_borrower():
+    class Gone(Counting):
+        def squares_of(self, images, plain):  # noqa: ARG002 - the protocol's
+            raise EncoderError("the GPU is gone.")
+
+    borrowed, connection = lent(Gone(), 8)
+    with pytest.raises(EncoderError, match=r"^the GPU is gone\.$"):
+        borrowed.squares([jpeg(0)])
+    connection.close()

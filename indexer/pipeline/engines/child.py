@@ -18,9 +18,10 @@ import numpy as np
 
 from indexer.memory import budget
 from indexer.pipeline.engines.feed import Feed
-from indexer.pipeline.engines.lent import LentEncoder, SharedBatches, Terms
+from indexer.pipeline.engines.lent import LentDecoder, LentEncoder, Seats, SharedBatches, Terms
 from indexer.pipeline.engines.threads import Threads
 from indexer.pipeline.in_flight import Before, Planned
+from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import TallyFacts
 from indexer.types import ShardResult, UInt8
 
@@ -59,7 +60,6 @@ class Ended:
     """The last message: what a child counted, and the error that ended it."""
 
     facts: TallyFacts
-    decoder_difference: float | None
     error: BaseException | None = None
 
 
@@ -73,9 +73,16 @@ class Child:
         share = budget.machine_bytes() // budget.SHARE // orders.siblings
         for kind in (budget.UNDECODED, budget.DECODED):
             kind.nbytes = max(budget.LEAST_BYTES, share)
-        encoder = LentEncoder(orders.terms, SharedBatches(orders.terms, memory), seats)
+        lent = Seats(SharedBatches(orders.terms, memory), seats)
+        encoder = LentEncoder(orders.terms, lent)
+        on_gpu = encoder.spec.pixels.decoder != CPU_DECODER
         self._engine = Threads(
-            encoder, workers=encoder.workers, frames=orders.frames, time=orders.time, part_rows=orders.part_rows
+            encoder,
+            workers=encoder.workers,
+            frames=orders.frames,
+            time=orders.time,
+            part_rows=orders.part_rows,
+            decoder=LentDecoder(orders.terms, lent) if on_gpu else None,
         )
         self._feed = Feed()
         self._before: dict[str, Before] = {}
@@ -102,7 +109,7 @@ class Child:
             self._engine.close()
         except BaseException as raised:  # noqa: BLE001 - raised again by the parent
             error = raised
-        self._send(Ended(self._engine.tally.facts(), self._engine.decoder_difference, error))
+        self._send(Ended(self._engine.tally.facts(), error))
 
     def _give(self, result: ShardResult) -> None:
         # The parent has the shard, and need not get its list of files back

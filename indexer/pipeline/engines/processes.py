@@ -136,9 +136,7 @@ class Processes:
 
     @property
     def decoder_difference(self) -> float | None:
-        ended = [child.ended for child in self._children if child.ended is not None]
-        found = [end.decoder_difference for end in ended if end.decoder_difference is not None]
-        return max(found, default=self._threads.decoder_difference)
+        return self._threads.decoder_difference
 
     def close(self) -> None:
         self._threads.close()  # sets `stop`
@@ -177,7 +175,9 @@ class Processes:
             self._children.append(_Child(process, own))
             _send(self._children[-1], orders)
             for number, seat in enumerate(seats):
-                thread = threading.Thread(target=serve, args=(self.encoder, batches, number, seat), daemon=True)
+                thread = threading.Thread(
+                    target=serve, args=(self.encoder, self._threads.decoder, batches, number, seat), daemon=True
+                )
                 thread.start()
                 self._serving.append(thread)
 
@@ -219,7 +219,7 @@ class Processes:
             f"a process that decodes has ended by itself ({_words(code)}), at work on {names}. What was committed is "
             "kept: run the same command again, with --processes 1 if it happens twice."
         )
-        return Ended(Tally(self.spec.dim).facts(), None, EncoderError(words))
+        return Ended(Tally(self.spec.dim).facts(), EncoderError(words))
 
     def _until_ended(self) -> Iterator[ShardResult]:
         """The results that come before each process's last message."""

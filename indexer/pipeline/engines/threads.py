@@ -24,7 +24,7 @@ from indexer.pipeline.engines.feed import Feed, whole
 from indexer.pipeline.in_flight import POLL_SECONDS, InFlight, Job, Planned, ReadShard, StopRun, Task
 from indexer.pipeline.prefetch import ReadAhead
 from indexer.pipeline.tally import Tally
-from indexer.pipeline.worker import Embedder, decoder_of, tasks
+from indexer.pipeline.worker import Decoder, Embedder, decoder_of, tasks
 from indexer.types import Encoder, ShardResult, UInt8
 
 CHUNK_BYTES = 64 << 20  # of undecoded images in one worker's chunk
@@ -42,13 +42,22 @@ class Threads:
     readers = 1
 
     def __init__(
-        self, encoder: Encoder, *, workers: int, frames: str, time: str, part_rows: int, read: ReadShard = read_shard
+        self,
+        encoder: Encoder,
+        *,
+        workers: int,
+        frames: str,
+        time: str,
+        part_rows: int,
+        read: ReadShard = read_shard,
+        decoder: Decoder | None = None,
     ) -> None:
+        """`decoder`: in place of the one that the encoder's PixelSpec names."""
         self.encoder, self.workers = encoder, workers
         self.spec, self.device, self.parts_a_commit = encoder.spec, encoder.device, 1
         self.tally = Tally(encoder.spec.dim)
         self._computed = device_seconds_of(encoder) or 0.0  # before this run
-        self.decoder = decoder_of(encoder)
+        self.decoder = decoder or decoder_of(encoder)
         self._frames, self._time, self._read_shard = frames, time, read
         self._flight = InFlight(self.tally, workers=workers, part_rows=part_rows)
         self.stop = self._flight.stop
