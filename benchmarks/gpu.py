@@ -260,7 +260,7 @@ class Pace:
         last = self.told[-1][1]
         middle = [one for one in self.told if MIDDLE[0] * last <= one[1] <= MIDDLE[1] * last] or self.told
         (start, first), (end, most) = middle[0], middle[-1]
-        return (most - first) / (end - start) if end > start else 0.0
+        return (most - first) / (end - start) if end > start else 0.0  # where all was told at once
 
 
 def whole_run(
@@ -285,7 +285,7 @@ def whole_run(
         sys.exit(f"{report.failed} images failed: {report.reasons}")
     return {
         "images": report.embedded,
-        "end_to_end_images_per_second": pace.images_per_second,
+        "end_to_end_images_per_second": pace.images_per_second or report.images_per_second,
         "images_per_second_with_start": report.images_per_second,
         "busy_seconds": {s.name: s.busy_seconds for s in report.stages},
         "gpu_busy_seconds": (encoder.device_seconds or 0.0) - computed,

@@ -24,14 +24,14 @@ def test_every_result_names_the_processor_and_the_versions_it_was_measured_with(
 
 
 ON_A_CPU = """
-import sys, torch, benchmarks.gpu as gpu
+import sys, torch, benchmarks.gpu as gpu, benchmarks.synthetic as synthetic
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 0
-gpu.PART_IMAGES, gpu.COPIES, gpu.DECODER_SECONDS = 60, 2, 0.2
+gpu.PART_IMAGES, gpu.COPIES, gpu.DECODER_SECONDS, synthetic.CANVASES = 30, 2, 0.1, 1
 gpu.find_spec = lambda name: None
 provenance = gpu.provenance
 gpu.provenance = lambda device: provenance("cpu") | {"machine": {"gpus": ["Stand-in"], "cores": 2, "cpu": "a CPU"}}
-options = ["--device", "cpu", "--encoder", "timm:test_vit", "--processes", "2", "--seconds", "0.3"]
+options = ["--device", "cpu", "--encoder", "timm:test_vit", "--processes", "2", "--seconds", "0.1"]
 sys.argv = ["gpu", *options, *sys.argv[1:]]
 sys.exit(gpu.main())
 """

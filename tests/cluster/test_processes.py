@@ -87,12 +87,17 @@ def test_a_run_by_processes_equals_a_run_by_threads_bit_for_bit(tmp_path, archiv
     assert (again.images, again.shards_skipped) == (0, len(truth["ledger"]))
 
 
-def test_a_plan_of_fewer_shards_than_processes_is_done_by_threads(tmp_path, archive, truth) -> None:
-    seen = []
-    run(tmp_path, archive, processes=9, hooks=Hooks(Recorder(lambda _: seen.append(len(children())))))
+@pytest.mark.parametrize(("processes", "started"), [(3, 2), (5, 0)])
+def test_few_shards_get_few_processes_and_very_few_none(tmp_path, processes, started) -> None:
+    for shard in range(2):
+        write_tar(tmp_path / f"{shard}.tar", [(f"{shard}-{i}.png", png(10 * shard + i)) for i in range(5)])
+    seen: list[int] = []
+    hooks = Hooks(Recorder(lambda _: seen.append(len(children()))))
+    run(tmp_path / "db", tmp_path, processes=processes, hooks=hooks)
     assert seen
-    assert max(seen) == 0
-    assert contents(str(tmp_path)) == truth
+    assert max(seen) == started
+    run(tmp_path / "whole", tmp_path, processes=1)
+    assert contents(str(tmp_path / "db")) == contents(str(tmp_path / "whole"))
 
 
 def test_a_run_that_is_stopped_keeps_what_was_settled_and_goes_on_later(tmp_path, archive, truth) -> None:
@@ -120,7 +125,7 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_the_next_run_goes
         run(tmp_path, archive, encoder=Slow(), hooks=Hooks(Recorder(kill)))
     assert "\n" not in str(died.value)
     assert children() == []
-    run(tmp_path, archive)
+    run(tmp_path, archive, processes=1)
     assert contents(str(tmp_path)) == truth
 
 
@@ -137,7 +142,7 @@ def test_an_error_of_the_encoder_is_the_error_of_the_run(tmp_path, archive) -> N
 def test_images_of_a_changed_shard_keep_their_vectors(tmp_path) -> None:
     for shard in range(3):
         write_tar(tmp_path / f"{shard}.tar", [(f"{shard}-{i}.png", png(10 * shard + i)) for i in range(5)])
-    run(tmp_path / "db", tmp_path)
+    run(tmp_path / "db", tmp_path, processes=1)
     for shard in range(3):  # one image more in each
         write_tar(tmp_path / f"{shard}.tar", [(f"{shard}-{i}.png", png(10 * shard + i)) for i in range(6)])
     encoder = FakeEncoder()
@@ -218,3 +223,16 @@ def test_vectors_lent_by_another_process_are_those_of_the_encoder_at_home(tmp_pa
         tables.append(contents(str(tmp_path / str(processes))))
     assert tables[0] == tables[1]
     assert len(tables[0]["rows"]) > 20
+
+
+def test_an_error_that_no_other_process_could_make_is_told_in_its_words(tmp_path, archive) -> None:
+    class Odd(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} of {two}")
+
+    class Broken(FakeEncoder):
+        def embed(self, pictures):  # noqa: ARG002 - the protocol's
+            raise Odd(1, 2)
+
+    with pytest.raises(EncoderError, match=r"^Odd: 1 of 2$"):
+        run(tmp_path, archive, encoder=Broken())

@@ -18,7 +18,7 @@ import numpy as np
 
 from indexer.memory import budget
 from indexer.pipeline.engines.feed import Feed
-from indexer.pipeline.engines.lent import LentDecoder, LentEncoder, Seats, SharedBatches, Terms
+from indexer.pipeline.engines.lent import LentDecoder, LentEncoder, Seats, SharedBatches, Terms, portable
 from indexer.pipeline.engines.threads import Threads
 from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.report import CPU_DECODER
@@ -109,7 +109,7 @@ class Child:
             self._engine.close()
         except BaseException as raised:  # noqa: BLE001 - raised again by the parent
             error = raised
-        self._send(Ended(self._engine.tally.facts(), error))
+        self._send(Ended(self._engine.tally.facts(), error and portable(error)))
 
     def _give(self, result: ShardResult) -> None:
         # The parent has the shard, and need not get its list of files back

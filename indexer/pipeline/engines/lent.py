@@ -7,6 +7,7 @@ Each thread that calls has a seat of its own: memory for one batch, and a socket
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 import queue
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import EncoderError
+from indexer.pixels.jpeg.cpu import plain_sizes
 from indexer.types import Encoder, EncoderSpec, Float32, UInt8
 
 
@@ -134,10 +136,8 @@ class LentDecoder:
 
     def squares(self, images: Sequence[bytes]) -> list[UInt8 | None]:
         """Pixels (size, size, 3) of each image that a GPU decoded, None for the others."""
-        from indexer.pixels.jpeg.cpu import plain_size
-
         found: list[UInt8 | None] = [None] * len(images)
-        plain = [(i, size) for i, image in enumerate(images) if (size := plain_size(image))]
+        plain = list(plain_sizes(images).items())
         while plain:
             plain = self._first(images, plain, found)
         return found
@@ -171,8 +171,17 @@ def serve(encoder: Encoder, decoder: Any, batches: SharedBatches, number: int, s
                 else:
                     answer = _decoded(decoder, batches.pictures[number], asked)
             except Exception as error:  # noqa: BLE001 - raised again by the borrower
-                answer = error
+                answer = portable(error)
             seat.send(answer)
+
+
+def portable(error: BaseException) -> BaseException:
+    """The error, or its words where another process could not make it again."""
+    try:
+        copy.copy(error)  # as unpickling does it
+    except Exception:  # noqa: BLE001 - whatever its class does
+        return EncoderError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _decoded(decoder: Any, pictures: UInt8, asked: list[tuple[int, int, int]]) -> list[int | None]:

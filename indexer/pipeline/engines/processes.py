@@ -76,7 +76,7 @@ def nbytes_of(shard: Shard) -> int:
 
 
 class Processes:
-    """Implements `engine.Engine`. A plan of fewer shards than processes is left to the threads of this one."""
+    """Implements `engine.Engine`. A plan of fewer shards than half the processes is left to the threads of this one."""
 
     parts_a_commit = 1
 
@@ -87,7 +87,7 @@ class Processes:
         self._threads = Threads(
             encoder, workers=own, frames=options.frames, time=options.time, part_rows=options.commit_rows
         )
-        self._seats = -(-options.workers // processes) if options.workers else SEATS
+        self._seats = 0  # of each process
         self.workers, self.readers = own, 1
         self.tally, self.stop = self._threads.tally, self._threads.stop
         self._children: list[_Child] = []
@@ -96,10 +96,13 @@ class Processes:
         self._alone = True
 
     def results(self, plan: Sequence[Planned], lookup: Lookup) -> Iterator[ShardResult | None]:
-        self._alone = len(plan) < self._processes
+        self._alone = 2 * len(plan) < self._processes
         if self._alone:
             yield from self._threads.results(plan, lookup)
             return
+        workers = self._options.workers or SEATS * self._processes
+        self._processes = min(self._processes, len(plan))
+        self._seats = -(-workers // self._processes)
         self.workers, self.readers = self._processes * self._seats, self._processes
         self._begin()
         waiting, left = deque(plan), len(plan)

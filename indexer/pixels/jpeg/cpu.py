@@ -78,6 +78,11 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     return (height, width) if upright and colour in ("Gray", "YCbCr") and not is_strip(height, width) else None
 
 
+def plain_sizes(images: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """Height and width of each plain JPEG, by its index."""
+    return {i: size for i, data in enumerate(images) if (size := plain_size(data))}
+
+
 def _reduction(height: int, width: int, orientation: int, spec: PixelSpec) -> int:
     if orientation >= 5:
         height, width = width, height

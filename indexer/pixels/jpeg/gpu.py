@@ -21,7 +21,7 @@ from torchcodec.decoders import decode_jpeg
 from indexer.errors import EncoderError, PixelError
 from indexer.pixels import decode
 from indexer.pixels.fit import squares_of_planes
-from indexer.pixels.jpeg.cpu import plain_size
+from indexer.pixels.jpeg.cpu import plain_sizes
 from indexer.types import PixelSpec, UInt8
 
 BATCH_BYTES = 256 << 20  # of decoded images of one call; a larger image is decoded alone
@@ -81,11 +81,6 @@ class GpuDecoder:
                         self._free.put(device)
                 self.difference = max(found, default=None)
             return self.difference is not None
-
-
-def plain_sizes(images: Sequence[bytes]) -> dict[int, tuple[int, int]]:
-    """Height and width of each plain JPEG, by its index."""
-    return {i: size for i, data in enumerate(images) if (size := plain_size(data))}
 
 
 def _differences(devices: Sequence[_Device], images: Sequence[Encoded], spec: PixelSpec) -> Iterator[float]:
