@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from indexer.archive.spool import Spool
@@ -42,7 +42,7 @@ class Buckets:
         token = secrets.token_hex(8)
         for number, facts in enumerate(self._facts):
             if self._counts[number]:
-                files = Bucket(base, number, token, lister, sidecars, self._spool)
+                files = Bucket(base, number, token, lister, sidecars, spool=self._spool)
                 name, facts_hash = f"{base}#{number:03d}", facts.hexdigest()[:32]
                 yield Shard(base, name, facts_hash, kind, files, self._nbytes[number])
 
@@ -51,18 +51,33 @@ class Bucket:
     """The names of a shard's files, read from the listing's spool; another process lists the folder again."""
 
     def __init__(
-        self, root: str, number: int, listing: str, lister: Lister, sidecars: bool, spool: Spool | None = None
+        self,
+        root: str,
+        number: int,
+        listing: str,
+        lister: Lister,
+        sidecars: bool,
+        names: Sequence[str] | None = None,
+        *,
+        spool: Spool | None = None,
     ) -> None:
         """`listing` identifies one of several listings of the same folder; `sidecars`: JSON may lie beside images."""
         self.sidecars = sidecars
         self._root, self._number, self._listing, self._lister, self._spool = root, number, listing, lister, spool
+        self._names = names
+
+    def in_hand(self) -> Bucket:
+        """The same with its names in memory: a process that gets it need not list the folder again."""
+        return Bucket(self._root, self._number, self._listing, self._lister, self.sidecars, tuple(self))
 
     def __iter__(self) -> Iterator[str]:
+        if self._names is not None:
+            return iter(self._names)
         spool = self._spool or _listed_again(self._root, self._listing, self._lister)
         return spool.read(self._number)
 
-    def __reduce__(self) -> tuple[type[Bucket], tuple[str, int, str, Lister, bool]]:
-        return Bucket, (self._root, self._number, self._listing, self._lister, self.sidecars)
+    def __reduce__(self) -> tuple[type[Bucket], tuple[str, int, str, Lister, bool, Sequence[str] | None]]:
+        return Bucket, (self._root, self._number, self._listing, self._lister, self.sidecars, self._names)
 
 
 @lru_cache(maxsize=1)

@@ -287,7 +287,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> _Header:
-        """The same where tarfile calls this one instead, as from 3.12.11 and 3.13.5 on."""
+        """The same where tarfile calls this one instead (cpython #141707)."""
         plain = _plain_header(cls, buf, encoding, errors)
         if plain is not None:
             return plain

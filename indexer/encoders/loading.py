@@ -103,6 +103,11 @@ def precision_check(encoder: LoadedEncoder, pictures: UInt8) -> float:
     """Lowest cosine similarity, over `pictures` (n, size, size, 3), between this encoder's vectors and fp32 ones."""
     reference = encoder.in_fp32()
     a, b = (e.embed(pictures).astype(np.float64) for e in (encoder, reference))
+    del reference
+    if encoder.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()  # of its weights and sums: others may need the memory
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(np.min(np.einsum("ij,ij->i", a, b) / norms))
 

@@ -55,6 +55,8 @@ class ReadAhead:
     def stream(self, shard: Shard) -> Iterator[Sample | Failure]:
         """The items that `read` yields for `shard`, the next one. Raises its errors, and StopRun at the run's stop."""
         if not is_remote(shard.url):
+            if self._coming and self._coming[0].name == shard.name:
+                self._coming.popleft()
             return self._read(shard)
         if self._pumps:
             self._pumps.popleft()

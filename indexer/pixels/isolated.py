@@ -23,6 +23,7 @@ CPU_SECONDS_PER_MB = 2
 ANNOUNCED_BYTES_PER_SECOND = 200e6
 WALL_FACTOR = 12  # wall time allowed for each second of CPU time, since the machine may be busy
 TURN_SECONDS = 60
+LOOK_SECONDS = 0.05  # between two looks at the turn of other processes
 
 
 class IsolatedReader:
@@ -39,7 +40,7 @@ class IsolatedReader:
         seconds = CPU_SECONDS + CPU_SECONDS_PER_MB * len(data) / 1e6
         self._limit = int(seconds + min(announced, MAX_INFLATED) / ANNOUNCED_BYTES_PER_SECOND)
         # One at a time is what bounds the memory; not for ever, since its reader may wait for the one that waits here
-        self._has_turn = announced > PLAIN_BYTES and _large.acquire(timeout=TURN_SECONDS)
+        self._has_turn = announced > PLAIN_BYTES and large_turn.acquire(TURN_SECONDS)
         facts = {"kind": kind, "rendering": asdict(rendering), "list": parts is None, "cpu_seconds": self._limit}
         try:
             self._worker = _holding(facts, data, self._deadline())
@@ -75,7 +76,7 @@ class IsolatedReader:
     def _end_turn(self) -> None:
         if self._has_turn:
             self._has_turn = False
-            _large.release()
+            large_turn.release()
 
     def _deadline(self) -> float:
         return time.monotonic() + WALL_FACTOR * self._limit
@@ -107,5 +108,46 @@ def _holding(facts: dict[str, Any], data: bytes, deadline: float) -> ChildProces
         return worker
 
 
+class Turn:
+    """Taken by one at a time, of the threads of this process, or of several processes that share a file."""
+
+    def __init__(self) -> None:
+        self._own = threading.Semaphore(1)
+        self._descriptor: int | None = None
+
+    def share(self, descriptor: int) -> None:
+        """From now on take turns with all processes that hold this file open."""
+        self._descriptor = descriptor
+
+    def acquire(self, timeout: float) -> bool:
+        until = time.monotonic() + timeout
+        if not self._own.acquire(timeout=timeout):
+            return False
+        while not self._locked():
+            if time.monotonic() > until:
+                self._own.release()
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            import fcntl
+
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        self._own.release()
+
+    def _locked(self) -> bool:
+        if self._descriptor is None:
+            return True
+        import fcntl  # not on every system; those that have it have the processes too
+
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: it ends with it
+        except OSError:
+            return False
+        return True
+
+
 _pool = Pool("indexer.pixels.worker")
-_large = threading.Semaphore(1)  # of images that announce more than PLAIN_BYTES
+large_turn = Turn()  # of images that announce more than PLAIN_BYTES

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from indexer.archive.shards import find_shards
 from indexer.encoders import load
 from indexer.errors import EncoderError
 from indexer.pipeline.drive import Hooks
+from indexer.pipeline.engines import processes
 from indexer.pipeline.engines.processes import Processes, processes_for
 from indexer.pipeline.options import RunOptions
 from indexer.pipeline.run import index, index_by
+from indexer.pixels.isolated import Turn
 from indexer.store.table import EmbeddingStore
 from indexer.types import RunReport
 from tests.archives import png, write_tar
@@ -129,6 +133,67 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_the_next_run_goes
     assert contents(str(tmp_path)) == truth
 
 
+def test_a_signal_to_every_process_is_left_to_the_parent(tmp_path, archive, truth) -> None:
+    """As schedulers send SIGTERM to all processes of a job."""
+    told = []
+
+    def terminate(now: dict[str, int]) -> None:
+        if now["images"] >= 6 and not told:
+            told.extend(child.send_signal(signal.SIGTERM) for child in children())
+
+    run(tmp_path, archive, encoder=Slow(), hooks=Hooks(Recorder(terminate)))
+    assert len(told) == 2
+    assert contents(str(tmp_path)) == truth
+
+
+def test_no_process_gets_a_second_shard_before_each_has_one(tmp_path, archive, monkeypatch) -> None:
+    given, give = [], processes._give
+    monkeypatch.setattr(processes, "_give", lambda child, *rest: (given.append(id(child)), give(child, *rest)))
+    run(tmp_path, archive, processes=3)
+    assert len(given) == 6
+    assert len(set(given[:3])) == 3
+
+
+def test_a_folder_goes_to_a_process_with_the_names_of_its_files(tmp_path) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    shards = find_shards([str(tmp_path)]).shards
+    wanted = sorted(f"{i}.png" for i in range(20))
+    sent = [pickle.loads(pickle.dumps(shard.files.in_hand())) for shard in shards]
+    (tmp_path / "20.png").write_bytes(png(20))  # of which the shards' identities know nothing
+    assert sorted(name for files in sent for name in files) == wanted
+    (tmp_path / "20.png").unlink()
+    run(tmp_path / "db", tmp_path)
+    run(tmp_path / "whole", tmp_path, processes=1)
+    assert contents(str(tmp_path / "db")) == contents(str(tmp_path / "whole"))
+
+
+def test_processes_decode_their_large_images_one_after_the_other(tmp_path) -> None:
+    shared = tmp_path / "turn"
+    shared.touch()
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('has it', flush=True); sys.stdin.read()"
+    )
+    with (
+        shared.open("r+") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(shared)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other,
+    ):  # fmt: skip
+        turn = Turn()
+        assert turn.acquire(1)
+        assert not turn.acquire(0.1)  # of this process
+        turn.release()
+        turn.share(file.fileno())
+        other.stdout.readline()
+        assert not turn.acquire(0.3)
+        other.communicate()
+        assert turn.acquire(60)
+        turn.release()
+        assert turn.acquire(1)
+
+
 def test_an_error_of_the_encoder_is_the_error_of_the_run(tmp_path, archive) -> None:
     class Broken(FakeEncoder):
         def embed(self, pictures):  # noqa: ARG002 - the protocol's
@@ -218,9 +283,9 @@ def test_only_a_gpu_with_cores_beside_it_gets_them_unasked(monkeypatch) -> None:
 def test_vectors_lent_by_another_process_are_those_of_the_encoder_at_home(tmp_path, archive) -> None:
     encoder = load("timm:test_vit", weights="random", device="cpu")
     tables = []
-    for processes in (1, 2):
-        run(tmp_path / str(processes), archive, processes=processes, encoder=encoder)
-        tables.append(contents(str(tmp_path / str(processes))))
+    for count in (1, 2):
+        run(tmp_path / str(count), archive, processes=count, encoder=encoder)
+        tables.append(contents(str(tmp_path / str(count))))
     assert tables[0] == tables[1]
     assert len(tables[0]["rows"]) > 20
 
@@ -229,6 +294,7 @@ def test_an_error_that_no_other_process_could_make_is_told_in_its_words(tmp_path
     class Odd(Exception):
         def __init__(self, one, two):
             super().__init__(f"{one} of {two}")
+            self.lock = threading.Lock()
 
     class Broken(FakeEncoder):
         def embed(self, pictures):  # noqa: ARG002 - the protocol's

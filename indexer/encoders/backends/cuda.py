@@ -52,10 +52,10 @@ class CudaLane:
         module = towers.module.eval().requires_grad_(False).to(device, DTYPES[spec.precision])
         if channels_last:
             module.to(memory_format=torch.channels_last)
-        self._normalise = Normalise.of(spec, device)
+        normalise = Normalise.of(spec, device)
 
-        def embed(pixels: torch.Tensor) -> torch.Tensor:
-            return towers.image(self._normalise(pixels)).float()
+        def embed(pixels: torch.Tensor) -> torch.Tensor:  # holds no lane: its weights are freed with its last user
+            return towers.image(normalise(pixels)).float()
 
         self._embed = torch.compile(embed, dynamic=False) if compiled else embed
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

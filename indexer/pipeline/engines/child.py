@@ -1,6 +1,6 @@
 """What runs in a process that reads and decodes for an encoder of its parent: the same threads as in a run by itself.
 
-`python -m indexer.pipeline.engines.child SOCKET MEMORY SEAT...`, descriptors that the parent opened.
+`python -m indexer.pipeline.engines.child SOCKET MEMORY TURN SEAT...`, descriptors that the parent opened.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from indexer.pipeline.engines.threads import Threads
 from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import TallyFacts
+from indexer.pixels.isolated import large_turn
 from indexer.types import ShardResult, UInt8
 
 PART_SECONDS = 20.0  # after which what is settled of the shards in progress is given, however little
@@ -114,6 +115,8 @@ class Child:
     def _give(self, result: ShardResult) -> None:
         # The parent has the shard, and need not get its list of files back
         self._send(replace(result, shard=replace(result.shard, files=(), stored=(), beside=None)))
+        if not result.more:
+            self._engine.tally.end(result.shard.name)
 
     def _send(self, message: Any) -> None:
         with self._sending:
@@ -143,8 +146,10 @@ class Child:
 
 
 def main(arguments: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    parent, memory, *seats = map(int, arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and tells when to stop
+        signal.signal(number, lambda *_: None)  # not ignored: programs that shards are read from would inherit that
+    parent, memory, turn, *seats = map(int, arguments)
+    large_turn.share(turn)
     Child(Connection(parent), memory, [Connection(seat) for seat in seats]).run()
 
 

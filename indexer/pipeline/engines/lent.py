@@ -7,9 +7,9 @@ Each thread that calls has a seat of its own: memory for one batch, and a socket
 
 from __future__ import annotations
 
-import copy
 import mmap
 import os
+import pickle
 import queue
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -178,7 +178,7 @@ def serve(encoder: Encoder, decoder: Any, batches: SharedBatches, number: int, s
 def portable(error: BaseException) -> BaseException:
     """The error, or its words where another process could not make it again."""
     try:
-        copy.copy(error)  # as unpickling does it
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was pickled here
     except Exception:  # noqa: BLE001 - whatever its class does
         return EncoderError(f"{type(error).__name__}: {error}")
     return error

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from indexer.archive.buckets import Bucket
 from indexer.children import environment, python_command
 from indexer.cores import cores
 from indexer.errors import EncoderError
@@ -45,6 +46,7 @@ PROCESS_BYTES = 3 << 30  # of the machine's memory to each process, which takes 
 SEATS = 3  # threads of a process that decode, of which one may wait for the GPU
 FEWEST_PART_ROWS = 1024
 STOP_SECONDS = 20.0  # for the processes' settled parts at a stop
+CLOSE_SECONDS = 5.0  # for what they counted, at an error
 
 
 def processes_for(encoder: Encoder, asked: int | None) -> int:
@@ -65,10 +67,16 @@ class _Child:
     shards: dict[str, Planned] = field(default_factory=dict)
     ended: Ended | None = None
 
+    given: int = 0  # bytes of these shards
+
     @property
     def hungry(self) -> bool:
-        given = sum(nbytes_of(planned.shard) for planned in self.shards.values())
-        return len(self.shards) < LEAST_SHARDS or (len(self.shards) < MOST_SHARDS and given < GIVEN_BYTES)
+        return len(self.shards) < LEAST_SHARDS or (len(self.shards) < MOST_SHARDS and self.given < GIVEN_BYTES)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """No process gets a second shard before each has one, nor much more than the others."""
+        return self.given, len(self.shards)
 
 
 def nbytes_of(shard: Shard) -> int:
@@ -107,9 +115,8 @@ class Processes:
         self._begin()
         waiting, left = deque(plan), len(plan)
         while left and not self.stop.is_set():
-            for child in self._children:
-                while waiting and child.hungry:
-                    _give(child, waiting.popleft(), lookup)
+            while waiting and (hungry := [child for child in self._children if child.hungry]):
+                _give(min(hungry, key=lambda child: child.load), waiting.popleft(), lookup)
             found = list(self._heard(POLL_SECONDS))
             left -= sum(not result.more for result in found)
             yield from found
@@ -145,6 +152,11 @@ class Processes:
         self._threads.close()  # sets `stop`
         for child in self._children:
             if child.ended is None:
+                _send(child, False)
+        for _ in self._until_ended(CLOSE_SECONDS):
+            pass  # of a run that ends with an error: the next one makes it again
+        for child in self._children:
+            if child.ended is None:
                 child.process.kill()
             child.orders.close()
             child.process.wait()
@@ -158,16 +170,17 @@ class Processes:
         terms = Terms(self.spec, self.encoder.batch_size, self.device, self._seats)
         part_rows = max(self._options.commit_rows // self._processes, FEWEST_PART_ROWS)
         orders = Orders(terms, self._options.frames, self._options.time, part_rows, self._processes)
+        turn = shared_file(1)
         for _ in range(self._processes):
             memory = shared_file(terms.nbytes)
             pairs = [socket.socketpair() for _ in range(1 + self._seats)]
             theirs = [end.fileno() for _, end in pairs]
-            numbers = [str(number) for number in (theirs[0], memory, *theirs[1:])]
+            numbers = [str(number) for number in (theirs[0], memory, turn, *theirs[1:])]
             process = subprocess.Popen(
                 python_command("indexer.pipeline.engines.child", *numbers),
                 stdin=subprocess.DEVNULL,
                 env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-                pass_fds=[memory, *theirs],
+                pass_fds=[memory, turn, *theirs],
                 start_new_session=True,  # Ctrl-C must reach the parent only
             )
             batches = SharedBatches(terms, memory)
@@ -183,6 +196,7 @@ class Processes:
                 )
                 thread.start()
                 self._serving.append(thread)
+        os.close(turn)
 
     def _heard(self, seconds: float) -> Iterator[ShardResult]:
         """What the processes tell within that time. Ends the run at the error of one."""
@@ -212,6 +226,7 @@ class Processes:
         whole = child.shards[name].shard
         if not result.more:
             del child.shards[name]
+            child.given -= nbytes_of(whole)
         self.tally.count(sum(len(batch.rows) for batch in result.batches), result.failures)
         return replace(result, shard=replace(whole, identity=result.shard.identity))
 
@@ -224,10 +239,10 @@ class Processes:
         )
         return Ended(Tally(self.spec.dim).facts(), EncoderError(words))
 
-    def _until_ended(self) -> Iterator[ShardResult]:
-        """The results that come before each process's last message."""
+    def _until_ended(self, seconds: float = STOP_SECONDS) -> Iterator[ShardResult]:
+        """The results that come before each process's last message, unless nothing comes for so long."""
         waited = 0.0
-        while waited < STOP_SECONDS and any(child.ended is None for child in self._children):
+        while waited < seconds and any(child.ended is None for child in self._children):
             found = list(self._heard(POLL_SECONDS))
             waited = 0.0 if found else waited + POLL_SECONDS
             yield from found
@@ -236,7 +251,10 @@ class Processes:
 def _give(child: _Child, planned: Planned, lookup: Lookup) -> None:
     """A shard for a process. What asks the table stays here: the commit does."""
     child.shards[planned.shard.name] = planned
-    light = replace(planned, shard=replace(planned.shard, beside=None))
+    child.given += nbytes_of(planned.shard)
+    files = planned.shard.files
+    files = files.in_hand() if isinstance(files, Bucket) else files
+    light = replace(planned, shard=replace(planned.shard, beside=None, files=files))
     _send(child, (light, replace(lookup(planned), held=held_nowhere)))
 
 
