@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import queue
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,7 @@ def serve(encoder: Encoder, decoder: Any, batches: SharedBatches, number: int, s
 def portable(error: BaseException) -> BaseException:
     """The error, or its words where another process could not make it again."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was pickled here
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # as a connection does it
     except Exception:  # noqa: BLE001 - whatever its class does
         return EncoderError(f"{type(error).__name__}: {error}")
     return error
