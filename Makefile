@@ -35,7 +35,7 @@ test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
 test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(LONG) -m slow
 
-test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss at a quarter of its states (6 minutes on 2 quiet cores)
+test-faults: $(INSTALLED) ## kills, full disks, errors at every call, power loss at a quarter of its states (some 25 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.faults
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.power --share 0.25
 
