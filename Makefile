@@ -29,7 +29,7 @@ lock: $(INSTALLED) ## .venv and tests/constraints.txt with the newest versions; 
 	mv .venv/constraints.txt $(LOCK)
 	touch $(INSTALLED)
 
-test: $(INSTALLED) ## all tests (under 12 minutes on 2 cores)
+test: $(INSTALLED) ## all tests (some 12 minutes on 2 cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED) ## the tests that take minutes: 2,000 damaged files of each kind, and the like

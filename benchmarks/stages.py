@@ -31,7 +31,6 @@ class Settings:
     precision: str = "bf16"
     device: str = "auto"
     compiled: bool = True
-    decoder: str = "cpu"  # of JPEG: cpu | gpu
     seconds: float = 20.0  # of the decode and model stages
     database: str = ""  # whose encoder this is, as int8 is kept with it
     table: str = ""  # of the database
@@ -78,9 +77,7 @@ def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
     from indexer.pixels import decode
 
     spec = find(settings.encoder, parse(settings.weights)).spec
-    images = _images(folder, 500)
-    if settings.decoder == "gpu":
-        return _decode_on_gpus(images, settings, spec.pixels)
+    images = first_images(folder, 500)
     workers = cores()
 
     def work(worker: int) -> int:
@@ -98,32 +95,6 @@ def decode_alone(folder: Path, settings: Settings) -> dict[str, Any]:
     return side_by_side(work, workers)
 
 
-def _decode_on_gpus(images: Sequence[bytes], settings: Settings, pixels: Any) -> dict[str, Any]:
-    """The same through the GPUs' decoders, in batches as a run gives them."""
-    import torch
-
-    from indexer.encoders.backends.device import devices
-    from indexer.pixels.jpeg.gpu import GpuDecoder
-
-    found = [torch.device(d) for d in devices(settings.device)]
-    decoder = GpuDecoder(found, pixels)
-    batch = 128
-    decoder.squares(images[:batch])  # the comparison and the first calls
-
-    def work(worker: int) -> int:
-        end, i = time.perf_counter() + settings.seconds, worker * batch
-        done = 0
-        while time.perf_counter() < end:
-            part = [images[(i + k) % len(images)] for k in range(batch)]
-            missing = sum(square is None for square in decoder.squares(part))
-            if missing:
-                raise SystemExit(f"{missing} of {batch} images were left to the CPU")
-            i, done = i + 2 * len(found) * batch, done + batch
-        return done
-
-    return side_by_side(work, 2 * len(found))
-
-
 def work_warm(decode: Callable[..., Any], images: Sequence[bytes], spec: Any) -> None:
     """Imports and first calls happen before the clock starts."""
     for data in images[:4]:
@@ -133,6 +104,12 @@ def work_warm(decode: Callable[..., Any], images: Sequence[bytes], spec: Any) ->
 def model_alone(settings: Settings) -> dict[str, Any]:
     """Full batches of noise in memory → vectors, by as many threads as the encoder takes, for `settings.seconds`."""
     encoder = _encoder(settings)
+    facts = {"batch_size": encoder.batch_size, "workers": encoder.workers, "device": encoder.device}
+    return full_batches(encoder, settings.seconds, encoder.workers) | facts
+
+
+def full_batches(encoder: Any, seconds: float, workers: int) -> dict[str, float]:
+    """Noise in memory → vectors, by so many threads."""
     size, n = encoder.spec.pixels.size, encoder.batch_size
     batch = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     for thread in [threading.Thread(target=encoder.embed, args=(batch,)) for _ in range(2)]:
@@ -140,14 +117,13 @@ def model_alone(settings: Settings) -> dict[str, Any]:
         thread.join()
 
     def work(_: int) -> int:
-        end, done = time.perf_counter() + settings.seconds, 0
+        end, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
             encoder.embed(batch)
             done += n
         return done
 
-    facts = {"batch_size": n, "workers": encoder.workers, "device": encoder.device}
-    return side_by_side(work, encoder.workers) | facts
+    return side_by_side(work, workers)
 
 
 def products_alone(settings: Settings) -> dict[str, Any]:
@@ -206,7 +182,7 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
     size = encoder.spec.pixels.size
     encoder.embed(np.zeros((encoder.batch_size, size, size, 3), np.uint8))  # what it allocates is the model's
     loaded = rss_bytes()
-    work_warm(decode, _images(folder, 4), encoder.spec)  # as the stages that it is compared with
+    work_warm(decode, first_images(folder, 4), encoder.spec)  # as the stages that it is compared with
     hooks = Hooks(precision_check=lambda pictures: precision_check(encoder, pictures)) if settings.check else Hooks()
     with tempfile.TemporaryDirectory() as db:
         store = EmbeddingStore.create(db, "t", encoder.spec)
@@ -225,7 +201,6 @@ def end_to_end(folder: Path, settings: Settings) -> dict[str, Any]:
         "device": encoder.device,
         "batch_size": encoder.batch_size,
         "precision_cosine": report.precision_cosine,
-        "decoder_difference": report.decoder_difference,
         "model_bytes": encoder.parameter_bytes,
         "loaded_rss_bytes": loaded,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -243,12 +218,11 @@ def _encoder(settings: Settings) -> Any:
         weights=settings.weights,
         precision=settings.precision,
         device=settings.device,
-        decoder=settings.decoder,
         compiled=settings.compiled,
     )
 
 
-def _images(folder: Path, count: int) -> list[bytes]:
+def first_images(folder: Path, count: int) -> list[bytes]:
     from indexer.archive.reader import read_shard
     from indexer.archive.shards import find_shards
     from indexer.types import Sample

@@ -288,11 +288,8 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, *, dircheck: bool = True) -> _Header:
         """The same where tarfile calls this one instead (cpython #141707)."""
-        plain = _plain_header(cls, buf, encoding, errors)
-        if plain is not None:
-            return plain
-        made: _Header = super()._frombuf(buf, encoding, errors, dircheck=dircheck)  # type: ignore[misc]
-        return made
+        usual: Any = super()
+        return _plain_header(cls, buf, encoding, errors) or usual._frombuf(buf, encoding, errors, dircheck=dircheck)
 
 
 _SLICES = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))  # mode, owner, group, mtime, device

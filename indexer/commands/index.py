@@ -211,7 +211,14 @@ def command(
     if len(sources) < 2:
         raise click.UsageError("name the shards and, last, the database: indexer index SHARDS... DB")
     require_fitting(
-        part=part, no_commit=no_commit, gone=gone, engine=engine_name, address=address, gpus=gpus, precision=precision
+        part=part,
+        no_commit=no_commit,
+        gone=gone,
+        engine=engine_name,
+        address=address,
+        gpus=gpus,
+        precision=precision,
+        processes=processes,
     )
     from indexer.archive.shards import find_shards
     from indexer.archive.slides.find import SlideOptions, find_slides

@@ -203,6 +203,7 @@ def test_wrong_uses_are_one_line(tmp_path, monkeypatch) -> None:
     words = ("indexer", "index", str(tmp_path), str(tmp_path / "db"))
     assert "choose one" in call(*words, "--engine", "ray", "--part", "0/2").err
     assert "--engine ray" in call(*words, "--address", "nowhere:1").err
+    assert "without --engine ray" in call(*words, "--engine", "ray", "--processes", "2").err
     assert not (tmp_path / "db").exists()
 
 

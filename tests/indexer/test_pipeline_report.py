@@ -15,12 +15,12 @@ from indexer.types import StageTime
 COUNT = "from indexer.cores import cores; print(cores())"
 
 
-def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-2"):
+def words(read=0.0, decode=0.0, encode=0.0, store=0.0, *, workers, device="cpu", decoder="cpu-2", computed=None):
     """Of a run of 100 s on a machine of 8 cores; busy seconds summed over threads."""
     threads = {"read": 1, "decode": workers, "encode": workers, "store": 1}
     busy = {"read": read, "decode": decode, "encode": encode, "store": store}
     stages = tuple(StageTime(name, busy[name], threads[name]) for name in threads)
-    return bottleneck(stages, 100.0, device=device, decoder=decoder)
+    return bottleneck(stages, 100.0, device=device, decoder=decoder, computed=computed)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,12 @@ def test_on_a_cpu_decoding_and_the_model_share_the_workers(busy, said):
 )
 def test_with_gpus_the_cores_that_would_fill_them_are_named(busy, device, decoder, said):
     assert words(**busy, workers=10, device=device, decoder=decoder) == said
+
+
+def test_a_gpu_is_as_busy_as_it_was_measured_however_long_batches_waited_for_it():
+    busy = {"decode": 780, "encode": 400}
+    said = words(**busy, workers=10, device="cuda:0", computed=50)
+    assert said == "decode-bound: 98 % of the cores' time, GPU busy 50 %; 8 more cores, or --decoder gpu for JPEG"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")

@@ -65,7 +65,15 @@ def way_options(command: Any) -> Any:
 
 
 def require_fitting(
-    *, part: str | None, no_commit: bool, gone: str, engine: str, address: str, gpus: float, precision: str
+    *,
+    part: str | None,
+    no_commit: bool,
+    gone: str,
+    engine: str,
+    address: str,
+    gpus: float,
+    precision: str,
+    processes: int | None,
 ) -> None:
     """Raises click.UsageError for options that do not go together."""
     if no_commit and part is None:
@@ -74,6 +82,8 @@ def require_fitting(
         raise click.UsageError("--gone drop is about the whole archive: run it by itself, without --part")
     if part is not None and engine == "ray":
         raise click.UsageError("--part and --engine ray are two ways to spread the work: choose one")
+    if processes is not None and engine == "ray":
+        raise click.UsageError("--processes decode for one encoder of this machine: give it without --engine ray")
     if precision == "int8" and engine == "ray":
         raise click.UsageError("--precision int8 keeps its network beside the table: give it without --engine ray")
     if engine != "ray" and (address or gpus):

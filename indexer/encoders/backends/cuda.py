@@ -41,7 +41,7 @@ class CudaLane:
     """Implements `slots.Lane`: one GPU with its weights, one stream for copies and one for kernels.
 
     All kernels are launched by one thread. cuDNN plans its attention anew for each thread that calls it: with 24 of
-    them the GPU of an H100 idled for the first 10 seconds of a run.
+    them most of the time of a run's first batches on an H100 went into that, and the GPU idled.
     """
 
     def __init__(

@@ -101,7 +101,8 @@ class Child:
                     self._send(Sampled(np.stack(self._engine.tally.sample_pictures)))
                 parts = [result] if result is not None else []
                 if not parts and now - given > PART_SECONDS:
-                    parts, given = self._engine.settled(), now
+                    parts = self._engine.settled()
+                    given = now
                 for part in parts:
                     self._give(part)
                     given = now

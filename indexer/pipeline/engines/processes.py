@@ -65,9 +65,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     orders: Connection
     shards: dict[str, Planned] = field(default_factory=dict)
-    ended: Ended | None = None
-
     given: int = 0  # bytes of these shards
+    ended: Ended | None = None
 
     @property
     def hungry(self) -> bool:
