@@ -4,7 +4,9 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     ids += [item.name] if item.name.startswith("test_case_") else []
     if ids or item.path.is_relative_to(ROOT / "tests" / "cases"):
         item.extra_keyword_matches.add("cases")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node, error):
+    """How a test process ended that nobody asked to end: a signal says who did it, 9 the kernel for want of memory."""
+    process = getattr(node.gateway._io, "popen", None)
+    if error and process is not None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        text = f"{node.gateway.id} (process {process.pid}) ended with {process.returncode}: below 0 a signal"
+        node.config.pluginmanager.get_plugin("terminalreporter").write_line(f"\n{text}")
 
 
 def pytest_terminal_summary(terminalreporter):

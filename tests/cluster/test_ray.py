@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from PIL import Image
 
 from indexer.archive.shards import find_shards
@@ -65,8 +67,12 @@ def threads(database: str, archive: Path) -> RunReport:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     with connected(ClusterOptions(workers=2), WorkerOptions(FakeEncoder, 1, "all", 6)):
+        # Ray puts handlers of crashes in place of pytest's, and its own say nothing: this process would die without a
+        # word, in any later test.
+        faulthandler.disable()
+        faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
         yield
 
 
