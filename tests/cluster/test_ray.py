@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,28 +16,22 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from _pytest.faulthandler import fault_handler_stderr_fd_key
 from PIL import Image
 
 from indexer.archive.shards import find_shards
 from indexer.errors import EncoderError, StoreLocked
-from indexer.pipeline.drive import Hooks
-from indexer.pipeline.engines.ray_actors import DIED, RayActors
-from indexer.pipeline.engines.ray_cluster import Cluster, ClusterOptions, connected
-from indexer.pipeline.engines.ray_worker import WorkerOptions
-from indexer.pipeline.options import RunOptions
-from indexer.pipeline.run import index, index_by
+from indexer.pipeline.engines.ray_actors import DIED
+from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
-from indexer.store.writer import StoreWriter
 from indexer.types import RunReport
 from tests.archives import write_tar
 from tests.cluster import namespaces
 from tests.cluster.deadly import FATAL, Deadly, broken
+from tests.cluster.driver import Call, driver, run, run_and_kill, run_and_stop
 from tests.cluster.truth import contents, odd_archive
 from tests.commands import call
 from tests.fakes import AnyPlane, FakeEncoder
 from tests.object_store import server
-from tests.progress import Recorder
 
 __all__ = ["server"]
 pytestmark = [
@@ -67,24 +59,9 @@ def threads(database: str, archive: Path) -> RunReport:
 
 
 @pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    with connected(ClusterOptions(workers=2), WorkerOptions(FakeEncoder, 1, "all", 6)):
-        # Ray puts handlers of crashes in place of pytest's, and its own say nothing: this process would die without a
-        # word, in any later test.
-        faulthandler.disable()
-        faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
-        yield
-
-
-def run(database: Path, archive: Path, make=FakeEncoder, hooks: Hooks | None = None) -> RunReport:
-    import ray  # after the cluster's token
-
-    engine = RayActors(Cluster(ray, ClusterOptions(workers=2), WorkerOptions(make, 1, "all", 6)))
-    try:
-        store = EmbeddingStore.create(str(database), "fake", engine.spec)
-        return index_by(engine, find_shards([str(archive)]).shards, store, RunOptions(commit_rows=6), hooks)
-    finally:
-        engine.close()
+def there() -> Iterator[Call]:
+    with driver() as call_there:
+        yield call_there
 
 
 def deadly(folder: Path, when: str, times: int):
@@ -116,11 +93,10 @@ MOMENTS = {
     ],
 )
 def test_a_run_by_actors_that_die_equals_a_run_by_threads_bit_for_bit(
-    tmp_path, archive, truth, cluster, when, times, fault
+    tmp_path, archive, truth, there, when, times, fault
 ) -> None:
-    counts: list[dict[str, int]] = []
     make, deaths = deadly(tmp_path / "deaths", when, times), tmp_path / "deaths"
-    report = run(tmp_path / "db", archive, make, Hooks(Recorder(lambda now: counts.append(dict(now)))))
+    report, counts = there(run, tmp_path / "db", archive, make)
     assert len(list(deaths.glob("death-*"))) == times
     fault(MOMENTS[when], settled(tmp_path / "db", archive), truth, faults=times)
     assert report.reasons.get(DIED) or report.images == sum(row[4] + row[5] for row in truth["ledger"])
@@ -130,48 +106,27 @@ def test_a_run_by_actors_that_die_equals_a_run_by_threads_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_actors_killed_while_the_driver_commits_lose_and_double_nothing(
-    tmp_path, archive, truth, cluster, monkeypatch, fault
-) -> None:
-    draw, killed, before = random.Random(2), list[int](), 0
-    real, folders = StoreWriter._sync, list[Path]()
-
-    def sync(writer, *kinds) -> None:
-        pids = [int(path.name.removeprefix("pid-")) for path in folders[-1].glob("pid-*")]
-        alive = [pid for pid in pids if pid not in killed]
-        if alive and draw.random() < 0.5:
-            with suppress(ProcessLookupError):
-                os.kill(pid := draw.choice(alive), signal.SIGKILL)
-                killed.append(pid)
-        real(writer, *kinds)
-
+def test_actors_killed_while_the_driver_commits_lose_and_double_nothing(tmp_path, archive, truth, there, fault) -> None:
+    kind, killed = "Ray: kill -9 of an actor while the driver commits", 0
     for trial in range(30):
-        database = tmp_path / f"db{trial}"
-        folders.append(tmp_path / f"deaths{trial}")
-        make = deadly(folders[-1], "never", 0)
-        with monkeypatch.context() as patch:
-            patch.setattr(StoreWriter, "_sync", sync)
-            run(database, archive, make)
-        fault(
-            "Ray: kill -9 of an actor while the driver commits", settled(database, archive), truth,
-            faults=len(killed) - before,
-        )  # fmt: skip
-        before = len(killed)
-        if len(killed) >= 12:
+        database, pids = tmp_path / f"db{trial}", tmp_path / f"deaths{trial}"
+        now = there(run_and_kill, database, archive, deadly(pids, "never", 0), pids, trial)
+        fault(kind, settled(database, archive), truth, faults=now)
+        if (killed := killed + now) >= 12:
             return
-    raise AssertionError(f"{len(killed)} kills in 30 runs")
+    raise AssertionError(f"{killed} kills in 30 runs")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["fatal", "memory"])
 def test_a_shard_that_kills_its_workers_becomes_a_failure_and_is_read_again_by_the_next_run(
-    tmp_path, cluster, when, fault
+    tmp_path, there, when, fault
 ) -> None:
     archive = odd_archive(tmp_path, shards=2, images=3)
     white = tmp_path / "white.png"
     Image.fromarray(np.full((24, 24, 3), FATAL, np.uint8)).save(white)
     write_tar(archive / "fatal.tar", [("a.png", white.read_bytes())])
-    report = run(tmp_path / "db", archive, deadly(tmp_path / "deaths", when, 3))
+    report, _ = there(run, tmp_path / "db", archive, deadly(tmp_path / "deaths", when, 3))
     found = contents(str(tmp_path / "db"))
     died = [row for row in found["failures"] if row[3] == DIED]
     assert ([Path(row[0]).name for row in died], report.reasons[DIED]) == (["fatal.tar"], 1)
@@ -182,25 +137,18 @@ def test_a_shard_that_kills_its_workers_becomes_a_failure_and_is_read_again_by_t
     fault(kind, contents(str(tmp_path / "db")), contents(str(tmp_path / "truth")), faults=3)
 
 
-def test_an_error_of_an_actor_is_the_error_of_the_run(tmp_path, archive, cluster) -> None:
+def test_an_error_of_an_actor_is_the_error_of_the_run(tmp_path, archive, there) -> None:
     with pytest.raises(EncoderError, match=r"^no such weights here\. Name others with --weights\.$") as refused:
-        run(tmp_path, archive, broken)
+        there(run, tmp_path, archive, broken)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_keeps_what_was_settled_and_goes_on_later(tmp_path, archive, truth, cluster) -> None:
-    stopped = []
-
-    def stop(now: dict[str, int]) -> None:
-        if now["images"] >= 6 and not stopped:
-            stopped.append(now["images"])
-            os.kill(os.getpid(), signal.SIGINT)
-
-    report = run(tmp_path, archive, hooks=Hooks(Recorder(stop)))
+def test_a_run_that_is_stopped_keeps_what_was_settled_and_goes_on_later(tmp_path, archive, truth, there) -> None:
+    report = there(run_and_stop, tmp_path, archive)
     assert report.interrupted
     assert 0 < report.embedded < len(truth["rows"])
-    run(tmp_path, archive)
+    there(run, tmp_path, archive)
     assert contents(str(tmp_path)) == truth
 
 
