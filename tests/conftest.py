@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from indexer.cores import cores
+from indexer.memory.budget import machine_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,8 +53,7 @@ LONG = (
 
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores, since tests wait for children and disks; each may take 3 GB, its children more."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores() + 1, memory // (6 << 30)))
+    return max(1, min(cores() + 1, machine_bytes() // (6 << 30)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
