@@ -12,6 +12,7 @@ import numpy as np
 from indexer.errors import TooManyFailures
 from indexer.pipeline.commit import Totals
 from indexer.pipeline.engines.engine import Engine, Lookup
+from indexer.pipeline.heap import startup_objects_left_alone
 from indexer.pipeline.in_flight import Planned
 from indexer.pipeline.meter import Meter
 from indexer.pipeline.options import RunOptions
@@ -86,7 +87,7 @@ def drive(
     def report() -> RunReport:
         return _report(store, engine, run.sink.totals, time.perf_counter() - run.start)
 
-    with stopped_by_signals(engine.stop) as interrupted:
+    with startup_objects_left_alone(), stopped_by_signals(engine.stop) as interrupted:
         try:
             cosine = _drive(engine, plan, lookup(), run.sink, options, hooks)
         finally:

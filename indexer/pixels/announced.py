@@ -9,11 +9,14 @@ from __future__ import annotations
 import struct
 import zlib
 
+import numpy as np
+
 from indexer.pixels.dicom.parse import is_deflated
 from indexer.pixels.limits import PLAIN_BYTES, check_size
 from indexer.pixels.volumes import metaimage, nrrd
 
 _SCAN = b"\xff\xda"  # of a JPEG; in the coded data 0xFF is followed by 0 or a restart marker
+_SCAN_WORD = int.from_bytes(_SCAN, "little")
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG: start of frame
 _ALONE = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})  # JPEG: markers without a length
 _HEADER = 544  # bytes of a NIfTI-2 header, and the four behind it
@@ -98,11 +101,17 @@ def _jpeg(data: bytes) -> int:
         if marker in _SIZES:
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             check_size(height, width)
-            return int(height * width * max(4, data.count(_SCAN)))
+            return int(height * width * max(4, _scans(data)))
         if marker == _SCAN[1]:
             return 0
         at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
     return 0
+
+
+def _scans(data: bytes) -> int:
+    """`data.count(_SCAN)`, which takes six times as long, a twentieth of the time that a whole decoding takes."""
+    words = (np.frombuffer(data, "<u2", (len(data) - odd) // 2, odd) for odd in (0, 1))
+    return sum(int(np.count_nonzero(word == _SCAN_WORD)) for word in words)
 
 
 def _nifti(data: bytes) -> int:

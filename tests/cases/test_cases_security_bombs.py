@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
 from indexer.doctor import specimens
@@ -108,6 +110,14 @@ def test_compressed_volumes_are_unpacked_outside_this_process():
 )
 def test_what_a_header_announces_is_known_before_a_decoder_is_called(kind, make):
     assert announced_bytes(kind, make()) > PLAIN_BYTES
+
+
+@given(
+    st.lists(st.sampled_from([b"\xff\xda", b"\xff", b"\xda", b"\0", b"\xff\xff\xda\xda"]), max_size=60).map(b"".join)
+)
+def test_a_jpegs_scans_are_counted_at_odd_and_even_places(data):
+    head = b"\xff\xd8\xff\xc0\0\x0b\x08\0\x40\0\x20\x01\x01\x11\0"  # 64 × 32 pixels
+    assert announced_bytes("jpeg", head + data) == 64 * 32 * max(4, data.count(b"\xff\xda"))
 
 
 def test_a_plain_picture_of_any_kind_announces_little():

@@ -20,6 +20,7 @@ from indexer.memory import budget
 from indexer.pipeline.engines.feed import Feed
 from indexer.pipeline.engines.lent import LentDecoder, LentEncoder, Seats, SharedBatches, Terms, portable
 from indexer.pipeline.engines.threads import Threads
+from indexer.pipeline.heap import startup_objects_left_alone
 from indexer.pipeline.in_flight import Before, Planned
 from indexer.pipeline.report import CPU_DECODER
 from indexer.pipeline.tally import TallyFacts
@@ -151,7 +152,9 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, lambda *_: None)  # not ignored: programs that shards are read from would inherit that
     parent, memory, turn, *seats = map(int, arguments)
     large_turn.share(turn)
-    Child(Connection(parent), memory, [Connection(seat) for seat in seats]).run()
+    child = Child(Connection(parent), memory, [Connection(seat) for seat in seats])
+    with startup_objects_left_alone():
+        child.run()
 
 
 if __name__ == "__main__":
