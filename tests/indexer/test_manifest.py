@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from indexer.store.table import EmbeddingStore
 from tests.archives import png, shard
 from tests.commands import call
 from tests.fakes import FakeEncoder
+from tests.memory import least_peak
 from tests.object_store import server
 
 __all__ = ["server"]
@@ -77,17 +78,15 @@ def test_listing_holds_a_batch_of_objects_whatever_their_number(tmp_path, monkey
     monkeypatch.setattr(manifest, "ROWS", 1000)
 
     def peak(count: int) -> int:
-        found = (Listed(f"{n:09}.png", Facts(f"tag{n}-100", 100)) for n in range(count))
-        monkeypatch.setattr(objects, "listed", lambda _: found)
-        tracemalloc.start()
-        manifest.write_manifest(["s3://bucket/x/"], tmp_path / "m.parquet")
-        used = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        def listed(_: object) -> Iterator[Listed]:
+            return (Listed(f"{n:09}.png", Facts(f"tag{n}-100", 100)) for n in range(count))
+
+        monkeypatch.setattr(objects, "listed", listed)
+        used = least_peak(lambda: manifest.write_manifest(["s3://bucket/x/"], tmp_path / "m.parquet"))
         assert pq.ParquetFile(tmp_path / "m.parquet").metadata.num_rows == count
         return used
 
-    peak(2000)
-    assert peak(50_000) < 10e6  # of these rows in memory each would take 600 bytes; pathlib's table of names takes 4 MB
+    assert peak(50_000) < 10e6  # of these rows in memory each would take 600 bytes
 
 
 def test_nothing_to_list_and_a_wrong_name_are_one_line_and_no_file(archive, tmp_path) -> None:
