@@ -30,6 +30,8 @@ from indexer.types import RunReport
 from tests.fakes import FakeEncoder
 from tests.progress import Recorder
 
+OPTIONS = ClusterOptions(workers=2)
+ROWS = 6  # of a part, and of a commit
 Call = Callable[..., Any]
 _connection = ExitStack()
 
@@ -46,7 +48,11 @@ def driver() -> Iterator[Call]:
 
 
 def _connect() -> None:
-    _connection.enter_context(connected(ClusterOptions(workers=2), WorkerOptions(FakeEncoder, 1, "all", 6)))
+    _connection.enter_context(connected(OPTIONS, _worker(FakeEncoder)))
+
+
+def _worker(make: Call) -> WorkerOptions:
+    return WorkerOptions(make, 1, "all", ROWS)
 
 
 def run(
@@ -56,10 +62,10 @@ def run(
     import ray  # after the cluster's token
 
     recorder = Recorder(watch)
-    engine = RayActors(Cluster(ray, ClusterOptions(workers=2), WorkerOptions(make, 1, "all", 6)))
+    engine = RayActors(Cluster(ray, OPTIONS, _worker(make)))
     try:
         store = EmbeddingStore.create(str(database), "fake", engine.spec)
-        shards, options = find_shards([str(archive)]).shards, RunOptions(commit_rows=6)
+        shards, options = find_shards([str(archive)]).shards, RunOptions(commit_rows=ROWS)
         report = index_by(engine, shards, store, options, Hooks(recorder))
     finally:
         engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -222,6 +223,15 @@ def test_too_many_failures_stop_the_run_early_and_keep_what_was_embedded(tmp_pat
     assert {(e["status"], e["samples"], e["embedded"], e["failed"]) for e in store.ledger().to_pylist()} == {
         ("done", 100, 25, 75)
     }
+
+
+def test_a_run_leaves_the_collector_of_cycles_as_it_was(tmp_path):
+    frozen = []
+    hooks = Hooks(Recorder(lambda _: frozen.append(gc.get_freeze_count())))
+    before = gc.get_freeze_count()
+    run(archive(tmp_path), tmp_path / "db", hooks=hooks)
+    assert min(frozen) > 1000
+    assert (gc.get_freeze_count(), gc.isenabled()) == (before, True)
 
 
 def test_a_stop_commits_the_finished_shards_and_the_next_run_goes_on(tmp_path):

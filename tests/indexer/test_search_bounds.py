@@ -219,15 +219,17 @@ def test_an_export_streams_and_gives_the_rows_of_the_table(tmp_path: Path) -> No
     assert (tmp_path / "v.keys.txt").read_text().splitlines() == [f"k{i}" for i in range(40_000)]
 
 
+def succeed(program: str, *arguments: object) -> None:
+    assert call(program, *arguments).code == 0
+
+
 def test_near_duplicates_and_health_hold_few_bytes_a_row(tmp_path: Path) -> None:
     """The slope between two sizes; at 100 million rows 100 bytes a row would be 10 GB."""
     peaks: dict[str, list[int]] = {"health": [], "near-duplicates": []}
     for n in (20_000, 50_000):  # several batches each
         store = make_table(tmp_path / str(n), unit_rows(n, 8, clusters=1, spread=9))
         for command, options in (("health", ()), ("near-duplicates", ("--threshold", 1))):
-            words = ("indexer", command, store.uri, *options)
-            assert call(*words).code == 0
-            peaks[command].append(least_peak(partial(call, *words)))
+            peaks[command].append(least_peak(partial(succeed, "indexer", command, store.uri, *options)))
     slopes = {command: (large - small) / 30_000 for command, (small, large) in peaks.items()}
     assert slopes["health"] < 24
     assert slopes["near-duplicates"] < 48

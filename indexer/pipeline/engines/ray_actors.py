@@ -21,6 +21,7 @@ from indexer.errors import EncoderError, EncoderMismatch
 from indexer.pipeline.engines.engine import Lookup
 from indexer.pipeline.engines.ray_cluster import Cluster, Died
 from indexer.pipeline.engines.ray_worker import Either, Introduced, Step
+from indexer.pipeline.heap import startup_objects_left_alone
 from indexer.pipeline.in_flight import POLL_SECONDS, Before, Planned, held_nowhere
 from indexer.pipeline.tally import Tally
 from indexer.store.writing.keys import Digests, SamplesOfShard, digests_of
@@ -132,23 +133,22 @@ class RayActors:
             self._slots.append(_Slot(self._cluster.actor()))
         collected, enabled = time.monotonic(), gc.isenabled()
         gc.collect()
-        gc.freeze()  # what is here now is not looked at again
-        gc.disable()
-        try:
-            while self._left and not self.stop.is_set():
-                if time.monotonic() - collected > COLLECT_SECONDS:
-                    gc.collect()
-                    collected = time.monotonic()
-                answers = [slot.answer for slot in self._slots if slot.answer is not None]
-                ready = self._cluster.ready(answers, POLL_SECONDS)
-                found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
-                yield from found
-                if not found:
-                    yield None
-        finally:
-            gc.unfreeze()
-            if enabled:
-                gc.enable()
+        with startup_objects_left_alone():
+            gc.disable()
+            try:
+                while self._left and not self.stop.is_set():
+                    if time.monotonic() - collected > COLLECT_SECONDS:
+                        gc.collect()
+                        collected = time.monotonic()
+                    answers = [slot.answer for slot in self._slots if slot.answer is not None]
+                    ready = self._cluster.ready(answers, POLL_SECONDS)
+                    found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
+                    yield from found
+                    if not found:
+                        yield None
+            finally:
+                if enabled:
+                    gc.enable()
 
     def settled(self) -> list[ShardResult]:
         """At a stop, what the actors have; in a run they give parts of their own accord."""
