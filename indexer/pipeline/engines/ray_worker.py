@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -70,9 +69,7 @@ class ShardWorker:
     @cached_property
     def _encoder(self) -> Encoder:
         """Not made with the actor: of an error there, Ray tells only that the actor died."""
-        encoder = self._options.make()
-        gc.freeze()  # for as long as this process lives: see startup_objects_left_alone
-        return encoder
+        return self._options.make()
 
     @property
     def _threads(self) -> int:
