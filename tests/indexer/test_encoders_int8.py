@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +54,33 @@ def made(tmp_path_factory):
     done = call("indexer", "index", root / "images", root / "db", *ENCODER, "--precision", "int8")
     assert done.code == 0, done.err
     return root, done
+
+
+def test_signals_are_heard_while_a_network_is_calibrated_and_after_what_nncf_compiled_went(made, tmp_path):
+    code = (
+        "import signal, threading\n"
+        "import nncf, openvino\n"
+        "from tests.commands import call\n"
+        "kept, heard, quantize = [], [], nncf.quantize\n"
+        "def keeping(graph, *given, **named):\n"  # as objects do that refer to each other, until they are collected
+        "    kept.append(openvino.Core().compile_model(graph, 'CPU'))\n"
+        "    return quantize(graph, *given, **named)\n"
+        "nncf.quantize = keeping\n"
+        "signal.signal(signal.SIGALRM, lambda *_: heard.append(1))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)\n"
+        f"arguments = {[str(made[0] / 'images'), str(tmp_path / 'db'), *ENCODER, '--precision', 'int8']!r}\n"
+        "done = call('indexer', 'index', *arguments)\n"
+        "assert done.code == 0 and kept, done.err\n"
+        "thread = threading.Thread(target=kept.clear)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "before = len(heard)\n"
+        "while len(heard) == before: signal.pause()\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "print(before > 100)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["True"]), done.stderr
 
 
 def copied(made, tmp_path: Path) -> Path:

@@ -141,6 +141,28 @@ def test_text_of_its_encoder_is_torchs(tmp_path):
     np.testing.assert_array_equal(ours.embed_text(["a cat"]), torchs.embed_text(["a cat"]))
 
 
+@pytest.mark.parametrize("crashes_are_traced", [True, False])  # its handler has a signal stack of its own
+@pytest.mark.parametrize("encoders_go", ["as they came", "in another thread"])
+def test_ctrl_c_is_heard_after_encoders_went(encoders_go, crashes_are_traced):
+    code = (
+        "import faulthandler, os, signal, threading\n"
+        "from indexer.encoders import load\n"
+        f"if {crashes_are_traced}: faulthandler.enable()\n"
+        f"kept = [load({SMALL!r}, weights='random', device='openvino') for _ in range(2)]\n"
+        f"if {encoders_go == 'as they came'}:\n"
+        "    kept.pop(0)\n"
+        "    kept.pop(0)\n"
+        "else:\n"
+        "    thread = threading.Thread(target=kept.clear)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('heard'))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 def test_nothing_is_reported_over_the_network_or_written_into_the_home_directory(tmp_path):
     code = (
         "import socket, sys, threading\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from indexer.encoders.backends.signal_stack import signal_stack_kept
 from indexer.errors import EncoderError
 
 BATCH_SIZE = 16
@@ -19,7 +20,8 @@ def compiled(graph: Any, precision: str, streams: int) -> Any:
         "INFERENCE_NUM_THREADS": streams,
         "ENABLE_CPU_PINNING": False,  # decoding and other processes use these cores too
     }
-    return imported().Core().compile_model(graph, "CPU", options)
+    with signal_stack_kept():
+        return imported().Core().compile_model(graph, "CPU", options)
 
 
 def imported() -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from indexer.encoders.backends.openvino_graph import BATCH_SIZE, imported
+from indexer.encoders.backends.signal_stack import signal_stack_kept
 from indexer.errors import EncoderError
 from indexer.types import Float32, UInt8
 
@@ -36,7 +37,7 @@ def quantised(graph: Any, batches: Batches, *, transformer: bool, ends: int = 0)
     nncf = _nncf()
     names = [layer.get_friendly_name() for layer in _layers(graph)]
     outer = dict.fromkeys(names[:ends] + names[len(names) - ends :])
-    with _silent():
+    with _silent(), signal_stack_kept():
         return nncf.quantize(
             graph,
             nncf.Dataset(batches),
@@ -58,7 +59,7 @@ def quantised_but_sensitive(
         cosines = [mean_cosine(model([batch])[0], number) for number, batch in data]
         return float(np.mean(cosines)), cosines
 
-    with _silent():
+    with _silent(), signal_stack_kept():
         return nncf.quantize_with_accuracy_control(
             graph,
             nncf.Dataset(batches),
