@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def made(tmp_path_factory):
     done = call("indexer", "index", root / "images", root / "db", *ENCODER, "--precision", "int8")
     assert done.code == 0, done.err
     return root, done
+
+
+def test_what_nncf_and_torch_remark_is_not_said(made, tmp_path):
+    command = [sys.executable, "-m", "indexer", "index", made[0] / "images", tmp_path / "db", *ENCODER]
+    toolkit = os.environ | {"CUDA_HOME": str(tmp_path)}  # without a GPU: of this torch remarks
+    said = subprocess.run([*command, "--precision", "int8"], capture_output=True, text=True, check=True, env=toolkit)
+    lines = [line.split()[0] for line in said.stderr.splitlines() if line.strip()]
+    assert lines == ["quantising", "int8"], said.stderr
 
 
 def test_signals_are_heard_while_a_network_is_calibrated_and_after_what_nncf_compiled_went(made, tmp_path):

@@ -101,7 +101,9 @@ def _common(transformer: bool) -> dict[str, Any]:
 def _nncf() -> Any:
     imported()  # blocks the usage reports that nncf would send through the same module
     try:
-        import nncf
+        with _silent():
+            import nncf
+            import nncf.torch  # OpenVINO's conversion would import it otherwise, with its remarks
     except ImportError as error:
         raise EncoderError(
             "NNCF, which quantises to int8, is not installed. Install it (pip install 'embedding-indexer[int8]'), "
