@@ -15,6 +15,7 @@ from indexer.duplicates.tally import Tally
 from indexer.types import Float64, Int64
 
 TOGETHER = 256  # classes of small clusters compared in one product
+PRODUCTS = 1 << 20  # of a large cluster held at once, 8 MB
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,26 @@ class Listing:
         ends = self._clusters.starts[start], self._clusters.starts[stop]
         classes = self._clusters.classes[ends[0] : ends[1]]
         own = np.repeat(np.arange(start, stop), np.diff(self._clusters.starts[start : stop + 1]))
-        units = unit_doubles(self._copies.vectors[classes])
-        scores = np.round(units @ units.T, DECIMALS)
-        close = (scores >= self._threshold) & (own[:, None] == own[None])
-        i, j = np.nonzero(np.triu(close, 1))
+        i, j, scores = self._close(classes, own)
         one, other, which = self._between(classes[i], classes[j])
         inside, beside, of = self._within(classes)
-        values = np.concatenate([scores[i, j][which], np.ones(len(of))])
+        values = np.concatenate([scores[which], np.ones(len(of))])
         return _ordered(
             np.concatenate([one, inside]), np.concatenate([other, beside]), values,
             np.concatenate([own[i][which], own[of]]),
         )  # fmt: skip
+
+    def _close(self, classes: Int64, own: Int64) -> tuple[Int64, Int64, Float64]:
+        """Places i < j and scores of the pairs of these classes in one cluster, from some rows' products at a time."""
+        units = unit_doubles(self._copies.vectors[classes])
+        parts = []
+        for rows in chunks(len(classes), max(1, PRODUCTS // max(len(classes), 1))):
+            scores = np.round(units[rows] @ units[rows.start :].T, DECIMALS)
+            close = (scores >= self._threshold) & (own[rows, None] == own[None, rows.start :])
+            i, j = np.nonzero(np.triu(close, 1))
+            parts.append((i + rows.start, j + rows.start, scores[i, j]))
+        first, second, found = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return first, second, found
 
     def _nearest(self, cluster: int) -> tuple[Int64, Int64, Float64, Int64]:
         """Each row of a cluster with its nearest: for the copies of a row that row, else the first of its class."""

@@ -66,7 +66,7 @@ def _within_reach(points: Float32, centroids: Float32, threshold: float) -> floa
     angles = _angles(points[inside] @ centroids[kinds].T)
     least, most = (reduce.reduceat(angles, starts, axis=0) for reduce in (np.minimum, np.maximum))  # (cluster, pivot)
     gaps = np.maximum(least - np.diag(most), np.diag(least) - most)
-    return float((gaps <= np.arccos(threshold) + MARGIN).mean())
+    return float((gaps <= _reach(threshold)).mean())
 
 
 def may_pair(
@@ -86,13 +86,18 @@ def may_pair(
         spans.append((angles.min(), angles.max()))
         progress.advance(part.stop - part.start)
     toward, (least, most) = np.stack(pivots), np.array(spans).T
-    furthest = float(np.arccos(threshold)) + MARGIN
+    furthest = _reach(threshold)
     columns = []
     for part in chunks(n, right):
         angles = _angles(unit_floats(vectors[order[part]], 0.0) @ toward.T)
         columns.append(np.maximum(angles.min(0) - most, least - angles.max(0)) <= furthest)
         progress.advance(part.stop - part.start)
     return np.stack(columns, 1)
+
+
+def _reach(threshold: float) -> float:
+    """The largest angle of a pair; any angle where the threshold, less its margin for rounding, is below -1."""
+    return float(np.arccos(np.clip(threshold, -1, 1))) + MARGIN
 
 
 def _angles(cosines: Float32) -> Float32:

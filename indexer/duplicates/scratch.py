@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 CHUNK = 1 << 14  # rows of an array looked at together
 VECTORS = 1 << 11  # rows of vectors
+_ZEROS = 1 << 20  # bytes written at once
 
 
 class Scratch:
@@ -28,9 +29,17 @@ class Scratch:
             return np.zeros(shape, kind)
         path = self._folder / str(next(self._numbers))
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, nbytes)  # else a full disk would end the process at a later write
+            _allocate(file, nbytes)  # else a full disk would end the process at a later write
         # A memory map is an ndarray subclass; each slice of it takes microseconds longer than of a plain view.
         return np.memmap(path, kind, "r+", shape=shape).view(np.ndarray)
+
+
+def _allocate(file: IO[bytes], nbytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+        return
+    for part in chunks(nbytes, _ZEROS):
+        file.write(bytes(part.stop - part.start))
 
 
 def chunks(n: int, rows: int = CHUNK) -> Iterator[slice]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.children import environment, python_command
+from indexer.children import deaf_to_stops, environment, python_command
 from indexer.errors import PixelError
 from indexer.types import UInt8
 
@@ -34,15 +34,15 @@ class ChildProcess:
     """A child process that runs `module`, and answers one request after the other."""
 
     def __init__(self, module: str) -> None:
-        self.process = subprocess.Popen(
-            python_command(module),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-            # Ctrl-C must reach the parent only: a decoder that it stops would look like a crash
-            start_new_session=True,
-        )
+        with deaf_to_stops():
+            self.process = subprocess.Popen(
+                python_command(module),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+                start_new_session=True,  # no signal of a terminal reaches it either, a hang-up for one
+            )
         self.alive = True
         self.busy = False  # it has unread or pending answers
         self.holds = ""  # what it keeps open between requests, for `Pool.take`

@@ -40,4 +40,8 @@ def open_kind(kind: str, data: bytes, rendering: Rendering, announced: int = 0) 
 
         if content := plain_png(data):
             return PlainPngReader(data, content, rendering)
-    return PillowReader(data, kind, rendering)
+    reader = PillowReader(data, kind, rendering)
+    if reader.nbytes > announced and not rendering.isolated:  # Pillow found another size than `announced_bytes`
+        reader.close()
+        return IsolatedReader(kind, data, rendering, announced=max(reader.nbytes, PLAIN_BYTES + 1))
+    return reader

@@ -6,6 +6,7 @@ from indexer.errors import PixelError
 from indexer.memory.budget import MAX_IMAGE
 
 MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
+SAMPLE_BYTES = 8  # of a pixel while Pillow decodes it: four samples, and their conversion to three
 PLAIN_BYTES = 256 << 20  # of memory that decoding takes; an image that announces more is decoded in a child process
 MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, after decompression
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from indexer.errors import PixelError
 from indexer.pixels.animation import start_seconds
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named, raster_errors
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.limits import check_size
+from indexer.pixels.limits import PLAIN_BYTES, SAMPLE_BYTES, check_size
 from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
@@ -45,11 +46,12 @@ class PillowReader:
         # Pillow keeps the upper byte of 16-bit colour
         self._deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] not in (0, 4)
         starts = start_seconds(kind, data) if count > 1 else {}
+        self.nbytes = self._image.height * self._image.width * SAMPLE_BYTES  # that decoding takes at most
         self.parts = Numbered(count, lambda position: {"time": starts[position]} if position in starts else {})
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
         for position in positions:
-            picture, flags = _loaded(self._image, position, self._kind)
+            picture, flags = _loaded(self._image, position, self._kind, isolated=self._rendering.isolated)
             if self._deep:
                 flags = (*flags, "16-bit colour reduced to 8 bits")
             flat = _grey_on_black if self._grey_alpha else _flat
@@ -83,12 +85,14 @@ def _plugin(kind: str) -> type[ImageFile]:
     return plugins[kind]
 
 
-def _loaded(image: ImageFile, index: int, kind: str) -> tuple[Any, tuple[str, ...]]:
+def _loaded(image: ImageFile, index: int, kind: str, *, isolated: bool) -> tuple[Any, tuple[str, ...]]:
     """One frame, decoded and oriented by its EXIF."""
     try:
         if index or image.tell():
             image.seek(index)
             check_size(image.height, image.width)
+            if not isolated and image.height * image.width * SAMPLE_BYTES > PLAIN_BYTES:  # a GIF's frame may enlarge it
+                raise PixelError("corrupt image", f"frame {index + 1} is far larger than its header announces")
         image.load()
     except raster_errors() as error:
         raise named(error, kind) from error

@@ -219,10 +219,11 @@ def test_the_files_of_a_sample_of_pictures_are_not_held_together(tmp_path, monke
             yield item
 
     monkeypatch.setattr(archive_sample, "read_shard", watched)
-    found = archive_sample.sample_pictures(
+    found, images = archive_sample.sample_pictures(
         shards_of(archive(tmp_path, shards=2, images=20)), FakeEncoder().spec.pixels, 40
     )
     assert (len(found), len(alive)) == (40, 40)
+    assert len(set(images.tolist())) == 40
     assert max(most) < 10
 
 

@@ -24,9 +24,9 @@ from indexer.encoders.int8.quantise import (
     require_packages,
 )
 from indexer.errors import EncoderError
-from indexer.types import EncoderSpec, Float32, UInt8
+from indexer.types import Bool, EncoderSpec, Float32, Int64, UInt8
 
-SAMPLE = 512  # pictures; every second one calibrates, the others measure
+SAMPLE = 512  # pictures; those of one half of the images calibrate, the others measure
 FEWEST = 8 * BATCH_SIZE
 RETENTION_FLOOR = 0.95
 COSINE_FLOOR = 0.99  # of the median
@@ -48,9 +48,11 @@ class Calibrated:
 
 
 def calibrate(
-    definition: EncoderDefinition, spec: EncoderSpec, pictures: UInt8, folder: Path, say: Stage
+    definition: EncoderDefinition, spec: EncoderSpec, pictures: UInt8, images: Int64, folder: Path, say: Stage
 ) -> Calibrated:
     """Quantise the encoder of `spec` on decoded `pictures` (n, size, size, 3), and store the network below `folder`.
+
+    `images` (n,) are the numbers of the images that the pictures are of.
 
     Raises EncoderError for fewer than FEWEST pictures, and where the quantised vectors are below a floor even with the
     sensitive layers left in bf16.
@@ -65,7 +67,8 @@ def calibrate(
         raise EncoderError(
             f"int8 is calibrated on at least {FEWEST} images, and {len(pictures)} could be read. Use --precision bf16."
         )
-    calibrating, measuring = batched(pictures[::2]), batched(pictures[1::2])
+    first = halved(images)
+    calibrating, measuring = batched(pictures[first]), batched(pictures[~first])
     measured = np.concatenate(measuring)
     towers = definition.build()
     fp32 = replace(spec, precision="fp32", backend="torch")
@@ -91,6 +94,21 @@ def calibrate(
     inside, layers = layers_in_int8(graph)
     digest, _ = files.write(graph, _report(spec, pictures, found, inside, layers), folder)
     return Calibrated(replace(spec, calibration=digest, network=str(folder)), found, inside, layers)
+
+
+def halved(images: Int64) -> Bool:
+    """Mask (n,) of about half of the pictures, given the image of each: all pictures of an image are on one side.
+
+    The slices of a volume are so alike that one of them shows little of how others fare.
+    """
+    _, inverse, parts = np.unique(images, return_inverse=True, return_counts=True)
+    sides = np.empty(len(parts), bool)
+    ahead = 0  # pictures that the first half has more than the second
+    for number, count in enumerate(parts.tolist()):
+        sides[number] = ahead <= 0
+        ahead += count if ahead <= 0 else -count
+    mask: Bool = sides[inverse]
+    return mask
 
 
 def has_int8_products() -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.children import STOPS
 from indexer.memory import budget
 from indexer.pipeline.engines.feed import Feed
 from indexer.pipeline.engines.lent import LentDecoder, LentEncoder, Seats, SharedBatches, Terms, portable
@@ -148,8 +149,11 @@ class Child:
 
 
 def main(arguments: list[str]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent gets them too, and tells when to stop
-        signal.signal(number, lambda *_: None)  # not ignored: programs that shards are read from would inherit that
+    # The parent gets them too, and tells when to stop. Not ignored, nor blocked as they have been until here: programs
+    # that shards are read from would inherit that.
+    for number in STOPS:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     parent, memory, turn, *seats = map(int, arguments)
     large_turn.share(turn)
     child = Child(Connection(parent), memory, [Connection(seat) for seat in seats])

@@ -12,19 +12,20 @@ An image that the table has under another shard is embedded again, as by Ray's a
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess  # runs this interpreter with a module of this package, never a shell
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from indexer.archive.buckets import Bucket
-from indexer.children import environment, python_command
+from indexer.children import deaf_to_stops, environment, python_command
 from indexer.cores import cores
 from indexer.errors import EncoderError
 from indexer.memory.budget import machine_bytes
@@ -45,6 +46,8 @@ FEWEST_CORES = 4  # with fewer, this process alone keeps them busy
 PROCESS_BYTES = 3 << 30  # of the machine's memory to each process, which takes about 1 GB
 SEATS = 3  # threads of a process that decode, of which one may wait for the GPU
 FEWEST_PART_ROWS = 1024
+OWN_DESCRIPTORS = 2  # open here for a process, beside one for each of its seats: its orders and its memory
+OTHER_DESCRIPTORS = 1024  # of tables, archives and GPUs
 STOP_SECONDS = 20.0  # for the processes' settled parts at a stop
 CLOSE_SECONDS = 5.0  # for what they counted, at an error
 
@@ -169,33 +172,49 @@ class Processes:
         terms = Terms(self.spec, self.encoder.batch_size, self.device, self._seats)
         part_rows = max(self._options.commit_rows // self._processes, FEWEST_PART_ROWS)
         orders = Orders(terms, self._options.frames, self._options.time, part_rows, self._processes)
-        turn = shared_file(1)
-        for _ in range(self._processes):
-            memory = shared_file(terms.nbytes)
-            pairs = [socket.socketpair() for _ in range(1 + self._seats)]
+        _make_room(self._processes * (OWN_DESCRIPTORS + self._seats))
+        try:
+            with ExitStack() as stack:
+                turn = shared_file(1)
+                stack.callback(os.close, turn)
+                for _ in range(self._processes):
+                    self._start(orders, turn)
+        except OSError as error:
+            raise EncoderError(
+                f"the processes that decode cannot be started, {len(self._children)} of {self._processes} were "
+                f"({error.strerror}). Ask for fewer with --processes, or raise the limit (ulimit -n, -u)."
+            ) from error
+
+    def _start(self, orders: Orders, turn: int) -> None:
+        """Start a process. Raises OSError, and leaves nothing open then."""
+        with ExitStack() as stack:
+            memory = shared_file(orders.terms.nbytes)
+            stack.callback(os.close, memory)
+            pairs = []
+            for _ in range(1 + self._seats):
+                pairs.append(socket.socketpair())
+                for end in pairs[-1]:
+                    stack.enter_context(end)
             theirs = [end.fileno() for _, end in pairs]
             numbers = [str(number) for number in (theirs[0], memory, turn, *theirs[1:])]
-            process = subprocess.Popen(
-                python_command("indexer.pipeline.engines.child", *numbers),
-                stdin=subprocess.DEVNULL,
-                env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-                pass_fds=[memory, turn, *theirs],
-                start_new_session=True,  # Ctrl-C must reach the parent only
-            )
-            batches = SharedBatches(terms, memory)
-            os.close(memory)
-            for _, end in pairs:
-                end.close()
-            own, *seats = (Connection(end.detach()) for end, _ in pairs)
-            self._children.append(_Child(process, own))
-            _send(self._children[-1], orders)
-            for number, seat in enumerate(seats):
-                thread = threading.Thread(
-                    target=serve, args=(self.encoder, self._threads.decoder, batches, number, seat), daemon=True
+            batches = SharedBatches(orders.terms, memory)
+            with deaf_to_stops():  # until it has handlers of its own
+                process = subprocess.Popen(
+                    python_command("indexer.pipeline.engines.child", *numbers),
+                    stdin=subprocess.DEVNULL,
+                    env=environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+                    pass_fds=[memory, turn, *theirs],
+                    start_new_session=True,  # Ctrl-C must reach the parent only
                 )
-                thread.start()
-                self._serving.append(thread)
-        os.close(turn)
+            own, *seats = (Connection(end.detach()) for end, _ in pairs)
+        self._children.append(_Child(process, own))
+        _send(self._children[-1], orders)
+        for number, seat in enumerate(seats):
+            thread = threading.Thread(
+                target=serve, args=(self.encoder, self._threads.decoder, batches, number, seat), daemon=True
+            )
+            thread.start()
+            self._serving.append(thread)
 
     def _heard(self, seconds: float) -> Iterator[ShardResult]:
         """What the processes tell within that time. Ends the run at the error of one."""
@@ -245,6 +264,17 @@ class Processes:
             found = list(self._heard(POLL_SECONDS))
             waited = 0.0 if found else waited + POLL_SECONDS
             yield from found
+
+
+def _make_room(descriptors: int) -> None:
+    """Raise the soft limit of open files for so many more, as far as the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OTHER_DESCRIPTORS + descriptors
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a system may have a limit of its own: then some process does not start
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _give(child: _Child, planned: Planned, lookup: Lookup) -> None:

@@ -143,6 +143,7 @@ class RayActors:
                     answers = [slot.answer for slot in self._slots if slot.answer is not None]
                     ready = self._cluster.ready(answers, POLL_SECONDS)
                     found = [result for slot in list(self._slots) for result in self._heard(slot, ready)]
+                    self._keep_busy()
                     yield from found
                     if not found:
                         yield None
@@ -201,6 +202,14 @@ class RayActors:
         self._left -= not result.more
         self.tally.count(sum(len(batch.rows) for batch in result.batches), result.failures)
         return [result]
+
+    def _keep_busy(self) -> None:
+        """Give the shard of an actor that died to one that has nothing to do, and do not wait for ever for none."""
+        for slot in self._slots:
+            if slot.answer is None and self._waiting:
+                self._next(slot)
+        if self._left and all(slot.work is None for slot in self._slots):
+            self._cluster.require_room(time.monotonic() - max(slot.since for slot in self._slots))
 
     def _next(self, slot: _Slot) -> None:
         """Give an actor that has answered the next shard."""

@@ -11,20 +11,22 @@ import numpy as np
 from indexer.archive.reader import read_shard
 from indexer.errors import InputError, PixelError, ReadError
 from indexer.pixels import decode
-from indexer.types import Failure, PixelSpec, Sample, Shard, UInt8
+from indexer.types import Failure, Int64, PixelSpec, Sample, Shard, UInt8
 
 SHARDS = 10  # spread over the archive, because its first shards may not be typical
 PARTS = 8  # of one image; more would make a volume most of the sample
 
 
-def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> UInt8:
-    """At most `images` decoded pictures (n, size, size, 3), up to PARTS of one image, a file of each shard at a time.
+def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> tuple[UInt8, Int64]:
+    """At most `images` decoded pictures (n, size, size, 3), up to PARTS of one image, a file of each shard at a time,
+    and the number (n,) of the image that each is of.
 
     Raises InputError where none can be read and decoded.
     """
     pictures: list[UInt8] = []
+    numbers: list[int] = []
     reasons: Counter[str] = Counter()
-    for item in _sampled(shards, images):
+    for number, item in enumerate(_sampled(shards, images)):
         if isinstance(item, Failure):
             reasons[item.reason] += 1
             continue
@@ -32,11 +34,12 @@ def sample_pictures(shards: Sequence[Shard], spec: PixelSpec, images: int) -> UI
             pictures += [part.pixels for part in islice(decode(item.read(), item.suffix, spec), PARTS)]
         except PixelError as error:
             reasons[error.reason] += 1
+        numbers += [number] * (len(pictures) - len(numbers))
         if len(pictures) >= images:
             break
     if not pictures:
         raise InputError(f"no image could be read: {reason_words(reasons) or 'the shards are empty'}.")
-    return np.stack(pictures[:images])
+    return np.stack(pictures[:images]), np.array(numbers[:images], np.int64)
 
 
 def sample_archive(shards: Sequence[Shard], images: int) -> tuple[list[Sample], Counter[str]]:

@@ -49,10 +49,10 @@ def int8_encoder(
             f"there is no table {table} in {uri} yet, and each part would calibrate an int8 encoder of its own. Index "
             "some of the shards without --part first."
         )
-    pictures = sample_pictures(shards, spec.pixels, SAMPLE)
-    made = calibrate(definition, spec, pictures, Path(network_folder(join(uri, f"{table}.lance"))), say)
+    pictures, images = sample_pictures(shards, spec.pixels, SAMPLE)
+    made = calibrate(definition, spec, pictures, images, Path(network_folder(join(uri, f"{table}.lance"))), say)
     say(
-        f"int8 on {made.agreement.images} other images against fp32: {stay(made.agreement)}; "
+        f"int8 on {made.agreement.images} pictures of other images against fp32: {stay(made.agreement)}; "
         f"{made.layers} of {made.of_layers} layers in int8"
     )
     return ready(definition, made.spec, "auto", compiled=False)

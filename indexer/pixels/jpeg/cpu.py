@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from indexer.errors import PixelError
+from indexer.pixels.announced import announced_bytes
 from indexer.pixels.fit import is_strip, reduction
-from indexer.pixels.limits import check_size
+from indexer.pixels.limits import PLAIN_BYTES, check_size
 from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.types import PixelSpec, UInt8
+
+MOST_SCANS = 16  # of a large JPEG that a GPU decodes; progressive ones have some ten
 
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
@@ -63,7 +66,8 @@ def _raster(data: bytes, spec: PixelSpec | None) -> Raster:
 def plain_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a plain JPEG, which all decoders decode equally except for rounding; None for others.
 
-    Plain: grey or YCbCr, upright, complete, within the size limits, and not a strip.
+    Plain: grey or YCbCr, upright, complete, within the size limits, not a strip, and without more scans than an image
+    of PLAIN_BYTES takes: nothing ends a decoder on a GPU that has been given hours of work.
     """
     import simplejpeg
 
@@ -72,8 +76,11 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         check_size(height, width)
+        work = announced_bytes("jpeg", data)
     except (ValueError, PixelError):
         return None  # `_raster` reports the error
+    if work > max(PLAIN_BYTES, MOST_SCANS * height * width):
+        return None
     upright = exif_orientation(data) == (1, ())
     return (height, width) if upright and colour in ("Gray", "YCbCr") and not is_strip(height, width) else None
 
