@@ -30,28 +30,26 @@ ROOT = Path(__file__).parents[2]
 SPEC = PixelSpec(32, 32)
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from indexer.errors import PixelError
 from indexer.pixels import decode
 from indexer.types import PixelSpec
 from tests import bombs
+from tests.memory import most_resident
 from tests.pictures import encoded, scene
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 spec, before, said = PixelSpec(32, 32), 0, {}
 plain = {"png": encoded(scene(), "PNG"), "gif": encoded(scene(), "GIF"), "dcm": bombs.dicom(bombs.SYNTAXES[1])}
 for suffix, data in plain.items():
     list(decode(data, suffix, spec))
 list(decode(bombs.nifti_bomb((20, 20, 3), 1200), "nii.gz", spec))
-before = peak()
+before = most_resident()
 for name, suffix, data in eval(sys.argv[1]):
     try:
         said[name] = len(list(decode(data, suffix, spec, frames="first")))
     except PixelError as error:
         said[name] = error.reason
-print(json.dumps({"grown": peak() - before, "said": said}))
+print(json.dumps({"grown": most_resident() - before >> 20, "said": said}))
 """
 
 

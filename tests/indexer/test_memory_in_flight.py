@@ -68,21 +68,19 @@ def test_a_run_ends_with_every_row_however_small_the_budget_is(tmp_path, monkeyp
 
 
 CHILD = """
-import json, resource, sys
+import json, sys
 import indexer.memory.budget as budget
 from indexer.cli import group
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+from tests.memory import most_resident
 
 budget.UNDECODED.nbytes, grown = int(sys.argv[1]) << 20, {}
 for source in sys.argv[2:]:
-    before = peak()
+    before = most_resident()
     try:
         group.main(["index", source, source + ".db"])
     except SystemExit as end:  # 1 where more than half of the images are none
         assert end.code in (0, None, 1), end.code
-    grown[source.rpartition("/")[2]] = peak() - before
+    grown[source.rpartition("/")[2]] = most_resident() - before >> 20
 print(json.dumps(grown))
 """
 
