@@ -27,6 +27,12 @@ def png_bomb(side: int) -> bytes:
     )  # fmt: skip
 
 
+def behind_a_chunk(png: bytes) -> bytes:
+    """A PNG whose first chunk is another one, of eight bytes that look like the header's size of 1 × 1."""
+    content = b"gAMA" + struct.pack(">II", 1, 1)
+    return png[:8] + struct.pack(">I", 8) + content + struct.pack(">I", zlib.crc32(content)) + png[8:]
+
+
 def gif_bomb(side: int) -> bytes:
     """A screen and one image of side², with a handful of pixels."""
     screen = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"

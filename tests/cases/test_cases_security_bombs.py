@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -14,13 +15,16 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.encaps import encapsulate
 
 from indexer.doctor import specimens
 from indexer.errors import PixelError
 from indexer.pixels import decode
 from indexer.pixels.announced import announced_bytes
+from indexer.pixels.jpeg.cpu import plain_size
 from indexer.pixels.limits import PLAIN_BYTES
+from indexer.pixels.pillow import PillowReader
 from indexer.types import PixelSpec
 from tests.bombs import gif_bomb, many_scans, nifti_bomb
 from tests.pictures import encoded, scene
@@ -70,6 +74,35 @@ def test_images_that_announce_much_are_decoded_outside_this_process():
     assert found["said"] | {"gif": "", "volume": ""} == {"gif": "", "png": 1, "volume": ""}
     assert {found["said"]["gif"], found["said"]["volume"]} <= {"truncated", "too many pixels", "corrupt image"}
     assert found["grown"] < 300  # MiB; the pixels of the PNG alone are 103
+
+
+def test_images_that_are_larger_than_their_headers_seem_to_say_are_decoded_outside_this_process():
+    found = decoded_in_a_child(
+        "[('png', 'png', bombs.behind_a_chunk(bombs.png_bomb(12000))), "
+        "('gif', 'gif', bombs.gif_bomb(12000).replace((12000).to_bytes(2, 'little') * 2, b'\\1\\0\\1\\0', 1))]"
+    )
+    assert found["said"]["png"] == 1
+    assert found["said"]["gif"] in ("truncated", "corrupt image", 1)
+    assert found["grown"] < 700  # MiB: the pixels of the PNG are 412, and in this process it took 4,000
+
+
+def test_a_file_whose_header_shows_no_size_is_decoded_outside_this_process(monkeypatch):
+    plain = encoded(scene(20, 30), "PPM")
+    (wanted,) = decode(plain, "ppm", SPEC)
+    monkeypatch.setattr(PillowReader, "rasters", None)
+    (found,) = decode(plain.replace(b"P6\n", b"P6\n#" + b" " * 300 + b"\n", 1), "ppm", SPEC)
+    assert found.pixels.tobytes() == wanted.pixels.tobytes()
+
+
+def test_a_frame_that_enlarges_a_gif_many_times_is_refused():
+    frames = [Image.fromarray(scene(8, 8)), Image.fromarray(255 - scene(8, 8))]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], disposal=0)
+    data = file.getvalue()
+    second = data.rindex(b"\x2c\0\0\0\0")
+    data = data[: second + 5] + struct.pack("<HH", 10_000, 10_000) + data[second + 9 :]
+    with pytest.raises(PixelError, match="frame 2 is far larger than its header announces"):
+        list(decode(data, "gif", SPEC))
 
 
 @pytest.mark.slow
@@ -142,6 +175,11 @@ def test_a_jpeg_of_hundreds_of_scans_is_ended_in_time_and_not_by_this_process(mo
     with pytest.raises(PixelError, match="decoder took too long"):
         list(decode(data, "jpg", SPEC))
     assert time.process_time() - started < 1
+
+
+def test_no_gpu_is_given_a_jpeg_of_hundreds_of_scans():
+    assert plain_size(many_scans(4000)) is None
+    assert plain_size(encoded(scene(3000, 4000), "JPEG", progressive=True)) == (3000, 4000)
 
 
 def test_a_large_jpeg_in_a_child_process_has_the_pixels_of_this_one(monkeypatch):

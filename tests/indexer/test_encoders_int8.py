@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
@@ -231,6 +233,16 @@ def test_a_gpu_and_a_missing_package_are_refused_with_the_way_out(made, tmp_path
     done = call(*command)
     assert done.code == 1
     assert "embedding-indexer[int8]" in done.err
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=80))
+def test_no_image_has_pictures_that_calibrate_and_others_that_measure(parts):
+    images = np.repeat(np.arange(len(parts)) * 3, parts)
+    first = calibrate.halved(images)
+    assert not set(images[first]) & set(images[~first])
+    assert abs(int(first.sum()) - int((~first).sum())) <= 8
+    if set(parts) == {1}:
+        assert (first == (np.arange(len(parts)) % 2 == 0)).all()
 
 
 @pytest.mark.parametrize("around", [0.0, 70.0])  # of an encoder whose vectors lie close together: cosines of .9998

@@ -87,6 +87,15 @@ def test_clusters_out_of_reach_of_each_other_are_not_compared(monkeypatch: pytes
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == every_pair(vectors, 0.97)
 
 
+def test_a_threshold_that_every_pair_reaches_gives_every_pair_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ann_pairs, "LEFT", 64)
+    monkeypatch.setattr(ann_pairs, "RIGHT", 128)
+    vectors = unit_rows(1000, 32, clusters=30, spread=0.05)
+    search, a, b, _ = close_pairs(vectors, -1.0)
+    assert search.size >= 1000 * 999 // 2
+    assert len(set(zip(a.tolist(), b.tolist(), strict=True))) == len(a) == 1000 * 999 // 2
+
+
 @dataclass(frozen=True)
 class Archive:
     """Rows with copies by vector and by bytes, near rows, patients and splits, some unknown."""
@@ -230,6 +239,29 @@ def test_thousands_of_images_that_are_nearly_one_are_counted_and_listed_by_their
     for i in range(1_500):
         partners = [b[j] for j in range(len(a)) if a[j] == i] + [a[j] for j in range(len(b)) if b[j] == i]
         assert scores[i, partners].max() == scores[i].max()
+
+
+def test_a_cluster_of_thousands_in_a_row_is_listed_in_little_memory(tmp_path: Path) -> None:
+    """Each row is near the next few only, as frames of a slow film are: few pairs, of which none is left out."""
+    rng, rows = np.random.default_rng(0), [unit_rows(1, 48)[0].astype(np.float64)]
+    for _ in range(3_999):
+        moved = rows[-1] + 0.05 * rng.standard_normal(48)
+        rows.append(moved / np.linalg.norm(moved))
+    vectors = np.array(rows, np.float16)
+    store = make_table(tmp_path, vectors)
+    assert find_near_duplicates(store, NearOptions(1, where="key < 'k1001'"))[0].pairs == 0  # and all is imported
+    with peak_memory() as peak:
+        report, pairs = find_near_duplicates(store, NearOptions(0.9, pairs_per_cluster=10**9))
+        assert peak() < 40e6  # the products of all rows are 128 MB
+    a, b = ([int(key[1:]) for key in pairs.column(side).to_pylist()] for side in ("key_a", "key_b"))
+    assert set(zip(a, b, strict=True)) == every_pair(vectors, 0.9)
+    assert report.largest_cluster > 3_000
+
+
+def test_it_runs_where_the_system_cannot_reserve_a_file(store: EmbeddingStore, monkeypatch) -> None:
+    wanted = find_near_duplicates(store, NearOptions(0.9))[1]
+    monkeypatch.delattr("os.posix_fallocate")  # as on macOS
+    assert find_near_duplicates(store, NearOptions(0.9))[1].equals(wanted)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -232,6 +233,23 @@ def test_a_run_leaves_the_collector_of_cycles_as_it_was(tmp_path):
     run(archive(tmp_path), tmp_path / "db", hooks=hooks)
     assert min(frozen) > 1000
     assert (gc.get_freeze_count(), gc.isenabled()) == (0, True)
+
+
+def test_what_a_program_makes_after_it_froze_its_objects_is_still_freed(tmp_path):
+    class Node:
+        pass
+
+    gc.freeze()
+    try:
+        before, node = gc.get_freeze_count(), Node()
+        node.itself, freed = node, weakref.ref(node)
+        run(archive(tmp_path), tmp_path / "db")
+        assert gc.get_freeze_count() <= before  # some of these are freed
+        del node
+        gc.collect()
+        assert freed() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_a_stop_commits_the_finished_shards_and_the_next_run_goes_on(tmp_path):

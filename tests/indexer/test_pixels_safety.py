@@ -141,6 +141,26 @@ def test_a_decoder_that_is_killed_is_named_and_replaced():
     assert len(list(decode(forty_pages(), "tif", SPEC))) == 40
 
 
+def test_signals_that_a_scheduler_sends_to_every_process_cost_no_image(monkeypatch):
+    for child in decoders():
+        os.kill(child.pid, signal.SIGKILL)
+    psutil.wait_procs(decoders(), timeout=10)
+    start, told = subprocess.Popen, []
+
+    def told_at_once(*given, **named):
+        process = start(*given, **named)
+        told.extend(process.send_signal(number) for number in (signal.SIGTERM, signal.SIGINT))
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", told_at_once)
+    pictures = decode(forty_pages(), "tif", SPEC)
+    next(pictures)
+    assert told
+    for child in decoders():
+        child.send_signal(signal.SIGTERM)
+    assert len(list(pictures)) == 39
+
+
 @pytest.mark.parametrize("number", range(10))
 def test_a_decoder_that_is_killed_while_idle_costs_no_image(number):
     data = forty_pages()
