@@ -54,7 +54,7 @@ def test_every_row_lies_in_the_index_once_however_it_was_added(tmp_path: Path, s
 
 def test_an_index_that_moves_onto_huge_pages_finds_the_same(tmp_path: Path) -> None:
     """In a process of its own: one that has free memory already does not grow by the index."""
-    many = np.tile(ROWS, (60, 1))  # 6 MiB of codes; huge pages are of 2 MiB
+    many = np.tile(ROWS, (150, 1))  # some 10 MiB; huge pages are of 2 MiB
     index = ENGINE.build(32, Trained(ROWS[:40].copy(), ROWS[:100]))
     ENGINE.add(index, [(np.arange(len(many)), many)])
     ENGINE.save(index, tmp_path / "i")
