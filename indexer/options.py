@@ -37,8 +37,19 @@ class FiniteRange(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
+SEED = click.IntRange(0, 2**32 - 1)  # which numpy, scikit-learn and FAISS all take
+
+
+def named(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        raise click.BadParameter("the name is empty, as of a variable that is not set.", param=option)
+    return value
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-table_option = click.option("--table", metavar="T", help="Table in the database. Default: its only one.")
+table_option = click.option(
+    "--table", metavar="T", callback=named, help="Table in the database. Default: its only one."
+)
 where_option = click.option(
     "--where", metavar="SQL", help="Only rows for which this holds, e.g. \"sex = 'F' and age > 60\"."
 )

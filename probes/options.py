@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from indexer.options import FiniteRange, json_option, table_option, where_option
+from indexer.options import SEED, FiniteRange, json_option, table_option, where_option
 from probes.presets import PRESETS, SCALING
 from probes.request import ProbeRequest
 
@@ -62,7 +62,7 @@ _ROWS = [
 ]
 _SPLIT = [
     click.option("--salt", help="Salt of the hash split: another salt gives another split."),
-    click.option("--seed", type=int, help=f"Seed of splits, draws and fits. {default_of('seed')}"),
+    click.option("--seed", type=SEED, help=f"Seed of splits, draws and fits. {default_of('seed')}"),
 ]
 _CLASS_SCORE = [
     click.option(
@@ -78,7 +78,7 @@ _CLASS_SCORE = [
 _TAU = click.option("--tau", type=FiniteRange(0.5, 1), help=f"Cosine of a near-duplicate. {default_of('tau')}")
 _SUBGROUP = click.option("--subgroup", metavar="A,B", help="Columns whose values are reported as subgroups.")
 _RESULT = [
-    click.option("--replicates", type=click.IntRange(1), help=f"Bootstrap replicates. {default_of('replicates')}"),
+    click.option("--replicates", type=click.IntRange(2), help=f"Bootstrap replicates. {default_of('replicates')}"),
     click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Write result.json, report.html, predictions.parquet and the bundle there."),
     click.option("--replace", is_flag=True, help="With --out: also where the result of another probe lies."),

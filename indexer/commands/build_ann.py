@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer.ann.goal import Goal, GoalChange
-from indexer.options import FiniteRange, emit, json_option, table_option
+from indexer.options import SEED, FiniteRange, emit, json_option, table_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ FEWEST_QUERIES = 20
     metavar="FILE",
     help="Tune and measure on these vectors (.npy of `embed`, .parquet of `export`). Default: held-out rows.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the samples and of k-means.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the samples and of k-means.")
 @json_option
 def command(
     *,

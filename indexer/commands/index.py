@@ -23,10 +23,12 @@ from indexer.commands.cluster.ways import (
 )  # fmt: skip
 from indexer.commands.index_report import command_line, exit_code, print_report
 from indexer.options import (
+    SEED,
     FiniteRange,
     device_option,
     frames_option,
     json_option,
+    named,
     say,
     slice_options,
     slide_options,
@@ -50,8 +52,8 @@ DEFAULT_ENCODER = "efficientnet-lite0"  # bundled: works with no model hub
 @click.argument("sources", nargs=-1, required=True, metavar="SHARDS... DB")
 @click.option("--encoder", "name", default=DEFAULT_ENCODER, show_default=True, help="See `indexer encoders`.")
 @click.option("--weights", metavar="TAG|FILE", help="A tag, a weights file, or `random`. Default: the encoder's own.")
-@click.option("--seed", type=int, metavar="N", help="Seed of --weights random. Default: 0.")
-@click.option("--table", metavar="T", help="Table to write. Default: named after the encoder.")
+@click.option("--seed", type=SEED, metavar="N", help="Seed of --weights random. Default: 0.")
+@click.option("--table", metavar="T", callback=named, help="Table to write. Default: named after the encoder.")
 @device_option
 @click.option(
     "--decoder",
@@ -180,7 +182,7 @@ def command(
     coords: str,
     as_json: bool,
 ) -> None:
-    r"""Embed SHARDS into the table of database DB, each readable image once.
+    """Embed SHARDS into the table of database DB, each readable image once.
 
     SHARDS: folders of images, tar (also .gz, .bz2, .xz, .zst), zip, Parquet, .npz, LMDB or MDS files, CSV or Parquet
     files that list images by path or URL (--image-column), folders of archives, globs in quotes, braces {0000..0099},
@@ -202,7 +204,7 @@ def command(
       srun -N$((N-1)) -x $HEAD ray start --address=$HEAD:6379 --block &
       indexer index SHARDS DB --engine ray --address $HEAD:6379
       entrypoint: indexer index SHARDS s3://bucket/db --engine ray --address auto --gpus-per-worker 1
-    """
+    """  # noqa: D301 - click takes a backspace for lines that it leaves as they are
     tiles = _tile_rule(
         tile, mpp, {"tissue": tissue, "saturation": saturation}, {"--mpp-of": mpp_of, "--coords": coords}
     )

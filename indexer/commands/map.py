@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from indexer.mapping.options import METHODS, MapOptions
-from indexer.options import emit, json_option, plain, table_option
+from indexer.options import SEED, emit, json_option, plain, table_option
 
 if TYPE_CHECKING:
     from indexer.mapping.files import MapFacts
@@ -27,7 +27,7 @@ SHOWN = ("table", "version", "method", "rows", "left_out", "laid_out", "explaine
     show_default=True,
     help="Rows that opentsne lays out; each other row is placed by the nearest of these.",
 )
-@click.option("--seed", default=MapOptions.seed, show_default=True, help="Seed of the sampled rows.")
+@click.option("--seed", type=SEED, default=MapOptions.seed, show_default=True, help="Seed of the sampled rows.")
 @table_option
 @json_option
 def command(*, database: str, method: str, sample: int, seed: int, table: str | None, as_json: bool) -> None:

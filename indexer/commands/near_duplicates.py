@@ -19,7 +19,11 @@ FIRST = 10  # pairs listed on stdout
 @click.command("near-duplicates", short_help="Pairs and clusters of near-duplicate images, across groups and splits.")
 @click.argument("database", metavar="DB")
 @click.option(
-    "--threshold", type=FiniteRange(), default=NearOptions.threshold, show_default=True, help="Lowest cosine of a pair."
+    "--threshold",
+    type=FiniteRange(0, 1, min_open=True),
+    default=NearOptions.threshold,
+    show_default=True,
+    help="Lowest cosine of a pair.",
 )
 @click.option("--group", metavar="COLUMN", help="Rows that belong together, e.g. the patient: counts pairs across.")
 @click.option("--split", metavar="COLUMN", help="Names training and test rows: counts rows that leak.")
@@ -40,11 +44,13 @@ FIRST = 10  # pairs listed on stdout
 @click.option("--by", metavar="COLUMN", help="Pairs of groups (series, slides, studies) in place of images.")
 @click.option(
     "--share",
-    type=FiniteRange(),
+    type=FiniteRange(0, 1, min_open=True),
     help=f"With --by: lowest share of near rows of a group. Default: {GroupOptions.share:g}.",
 )
 @click.option(
-    "--candidates", type=FiniteRange(), help="With --by: lowest cosine of pooled vectors. Default: --threshold."
+    "--candidates",
+    type=FiniteRange(-1, 1),
+    help="With --by: lowest cosine of pooled vectors; -1 compares all. Default: --threshold.",
 )
 @where_option
 @table_option

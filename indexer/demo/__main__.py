@@ -17,7 +17,7 @@ from indexer.demo.retrieval import CLOSE_MM, Share, chance, embedding_shares, ra
 from indexer.demo.review import WRONG_EVERY, review_parts, reviewed_probe
 from indexer.demo.steps import fresh_folder, step
 from indexer.demo.volume import PLANES, slices, write_archive, write_queries
-from indexer.options import run
+from indexer.options import SEED, run
 from probes.runs.result_files import read_result
 
 WHAT = (
@@ -31,7 +31,7 @@ SLABS_PER_BAND = 5  # contiguous slabs, used as groups: neighbouring slices are 
 
 @click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", default="demo-out", show_default=True, type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Seed of the queries' changes and the probes' splits.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the queries' changes and the probes' splits.")
 def demo(out: Path, seed: int) -> None:
     """Real images to vectors, an index, search results and a probe, in one folder."""
     start = time.monotonic()

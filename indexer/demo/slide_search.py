@@ -12,7 +12,7 @@ import numpy as np
 from indexer.demo.slides import ACROSS, DOWN, Slide, write_slides
 from indexer.demo.slides_page import Shares, write_page
 from indexer.demo.steps import fresh_folder, step
-from indexer.options import run
+from indexer.options import SEED, run
 from indexer.types import Hit
 from probes.runs.result_files import read_result
 
@@ -27,7 +27,7 @@ NEAREST = 3  # slides that count in the share
 
 @click.command("demo-slides", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", default="demo-slides-out", show_default=True, type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Seed of the dyes and outlines, and of the probe.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the dyes and outlines, and of the probe.")
 def demo(out: Path, seed: int) -> None:
     """Slides to tiles, vectors, pooled slides, search by slide and a slide-level probe, in one folder."""
     start = time.monotonic()

@@ -65,7 +65,7 @@ def retry(
         samples = read_shard(replace(shard, keys=store.keys, tiles=store.tiles, stored=others))
 
         def chosen(item: Sample | Failure) -> bool:
-            return isinstance(item, Sample) and item.key in wanted and (item.member, item.offset) not in others
+            return item.key in wanted and (item.member, item.offset) not in others
 
         return filter(chosen, samples)  # which holds no image while the next one is read
 

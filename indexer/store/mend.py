@@ -53,6 +53,22 @@ def mend(path: Path) -> int:
     return len(broken)
 
 
+def newest_columns(path: Path) -> tuple[int, list[str]]:
+    """Version and columns by the newest manifest that can be read, though files may be damaged; (0, []) without one."""
+    for manifest in _manifests(path)[: IN_DOUBT + 1]:
+        version = _version_of(manifest)
+        try:
+            dataset = lance.dataset(str(path), version=version)
+            if dataset.version == version:
+                return version, dataset.schema.names
+        except (ValueError, OSError) as error:
+            stop_if_interrupted(error)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+    return 0, []
+
+
 def rolled_back(path: Path) -> list[Path]:
     """The manifests of versions that `mend` rolled back: rows may be missing until the ledger was checked."""
     return list((path / "_versions").glob("*.damaged"))

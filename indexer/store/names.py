@@ -13,6 +13,7 @@ from indexer.store.lance_errors import first_line
 from indexer.store.mend import exists
 
 SIDE_TABLES = ("shards", "failures", "text")
+MOST_LETTERS = 200  # of a table's name: a file name of 255 bytes has it with a suffix
 
 
 def table_names(uri: str) -> list[str]:
@@ -53,7 +54,9 @@ def named_table(uri: str, table: str | None) -> str:
     if table is None:
         names = table_names(uri)
         if len(names) != 1:
-            listed = ", ".join(names) or "none"
+            if not names:
+                raise StoreNotFound(f"{uri} holds no table. `indexer index` makes one.")
+            listed = ", ".join(names)
             raise StoreNotFound(f"{uri} holds {len(names)} tables ({listed}): name one with --table.")
         return names[0]
     if not has_table(uri, table):
@@ -75,15 +78,18 @@ def checked_uri(uri: str) -> str:
 
 def check_table_name(name: str) -> None:
     """Raise InputError unless the name, which becomes a directory, has only letters, digits, '-', '_', inner dots."""
-    plain = all(c.isalnum() or c in "-_." for c in name)
+    plain = all((c.isascii() and c.isalnum()) or c in "-_." for c in name) and len(name) <= MOST_LETTERS
     taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
     if not name or not plain or name.startswith(".") or taken:
-        raise InputError(f"{name!r} cannot name a table: use letters, digits, '-', '_' and inner dots.")
+        raise InputError(
+            f"{name!r} cannot name a table: use up to {MOST_LETTERS} letters (a to z), digits, '-', '_', inner dots."
+        )
 
 
 def default_table(encoder: str) -> str:
     """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in encoder).strip("-.")
+    plain = "".join(c if (c.isascii() and c.isalnum()) or c in "-_." else "-" for c in encoder).strip("-.")
+    return plain[:MOST_LETTERS].strip("-.")
 
 
 def index_folder(uri: str, table: str) -> Path:

@@ -185,8 +185,11 @@ def purge_pooled(store: EmbeddingStore, by: str, method: str) -> None:
             clean_up(found.dataset, purge=True)
 
 
-def remove_pooled(store: EmbeddingStore) -> None:
-    """Remove all pooled vectors beside a table: they hold the row ids and the sums of deleted rows."""
+def remove_pooled(store: EmbeddingStore) -> bool:
+    """Remove all pooled vectors beside a table, which hold the row ids and the sums of deleted rows; returns whether
+    any are known.
+    """
+    known = bool(pooled_of(store))
     folder = _folder(store)
     if folder is None:
         with writing(f"the vectors pooled of table {store.name}"):
@@ -197,6 +200,7 @@ def remove_pooled(store: EmbeddingStore) -> None:
     for tag in store.tags():
         if tag.startswith(TAG):
             store.untag(tag)
+    return known
 
 
 def _drop_broken(path: Path) -> None:

@@ -43,6 +43,8 @@ class DeleteReport:
     first_not_found: tuple[str, ...]
     index_removed: bool  # it held copies of the vectors
     copies_removed: bool  # of the probes
+    map_removed: bool
+    pooled_removed: bool  # vectors of groups
     receipt: str  # path or address
 
 
@@ -71,14 +73,14 @@ def delete(
         facts = _facts(store, doomed, command)
         write_receipt(store, name, facts | {"status": "begun"})
         index, copies = _remove_index(store), _remove_copies(store)
-        _remove_map(store)
-        remove_pooled(store)
+        mapped, pooled = _remove_map(store), remove_pooled(store)
         writer.delete_images(doomed)  # the rows go last: a second call finds what is left by them
         done = {"status": "done", "index_removed": index, "copies_removed": copies}
+        done |= {"map_removed": mapped, "pooled_removed": pooled}
         receipt = write_receipt(store, name, facts | done)
     return DeleteReport(
         store.name, len(doomed.keys), len(doomed.row_ids), len(doomed.failures), len(missing), tuple(missing[:NAMED]),
-        index, copies, receipt,
+        index, copies, mapped, pooled, receipt,
     )  # fmt: skip
 
 
@@ -181,12 +183,13 @@ def _remove_copies(store: EmbeddingStore) -> bool:
     return found
 
 
-def _remove_map(store: EmbeddingStore) -> None:
-    """Remove the map, which holds a place for each row. A table in an object store has none."""
-    if store.path is None:
-        return
+def _remove_map(store: EmbeddingStore) -> bool:
+    """Remove the map, which holds a place for each row; returns whether there was one. In an object store is none."""
+    if store.path is None or not map_path(store).exists():
+        return False
     with writing(f"the map of table {store.name}"):
         map_path(store).unlink(missing_ok=True)
+    return True
 
 
 def _now() -> datetime.datetime:

@@ -193,6 +193,8 @@ def rate(name: str, rates: Mapping[str, Interval], show: Callable[[Interval], st
     """A rate of an operating point; an undefined one with its reason."""
     if not math.isnan(rates[name].value):
         return show(rates[name])
+    if all(math.isnan(known.value) for known in rates.values()):
+        return f"{UNDEFINED} (too few rows to set or to judge a threshold)"
     side = "sensitivity" if math.isnan(rates["sensitivity"].value) else "specificity"
     lacking = side if name.startswith("lr_") and math.isnan(rates[side].value) else name
     return f"{UNDEFINED} ({EMPTY[lacking]})"

@@ -33,7 +33,8 @@ MOST_BYTES = 1 << 30  # of a file of keys
 def command(
     *, database: str, where: str | None, keys_file: Path | None, yes: bool, table: str | None, as_json: bool
 ) -> None:
-    """Delete images of DB: their rows and failures, the index, and the probes' copies of vectors.
+    """Delete images of DB: their rows and failures, the index, the map, pooled vectors, and the
+    probes' copies of vectors.
 
     Searches no longer find them at once. `indexer index` never embeds them again: a receipt in <table>.deleted keeps
     the hashes of their keys, and `indexer failures` lists them by hash. The shards themselves are not touched. Then
@@ -78,4 +79,8 @@ def _text(report: DeleteReport) -> str:
         lines.append("the index was removed, since it held their vectors: `indexer build-ann DB` builds it again")
     if report.copies_removed:
         lines.append("the probes' copies of vectors were removed; the next probe makes them again")
+    if report.map_removed:
+        lines.append("the map was removed, since it has a place for them: `indexer map DB` makes it again")
+    if report.pooled_removed:
+        lines.append("the pooled vectors were removed, since they hold their sums: `indexer pool DB` makes them again")
     return "\n".join([*lines, f"receipt: {report.receipt}", NEXT])

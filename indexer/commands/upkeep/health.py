@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import emit, json_option, plain, table_option
+from indexer.options import SEED, emit, json_option, plain, table_option
 
 if TYPE_CHECKING:
     from indexer.upkeep.health import HealthReport
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("health", short_help="Check a table and its index by measuring them.")
 @click.argument("database", metavar="DB")
 @click.option("--strict", is_flag=True, help="Exit 1 if anything is wrong.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the sampled rows.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the sampled rows.")
 @table_option
 @json_option
 def command(*, database: str, strict: bool, seed: int, table: str | None, as_json: bool) -> None:

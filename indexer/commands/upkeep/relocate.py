@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.options import counted, emit, json_option, table_option
+from indexer.options import SEED, counted, emit, json_option, table_option
 
 if TYPE_CHECKING:
     from indexer.upkeep.relocate import RelocateReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("old")
 @click.argument("new")
 @click.option("--sample", default=100, show_default=True, metavar="N", help="Images read back at NEW before; >= 20.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sample.")
 @table_option
 @json_option
 def command(*, database: str, old: str, new: str, sample: int, seed: int, table: str | None, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,9 @@ def connected(options: ClusterOptions, worker: WorkerOptions) -> Iterator[Cluste
         workers = options.workers or cores()
         known |= {"num_cpus": workers, "object_store_memory": STORE_BYTES * workers, "include_dashboard": False}
     try:
-        ray.init(**known)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray starts runs another program at once
+            ray.init(**known)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."

@@ -24,7 +24,8 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Failure, ShardResult
 
 BEGUN = "begun"  # some parts of the shard are stored and more follow; with any other status the shard is complete
-RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # other failures stay until their shard changes
+# Other failures stay until their shard changes
+RETRIED = "stage IN ('decode', 'encode') OR reason IN ('unreadable file', 'empty file')"
 
 
 @dataclass(frozen=True, slots=True)
