@@ -18,6 +18,7 @@ import pytest
 from indexer.options import emit
 from indexer.store.formats.format import FORMAT
 from indexer.store.table import EmbeddingStore
+from tests.archives import png
 from tests.commands import call
 from tests.tables import add_shard, spec_for, unit_rows
 
@@ -69,6 +70,47 @@ def test_no_option_of_a_number_takes_nan(program):
                 with pytest.raises(click.BadParameter):
                     option.type.convert("nan", option, None)
     assert found > 5
+
+
+@pytest.mark.parametrize("program", ["indexer", "probes"])
+def test_every_seed_is_one_that_all_libraries_take(program):
+    group = importlib.import_module(f"{program}.cli").group
+    found = 0
+    for name in group.list_commands(None):
+        for option in group.get_command(None, name).params:
+            if option.name == "seed":
+                found += 1
+                for refused in ("-1", str(2**32)):
+                    with pytest.raises(click.BadParameter):
+                        option.type.convert(refused, option, None)
+                np.random.RandomState(option.type.convert(str(2**32 - 1), option, None))  # scikit-learn's
+    assert found > 2
+
+
+@pytest.mark.parametrize("program", ["indexer", "probes"])
+def test_help_shows_no_mark_of_its_own_layout(program):
+    group = importlib.import_module(f"{program}.cli").group
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        text = command.get_help(click.Context(command, info_name=name))
+        assert "\b" not in text, name
+        assert "\\b" not in text, name
+        assert "x<=None" not in text, name
+
+
+def test_a_name_that_is_empty_or_of_no_table_is_refused_with_the_way_out(db, tmp_path):
+    for command in (("index", tmp_path, db), ("info", db), ("health", db)):
+        done = call("indexer", *command, "--table", "")
+        assert (done.code, "the name is empty" in done.err) == (2, True)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(1))
+    done = call("indexer", "health", tmp_path / "none")
+    assert (done.code, done.err) == (1, f"error: {tmp_path / 'none'} holds no table. `indexer index` makes one.\n")
+    for odd in ("ü", "t" * 300):
+        done = call("indexer", "index", tmp_path / "images", tmp_path / "none", "--table", odd)
+        assert (done.code, "cannot name a table" in done.err) == (1, True)
+    assert list((tmp_path / "none").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

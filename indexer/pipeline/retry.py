@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,6 +50,7 @@ def retry(
     """
     start = time.perf_counter()
     store.require(encoder.spec)
+    left = Counter(store.failures(f"NOT ({RETRIED})").column("reason").to_pylist())
     rows = store.failures(RETRIED).select(["shard", "key", "member", "offset"]).to_pylist()
     ledger = {row["shard"]: row for row in store.ledger().to_pylist() if row["status"] != BEGUN}
     failed: dict[str, set[str]] = {}
@@ -65,7 +66,7 @@ def retry(
         samples = read_shard(replace(shard, keys=store.keys, tiles=store.tiles, stored=others))
 
         def chosen(item: Sample | Failure) -> bool:
-            return item.key in wanted and (item.member, item.offset) not in others
+            return isinstance(item, Sample) and item.key in wanted and (item.member, item.offset) not in others
 
         return filter(chosen, samples)  # which holds no image while the next one is read
 
@@ -80,6 +81,9 @@ def retry(
         report = run_engine(writer, plan, engine, options, hooks or Hooks(), retried=True, start=start, record=record)
         changed = len(failed) - len(plan) - sum(map(len, out_of_reach.values()))
         left_out = [f"{words}, first {sorted(names)[0]}" for words, names in out_of_reach.items()]
+        if left:
+            words = ", ".join(f"{n} x {reason}" for reason, n in left.most_common())
+            left_out.append(f"not tried again, until their files change: {words} (`index --changed replace`)")
         report = replace(report, warnings=(*report.warnings, *left_out))
         if changed:
             words = f"{changed} {plural('shard', changed)} with failures changed since they were indexed"

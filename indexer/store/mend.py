@@ -24,6 +24,7 @@ from indexer.store.schema import UNREADABLE
 MANIFEST_DIGITS = 20  # Lance names a manifest 2^64 - 1 - version, zero-padded, so that the newest sorts first
 IN_DOUBT = 16  # newest versions that may be damaged; the writer makes fewer before a sync
 CHECK_CACHE_BYTES = 1 << 20  # of file metadata that Lance keeps while files are checked; its default is 1 GiB
+LOST = ".lost.damaged"  # beside a damaged manifest: what went with it
 FOOTER = b"LANC"  # the last bytes of a complete data file
 
 
@@ -46,8 +47,13 @@ def mend(path: Path) -> int:
     if cause is not None and len(broken) > IN_DOUBT:
         raise StoreError(f"{path} is damaged in its last {len(broken)} versions ({cause}). Restore it from a backup.")
     older = [m for m in manifests[len(broken) + 1 : IN_DOUBT + 1] if not _readable(path, _version_of(m))]
+    before = newest_columns(path) if broken else (0, [])
     for manifest in (*broken, *older):  # also the only version: the table was then never complete
         manifest.replace(manifest.with_suffix(".damaged"))
+    if broken and exists(path):
+        now = newest_columns(path)
+        lost = {"from": before[0], "to": now[0], "columns": [name for name in before[1] if name not in now[1]]}
+        broken[0].with_suffix(LOST).write_text(json.dumps(lost), encoding="utf-8")
     if broken or older:
         fsync(path / "_versions")
     return len(broken)
@@ -67,6 +73,19 @@ def newest_columns(path: Path) -> tuple[int, list[str]]:
             if not is_panic(error):
                 raise
     return 0, []
+
+
+def lost_by(damaged: Path) -> str:
+    """What a rollback took with it, from the file that `mend` wrote; "" for the other files of `rolled_back`."""
+    if not damaged.name.endswith(LOST):
+        return ""
+    try:
+        facts = json.loads(damaged.read_bytes())
+        words = f"its newest files were damaged: rolled back from version {facts['from']} to {facts['to']}"
+        gone = ", ".join(facts["columns"])
+    except (ValueError, KeyError, TypeError):
+        return "its newest files were damaged: rolled back"
+    return f"{words}, which has no columns {gone}: join them again (`indexer labels`)" if gone else words
 
 
 def rolled_back(path: Path) -> list[Path]:

@@ -35,7 +35,7 @@ from indexer.store.formats.migrate import migrate
 from indexer.store.holding.commits import committing
 from indexer.store.lance_calls import append, require_whole
 from indexer.store.lance_errors import writing
-from indexer.store.mend import mend, newest_columns, rolled_back
+from indexer.store.mend import lost_by, mend, rolled_back
 from indexer.store.schema import rows_table
 from indexer.store.table import EmbeddingStore
 from indexer.store.writing import compaction, gone
@@ -86,7 +86,6 @@ class StoreWriter:
             held = stack.enter_context(self.store.lock())
             self.notes = held.notes  # on the place where the lease is kept
             self._disk, self._whole = DiskSync(held.synced_until), dict[str, set[str]]()
-            before = self._newest()
             broken = self._mend()
             self.renamed = migrate(self.store.uri, self.store.name)
             self.store.refresh()
@@ -105,8 +104,9 @@ class StoreWriter:
             self.recovered = recover(self._tables, mended=bool(broken))
             self._begun = BegunShards(self._tables, self._rows, self._keys)
             for manifest in broken:
+                if manifest.parents[1] == self.store.path and (lost := lost_by(manifest)):
+                    self.notes += (f"table {self.store.name}: {lost}",)
                 manifest.unlink(missing_ok=True)
-            self.notes += self._lost(before)
             self._held = stack.pop_all()
         return self
 
@@ -254,24 +254,6 @@ class StoreWriter:
 
     def _path(self, kind: str) -> str:
         return join(self.store.uri, f"{self.store.name}.{kind}.lance")
-
-    def _newest(self) -> tuple[int, list[str]]:
-        """Version and columns of the newest version whose manifest can be read, damaged files or not."""
-        if self.store.path is None:
-            return 0, []
-        return newest_columns(self.store.path)
-
-    def _lost(self, before: tuple[int, list[str]]) -> tuple[str, ...]:
-        """What a rollback took with it that no archive holds, to be told."""
-        version, columns = before
-        if not version or self.store.path is None or version <= (now := newest_columns(self.store.path))[0]:
-            return ()
-        gone = [name for name in columns if name not in now[1]]
-        words = f"the newest files of table {self.store.name} were damaged: it was rolled back from version {version} "
-        words += f"to {now[0]}"
-        if gone:
-            words += f", which has no columns {', '.join(gone)}: join them again (`indexer labels`)"
-        return (words,)
 
     def _mend(self) -> list[Path]:
         """Roll back damaged versions of the three tables; returns all manifests that were ever rolled back."""

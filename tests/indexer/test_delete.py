@@ -130,6 +130,18 @@ def test_all_parts_of_an_image_go_and_no_other(db):
     assert rows(db).keys() == {key for key in before if not key.startswith("cine")}
 
 
+def test_what_else_goes_with_deleted_images_is_said(db, tmp_path):
+    (tmp_path / "l.csv").write_text("key,site\n" + "".join(f"{key},{i % 3}\n" for i, key in enumerate(rows(db))))
+    for command in (("labels", db, tmp_path / "l.csv"), ("pool", db, "--by", "site"), ("map", db, "--method", "pca")):
+        assert call("indexer", *command).code == 0, command
+    said = call("indexer", "delete", db, "--where", f"key = '{WITHDRAWN[0]}'", "--yes").out
+    assert "the map was removed" in said
+    assert "the pooled vectors were removed" in said
+    again = call("indexer", "delete", db, "--where", f"key = '{WITHDRAWN[1]}'", "--yes").out
+    assert "was removed" not in again
+    assert "were removed" not in again
+
+
 def test_what_cannot_be_deleted_is_said_and_nothing_changes_without_a_yes(db, tmp_path, monkeypatch):
     before = rows(db)
     assert call("indexer", "delete", db).code == 2

@@ -162,18 +162,18 @@ def test_groups_that_were_not_pooled_or_of_an_older_version_are_refused_in_one_l
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (("--by", "nix"), "no such column"),
-        (("--by", "study", "--share", "0"), "--share 0"),
-        (("--by", "study", "--candidates", "2"), "--candidates 2"),
-        (("--by", "study", "--where", "key = 'k0'"), "--where is of images"),
-        (("--by", "study", "--pairs-per-cluster", "5"), "--pairs-per-cluster is of images"),
-        (("--share", "0.5"), "Name a column with --by"),
+        (("--by", "nix"), 1, "no such column"),
+        (("--by", "study", "--share", "0"), 2, "0<x<=1"),
+        (("--by", "study", "--candidates", "2"), 2, "-1<=x<=1"),
+        (("--by", "study", "--where", "key = 'k0'"), 1, "--where is of images"),
+        (("--by", "study", "--pairs-per-cluster", "5"), 1, "--pairs-per-cluster is of images"),
+        (("--share", "0.5"), 1, "Name a column with --by"),
     ],
 )
-def test_what_makes_no_sense_for_groups_is_refused(tmp_path, options, words):
+def test_what_makes_no_sense_for_groups_is_refused(tmp_path, options, code, words):
     store = make_table(tmp_path / "db", unit_rows(8, DIM), [{"study": f"s{i % 2}"} for i in range(8)])
     done = call("indexer", "near-duplicates", store.uri, *options)
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (code, "")
     assert words in done.err

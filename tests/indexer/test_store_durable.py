@@ -28,6 +28,7 @@ from indexer.store.mend import damage, mend
 from indexer.store.names import table_names
 from indexer.store.table import EmbeddingStore
 from indexer.store.writer import StoreWriter
+from tests.commands import call
 from tests.privileges import obeying_permissions
 from tests.tables import add_shard, make_table, spec_for, unit_rows
 
@@ -78,6 +79,25 @@ def test_a_version_with_a_broken_file_is_rolled_back_and_its_shard_done_again(st
     assert sorted(again.vectors(columns=["key"]).columns.column("key").to_pylist()) == [
         f"{n}{i}" for n in "ab" for i in range(5)
     ]
+
+
+@pytest.mark.parametrize("what", ["data", "manifest"])
+def test_labels_that_a_rollback_takes_with_it_are_named(store, tmp_path, what):
+    """No archive holds them: `index` cannot bring them back."""
+    (tmp_path / "labels.csv").write_text("key,finding\n" + "".join(f"a{i},{i % 2}\n" for i in range(5)))
+    assert call("indexer", "labels", store.uri, tmp_path / "labels.csv").code == 0
+    joined = EmbeddingStore.open(store.uri, "t")
+    assert "finding" in joined.columns()
+    cut(newest(store.path, "data/*.lance") if what == "data" else newest_manifest(store))
+    with StoreWriter(EmbeddingStore.create(store.uri, "t", store.spec)) as writer:
+        told = " ".join(writer.notes)
+    left = EmbeddingStore.open(store.uri, "t")
+    assert (left.count(), "finding" in left.columns()) == (10, False)
+    if what == "data":  # a damaged manifest names no columns
+        assert f"rolled back from version {joined.version} to {left.version}" in told
+        assert "no columns finding: join them again" in told
+    with StoreWriter(left) as writer:
+        assert writer.notes == ()
 
 
 @pytest.mark.parametrize("spoil", [cut, emptied, zeroed])
@@ -258,14 +278,14 @@ def test_labels_that_the_disk_has_no_room_for_change_nothing_and_come_with_the_n
     def full(*args, **kwargs):
         raise OSError("No space left on device (os error 28)")
 
-    for call, columns in (("Update", ["grade", "site"]), ("Merge", ["grade", "site"])):
+    for made, columns in (("Update", ["grade", "site"]), ("Merge", ["grade", "site"])):
         with monkeypatch.context() as patched:
-            patched.setattr(lance.LanceOperation, call, full)
+            patched.setattr(lance.LanceOperation, made, full)
             patched.setattr(lance.LanceDataset, "merge", full)
             with pytest.raises(StoreError, match="no space left"):
                 add_columns(store, again)
         assert list(EmbeddingStore.open(store.uri).columns()) == columns
-        if call == "Update":
+        if made == "Update":
             assert EmbeddingStore.open(store.uri).vectors(columns=["key", "grade", "site"]).columns == before
     assert add_columns(store, again) == 2
     assert held.vectors(columns=["key", "grade", "site"]).columns == before  # readers are not disturbed

@@ -257,6 +257,7 @@ def test_undefined_numbers_are_words_with_their_reason():
     assert rate("specificity", rates, with_interval) == "1.000  (1.000 to 1.000)"
     assert rate("lr_negative", {**rates, "sensitivity": nan}, with_interval) == "not defined (no positive rows)"
     assert rate("ppv", {**rates, "ppv": nan}, with_interval) == "not defined (no row called positive)"
+    assert rate("ppv", dict.fromkeys(rates, nan), with_interval).startswith("not defined (too few rows")
     assert [p_value(p) for p in (0.0, 9.9e-5, 1e-4, 0.03125, 1.0, math.nan)] == [
         "< 0.0001", "< 0.0001", "0.0001", "0.0312", "1.0000", "not defined",
     ]  # fmt: skip

@@ -24,8 +24,7 @@ from indexer.store.table import EmbeddingStore
 from indexer.types import Failure, ShardResult
 
 BEGUN = "begun"  # some parts of the shard are stored and more follow; with any other status the shard is complete
-# Other failures stay until their shard changes
-RETRIED = "stage IN ('decode', 'encode') OR reason IN ('unreadable file', 'empty file')"
+RETRIED = "stage IN ('decode', 'encode') OR reason = 'unreadable file'"  # other failures stay until their shard changes
 
 
 @dataclass(frozen=True, slots=True)
