@@ -29,10 +29,12 @@ MAX_INDEX_K = 2_048  # for larger k the index's heaps cost more than a scan
 # where the tuned settings found as few as a fifth of them (benchmarks/filters). The search is then repeated WIDER times
 # as wide until the best CHECKED hits stayed AGREE times, or a scan takes less time.
 NEAR, WIDER, CHECKED, AGREE = 4, 4, 20, 2
-# Lists hold fewer of the 100 nearest than of the 10 for which their number is tuned (recall .957 for .983 at 200,000
-# overlapping rows of 512 numbers). With (k / 10)^DEEPER as many it is .993, for an eighth of the time; as many rows as
-# SEEN_EACH for each hit matter where a table is small, or most of the nearest rows are excluded.
+# Lists hold fewer of the 100 nearest than of the 10 for which their number is tuned: recall .957 for .984 at 200,000
+# overlapping rows of 512 numbers. With (k / 10)^DEEPER as many lists it is .993, for an eighth more time; as many rows
+# as SEEN_EACH for each hit matter where a table is small, or most of the nearest rows are excluded.
 DEEPER, SEEN_EACH = 0.25, 8
+TUNED = K + 1  # hits up to which the settings are as measured; one more, since a stored row finds itself
+GATHERED = 35  # time for a row that is ranked, by that for one of a scan of all rows: 500 hits of 200,000 rows take 6 ms
 LINKS = 32  # rows that a graph sees for each entry of its queue
 SEEN, RANKED = 1 / 8, 4  # time for a row that an index sees, or that is ranked, by that for a row scanned: roughly
 
@@ -106,7 +108,7 @@ class VectorIndex:
         k, effort = min(k, n), filtered or Effort()
         if not k or not len(queries):
             return no_hits(len(queries), k)
-        if k > MAX_INDEX_K or (allowed is not None and n <= EXACT_SCAN_ROWS):
+        if k > MAX_INDEX_K or (n <= EXACT_SCAN_ROWS if allowed is not None else self._scan_is_as_quick(k)):
             effort.scanned += len(queries)
             return self.scan(queries, k, allowed)
         found = padded(answer(self._searchable, queries, k, self._settings(k), allowed), k)
@@ -125,10 +127,15 @@ class VectorIndex:
         effort.scanned += int(left.sum())
         return found
 
+    def _scan_is_as_quick(self, k: int) -> bool:
+        """Whether ranking the candidates for k hits takes as long as a scan of all rows, which misses none."""
+        ranked = self.manifest.settings.rerank * k / K
+        return self.approximate and k > TUNED and GATHERED * ranked >= len(self.rows)
+
     def _settings(self, k: int) -> Settings:
         """For k hits; those of the manifest are tuned for K."""
         tuned, lists = self.manifest.settings, self.manifest.nlist
-        if not lists or k <= K:
+        if not lists or k <= TUNED:
             return tuned
         wide = max(tuned.nprobe * math.pow(k / K, DEEPER), SEEN_EACH * k * lists / len(self.rows))
         return replace(tuned, nprobe=min(math.ceil(wide), lists))

@@ -64,7 +64,7 @@ def newest_columns(path: Path) -> tuple[int, list[str]]:
     for manifest in _manifests(path)[: IN_DOUBT + 1]:
         version = _version_of(manifest)
         try:
-            dataset = lance.dataset(str(path), version=version)
+            dataset = lance.dataset(str(path), version=version, metadata_cache_size_bytes=CHECK_CACHE_BYTES)
             if dataset.version == version:
                 return version, dataset.schema.names
         except (ValueError, OSError) as error:

@@ -27,7 +27,7 @@ def built(folder: Path, vectors: np.ndarray, metadata=None) -> EmbeddingStore:
     return store
 
 
-@pytest.mark.parametrize("k", [20, 100, 500])
+@pytest.mark.parametrize("k", [20, 40, 100, 500])
 def test_as_large_a_share_of_many_hits_is_found_as_of_ten(tmp_path: Path, k: int) -> None:
     vectors = unit_rows(20_000, DIM, clusters=1, spread=2)
     queries = unit_rows(60, DIM, seed=5, clusters=1, spread=2).astype(np.float32)

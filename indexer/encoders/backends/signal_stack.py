@@ -4,7 +4,7 @@ Loading OpenVINO's CPU plugin gives the calling thread an alternate signal stack
 it unmaps that memory, and puts the earlier stack back only where its own is still the thread's. Two compiled graphs
 that go in the order in which they came, or one that goes in another thread, so leave the address of nothing, and the
 next signal that Python hears, Ctrl-C as well, ends the process without a word: the kernel has nowhere to call the
-handler, nor that of the segmentation fault. (OpenVINO 2025 and 2026: `SigAltStackSetup` of its CPU plugin.)
+handler, nor that of the segmentation fault. (`SigAltStackSetup` of OpenVINO 2026.4.)
 """
 
 from __future__ import annotations
