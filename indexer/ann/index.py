@@ -34,7 +34,7 @@ NEAR, WIDER, CHECKED, AGREE = 4, 4, 20, 2
 # as SEEN_EACH for each hit matter where a table is small, or most of the nearest rows are excluded.
 DEEPER, SEEN_EACH = 0.25, 8
 TUNED = K + 1  # hits up to which the settings are as measured; one more, since a stored row finds itself
-GATHERED = 35  # time for a row that is ranked, by that for one of a scan of all rows: 500 hits of 200,000 rows take 6 ms
+GATHERED = 35  # time for a row that is ranked, by that for one of a scan of all rows: 500 of 200,000 rows take 6 ms
 LINKS = 32  # rows that a graph sees for each entry of its queue
 SEEN, RANKED = 1 / 8, 4  # time for a row that an index sees, or that is ranked, by that for a row scanned: roughly
 
