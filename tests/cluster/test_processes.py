@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -182,7 +183,7 @@ def test_processes_that_cannot_start_are_an_error_with_the_way_out_and_leave_not
     del failed  # its frames hold what they made
     gc.collect()
     assert children() == []
-    assert sorted(shared()) == sorted(before)
+    assert not Counter(shared()) - Counter(before)  # others, of tests before this one, may be closed meanwhile
 
 
 def test_many_processes_get_the_descriptors_that_they_take(monkeypatch) -> None:
