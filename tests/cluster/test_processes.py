@@ -175,6 +175,7 @@ def test_processes_that_cannot_start_are_an_error_with_the_way_out_and_leave_not
         found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
         return [name for name in found if "indexer-batches" in name or name.startswith("socket:")]
 
+    run(tmp_path / "first", archive)  # libraries open sockets of their own once
     before = shared()
     monkeypatch.setattr(subprocess, "Popen", full)
     with pytest.raises(EncoderError, match=r"2 of 3 were \(Too many open files\).*--processes") as failed:
