@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = str(Path(__file__).resolve().parents[1])  # the folder that contains this package
+STOPS = (signal.SIGINT, signal.SIGTERM)  # a scheduler sends them to every process of a job
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command that runs `python -m module`; -P keeps the current folder off sys.path."""
     return [sys.executable, "-P", "-m", module, *arguments]
-
-
-STOPS = (signal.SIGINT, signal.SIGTERM)  # a scheduler sends them to every process of a job
 
 
 @contextmanager

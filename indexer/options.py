@@ -41,6 +41,7 @@ SEED = click.IntRange(0, 2**32 - 1)  # which numpy, scikit-learn and FAISS all t
 
 
 def named(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Callback of an option that names something: "" is refused, which would mean the default."""
     if value == "":
         raise click.BadParameter("the name is empty, as of a variable that is not set.", param=option)
     return value

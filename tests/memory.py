@@ -16,7 +16,7 @@ def most_resident() -> int:
     """
     try:
         words = Path("/proc/self/status").read_text(encoding="ascii").split()
-    except OSError:
+    except OSError:  # macOS, which counts it in bytes and for this program alone
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(words[words.index("VmHWM:") + 1]) << 10
 

@@ -57,45 +57,40 @@ def test_version_names_the_package_and_the_table_format(program):
     assert (done.code, done.out) == (0, f"embedding-indexer {version}, table format {FORMAT}\n")
 
 
+def commands_of(program):
+    group = importlib.import_module(f"{program}.cli").group
+    return [group.get_command(None, name) for name in group.list_commands(None)]
+
+
 @pytest.mark.case("T8", "N2")
 @pytest.mark.parametrize("program", ["indexer", "probes"])
 def test_no_option_of_a_number_takes_nan(program):
     """NaN lies in every range, since all comparisons with it are false."""
-    group = importlib.import_module(f"{program}.cli").group
-    found = 0
-    for name in group.list_commands(None):
-        for option in group.get_command(None, name).params:
-            if isinstance(option.type, click.types.FloatParamType):
-                found += 1
-                with pytest.raises(click.BadParameter):
-                    option.type.convert("nan", option, None)
-    assert found > 5
+    numbers = [o for c in commands_of(program) for o in c.params if isinstance(o.type, click.types.FloatParamType)]
+    for option in numbers:
+        with pytest.raises(click.BadParameter):
+            option.type.convert("nan", option, None)
+    assert len(numbers) > 5
 
 
 @pytest.mark.parametrize("program", ["indexer", "probes"])
 def test_every_seed_is_one_that_all_libraries_take(program):
-    group = importlib.import_module(f"{program}.cli").group
-    found = 0
-    for name in group.list_commands(None):
-        for option in group.get_command(None, name).params:
-            if option.name == "seed":
-                found += 1
-                for refused in ("-1", str(2**32)):
-                    with pytest.raises(click.BadParameter):
-                        option.type.convert(refused, option, None)
-                np.random.RandomState(option.type.convert(str(2**32 - 1), option, None))  # scikit-learn's
-    assert found > 2
+    seeds = [option for command in commands_of(program) for option in command.params if option.name == "seed"]
+    for option in seeds:
+        for refused in ("-1", str(2**32)):
+            with pytest.raises(click.BadParameter):
+                option.type.convert(refused, option, None)
+        np.random.RandomState(option.type.convert(str(2**32 - 1), option, None))  # scikit-learn's
+    assert len(seeds) > 2
 
 
 @pytest.mark.parametrize("program", ["indexer", "probes"])
 def test_help_shows_no_mark_of_its_own_layout(program):
-    group = importlib.import_module(f"{program}.cli").group
-    for name in group.list_commands(None):
-        command = group.get_command(None, name)
-        text = command.get_help(click.Context(command, info_name=name))
-        assert "\b" not in text, name
-        assert "\\b" not in text, name
-        assert "x<=None" not in text, name
+    for command in commands_of(program):
+        text = command.get_help(click.Context(command))
+        assert "\b" not in text, command.name
+        assert "\\b" not in text, command.name
+        assert "x<=None" not in text, command.name
 
 
 def test_a_name_that_is_empty_or_of_no_table_is_refused_with_the_way_out(db, tmp_path):

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from indexer.pixels.dicom.parse import is_deflated
-from indexer.pixels.limits import PLAIN_BYTES, SAMPLE_BYTES, check_size
+from indexer.pixels.limits import PLAIN_BYTES, check_size, decoded_bytes
 from indexer.pixels.volumes import metaimage, nrrd
 
 _SCAN = b"\xff\xda"  # of a JPEG; in the coded data 0xFF is followed by 0 or a restart marker
@@ -47,7 +47,7 @@ def announced_bytes(kind: str, data: bytes) -> int:
         return 0
     height, width = size
     check_size(height, width)
-    return height * width * SAMPLE_BYTES
+    return decoded_bytes(height, width)
 
 
 def _png(data: bytes) -> tuple[int, int]:

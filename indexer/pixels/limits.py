@@ -6,7 +6,6 @@ from indexer.errors import PixelError
 from indexer.memory.budget import MAX_IMAGE
 
 MAX_PIXELS = 200_000_000  # of one part; the largest digital mammograms and film scans stay below 100 million
-SAMPLE_BYTES = 8  # of a pixel while Pillow decodes it: four samples, and their conversion to three
 PLAIN_BYTES = 256 << 20  # of memory that decoding takes; an image that announces more is decoded in a child process
 MAX_INFLATED = 4 << 30  # of a gzipped or deflated file, after decompression
 
@@ -25,3 +24,8 @@ def check_bytes(nbytes: int) -> None:
         raise PixelError("empty file")
     if nbytes > MAX_IMAGE:
         raise PixelError("file too large", f"{nbytes:,} bytes, over the limit of {MAX_IMAGE:,}")
+
+
+def decoded_bytes(height: int, width: int) -> int:
+    """Memory that Pillow takes at most for an image: four samples a pixel, and their conversion to three."""
+    return 8 * height * width

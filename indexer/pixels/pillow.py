@@ -16,7 +16,7 @@ from indexer.errors import PixelError
 from indexer.pixels.animation import start_seconds
 from indexer.pixels.decoder_errors import DECODER_ERRORS, named, raster_errors
 from indexer.pixels.grey import GreyScale, render
-from indexer.pixels.limits import PLAIN_BYTES, SAMPLE_BYTES, check_size
+from indexer.pixels.limits import PLAIN_BYTES, check_size, decoded_bytes
 from indexer.pixels.parts import Numbered, Raster, Rendering
 from indexer.pixels.window import WindowRule
 from indexer.types import UInt8
@@ -46,7 +46,7 @@ class PillowReader:
         # Pillow keeps the upper byte of 16-bit colour
         self._deep = kind == "png" and data[_PNG_DEPTH] == 16 and data[_PNG_COLOUR] not in (0, 4)
         starts = start_seconds(kind, data) if count > 1 else {}
-        self.nbytes = self._image.height * self._image.width * SAMPLE_BYTES  # that decoding takes at most
+        self.nbytes = decoded_bytes(self._image.height, self._image.width)
         self.parts = Numbered(count, lambda position: {"time": starts[position]} if position in starts else {})
 
     def rasters(self, positions: Sequence[int]) -> Iterator[Raster]:
@@ -91,7 +91,7 @@ def _loaded(image: ImageFile, index: int, kind: str, *, isolated: bool) -> tuple
         if index or image.tell():
             image.seek(index)
             check_size(image.height, image.width)
-            if not isolated and image.height * image.width * SAMPLE_BYTES > PLAIN_BYTES:  # a GIF's frame may enlarge it
+            if not isolated and decoded_bytes(image.height, image.width) > PLAIN_BYTES:  # a GIF's frame may enlarge it
                 raise PixelError("corrupt image", f"frame {index + 1} is far larger than its header announces")
         image.load()
     except raster_errors() as error:

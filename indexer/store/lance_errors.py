@@ -10,7 +10,7 @@ from indexer.errors import BadFilter, StoreError
 
 # Texts in Lance's messages about files, not about a filter
 STORAGE_FAULT = ("LanceError(IO)", "External error", "Not found: ", "os error")
-MENDED_BY = "Run `indexer index` with the same arguments again: it embeds lost rows, and names lost labels."
+MENDED_BY = "Run `indexer index` with the same arguments again: it embeds lost rows, and names lost columns."
 _UNKNOWN = re.compile(r'No field named "?(\w+)')
 _INTERNAL = re.compile(r", _row\w+")  # Lance's internal columns in its lists of columns
 

@@ -89,7 +89,7 @@ def lost_by(damaged: Path) -> str:
 
 
 def rolled_back(path: Path) -> list[Path]:
-    """The manifests of versions that `mend` rolled back: rows may be missing until the ledger was checked."""
+    """What `mend` left of versions that it rolled back: rows may be missing until the ledger was checked."""
     return list((path / "_versions").glob("*.damaged"))
 
 

@@ -78,7 +78,7 @@ def checked_uri(uri: str) -> str:
 
 def check_table_name(name: str) -> None:
     """Raise InputError unless the name, which becomes a directory, has only letters, digits, '-', '_', inner dots."""
-    plain = all((c.isascii() and c.isalnum()) or c in "-_." for c in name) and len(name) <= MOST_LETTERS
+    plain = all(map(_is_plain, name)) and len(name) <= MOST_LETTERS
     taken = any(name.endswith(f".{side}") for side in SIDE_TABLES)
     if not name or not plain or name.startswith(".") or taken:
         raise InputError(
@@ -88,8 +88,12 @@ def check_table_name(name: str) -> None:
 
 def default_table(encoder: str) -> str:
     """The default table of an encoder: its registry name, with other characters than a table may have replaced."""
-    plain = "".join(c if (c.isascii() and c.isalnum()) or c in "-_." else "-" for c in encoder).strip("-.")
+    plain = "".join(c if _is_plain(c) else "-" for c in encoder).strip("-.")
     return plain[:MOST_LETTERS].strip("-.")
+
+
+def _is_plain(letter: str) -> bool:
+    return (letter.isascii() and letter.isalnum()) or letter in "-_."
 
 
 def index_folder(uri: str, table: str) -> Path:

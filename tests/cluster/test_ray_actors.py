@@ -38,6 +38,7 @@ class FakeCluster:
     asked: list[tuple[int, str]] = field(default_factory=list)  # actor's number, shard's name
     done: list[str] = field(default_factory=list)
     actors: int = 0
+    asked_for_room: int = 0
 
     def actor(self) -> Any:
         number, self.actors = self.actors, self.actors + 1
@@ -62,8 +63,8 @@ class FakeCluster:
         return answer.content
 
     def require_room(self, _: float) -> None:
-        self.waited = getattr(self, "waited", 0) + 1
-        if self.waited > 100:
+        self.asked_for_room += 1
+        if self.asked_for_room > 100:
             raise EncoderError("the cluster has started no worker")
 
 

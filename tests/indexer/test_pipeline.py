@@ -391,7 +391,9 @@ def test_a_retry_names_what_it_does_not_try_again(tmp_path):
     store = EmbeddingStore.open(str(tmp_path / "db"))
     report = retry(store, FakeEncoder())
     assert (report.embedded, report.failed) == (0, 1)
-    assert report.warnings == ("not tried again, until their files change: 1 x empty file (`index --changed replace`)",)
+    assert report.warnings == (
+        "not tried again: 1 x empty file. What changed since is taken by `index --changed replace`",
+    )
     assert sorted(f["reason"] for f in store.failures().to_pylist()) == ["corrupt image", "empty file"]
     (tmp_path / "images" / "b.png").write_bytes(png(1))
     assert run(tmp_path / "images", tmp_path / "db", options=RunOptions(changed="replace")).embedded == 1
