@@ -83,7 +83,7 @@ def retry(
         left_out = [f"{words}, first {sorted(names)[0]}" for words, names in out_of_reach.items()]
         if left:
             words = ", ".join(f"{n} x {reason}" for reason, n in left.most_common())
-            left_out.append(f"not tried again: {words}. What changed since is taken by `index --changed replace`")
+            left_out.append(f"not tried again: {words}. Replaced files are taken by `index --changed replace`")
         report = replace(report, warnings=(*report.warnings, *left_out))
         if changed:
             words = f"{changed} {plural('shard', changed)} with failures changed since they were indexed"

@@ -392,7 +392,7 @@ def test_a_retry_names_what_it_does_not_try_again(tmp_path):
     report = retry(store, FakeEncoder())
     assert (report.embedded, report.failed) == (0, 1)
     assert report.warnings == (
-        "not tried again: 1 x empty file. What changed since is taken by `index --changed replace`",
+        "not tried again: 1 x empty file. Replaced files are taken by `index --changed replace`",
     )
     assert sorted(f["reason"] for f in store.failures().to_pylist()) == ["corrupt image", "empty file"]
     (tmp_path / "images" / "b.png").write_bytes(png(1))
