@@ -31,7 +31,7 @@ gpu.PART_IMAGES, gpu.COPIES, gpu.DECODER_SECONDS, synthetic.CANVASES = 30, 2, 0.
 gpu.find_spec = lambda name: None
 provenance = gpu.provenance
 gpu.provenance = lambda device: provenance("cpu") | {"machine": {"gpus": ["Stand-in"], "cores": 2, "cpu": "a CPU"}}
-options = ["--device", "cpu", "--encoder", "timm:test_vit", "--processes", "2", "--seconds", "2"]  # two shards on a busy machine too
+options = ["--device", "cpu", "--encoder", "timm:test_vit", "--processes", "2", "--seconds", "2"]
 sys.argv = ["gpu", *options, *sys.argv[1:]]
 sys.exit(gpu.main())
 """
