@@ -43,6 +43,16 @@ class Live:
         return [hit.key for hit in hits]
 
 
+def slow(page, tail: str, first: int = 1000) -> None:
+    """The first `first` requests of this page whose path has this end are sent a second late."""
+    page.add_init_script(
+        "{ const at_once = window.fetch; let left = %d;"
+        "window.fetch = async (url, options) => {"
+        "  if (new URL(url, location).pathname.endsWith(%r) && left-- > 0) await new Promise((go) => setTimeout(go, 1000));"
+        "  return at_once(url, options); } }" % (first, tail)
+    )
+
+
 def until(page, holds: str) -> None:
     """Wait for a condition; the page's own rules forbid playwright's way, which makes code of text there."""
     end = time.monotonic() + 60

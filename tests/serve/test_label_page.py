@@ -12,7 +12,7 @@ from indexer.pipeline.run import index
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive
 from tests.fakes import FakeEncoder
-from tests.serve.live import Live, until
+from tests.serve.live import Live, slow, until
 
 # playwright leaves the loop of its own thread to the collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -123,6 +123,39 @@ def test_by_pointer_alone_images_are_labelled_skipped_and_taken_back(page, live)
     assert tags(page)[:6] == ["", "", "blurred", "skipped", "sharp", ""]
     page.click("#label > .classes [data-do=undo]")
     assert tags(page)[:6] == ["", "", "blurred", "skipped", "", ""]
+
+
+def test_an_image_chosen_before_all_of_the_page_is_there_stays_chosen(browser, live):
+    context = browser.new_context()
+    page = context.new_page()
+    slow(page, "/labels")
+    page.goto(f"{live.address}/t/t/label")
+    page.click("#hits .hit >> nth=2")
+    until(page, "document.querySelector('#status').textContent.includes('without a label')")
+    page.wait_for_timeout(200)
+    keys = shown(page)
+    assert page.get_attribute("#hits .current .hit", "data-key") == keys[2]
+    context.close()
+
+
+def test_a_search_that_is_asked_for_while_images_are_on_their_way_is_done_next(browser, live):
+    context = browser.new_context()
+    page = context.new_page()
+    slow(page, "/labels/next", first=1)
+    page.goto(f"{live.address}/t/t/label")
+    page.fill("input[name=key]", "im7")
+    page.press("input[name=key]", "Enter")
+    until(page, "document.querySelector('#status').textContent.includes('without a label')")
+    assert "Ordered by your search" in page.inner_text("#status")
+    assert len(set(shown(page)) & set(live.nearest("im7")[:20])) > 10  # a few are drawn at random
+    context.close()
+
+
+def test_the_estimate_is_of_the_chosen_groups_though_labels_of_other_groups_were_waiting(page, live):
+    assert page.input_value("select[name=group]") == "patient"
+    page.keyboard.press("1")
+    with page.expect_response(lambda answer: answer.request.method == "GET" and answer.url.endswith("?group=sex")):
+        page.select_option("select[name=group]", "sex")
 
 
 def test_without_a_name_nothing_is_labelled(page, live):

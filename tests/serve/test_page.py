@@ -20,7 +20,7 @@ from indexer.search.searcher import Searcher
 from indexer.store.table import EmbeddingStore
 from tests.archives import archive, png
 from tests.fakes import FakeEncoder
-from tests.serve.live import Live, until
+from tests.serve.live import Live, slow, until
 
 # playwright leaves the loop of its own thread to the collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -323,6 +323,32 @@ def test_a_click_on_a_point_shows_its_image_and_a_click_on_that_searches_with_it
     page.wait_for_selector("#examples .chip")
     page.wait_for_selector("#hits .hit")
     assert shown(page) == live.nearest(key)
+
+
+def test_hits_that_come_late_are_not_shown_for_a_search_that_was_left(page, live):
+    slow(page, "/facets")
+    with page.expect_response(lambda answer: answer.url.endswith("/query")):
+        page.goto(f"{live.address}/t/t?like=im5")
+    page.click("#examples .chip button")
+    page.wait_for_selector("#welcome .hit")
+    page.wait_for_timeout(1500)
+    assert shown(page) == []
+
+
+def test_a_page_of_a_selection_that_comes_late_does_not_replace_the_one_chosen_since(page, live):
+    slow(page, "/map/region", first=2)
+    map_opened(page, live)
+    settled(page)
+    page.focus("canvas")
+    page.keyboard.press("v")
+    page.wait_for_selector("#hits .hit")
+    first = shown(page)
+    page.click("#pages [data-step='1']")  # a second late
+    page.evaluate("document.querySelector(\"#pages [data-step='-1']\").disabled = false")
+    page.click("#pages [data-step='-1']")
+    page.wait_for_timeout(1500)
+    assert shown(page) == first
+    assert page.inner_text("#pages span") == "Page 1"
 
 
 def test_all_files_of_the_pages_together_are_below_150_kb():

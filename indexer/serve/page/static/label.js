@@ -18,6 +18,7 @@ const place = `label:${root.dataset.table}:${root.dataset.column}`;
 
 const kept = { classes: [], pending: [], skipped: [], ...JSON.parse(sessionStorage.getItem(place) ?? "{}") };
 let standing = null;
+let standingOf = null; // the group column that it was estimated with
 let images = []; // shown ones: { key, shown, item, done }
 let past = []; // what undo takes back
 let at = 0;
@@ -26,6 +27,8 @@ let sending = null; // how many of the first pending labels are on their way
 let timer = 0;
 let query = null;
 let loading = false;
+let anew = false; // what to load was changed while images were on their way
+let missing = false; // the last images did not come
 let ordered = ""; // what the images shown are ordered by
 
 function keep() { sessionStorage.setItem(place, JSON.stringify(kept)); }
@@ -150,6 +153,7 @@ async function post() {
   keep();
   try {
     standing = await api.send("/labels", body);
+    standingOf = body.group;
     kept.pending.splice(0, sending);
     say("");
   } catch (error) {
@@ -183,32 +187,48 @@ function go(index) {
   else images[at]?.item.querySelector(".hit").focus();
 }
 
+async function next() {
+  await send();
+  await send(); // what was given while the first was on its way
+  const own = group();
+  const skipped = [...new Set([...kept.skipped, ...kept.pending.filter((one) => one.label !== null).map((one) => one.key)])].slice(-10000);
+  const found = await api.send("/labels/next", { limit: PAGE, skipped, group: own, ...(query ? { query } : {}) });
+  if (!standing || standingOf !== own) {
+    standing = await api.json(`/labels${own ? `?group=${encodeURIComponent(own)}` : ""}`);
+    standingOf = own;
+  }
+  return found;
+}
+
+// Images are shown when nothing more is waited for: one that is chosen meanwhile would be lost again.
 async function load() {
   if (loading) return;
   loading = true;
   hits.setAttribute("aria-busy", "true");
-  await send();
-  await send(); // what was given while the first was on its way
-  try {
-    const skipped = [...new Set([...kept.skipped, ...kept.pending.filter((one) => one.label !== null).map((one) => one.key)])].slice(-10000);
-    const body = { limit: PAGE, skipped, group: group(), ...(query ? { query } : {}) };
-    const found = await api.send("/labels/next", body);
-    ordered = found.ordered_by;
-    images = found.images.map((one) => ({ ...one, done: null, item: shown(one.key) }));
-    hits.replaceChildren(...images.map((one) => one.item));
-    if (!images.length) hits.replaceChildren(el("li", {}, el("p", {}, query ? "No further hit without a label." : "No image without a label is left.")));
-    if (!standing) {
-      standing = await api.json(`/labels${group() ? `?group=${encodeURIComponent(group())}` : ""}`);
-      drawClasses();
-      open("new", kept.classes.length < 2);
-    }
-  } catch (error) { say(error.message); }
+  const first = !standing;
+  let found = null;
+  do {
+    anew = false;
+    try { found = await next(); } catch (error) { found = null; missing = true; say(error.message); }
+  } while (anew);
   loading = false;
   hits.removeAttribute("aria-busy");
+  if (found) draw(found, first);
   drawStanding();
   if (!images.length) large.close();
-  else if (document.activeElement === document.body || hits.contains(document.activeElement) || large.open) go(0);
-  else { at = 0; images[0].item.classList.add("current"); }
+  else if (document.activeElement === document.body || hits.contains(document.activeElement) || large.open) go(at);
+  else images[at].item.classList.add("current");
+}
+
+function draw(found, first) {
+  if (missing) say("");
+  missing = false;
+  if (first) { drawClasses(); open("new", kept.classes.length < 2); }
+  at = 0;
+  ordered = found.ordered_by;
+  images = found.images.map((one) => ({ ...one, done: null, item: shown(one.key) }));
+  hits.replaceChildren(...images.map((one) => one.item));
+  if (!images.length) hits.replaceChildren(el("li", {}, el("p", {}, query ? "No further hit without a label." : "No image without a label is left.")));
 }
 
 function shown(key) {
@@ -228,7 +248,8 @@ function open(id, yes = true) { document.getElementById(id).open = yes; }
 
 // Events
 
-function restart() { standing = null; past = []; load(); }
+function change() { anew = true; load(); }
+function restart() { past = []; change(); }
 
 add.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -246,7 +267,7 @@ from.addEventListener("submit", (event) => {
   const [key, text] = [from.elements.key.value.trim(), from.elements.text?.value.trim()];
   query = key || text ? { ...(key ? { positive: [key] } : {}), ...(text ? { text } : {}) } : null;
   document.getElementById("probe").hidden = !query;
-  load();
+  change();
 });
 document.getElementById("probe").addEventListener("click", () => { from.reset(); from.requestSubmit(); });
 document.getElementById("discard").addEventListener("click", () => { kept.pending = []; keep(); say(""); restart(); });

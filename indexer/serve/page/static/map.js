@@ -25,6 +25,7 @@ const view = new Canvas(canvas, `${api.base}/map`, root.dataset.version, Number(
 });
 let region = "";
 let page = 0;
+let running = null;
 let lasso = false;
 
 function say(words) { failure.textContent = words; failure.hidden = !words; }
@@ -48,14 +49,15 @@ function select(outline) {
 
 async function show() {
   say("");
+  running?.abort();
+  const { signal } = (running = new AbortController());
   use.hidden = !region;
-  if (!region) { hits.replaceChildren(); pager.hidden = true; status.textContent = "Draw a lasso, or click a point, to see its images."; return; }
+  if (!region) { hits.replaceChildren(); hits.removeAttribute("aria-busy"); pager.hidden = true; status.textContent = "Draw a lasso, or click a point, to see its images."; return; }
   hits.setAttribute("aria-busy", "true");
-  const now = region;
   try {
-    const found = await api.json("/map/region", { method: "POST", headers: { "content-type": "application/json" },
+    const found = await api.json("/map/region", { signal, method: "POST", headers: { "content-type": "application/json" },
       body: JSON.stringify({ region, limit: PAGE, offset: PAGE * page }) });
-    if (now !== region) return;
+    if (signal.aborted) return;
     const act = { open: (key) => location.assign(`${search}?${new URLSearchParams({ like: key })}`), like: () => {}, unlike: () => {}, further: () => {} };
     hits.replaceChildren(...found.images.map((one) => {
       const item = hit(api, { ...one, rank: 0, score: 1, closer_pairs: null }, act);
@@ -74,10 +76,11 @@ async function show() {
     back.disabled = !page;
     next.disabled = last >= found.count;
   } catch (error) {
+    if (signal.aborted) return;
     hits.replaceChildren();
     status.textContent = "";
     say(error.message);
-  } finally { hits.removeAttribute("aria-busy"); }
+  } finally { if (!signal.aborted) hits.removeAttribute("aria-busy"); }
 }
 
 async function colour() {

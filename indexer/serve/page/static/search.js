@@ -56,8 +56,9 @@ function show() {
   counts(running.signal);
   const asked = states.asks(state);
   welcome.hidden = asked;
+  if (!asked && !welcome.querySelector("ol")) begin();
   if (asked) search(running.signal);
-  else { hits.replaceChildren(); status.textContent = ""; failure.hidden = true; pager.hidden = true; }
+  else { hits.replaceChildren(); hits.removeAttribute("aria-busy"); status.textContent = ""; failure.hidden = true; pager.hidden = true; }
 }
 
 async function search(signal) {
@@ -65,6 +66,7 @@ async function search(signal) {
   status.textContent = state.image || state.text ? "Embedding and searching …" : "Searching …";
   try {
     const [found, dull] = await Promise.all([api.search(states.body(state), signal), constant]);
+    if (signal.aborted) return;
     failure.hidden = true;
     hits.replaceChildren(...found.hits.map((one) => (state.by ? groupHit(api, one, act, state.by) : hit(api, one, act, dull))));
     const words = found.hits.length ? `${count(found.hits.length, "hit", "hits")} from rank ${found.hits[0].rank}` : "No hits";
@@ -197,5 +199,4 @@ async function begin() {
 
 if (window.matchMedia("(max-width: 48rem)").matches) document.getElementById("filters").open = false;
 show();
-if (!states.asks(state)) begin();
 api.pairs().then((found) => { quantiles = found.quantiles; least(); }).catch(() => {});
