@@ -46,10 +46,11 @@ class Live:
 def slow(page, tail: str, first: int = 1000) -> None:
     """The first `first` requests of this page whose path has this end are sent a second late."""
     page.add_init_script(
-        "{ const at_once = window.fetch; let left = %d;"
+        f"{{ const at_once = window.fetch; const late = (url) => new URL(url, location).pathname.endsWith({tail!r});"
+        f"let left = {first};"
         "window.fetch = async (url, options) => {"
-        "  if (new URL(url, location).pathname.endsWith(%r) && left-- > 0) await new Promise((go) => setTimeout(go, 1000));"
-        "  return at_once(url, options); } }" % (first, tail)
+        "  if (late(url) && left-- > 0) await new Promise((go) => setTimeout(go, 1000));"
+        "  return at_once(url, options); } }"
     )
 
 
