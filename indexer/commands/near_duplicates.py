@@ -114,6 +114,11 @@ def command(
     ):
         take = _taking(first, write)
         report = stream_near_duplicates(store, options, take, members=write_members, progress=Terminal())
+    if not report.rows:
+        say(
+            f"note: no row of table {report.table} {'fulfils --where' if where else 'is there'}: nothing was compared",
+            err=True,
+        )
     if out:
         say(f"wrote {report.listed_pairs} pairs to {out}", err=True)
     if members:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from indexer.types import Int64
 from probes.cohort.experiment import Experiment
 from probes.cohort.positive import Positive
@@ -12,6 +14,7 @@ from probes.evaluation.scoring import Scored
 from probes.evaluation.subgroups import FEWEST
 from probes.fitting.sweep import UNCHOSEN
 from probes.fitting.trained import Trained
+from probes.request import ProbeRequest
 
 UNABLE = {  # why val rows cannot choose, by target
     "classes": "shows one class only",
@@ -43,6 +46,7 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
             f"nothing could choose {selection.parameter}: no inner rows show both classes; "
             f"{selection.parameter} = {selection.value:g} is the default",
         ),
+        *((True, text) for text in warnings_of_neighbours(experiment.request, (selection.value,))),
         (selection.at_edge, f"the best {selection.parameter} is at the edge of the search"),
         (not trained.converged, "the final fit did not reach its tolerance"),
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
@@ -89,6 +93,13 @@ def warnings_of_temperature(temperature: float) -> tuple[str, ...]:
     if not at_bound(temperature):
         return ()
     return (f"the temperature is at the bound of its search ({temperature:.3g}): it calibrates nothing",)
+
+
+def warnings_of_neighbours(request: ProbeRequest, used: Sequence[float]) -> tuple[str, ...]:
+    """A warning where more neighbours were asked for than rows are fitted; `used` has the k of each fit."""
+    if request.probe != "knn" or request.k is None or min(used) >= request.k:
+        return ()
+    return (f"k = {min(used):.0f} in place of {request.k:,}: no more rows are fitted",)
 
 
 def _named(classes: list[str], most: int = 4) -> str:

@@ -23,7 +23,12 @@ from probes.fitting.train import train
 from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
-from probes.runs.cautions import warnings_of_calls, warnings_of_positive, warnings_of_temperature
+from probes.runs.cautions import (
+    warnings_of_calls,
+    warnings_of_neighbours,
+    warnings_of_positive,
+    warnings_of_temperature,
+)
 from probes.runs.folds import NOTE, defined_mean, fold_experiment, fold_facts, mean_sd, outer_folds
 from probes.runs.outcome import audit_split, package_versions
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
@@ -210,8 +215,9 @@ def _warnings(
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
     own = {f"in a fold {text}": None for fold in outer for text in fold.warnings}  # unique, in order
+    few = warnings_of_neighbours(request, [fold.result.penalty for fold in outer])
     named_by_order = warnings_of_positive(data.positive, data.truth.classes)
-    return (*(text for holds, text in checks if holds), *own, *named_by_order)
+    return (*(text for holds, text in checks if holds), *few, *own, *named_by_order)
 
 
 def _scored(points: Sequence[Values], rows: int) -> Scored:

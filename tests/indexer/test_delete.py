@@ -152,9 +152,10 @@ def test_what_cannot_be_deleted_is_said_and_nothing_changes_without_a_yes(db, tm
     assert "nothing to delete" in unknown.err
     some = delete(db, ["nobody", WITHDRAWN[0]])
     assert (some.code, some.json["not_found"], some.json["first_not_found"]) == (0, 1, ["nobody"])
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    asked = call("indexer", "delete", db, "--where", "key LIKE 'patient%'")  # nobody says yes
-    assert asked.code == 130
+    for answer, words in (("", "Add --yes where nobody can"), ("n\n", "nothing was deleted, as answered")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        asked = call("indexer", "delete", db, "--where", "key LIKE 'patient%'")
+        assert (asked.code, words in asked.err) == (1, True)
     assert rows(db) == {key: row for key, row in before.items() if key != WITHDRAWN[0]}
     assert len(list((db / "t.deleted").iterdir())) == 1
 

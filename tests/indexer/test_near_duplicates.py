@@ -342,6 +342,13 @@ def test_the_command_writes_the_images_of_each_cluster(store: EmbeddingStore, tm
     assert rows[2]["split"] == "test"
 
 
+def test_a_filter_that_no_row_fulfils_is_said(store: EmbeddingStore) -> None:
+    none = call("indexer", "near-duplicates", store.uri, "--where", "split = 'nowhere'", "--json")
+    assert (none.code, none.json["rows"], none.json["pairs"]) == (0, 0, 0)
+    assert "no row of table t fulfils --where" in none.err
+    assert "note:" not in call("indexer", "near-duplicates", store.uri, "--where", "split = 'train'", "--json").err
+
+
 def test_a_disk_without_room_for_the_vectors_is_one_line(store: EmbeddingStore, monkeypatch) -> None:
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")

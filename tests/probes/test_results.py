@@ -56,6 +56,19 @@ def test_every_probe_gives_the_metrics_of_its_own_predictions(cohort, tmp_path, 
     assert low < measured["auc_macro"] < high
 
 
+@pytest.mark.parametrize("options", [(), ("--split", "nested")], ids=["one split", "folds"])
+@pytest.mark.parametrize("label", ["finding", "grade"])
+def test_more_neighbours_than_there_are_rows_are_not_taken_in_silence(cohort, label, options):
+    target = ("--numeric",) if label == "grade" else ()
+    asked = ("--label", label, "--group", "patient", *target, *options, "-k")
+    found = probe("knn", cohort, *asked, "100000")
+    (said,) = [text for text in found["warnings"] if "in place of 100,000" in text]
+    if not options:
+        fitted = sum(found["split"]["parts"][part]["rows"] for part in ("train", "val"))
+        assert said.startswith(f"k = {fitted} ")
+    assert not any("in place of" in text for text in probe("knn", cohort, *asked, "5")["warnings"])
+
+
 def test_the_linear_probe_is_scikit_learns_on_train_and_val(cohort, tmp_path):
     found, rows = written(tmp_path, "linear", cohort, *FINDING, "--scaling", "zscore")
     table = EmbeddingStore.open(cohort).vectors(None, ["key", "finding", "patient"])

@@ -49,11 +49,26 @@ def command(
 
     def confirm(images: int, rows: int) -> None:
         if not yes:
-            click.confirm(f"delete {counted(images, 'image')} ({counted(rows, 'row')}) for good?", abort=True, err=True)
+            _ask(f"delete {counted(images, 'image')} ({counted(rows, 'row')}) for good?")
 
     keys = _keys(keys_file) if keys_file else set()
     store = EmbeddingStore.open(database, table)
     emit(delete(store, where=where, keys=keys, command=command_line(), confirm=confirm), as_json=as_json, text=_text)
+
+
+def _ask(question: str) -> None:
+    """Raise InputError where the answer is no, or where nobody can answer."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort as stop:  # click's, for Ctrl-C and for the end of the input
+        if isinstance(stop.__context__, EOFError):
+            click.echo(err=True)
+            raise InputError(
+                "nothing was deleted: the question was not answered. Add --yes where nobody can."
+            ) from None
+        raise
+    if not agreed:
+        raise InputError("nothing was deleted, as answered.")
 
 
 def _keys(path: Path) -> set[str]:

@@ -19,6 +19,7 @@ from probes.fitting.targets.survival import train_survival
 from probes.fitting.trained import Trained
 from probes.progress import Stages
 from probes.request import ProbeRequest
+from probes.runs.cautions import warnings_of_neighbours
 from probes.runs.folds import NOTE, defined_mean, fold_experiment, fold_facts, mean_sd, outer_folds
 from probes.runs.outcome import audit_split, package_versions
 from probes.runs.result import FORMAT, FoldResult, ProbeResult
@@ -135,4 +136,5 @@ def _warnings(request: ProbeRequest, data: ProbeData, found: Audit, outer: Seque
         (any(fold.result.at_edge for fold in outer), f"in a fold the best {chosen} is at the edge of the search"),
         (not all(fold.result.converged for fold in outer), "in a fold the final fit did not reach its tolerance"),
     )  # fmt: skip
-    return tuple(text for holds, text in checks if holds)
+    few = warnings_of_neighbours(request, [fold.result.penalty for fold in outer])
+    return (*(text for holds, text in checks if holds), *few)
