@@ -101,14 +101,18 @@ def _few_threads(x: Features) -> Iterator[None]:
 
 
 def _quietly(run: Callable[[], object]) -> bool:
-    """Run a fit without its convergence warning; returns whether the optimiser converged."""
+    """Run a fit without its convergence warning; returns whether the optimiser converged.
+
+    scikit-learn's threads set the filters of warnings of the whole process, each for its task, and may leave them
+    altered or empty, and then remark on their own `delayed`: the filters are put back, and the remark is dropped.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         run()
     for other in caught:
-        if not issubclass(other.category, ConvergenceWarning):
+        if not issubclass(other.category, ConvergenceWarning) and "utils.parallel.delayed" not in str(other.message):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     return not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
@@ -184,7 +188,8 @@ def _forest(recipe: Recipe, x: Features, truth: Truth, leaf: float) -> Fitted:
     forest = RandomForestClassifier(
         TREES, min_samples_leaf=max(1, round(leaf)), class_weight=recipe.class_weight, random_state=recipe.seed,
         n_jobs=cores(),
-    ).fit(x, truth.codes)  # fmt: skip
+    )  # fmt: skip
+    _quietly(lambda: forest.fit(x, truth.codes))
     trees = [estimator.tree_ for estimator in forest.estimators_]
     roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
     shares = np.zeros((int(sum(tree.node_count for tree in trees)), len(truth.classes)), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from html import escape
 
 import numpy as np
@@ -67,6 +68,13 @@ def test_more_neighbours_than_there_are_rows_are_not_taken_in_silence(cohort, la
         fitted = sum(found["split"]["parts"][part]["rows"] for part in ("train", "val"))
         assert said.startswith(f"k = {fitted} ")
     assert not any("in place of" in text for text in probe("knn", cohort, *asked, "5")["warnings"])
+
+
+@pytest.mark.parametrize("kind", ["forest", "mlp", "svm"])
+def test_the_process_has_its_filters_of_warnings_after_a_fit_as_before(cohort, kind):
+    before = list(warnings.filters)
+    probe(kind, cohort, *FINDING)
+    assert warnings.filters == before
 
 
 def test_the_linear_probe_is_scikit_learns_on_train_and_val(cohort, tmp_path):
