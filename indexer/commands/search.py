@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer.jsonable import printable
 from indexer.options import (
     FiniteRange,
     device_option,
@@ -68,7 +67,9 @@ if TYPE_CHECKING:
     type=click.IntRange(0, MOST),
     help="Hits to skip (paging).",
 )
-@click.option("--columns", metavar="A,B", help="Columns to show. Default: all; none in piped text.")
+@click.option(
+    "--columns", metavar="A,B", help="Columns to show. Default: all that a terminal has room for; none in piped text."
+)
 @click.option("--exact", is_flag=True, help="Scan every row; do not use the index.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page with the pictures.")
 @click.option("--png", type=click.Path(path_type=Path), metavar="FILE", help="Also write a contact sheet.")
@@ -165,15 +166,17 @@ def command(
         query = _with_values(query, store, exclude_same, pseudonyms)
     result = answer(searcher, query, options, pictures=bool(html or png), roots=pictures_from)
     _draw(result, html, png)
-    _print(result, names, as_json=as_json)
+    _print(result, names, chosen=columns is not None, as_json=as_json)
 
 
-def _print(result: SearchResult, names: Sequence[str], *, as_json: bool) -> None:
+def _print(result: SearchResult, names: Sequence[str], *, chosen: bool, as_json: bool) -> None:
     """As JSON, as tables for people, or as tab-separated rows for programs."""
     if as_json:
         emit(result.as_json(), as_json=True)
     elif sys.stdout.isatty():
-        _print_tables(result)
+        from indexer.search.drawing.terminal import print_tables
+
+        print_tables(result, fit=not chosen)
     else:
         # Also without hits, for programs that read the header
         heads = "\t".join(result.heads(names))
@@ -277,29 +280,3 @@ def _report_empty(result: SearchResult) -> None:
     under = ", ".join(result.limits())
     whose = "" if len(empty) == len(result.queries) else f" for {len(empty)} of the queries, the first {empty[0]}"
     say(f"no hits{whose}: no row matches {under}" if under else f"no hits{whose}", err=True)
-
-
-def _print_tables(result: SearchResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    for answer in result.queries:
-        if not answer.hits:
-            console.print(Text(printable(f"{answer.query}: no hits")))
-            continue
-        names, by = list(answer.hits[0].columns), result.options.by
-        more = result.options.one_per is not None or by is not None
-        table = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
-        for name in ("rank", "cosine", *(["more"] if more else [])):
-            table.add_column(name, justify="right")
-        for name in (*([by] if by else []), "key", *names):
-            table.add_column(Text(printable(name)), overflow="fold")
-        for hit in answer.hits:
-            values = ["-" if hit.columns[n] is None else printable(str(hit.columns[n])) for n in names]
-            numbers = (str(hit.rank), f"{hit.score:.4f}", *([str(hit.more)] if more else []))
-            named = (*([str(hit.group)] if by else []), hit.key)
-            table.add_row(*numbers, *(Text(printable(name)) for name in named), *map(Text, values))
-        console.print(table)
-    console.print(Text(printable(result.how), style="dim"))

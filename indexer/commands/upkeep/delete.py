@@ -9,7 +9,7 @@ import click
 
 from indexer.disk import read_bounded
 from indexer.errors import InputError
-from indexer.options import counted, emit, json_option, table_option
+from indexer.options import counted, emit, json_option, say, table_option
 
 if TYPE_CHECKING:
     from indexer.upkeep.delete import DeleteReport
@@ -62,7 +62,7 @@ def _ask(question: str) -> None:
         agreed = click.confirm(question, err=True)
     except click.Abort as stop:  # click's, for Ctrl-C and for the end of the input
         if isinstance(stop.__context__, EOFError):
-            click.echo(err=True)
+            say("", err=True)
             raise InputError(
                 "nothing was deleted: the question was not answered. Add --yes where nobody can."
             ) from None
