@@ -24,7 +24,8 @@ _PIPE = re.compile(r"\bpipe:(?![\w.+-]+(?:#[0-9a-f]{16}| …))(?=\s*[\w./(\"'$])
 _PROGRAM = re.compile(r"[A-Za-z_][\w.+-]{0,31}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=[^;&|()`$]*")
 
-# Names of secrets: in settings (name=value, name: value) and in options of commands (--name value).
+# Names of secrets: in settings (name=value, name: value) and in options of commands (--name value). An option that
+# ends in -file names a file that holds one.
 _NAMES = (
     r"[\w-]*(?:secret|token|passw(?:or)?d|passphrase|passwd|api[-_]?key|access[-_]?key|private[-_]?key|credential)[\w-]*"
     r"|pwd|pass|jwt|sid|session(?:[-_]?id)?|sig|signature|otp|pin|auth|oauth\w*|bearer|cookie"
@@ -34,8 +35,8 @@ _HEADER = re.compile(
     r"(\s*:\s*)[^'\"\n]+"
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)\s+[\w.~+/=-]{6,}")
-_SETTING = re.compile(rf"(?i)(?<![\w-])({_NAMES})(\s?=\s?)(?:'[^']*'|\"[^\"]*\"|[^\s'\"&;,]+)")
-_OPTION = re.compile(rf"(?i)(?<!\S)(--?(?:{_NAMES}))(=|\s+)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)")
+_SETTING = re.compile(rf"(?i)(?<![\w-])((?:{_NAMES})(?<!-file))(\s?=\s?)(?:'[^']*'|\"[^\"]*\"|[^\s'\"&;,]+)")
+_OPTION = re.compile(rf"(?i)(?<!\S)(--?(?:{_NAMES})(?<!-file))(=|\s+)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)")
 _LOGIN = re.compile(
     r"(?<!\S)(-u|--user|--proxy-user|-U|--login)(=|\s*)(?:'[^']*:[^']*'|\"[^\"]*:[^\"]*\"|[^\s'\"]*:\S*)"
 )

@@ -200,6 +200,7 @@ def command(
     uses a Ray cluster, for which this process commits. On Slurm, in one job, and on Kubernetes as a KubeRay RayJob:
 
     \b
+      export RAY_AUTH_MODE=token; (umask 077; ray get-auth-token --generate > /dev/null)
       srun -N1 -n1 -w $HEAD ray start --head --port=6379 --block &
       srun -N$((N-1)) -x $HEAD ray start --address=$HEAD:6379 --block &
       indexer index SHARDS DB --engine ray --address $HEAD:6379

@@ -228,12 +228,48 @@ QUICK = {  # to notice a machine that is gone: Ray's own 5 looks, 3 seconds apar
 }
 
 
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def with_token(home: Path) -> dict[str, str]:
+    """The environment of the README's commands, in a new home, which holds the cluster's token."""
+    environment = {**os.environ, **QUICK, "HOME": str(home), "RAY_AUTH_MODE": "token"}
+    made = [RAY, "get-auth-token", "--generate"]
+    subprocess.run(made, env=environment, check=True, capture_output=True, umask=0o077)
+    return environment
+
+
+@pytest.mark.slow
+def test_a_cluster_with_a_token_takes_who_has_it_and_says_so_to_others(tmp_path, archive) -> None:
+    environment, address = with_token(tmp_path), "127.0.0.1:6411"
+    words = ["--head", "--node-ip-address", "127.0.0.1", "--port", "6411", "--include-dashboard", "false", "--block"]
+    with TemporaryDirectory(prefix="ray-") as short, ExitStack() as stack:
+        small = ["--num-cpus", "1", "--object-store-memory", str(100 << 20), "--temp-dir", short]
+        head = subprocess.Popen(
+            [RAY, "start", *words, *small], env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        stack.callback(_end_group, head)
+        while subprocess.run([RAY, "status", "--address", address], env=environment, capture_output=True).returncode:
+            assert head.poll() is None
+            time.sleep(0.5)
+        command = [sys.executable, "-m", "indexer", "index", str(archive), str(tmp_path / "db"), "--engine", "ray"]
+        without = {name: value for name, value in environment.items() if name != "RAY_AUTH_MODE"}
+        refused, taken = (
+            subprocess.run(
+                [*command, "--address", address], env=own, capture_output=True, text=True, timeout=300, check=False
+            )
+            for own in (without, environment)
+        )
+    assert refused.returncode == 1
+    assert "set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1]
+    assert " images embedded" in taken.stdout, taken.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(namespaces.missing()), reason=namespaces.missing() or "-")
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_node_whose_cable_is_cut_costs_its_work_and_no_row(tmp_path, archive, truth, fault, returns) -> None:
-    kind, ray = "Ray: the cable between two nodes is cut", str(Path(sys.executable).with_name("ray"))
-    environment, port = {**os.environ, **QUICK}, "6400"
+    kind, port, environment = "Ray: the cable between two nodes is cut", "6400", with_token(tmp_path)
     with namespaces.two() as machines, ExitStack() as stack:
 
         def begin(machine: int, *words: str) -> subprocess.Popen[str]:
@@ -245,10 +281,11 @@ def test_a_node_whose_cable_is_cut_costs_its_work_and_no_row(tmp_path, archive, 
         short = stack.enter_context(TemporaryDirectory(prefix="ray-"))  # a socket's path has at most 107 characters
         one = ["--num-cpus", "1", "--object-store-memory", str(100 << 20), "--block", "--disable-usage-stats"]
         own = ["--node-ip-address", machines.addresses[0], "--port", port, "--include-dashboard", "false"]
-        begin(0, ray, "start", "--head", *own, *one, "--temp-dir", short)
+        begin(0, RAY, "start", "--head", *own, *one, "--temp-dir", short)
         machines.until_listening(0, address)
-        begin(1, ray, "start", "--address", address, "--node-ip-address", machines.addresses[1], *one)
-        while machines.run(0, ray, "status", "--address", address, environment=environment).count(" node_") < 2:
+        second = begin(1, RAY, "start", "--address", address, "--node-ip-address", machines.addresses[1], *one)
+        while machines.run(0, RAY, "status", "--address", address, environment=environment).count(" node_") < 2:
+            assert second.poll() is None, second.communicate()[1][-3000:]
             time.sleep(0.5)
         database = tmp_path / "db"
         words = [sys.executable, "-m", "tests.cluster.deadly", str(database), str(archive), "0.5", address]

@@ -104,7 +104,7 @@ def test_an_address_that_is_signed_anew_keeps_its_name():
     [
         "/data/study/tokens/0001.tar", "s3://bucket/a/{0000..0009}.tar", "gs://b/key/a.tar", "a key = 'x@y' and token",
         "im1#2", "Give a folder, a .tar, or a URL (pipe:, http:, s3:).", "PatientName: DOE^JANE",
-        "3 passes, 4 sessions",
+        "3 passes, 4 sessions", "give --token-file FILE (mode 600), or --token-file=/run/token",
         "no decoder for the pins: 4", "https://h/a.tar breaks off: no end-of-archive mark",
     ],
 )  # fmt: skip

@@ -115,8 +115,10 @@ def connected(options: ClusterOptions, worker: WorkerOptions) -> Iterator[Cluste
             warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray starts runs another program at once
             ray.init(**known)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        # Ray gives no token to an address by itself, and does not say that one was asked for
         raise InputError(
-            f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379."
+            f"no Ray cluster answers at {address}: {_line(error)}. Name the head's with --address HOST:6379; where it "
+            "has a token, as with a file ~/.ray/auth_token on its machine, set RAY_AUTH_MODE=token here and there."
         ) from error
     try:
         yield Cluster(ray, options, worker)
