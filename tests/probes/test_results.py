@@ -61,7 +61,7 @@ def test_every_probe_gives_the_metrics_of_its_own_predictions(cohort, tmp_path, 
 @pytest.mark.parametrize("label", ["finding", "grade"])
 def test_more_neighbours_than_there_are_rows_are_not_taken_in_silence(cohort, label, options):
     target = ("--numeric",) if label == "grade" else ()
-    asked = ("--label", label, "--group", "patient", *target, *options, "-k")
+    asked = ("--label", label, "--group", "patient", "--replicates", "20", *target, *options, "-k")
     found = probe("knn", cohort, *asked, "100000")
     (said,) = [text for text in found["warnings"] if "in place of 100,000" in text]
     if not options:
@@ -73,7 +73,7 @@ def test_more_neighbours_than_there_are_rows_are_not_taken_in_silence(cohort, la
 @pytest.mark.parametrize("kind", ["forest", "mlp", "svm"])
 def test_the_process_has_its_filters_of_warnings_after_a_fit_as_before(cohort, kind):
     before = list(warnings.filters)
-    probe(kind, cohort, *FINDING)
+    probe(kind, cohort, *FINDING, "--replicates", "20")
     assert warnings.filters == before
 
 
