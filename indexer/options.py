@@ -332,17 +332,18 @@ def plain(value: Any) -> str:
     value = jsonable(value)
     if isinstance(value, dict):
         width = max(map(len, value), default=0)
-        return "\n".join(f"{k:<{width}}  {_cell(v)}" for k, v in value.items())
+        return "\n".join(f"{k:<{width}}  {cell(v)}" for k, v in value.items())
     if isinstance(value, Sequence) and value and isinstance(value[0], dict):
-        return "\n".join(["\t".join(value[0]), *("\t".join(_cell(v) for v in row.values()) for row in value)])
-    return _cell(value)
+        return "\n".join(["\t".join(value[0]), *("\t".join(cell(v) for v in row.values()) for row in value)])
+    return cell(value)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a table of text shows it, on one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items()) or "-"
+        return ", ".join(f"{k} {cell(v)}" for k, v in value.items()) or "-"
     if isinstance(value, list):
-        return ", ".join(map(_cell, value)) or "-"
+        return ", ".join(map(cell, value)) or "-"
     if isinstance(value, float):
         return f"{value:.6g}"
     return "-" if value is None else str(value).replace("\t", " ").replace("\n", " ")

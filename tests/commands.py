@@ -11,6 +11,13 @@ from typing import Any
 from unittest import mock
 
 
+class Tty(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class Done:
     code: int

@@ -41,7 +41,7 @@ def report_text(report: RunReport) -> str:
         f"{report.shards_partial} cut or damaged",
     ]
     if report.reused:
-        lines.append(f"of these, {counted(report.reused, 'vector')} kept from before, not computed again: same bytes")
+        lines.append(f"of the images embedded, {report.reused:,} kept their vectors from before: same bytes")
     if report.adopted:
         lines.append(
             f"{counted(report.adopted, 'image')} adopted: the table has them with the same key and bytes under another "

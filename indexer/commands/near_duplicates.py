@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer.duplicates.options import GroupOptions, NearOptions
 from indexer.errors import InputError
 from indexer.options import FiniteRange, counted, emit, json_option, plain, say, table_option, where_option
+
+if TYPE_CHECKING:
+    from indexer.duplicates.find import NearReport
 
 FIRST = 10  # pairs listed on stdout
 
@@ -114,11 +117,14 @@ def command(
     ):
         take = _taking(first, write)
         report = stream_near_duplicates(store, options, take, members=write_members, progress=Terminal())
+    _say_notes(report, options, out, members)
+    emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
+
+
+def _say_notes(report: NearReport, options: NearOptions, out: Path | None, members: Path | None) -> None:
     if not report.rows:
-        say(
-            f"note: no row of table {report.table} {'fulfils --where' if where else 'is there'}: nothing was compared",
-            err=True,
-        )
+        lacking = "is there" if options.where is None else "fulfils --where"
+        say(f"note: no row of table {report.table} {lacking}: nothing was compared", err=True)
     if out:
         say(f"wrote {report.listed_pairs} pairs to {out}", err=True)
     if members:
@@ -126,11 +132,10 @@ def command(
     if report.clusters_listed_in_part:
         clusters = counted(report.clusters_listed_in_part, "cluster")
         say(
-            f"{clusters} of more than {most:,} pairs, the largest of {report.largest_cluster_pairs:,}: listed by each "
-            "image's nearest. --members lists the images.",
+            f"{clusters} of more than {options.pairs_per_cluster:,} pairs, the largest of "
+            f"{report.largest_cluster_pairs:,}: listed by each image's nearest. --members lists the images.",
             err=True,
         )
-    emit({**vars(report), "first_pairs": first}, as_json=as_json, text=_text)
 
 
 def _group_options(

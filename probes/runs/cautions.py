@@ -46,12 +46,12 @@ def warnings_of(experiment: Experiment, trained: Trained, found: Audit | None, s
             f"nothing could choose {selection.parameter}: no inner rows show both classes; "
             f"{selection.parameter} = {selection.value:g} is the default",
         ),
-        *((True, text) for text in warnings_of_neighbours(experiment.request, (selection.value,))),
         (selection.at_edge, f"the best {selection.parameter} is at the edge of the search"),
         (not trained.converged, "the final fit did not reach its tolerance"),
         (any(not i.reliable for i in scored.metrics.values()), "an interval is unreliable: see the notes"),
     )
-    return tuple(text for holds, text in checks if holds)
+    neighbours = warnings_of_neighbours(experiment.request, (selection.value,))
+    return (*(text for holds, text in checks if holds), *neighbours)
 
 
 def warnings_of_calls(matrix: Int64, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from indexer.search.searcher import Searcher, SearchOptions
 from indexer.store.table import EmbeddingStore
 from probes.fitting.sweep import Selection
 from probes.reporting import plots
-from tests.commands import call
+from tests.commands import Tty, call
 from tests.probes.cohort import make_cohort, rows_of
 from tests.tables import add_shard, make_table, spec_for, unit_rows
 
@@ -130,11 +130,6 @@ def test_classes_with_dollar_signs_make_a_report(tmp_path):
     assert "$10 to $20" in (tmp_path / "out" / "report.html").read_text()
 
 
-class Tty(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 STEERING = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt.exe\x7f\ud800"
 
 
@@ -145,7 +140,7 @@ def test_what_is_printed_to_a_terminal_cannot_steer_it(monkeypatch, tmp_path):
     add_shard(store, "s", keys, vectors, [{"note": keys[0]}] * 4)
     np.save(tmp_path / "q.npy", vectors[:1].astype(np.float32))
     query = ("search", "--vectors", tmp_path / "q.npy")
-    for command, *options in (query, (*query, "--json"), ("info",), ("failures",)):
+    for command, *options in (query, (*query, "--columns", "note"), (*query, "--json"), ("info",), ("failures",)):
         out, err = Tty(), Tty()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", out)
@@ -177,8 +172,10 @@ def test_printable_text_keeps_every_script():
 
 
 def test_every_command_prints_through_the_one_door():
-    wrong = []
-    for path in [*(ROOT / "indexer" / "commands").rglob("*.py"), *(ROOT / "probes" / "commands").rglob("*.py")]:
+    paths, wrong = [], []
+    for folder in ("indexer/commands", "indexer/search/drawing", "probes/commands"):
+        paths += (ROOT / folder).rglob("*.py")
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print", "sys.stdout.write"):
                 wrong.append(f"{path.name}:{node.lineno}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from pathlib import Path
@@ -10,14 +9,10 @@ from pathlib import Path
 import pytest
 
 from indexer.cli import main
+from tests.commands import Tty
 from tests.tables import make_table, unit_rows
 
 NAMES = [f"measure_{i:02d}" for i in range(20)]
-
-
-class Tty(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from indexer.jsonable import printable
+from indexer.options import cell
 
 if TYPE_CHECKING:
     from indexer.search.results import QueryHits, SearchResult
@@ -68,13 +69,7 @@ def _always(answer: QueryHits, result: SearchResult) -> list[Column]:
 
 def _facts(answer: QueryHits) -> list[Column]:
     names = list(answer.hits[0].columns)
-    return [Column(printable(name), [_cell(hit.columns[name]) for hit in answer.hits]) for name in names]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+    return [Column(printable(name), [printable(cell(hit.columns[name])) for hit in answer.hits]) for name in names]
 
 
 def _fitting(columns: Sequence[Column], room: int) -> list[Column]:
